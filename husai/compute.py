@@ -1,0 +1,40 @@
+"""Where a job computes: device, number format and CPU threads, resolved from configuration with clear errors."""
+
+from __future__ import annotations
+
+import torch
+
+from husai.errors import HusaiError
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Return the torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises
+    ------
+    HusaiError
+        If CUDA is asked for and this machine has none, or the name is unknown.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise HusaiError(f"compute.device: '{name}' is not a device; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise HusaiError(f"compute.device: '{name}' was asked for but this machine has no CUDA device; set compute.device to cpu or auto")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str = "float32") -> torch.dtype:
+    """Return the torch dtype called ``name``."""
+    if name not in DTYPES:
+        raise HusaiError(f"compute.dtype: '{name}' is not one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def use_threads(threads: int | None) -> None:
+    """Limit torch's CPU threads to what the scheduler granted this job."""
+    if threads:
+        torch.set_num_threads(max(1, int(threads)))

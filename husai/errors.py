@@ -1,0 +1,13 @@
+"""The one error type a user sees: a single line saying what is wrong, where, and what to do."""
+
+
+class HusaiError(Exception):
+    """A mistake the user can act on; the command line prints it as one line and exits 1."""
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest known name, or an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,274 @@
+"""Hashes, atomic writes, manifests and evidence records: what makes every artifact traceable. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from husai.errors import HusaiError
+
+EVIDENCE_SCHEMA = "husai.evidence/1"
+MANIFEST_SCHEMA = "husai.manifest/1"
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "transformer-lens", "sae-lens", "sae-probes", "snakemake", "pandas", "pyarrow")
+
+
+def utc_now() -> str:
+    """Current time, ISO 8601 in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of the canonical JSON of ``value``, 64 hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; moved into place on success, removed on failure.
+
+    Raises
+    ------
+    HusaiError
+        When the disk is full or the folder cannot be written; what stood at ``path`` is untouched.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp" + path.suffix, dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        os.chmod(temporary, 0o666 & ~_umask())
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise HusaiError(f"{path}: cannot be written ({error.strerror or error}); free space or fix permissions, then run again") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@functools.cache
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON atomically; infinities and NaN become null (strict JSON)."""
+    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Copy of a JSON value with every non-finite float replaced by None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        return finite(value.item())
+    return value
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; a missing or broken one is a one-line error that names it."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise HusaiError(f"{path}: no such file; run the job that writes it first") from None
+    except (ValueError, OSError) as error:
+        raise HusaiError(f"{path}: not readable as JSON ({error}); delete it and run the job that writes it again") from None
+
+
+@functools.cache
+def code_hash() -> str:
+    """SHA-256 over the package's own source files (names and bytes): which code made an artifact."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """Commit of the checkout the package runs from, with ``+dirty`` when it has local changes; None outside git."""
+    root = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+dirty" if changed else "")
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Versions of the installed libraries a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """CPU count, machine type and, when torch is already loaded, the CUDA device."""
+    found: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["cuda"] = torch.cuda.get_device_name()
+    return found
+
+
+def file_records(paths: Iterable[str | Path]) -> list[dict[str, str]]:
+    """``[{"path", "sha256"}]`` of existing files, in the order given."""
+    records = []
+    for path in paths:
+        if not Path(path).is_file():
+            raise HusaiError(f"{path}: no such file; run the job that writes it first")
+        records.append({"path": str(path), "sha256": sha256_file(path)})
+    return records
+
+
+def provenance(config: Any = None, seeds: Iterable[int] = ()) -> dict[str, Any]:
+    """Who made this: command, commit, code hash, config slice hash, seeds, versions, time."""
+    return {
+        "command": sys.argv,
+        "git_commit": git_commit(),
+        "code_hash": code_hash(),
+        "config_hash": hash_json(config),
+        "seeds": list(seeds),
+        "versions": library_versions(),
+        "hardware": hardware(),
+        "time": utc_now(),
+    }
+
+
+def metric(value: float | None, lcb: float | None = None, ucb: float | None = None, n: int = 1, method: str = "point") -> dict[str, Any]:
+    """One measured value of an evidence record. A missing bound means unbounded (one seed gives no interval)."""
+    return {"value": value, "lcb": lcb, "ucb": ucb, "n": n, "method": method}
+
+
+def evidence(
+    kind: str,
+    subject: str,
+    recipe: str,
+    recipe_hash: str,
+    metrics: dict[str, dict],
+    inputs: Iterable[str | Path] = (),
+    config: Any = None,
+    seeds: Iterable[int] = (),
+    **extra: Any,
+) -> dict[str, Any]:
+    """Assemble an evidence record (``husai.evidence/1``); ``inputs`` are hashed here."""
+    record = {"schema": EVIDENCE_SCHEMA, "kind": kind, "subject": subject, "recipe": recipe, "recipe_hash": recipe_hash, "metrics": metrics}
+    return {**record, **extra, "inputs": file_records(inputs), "provenance": provenance(config, seeds)}
+
+
+class Job:
+    """What a running job has read and written so far; see :func:`job`."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Path] = []
+        self.outputs: list[Path] = []
+        self.extra: dict[str, Any] = {}
+
+    def reads(self, *paths: str | Path) -> None:
+        """Note input files (hashed into the manifest)."""
+        self.inputs += [Path(p) for p in paths]
+
+    def writes(self, *paths: str | Path) -> None:
+        """Note output files (hashed into the manifest)."""
+        self.outputs += [Path(p) for p in paths]
+
+    def notes(self, **extra: Any) -> None:
+        """Add fields to the manifest, for example ``data_slice``."""
+        self.extra.update(extra)
+
+
+@contextlib.contextmanager
+def job(manifest: str | Path, config: Any = None, seeds: Iterable[int] = (), data_slice: Any = None) -> Iterator[Job]:
+    """Run a job and write its manifest at the end; the manifest is the last file written, so it marks a finished job.
+
+    A failed job leaves ``<manifest>.failed.json`` with its error and no manifest.
+    """
+    manifest, start, work = Path(manifest), utc_now(), Job()
+    failed = manifest.with_name(manifest.stem + ".failed.json")
+    base = {"schema": MANIFEST_SCHEMA, "config": config, "data_slice": data_slice, "start": start}
+    try:
+        yield work
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            write_json(
+                failed,
+                {
+                    **base,
+                    **provenance(config, seeds),
+                    **work.extra,
+                    "end": utc_now(),
+                    "return_code": 1,
+                    "error": f"{type(error).__name__}: {error}",
+                },
+            )
+        raise
+    root = manifest.parent
+    outputs = [{"path": os.path.relpath(r["path"], root), "sha256": r["sha256"]} for r in file_records(work.outputs)]
+    write_json(
+        manifest,
+        {
+            **base,
+            **provenance(config, seeds),
+            **work.extra,
+            "inputs": file_records(work.inputs),
+            "outputs": outputs,
+            "end": utc_now(),
+            "return_code": 0,
+        },
+    )
+    failed.unlink(missing_ok=True)
+
+
+def manifest_outputs(manifest: str | Path) -> dict[str, str]:
+    """``{path: sha256}`` of what a manifest says its job wrote, paths joined to the manifest's folder."""
+    record = read_json(manifest)
+    return {str(Path(manifest).parent / r["path"]): r["sha256"] for r in record.get("outputs", [])}
