@@ -1,0 +1,170 @@
+"""A recipe is everything that defines an SAE except its seed. Its id is readable, its hash covers every field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+
+from husai.errors import HusaiError, nearest
+
+ARCHITECTURES = ("topk", "batchtopk", "relu", "jumprelu", "transcoder")
+FIXED_K = ("topk", "batchtopk", "transcoder")
+CALIBRATED = "calibrated"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Definition of an SAE up to its seed.
+
+    Attributes
+    ----------
+    subject, hook_name : str
+        Where the activations come from; ``target_hook_name`` is what a transcoder reconstructs.
+    architecture : str
+        One of ``topk``, ``batchtopk``, ``relu``, ``jumprelu``, ``transcoder`` (TopK from one hook to another).
+    d_sae : int
+        Number of latents.
+    k : int or "calibrated" or None
+        Active latents per row (``topk``, ``batchtopk``, ``transcoder``).
+    l0_target : float or "calibrated" or None
+        ``relu``/``jumprelu``: the sparsity coefficient is searched so that held-out L0 matches this number.
+    sparsity_coefficient : float or None
+        ``relu``/``jumprelu``: the coefficient itself, when no ``l0_target`` is given.
+    steps, batch_size, learning_rate, warmup_fraction, decay_fraction, gradient_clip
+        Adam with linear warm-up over the first and linear decay over the last fraction of the steps.
+    n_rows : int or None
+        Token budget: train on the first ``n_rows`` rows of the training split only; None uses all.
+    b_dec_init : str
+        ``geometric_median``, ``mean`` or ``zero``.
+    auxk_coefficient, dead_after_rows
+        TopK family: weight of the AuxK loss (0 disables) and rows without firing after which a latent is dead.
+    frozen_decoder : bool
+        Train everything but the decoder, which stays at its initialisation (the ``frozen`` null).
+    consistency_weight, consistency_interval, reference_seed
+        Hungarian-assignment alignment to the decoder of ``reference_seed`` of the plain twin of this recipe.
+    shared_data_order : bool
+        All seeds read the rows in one order; by default each has its own.
+    tag : str
+        Readable suffix of the id naming what deviates from the subject's default training.
+    """
+
+    subject: str
+    hook_name: str
+    architecture: str
+    d_sae: int
+    k: int | str | None = None
+    l0_target: float | str | None = None
+    sparsity_coefficient: float | None = None
+    steps: int = 2000
+    batch_size: int = 2048
+    learning_rate: float = 1.0e-3
+    warmup_fraction: float = 0.05
+    decay_fraction: float = 0.2
+    gradient_clip: float | None = 1.0
+    n_rows: int | None = None
+    b_dec_init: str = "geometric_median"
+    auxk_coefficient: float = 0.03125
+    dead_after_rows: int = 200_000
+    target_hook_name: str | None = None
+    frozen_decoder: bool = False
+    consistency_weight: float = 0.0
+    consistency_interval: int = 50
+    reference_seed: int | None = None
+    shared_data_order: bool = False
+    tag: str = ""
+
+    def __post_init__(self):
+        problems = recipe_problems(asdict(self))
+        if problems:
+            raise HusaiError(f"recipe {self.architecture}-d{self.d_sae}: " + "; ".join(problems))
+
+    @property
+    def id(self) -> str:
+        """Readable name, e.g. ``topk-d1024-k32`` or ``relu-d1024-l0_32-frozen``."""
+        parts = [self.architecture, f"d{self.d_sae}"]
+        if self.architecture in FIXED_K:
+            parts.append("kcal" if self.k == CALIBRATED else f"k{self.k}")
+        elif self.l0_target is not None:
+            parts.append("l0cal" if self.l0_target == CALIBRATED else f"l0_{self.l0_target:g}")
+        else:
+            parts.append(f"c{self.sparsity_coefficient:g}")
+        if self.n_rows is not None:
+            parts.append(f"rows{self.n_rows}")
+        if self.consistency_weight:
+            parts.append(f"lambda{self.consistency_weight:g}")
+        if self.frozen_decoder:
+            parts.append("frozen")
+        if self.tag:
+            parts.append(self.tag)
+        return "-".join(parts)
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON of every field."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def needs_calibration(self) -> bool:
+        """True while k or the L0 target waits for ``results/calibration/selected.json``."""
+        return CALIBRATED in (self.k, self.l0_target)
+
+    def resolve(self, k: int) -> Recipe:
+        """Return this recipe with the calibrated k (or L0 target) filled in."""
+        if self.k == CALIBRATED:
+            return replace(self, k=int(k))
+        if self.l0_target == CALIBRATED:
+            return replace(self, l0_target=float(k))
+        return self
+
+    def plain_twin(self) -> Recipe:
+        """The same recipe without the consistency objective: where its reference decoder comes from."""
+        return replace(self, consistency_weight=0.0, reference_seed=None, consistency_interval=Recipe.consistency_interval)
+
+    def to_dict(self) -> dict:
+        """All fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Recipe:
+        """Build from JSON values; an unknown field is an error that names the nearest known one."""
+        known = [f.name for f in fields(cls)]
+        unknown = [k for k in values if k not in known]
+        if unknown:
+            raise HusaiError(f"recipe: unknown field '{unknown[0]}'{nearest(unknown[0], known)}")
+        return cls(**values)
+
+
+def recipe_problems(r: dict) -> list[str]:
+    """Everything wrong with the fields of a recipe, as readable phrases; empty when it is sound."""
+    out = []
+    if r["architecture"] not in ARCHITECTURES:
+        return [f"architecture '{r['architecture']}' is not one of {', '.join(ARCHITECTURES)}"]
+    if not isinstance(r["d_sae"], int) or r["d_sae"] < 1:
+        return [f"d_sae must be a positive integer, got {r['d_sae']!r}"]
+    if r["architecture"] in FIXED_K:
+        k = r["k"]
+        if k != CALIBRATED and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
+            out.append(f"k must be a positive integer or 'calibrated', got {k!r}")
+        elif k != CALIBRATED and k > r["d_sae"]:
+            out.append(f"k = {k} is larger than d_sae = {r['d_sae']}")
+    elif r["l0_target"] is None and r["sparsity_coefficient"] is None:
+        out.append("needs l0_target or sparsity_coefficient")
+    if isinstance(r["l0_target"], (int, float)) and not 0 < r["l0_target"] <= r["d_sae"]:
+        out.append(f"l0_target must be in (0, d_sae], got {r['l0_target']}")
+    for name in ("steps", "batch_size", "consistency_interval"):
+        if not isinstance(r[name], int) or r[name] < 1:
+            out.append(f"{name} must be a positive integer, got {r[name]!r}")
+    for name in ("learning_rate",):
+        if not isinstance(r[name], (int, float)) or not r[name] > 0:
+            out.append(f"{name} must be a positive number, got {r[name]!r}")
+    if r["consistency_weight"] < 0:
+        out.append(f"consistency_weight must be >= 0, got {r['consistency_weight']}")
+    if r["consistency_weight"] and r["reference_seed"] is None:
+        out.append("a consistency objective needs reference_seed")
+    if r["b_dec_init"] not in ("geometric_median", "mean", "zero"):
+        out.append(f"b_dec_init '{r['b_dec_init']}' is not geometric_median, mean or zero")
+    if (r["architecture"] == "transcoder") != (r["target_hook_name"] is not None):
+        out.append("target_hook_name belongs to, and is needed by, architecture transcoder")
+    return out
