@@ -1,0 +1,87 @@
+"""The order in which rows are read: a pure function of seed and position, so that a reader resumes from one integer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+_MASK = (1 << 64) - 1
+
+
+def stream_seed(*parts: int) -> int:
+    """Mix integers into one 63-bit seed (the splitmix64 finaliser after each part), so that neighbouring seeds and epochs share nothing."""
+    state = 0
+    for part in parts:
+        state = (state + (int(part) & _MASK) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def permutation(n: int, *seed: int) -> torch.Tensor:
+    """A uniform permutation of ``range(n)`` drawn from the mixed seed: int64 ``(n,)`` on the CPU."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(stream_seed(*seed)))
+
+
+class Window(NamedTuple):
+    """One load of the shuffle buffer."""
+
+    epoch: int
+    """Pass over the data."""
+    index: int
+    """Number of the window within the epoch."""
+    start: int
+    """Rows emitted in this epoch before this window."""
+    n_rows: int
+    """Rows in this window."""
+
+
+class BlockOrder:
+    """Block shuffle: each epoch, contiguous blocks in random order, grouped into windows that fit in memory.
+
+    Holds one integer per block (of the current epoch), never one per row. ``window_blocks`` is the largest number of blocks in a window;
+    windows of an epoch differ by at most one block, so none has fewer than half of it when there is more than one window.
+    """
+
+    def __init__(self, n_rows: int, block_rows: int, window_blocks: int, seed: int):
+        self.n_rows, self.block_rows, self.seed = n_rows, block_rows, seed
+        self.n_blocks = -(-n_rows // block_rows)
+        self.n_windows = -(-self.n_blocks // window_blocks)
+        self.largest = -(-self.n_blocks // self.n_windows) * block_rows
+        self._epoch, self._blocks, self._short = -1, torch.empty(0), 0
+
+    def window_at(self, position: int) -> Window:
+        """The window that holds the row at ``position`` of the endless stream."""
+        epoch, offset = divmod(position, self.n_rows)
+        low, high = 0, self.n_windows - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._rows_before(epoch, middle) <= offset else (low, middle - 1)
+        start = self._rows_before(epoch, low)
+        return Window(epoch, low, start, self._rows_before(epoch, low + 1) - start)
+
+    def blocks(self, window: Window) -> list[tuple[int, int]]:
+        """``(start, stop)`` row ranges of a window's blocks, in ascending order so that the disk reads forward."""
+        chosen = self._order(window.epoch)[self._cut(window.index) : self._cut(window.index + 1)].sort().values
+        return [(b * self.block_rows, min((b + 1) * self.block_rows, self.n_rows)) for b in chosen.tolist()]
+
+    def shuffle(self, window: Window) -> torch.Tensor:
+        """The permutation of a window's rows."""
+        return permutation(window.n_rows, self.seed, window.epoch, 1 + window.index)
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        if epoch != self._epoch:
+            self._epoch, self._blocks = epoch, permutation(self.n_blocks, self.seed, epoch, 0)
+            self._short = int((self._blocks == self.n_blocks - 1).nonzero())
+        return self._blocks
+
+    def _cut(self, window: int) -> int:
+        return window * self.n_blocks // self.n_windows
+
+    def _rows_before(self, epoch: int, window: int) -> int:
+        """Rows in the first ``window`` windows of an epoch: whole blocks, less what the one short block lacks."""
+        cut = self._cut(window)
+        self._order(epoch)
+        return cut * self.block_rows - (self.n_blocks * self.block_rows - self.n_rows if self._short < cut else 0)

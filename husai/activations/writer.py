@@ -1,0 +1,180 @@
+"""Writing activation stores: checked rows into shards, each hashed on the way, and the header last."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from husai.activations.store import DTYPES, HEADER, SCHEMA, ActivationStore, read_header
+from husai.errors import HusaiError, nearest
+from husai.provenance import finite, hash_json, write_json
+
+PARTIAL = ".partial"
+SHARD_BYTES = 1 << 30
+
+
+class StoreWriter:
+    """Writes a store row by row: ``with StoreWriter(path, d) as writer: writer.append(rows)``.
+
+    The header is written last, on a clean exit, so a killed or failed write is no store: :meth:`ActivationStore.open` says so. A new write
+    replaces what stood at ``path``; with ``append`` the rows go into new shards, and the old store stays readable until the header is
+    replaced.
+
+    Parameters
+    ----------
+    path : Path
+        Directory of the store.
+    d : int
+        Width of a row.
+    dtype : str
+        ``float32``, ``float16`` or ``bfloat16``.
+    append : bool
+        Add rows to the store at ``path`` (same width and dtype); a missing store is started.
+    shard_bytes : int
+        Largest size of one shard file.
+    meta : dict
+        Free notes kept in the header.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        d: int,
+        dtype: str = "float32",
+        append: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+        meta: dict[str, Any] | None = None,
+    ):
+        if dtype not in DTYPES:
+            raise HusaiError(f"{path}: dtype '{dtype}' is not one of {', '.join(DTYPES)}{nearest(dtype, tuple(DTYPES))}")
+        if int(d) < 1:
+            raise HusaiError(f"{path}: a row needs at least one value, d = {d}")
+        self.path, self.d, self.dtype = Path(path), int(d), dtype
+        self.n_rows, self.meta = 0, dict(meta or {})
+        self._shards: list[dict[str, Any]] = []
+        self._per_shard = max(1, shard_bytes // (self.d * DTYPES[dtype].itemsize))
+        self._handle: BinaryIO | None = None
+        if append and (self.path / HEADER).exists():
+            self._continue()
+        self._clean(keep_store=bool(self._shards))
+
+    def append(self, rows: torch.Tensor) -> None:
+        """Add rows ``(n, d)``; a NaN, an infinity or a value too large for the dtype is an error naming the row, and nothing is added."""
+        rows = torch.as_tensor(rows).detach()
+        if rows.ndim != 2 or rows.shape[1] != self.d:
+            raise HusaiError(f"{self.path}: rows of shape {tuple(rows.shape)} do not fit a store of width {self.d}; give (n, {self.d})")
+        stored = rows.to(device="cpu", dtype=DTYPES[self.dtype]).contiguous()
+        self._check(rows, stored)
+        done = 0
+        with self._errors():
+            while done < stored.shape[0]:
+                if self._handle is None:
+                    self._begin_shard()
+                count = min(stored.shape[0] - done, self._per_shard - self._count)
+                data = stored[done : done + count].view(torch.uint8).numpy().data
+                self._handle.write(data)
+                self._digest.update(data)
+                done, self._count, self.n_rows = done + count, self._count + count, self.n_rows + count
+                if self._count == self._per_shard:
+                    self._end_shard()
+
+    def close(self) -> None:
+        """Finish the last shard and write the header: from here on the store exists."""
+        with self._errors():
+            self._end_shard()
+        if not self.n_rows:
+            raise HusaiError(f"{self.path}: no rows were written; a store needs at least one")
+        header = {
+            "schema": SCHEMA,
+            "d": self.d,
+            "dtype": self.dtype,
+            "n_rows": self.n_rows,
+            "shards": self._shards,
+            "meta": finite(self.meta),
+        }
+        write_json(self.path / HEADER, {**header, "header_sha256": hash_json(header)})
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self.close()
+            return
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+        with contextlib.suppress(OSError):
+            self._clean(keep_store=True)
+
+    def _continue(self) -> None:
+        old = ActivationStore.open(self.path)
+        if (old.d, old.dtype) != (self.d, self.dtype):
+            raise HusaiError(
+                f"{self.path}: holds rows of width {old.d} in {old.dtype}, cannot append width {self.d} in {self.dtype}; use a new directory"
+            )
+        self._shards, self.n_rows, self.meta = list(old._shards), old.n_rows, {**old.meta, **self.meta}
+
+    def _clean(self, keep_store: bool) -> None:
+        """Remove shards that no header names, and with ``keep_store`` False the whole old store, header first."""
+        with self._errors():
+            self.path.mkdir(parents=True, exist_ok=True)
+            kept: set[str] = set()
+            if not keep_store:
+                (self.path / HEADER).unlink(missing_ok=True)
+            elif (self.path / HEADER).exists():
+                kept = {s["file"] for s in read_header(self.path)["shards"]}
+            for file in self.path.glob("shard-*"):
+                if file.name not in kept:
+                    file.unlink()
+
+    def _check(self, rows: torch.Tensor, stored: torch.Tensor) -> None:
+        good = torch.isfinite(stored).all(dim=1)
+        if bool(good.all()):
+            return
+        first = int((~good).nonzero()[0])
+        value = rows[first][~torch.isfinite(stored[first]).to(rows.device)][0].item()
+        if torch.isfinite(torch.tensor(value)):
+            raise HusaiError(
+                f"{self.path}: row {self.n_rows + first} holds {value:g}, too large for {self.dtype}; store as bfloat16 or float32"
+            )
+        raise HusaiError(f"{self.path}: row {self.n_rows + first} holds {value}; only finite activations can be stored, check the subject")
+
+    def _begin_shard(self) -> None:
+        self._file = self.path / f"shard-{len(self._shards):05d}.bin"
+        self._handle = open(self._file.with_name(self._file.name + PARTIAL), "wb")  # noqa: SIM115 - closed by _end_shard
+        self._digest, self._count = hashlib.sha256(), 0
+
+    def _end_shard(self) -> None:
+        if self._handle is None:
+            return
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
+        self._handle.close()
+        self._handle = None
+        os.replace(self._file.with_name(self._file.name + PARTIAL), self._file)
+        self._shards.append({"file": self._file.name, "n_rows": self._count, "sha256": self._digest.hexdigest()})
+
+    @contextlib.contextmanager
+    def _errors(self):
+        try:
+            yield
+        except OSError as error:
+            raise HusaiError(
+                f"{self.path}: cannot be written ({error.strerror or error}); free space or fix permissions, then run again"
+            ) from error
+
+
+def write_store(path: str | Path, tensor: torch.Tensor, dtype: str = "float32", meta: dict[str, Any] | None = None) -> None:
+    """Write the rows of ``tensor`` (n, d) as a new store at ``path``."""
+    tensor = torch.as_tensor(tensor)
+    if tensor.ndim != 2:
+        raise HusaiError(f"{path}: a store holds rows (n, d), got a tensor of shape {tuple(tensor.shape)}")
+    with StoreWriter(path, tensor.shape[1], dtype, meta=meta) as writer:
+        for block in tensor.split(max(1, (64 << 20) // max(1, 4 * tensor.shape[1]))):
+            writer.append(block)
