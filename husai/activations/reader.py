@@ -29,10 +29,11 @@ class BatchReader:
       random order; as many as fit in ``window_bytes`` form a window of M rows, which is loaded (sequential reads inside a block) and
       emitted in a uniformly random permutation.
 
-    Mixing guarantee when streaming: a batch of B rows inside one window is a uniform sample without replacement of its M rows, and the window
-    is a uniform sample of the epoch's blocks. So two rows of a batch come from one block with probability (b-1)/(M-1), where a full shuffle
-    of n rows has (b-1)/(n-1); and if rows of one block correlate with coefficient rho and rows of different blocks do not, the variance of a
-    batch mean is that of independent rows times 1 + rho (B-1)(b-1)/(M-1). With the default sizes M/b is 1024, and never below 512.
+    Mixing guarantee when streaming: a batch of B rows inside one window is a uniform sample without replacement of its M rows, and the
+    window is a uniform sample of the epoch's blocks. So two rows of a batch come from one block with probability (b-1)/(M-1), where a full
+    shuffle of n rows has (b-1)/(n-1); and if rows of one block correlate with coefficient rho and rows of different blocks do not, the
+    variance of a batch mean is that of independent rows times 1 + rho (B-1)(b-1)/(M-1). With the default sizes M/b is 1024, and never
+    below 512.
 
     Memory: one window being emitted and one being loaded, plus one integer per block; nothing grows with the rows but the latter.
 
@@ -51,8 +52,8 @@ class BatchReader:
     window_bytes, block_bytes : int
         Sizes of a window and of a block, in stored bytes of ``source`` and ``target`` together.
     prefetch : bool or None
-        Prepare batches in a background thread (with pinned memory and asynchronous copies on CUDA); None does so when batches come from disk or from host memory
-        to a CUDA device.
+        Prepare batches in a background thread (with pinned memory and asynchronous copies on CUDA); None does so when batches come from
+        disk, or from host memory to a CUDA device.
     """
 
     def __init__(

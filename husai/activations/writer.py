@@ -116,7 +116,7 @@ class StoreWriter:
         old = ActivationStore.open(self.path)
         if (old.d, old.dtype) != (self.d, self.dtype):
             raise HusaiError(
-                f"{self.path}: holds rows of width {old.d} in {old.dtype}, cannot append width {self.d} in {self.dtype}; use a new directory"
+                f"{self.path}: holds rows of width {old.d} in {old.dtype}, cannot append width {self.d} in {self.dtype}; use a new path"
             )
         self._shards, self.n_rows, self.meta = list(old._shards), old.n_rows, {**old.meta, **self.meta}
 
