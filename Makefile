@@ -1,0 +1,46 @@
+# make run: the embedded default, every stage. make test: linters and tests. make smoke: the whole graph, tiny.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CORES ?= $(shell nproc 2>/dev/null || echo 2)
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONHASHSEED := 0
+
+.PHONY: run test smoke lint lock verify schema clean bench-sae bench-sae-gpu bench-probes bench-cebench bench-stability
+
+run: $(READY)
+	$(SNAKEMAKE) --profile profiles/local
+
+smoke: $(READY)
+	mkdir -p .smoke
+	$(SNAKEMAKE) --profile profiles/local --snakefile Snakefile --directory .smoke --configfile config/smoke.yaml
+
+test: $(READY) lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check -l 140 Snakefile rules
+
+verify: $(READY)
+	$(BIN)/husai verify
+
+schema: $(READY)
+	$(BIN)/python -m husai.config_docs
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock: $(READY)
+	{ echo "# Every package of the environment at a fixed version. Regenerate with: make lock"; \
+	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' | grep -viE '^(husai|pip|wheel)\b'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf .smoke .snakemake logs

@@ -1,0 +1,50 @@
+# HUSAI: decide whether sparse autoencoders can be trusted enough to release.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/subjects.smk"
+include: "rules/saes.smk"
+include: "rules/baseline.smk"
+include: "rules/ablations.smk"
+include: "rules/calibration.smk"
+include: "rules/consistency.smk"
+include: "rules/external.smk"
+include: "rules/selection.smk"
+include: "rules/confirmation.smk"
+include: "rules/stress.smk"
+include: "rules/gate.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "reports/gate_report.html",
+        "reports/experiment_log.md",
+        "reports/dag.svg",
+        "results/gate/asserted.json",
+
+
+rule internal:
+    input:
+        "results/baseline/summary.json",
+        "results/ablations/summary.json",
+        "results/calibration/summary.json",
+        "results/consistency/summary.json",
+
+
+rule benchmarks:
+    input:
+        "results/external/frontier.json",
+        "results/external/scaling.json",
+
+
+rule decision:
+    input:
+        expand("results/gate/{policy}/release_policy.json", policy=POLICIES),

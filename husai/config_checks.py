@@ -1,0 +1,131 @@
+"""Checks across configuration keys that no single key can make: names that must exist, seeds that must be fresh."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from husai.errors import nearest
+
+if TYPE_CHECKING:
+    from husai.config import Config
+
+
+def cross_checks(cfg: Config) -> list[str]:
+    """Every contradiction between keys, one readable line each; empty when there is none."""
+    return [*_subjects(cfg), *_widths(cfg), *_seeds(cfg), *_external(cfg)]
+
+
+def _subjects(cfg: Config) -> list[str]:
+    out = []
+    names = list(cfg.subjects)
+    uses = {
+        "baseline.subject": cfg.baseline.subject,
+        "ablations.subject": cfg.ablations.subject,
+        "calibration.subject": cfg.calibration.subject,
+        "consistency.subject": cfg.consistency.subject,
+        "external.subject": cfg.external.subject,
+        "stress.transcoder_subject": cfg.stress.transcoder_subject,
+    }
+    for key, name in uses.items():
+        if name not in names:
+            out.append(f"{key}: '{name}' is not a subject; expected one of {', '.join(names)}{nearest(name, names)}")
+    for name, subject in cfg.subjects.items():
+        if not subject.hooks:
+            out.append(f"subjects.{name}.hooks: empty; name at least one hook point")
+        if name not in cfg.training:
+            out.append(f"training.{name}: missing; every subject needs its SAE training settings")
+        if subject.kind != "modular" and name not in cfg.activations:
+            out.append(f"activations.{name}: missing; say how many rows to store")
+    subject = cfg.subjects.get(cfg.external.subject)
+    if subject is not None:
+        if subject.kind == "modular":
+            out.append(f"external.subject: '{cfg.external.subject}' is modular; external benchmarks need a language or hub subject")
+        wanted = [("scaling.hooks", h) for h in cfg.scaling.hooks] + [("stress.transcoder_hooks", h) for h in cfg.stress.transcoder_hooks]
+        wanted += [("external.candidates", c.hook) for c in cfg.external.candidates]
+        for key, hook in wanted:
+            if hook not in subject.hooks:
+                known = ", ".join(subject.hooks)
+                out.append(
+                    f"{key}: hook '{hook}' is not stored for {cfg.external.subject}; expected one of {known}{nearest(hook, subject.hooks)}"
+                )
+    return out
+
+
+def _widths(cfg: Config) -> list[str]:
+    pairs = [("baseline.k", cfg.baseline.k, cfg.baseline.d_sae), ("consistency.k", cfg.consistency.k, cfg.consistency.d_sae)]
+    pairs += [("ablations.k", k, cfg.ablations.k_at_d_sae) for k in cfg.ablations.k]
+    pairs += [("ablations.d_sae_at_k", cfg.ablations.d_sae_at_k, d) for d in cfg.ablations.d_sae]
+    pairs += [("calibration.k", k, cfg.calibration.d_sae) for k in (*cfg.calibration.k, cfg.calibration.default_k)]
+    pairs += [("frontier.k", cfg.frontier.k, cfg.frontier.d_sae)] + [("scaling.k", cfg.scaling.k, d) for d in cfg.scaling.d_sae]
+    return [
+        f"{key}: k = {k} is larger than d_sae = {d}; a row cannot use more latents than there are"
+        for key, k, d in pairs
+        if isinstance(k, int) and k > d
+    ]
+
+
+def _seeds(cfg: Config) -> list[str]:
+    out = []
+    lists = {
+        "baseline.seeds": cfg.baseline.seeds,
+        "ablations.seeds": cfg.ablations.seeds,
+        "calibration.seeds": cfg.calibration.seeds,
+        "calibration.retrain_seeds": cfg.calibration.retrain_seeds,
+        "consistency.seeds": cfg.consistency.seeds,
+        "frontier.seeds": cfg.frontier.seeds,
+        "scaling.seeds": cfg.scaling.seeds,
+        "confirmation.seeds": cfg.confirmation.seeds,
+    }
+    for key, seeds in lists.items():
+        if len(set(seeds)) < len(seeds):
+            out.append(f"{key}: {seeds} names a seed twice; one seed is one observation")
+    used = set(cfg.frontier.seeds) | set(cfg.scaling.seeds)
+    stale = sorted(used & set(cfg.confirmation.seeds))
+    if stale:
+        out.append(f"confirmation.seeds: {stale} already chose the candidate; confirmation needs fresh seeds")
+    stale = sorted(set(cfg.calibration.seeds) & set(cfg.calibration.retrain_seeds))
+    if stale:
+        out.append(f"calibration.retrain_seeds: {stale} were used by the search; retraining needs fresh seeds")
+    return out
+
+
+def _external(cfg: Config) -> list[str]:
+    out = []
+    probing = cfg.external.probing
+    if probing.gate_k not in probing.ks:
+        out.append(f"external.probing.gate_k: {probing.gate_k} is not among external.probing.ks {probing.ks}; add it")
+    return [*out, *_data_sets(cfg)]
+
+
+def _data_sets(cfg: Config) -> list[str]:
+    from husai.external import datasets
+
+    known, sets = datasets.dataset_names(), cfg.external.datasets
+    named = [("selection", n) for n in sets.selection if sets.selection != "all"]
+    named += [("confirmation", n) for n in sets.confirmation if sets.confirmation != "rest"]
+    out = [
+        f"external.datasets.{k}: '{n}' is not one of the {len(known)} probing data sets{nearest(n, known)}"
+        for k, n in named
+        if n not in known
+    ]
+    with_twin = datasets.ood_names()
+    out += [
+        f"external.datasets.ood: '{n}' has no shipped out-of-domain twin{nearest(n, with_twin)}" for n in sets.ood if n not in with_twin
+    ]
+    if not out:
+        a, b = (set(map(datasets.family, names)) for names in resolved_data_sets(cfg))
+        if a & b:
+            out.append(f"external.datasets: families {sorted(a & b)} are in both selection and confirmation; a family belongs to one side")
+    return out
+
+
+def resolved_data_sets(cfg: Config) -> tuple[list[str], list[str]]:
+    """Names of the selection and the confirmation data sets, with ``all`` and ``rest`` filled in."""
+    from husai.external import datasets
+
+    sets = cfg.external.datasets
+    half_a, half_b = datasets.split(datasets.dataset_names())
+    return (
+        list(half_a) if sets.selection == "all" else list(sets.selection),
+        list(half_b) if sets.confirmation == "rest" else list(sets.confirmation),
+    )

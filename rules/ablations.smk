@@ -1,0 +1,26 @@
+# Grids over k and d_sae (phase 4c).
+
+
+rule ablations:
+    input:
+        stability=stability_of(PLAN.ablations[0]),
+    output:
+        json="results/ablations/summary.json",
+        parquet="results/ablations/summary.parquet",
+        md="results/ablations/summary.md",
+    log:
+        "logs/ablations.log",
+    benchmark:
+        "results/benchmarks/ablations.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec=SLICES.stage("ablations"),
+    message:
+        "Ablations: k and d_sae grids"
+    shell:
+        "husai summarize ablations --spec {params.spec:q} --inputs {input} --out {output.json} > {log} 2>&1"

@@ -1,0 +1,88 @@
+# Configuration, plan, names and the resources every rule shares. Imports no torch: this file is parsed for every job.
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.logging import logger
+
+from husai.config import load
+from husai.errors import HusaiError
+from husai.plan import RANDOM, Plan, Slices
+
+
+def policy_path(name):
+    """File of a policy given by name or path."""
+    path = Path(workflow.basedir) / f"config/policies/{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (Path(workflow.basedir) / "config/policies").glob("*.yaml")))
+        raise WorkflowError(
+            f"gate.policies: '{name}' is no policy: {path} does not exist; expected one of {known} or the path of a YAML file"
+        )
+    return str(path)
+
+
+CONFIG_FILES = [Path(workflow.basedir) / "config/config.yaml", *workflow.overwrite_configfiles]
+try:
+    CONFIG = load(CONFIG_FILES, override=workflow.config_settings.config)
+    PLAN = Plan(CONFIG)
+except HusaiError as error:
+    raise WorkflowError(f"configuration:\n{error}") from None
+
+SLICES = Slices(PLAN)
+ENV = f"{workflow.basedir}/workflow/envs/husai.yaml"
+POLICIES = [Path(p).stem for p in CONFIG.gate.policies]
+POLICY_FILES = {Path(p).stem: policy_path(p) for p in CONFIG.gate.policies}
+LANGUAGE = CONFIG.external.subject
+RANDOM_LANGUAGE = LANGUAGE + RANDOM
+ROLES = ["candidate", "frozen", "random_model", "transcoder"]
+POOL_HOOKS = PLAN.pool_hooks()
+
+# Where a job runs is not what it computes: these reach the command but not the params, so changing them reruns nothing.
+RUN = {
+    "where": f"--device {CONFIG.compute.device} --dtype {CONFIG.compute.dtype}",
+    "threads": CONFIG.compute.train_threads,
+    "gpu_mem_mb": CONFIG.compute.gpu_mem_mb,
+    "mem_mb": CONFIG.compute.mem_mb,
+    "runtime": CONFIG.compute.runtime,
+    "configfiles": " ".join(shlex.quote(str(p)) for p in CONFIG_FILES),
+}
+
+shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+
+
+wildcard_constraints:
+    subject="[A-Za-z0-9_-]+",
+    recipe="[^/]+",
+    hook="[^/]+",
+    seed=r"\d+",
+    role="|".join(ROLES),
+    policy="[^/]+",
+
+
+def activations(subject, hook):
+    """Manifest of one activation store."""
+    return f"results/subjects/{subject}/activations/{hook}/manifest.json"
+
+
+def recipe_manifest(recipe):
+    """Manifest of one trained recipe."""
+    return f"results/saes/{recipe.subject}/{recipe.id}/manifest.json"
+
+
+def stability_of(recipes):
+    """Stability evidence of trained recipes."""
+    return [f"results/stability/{r.subject}/{r.id}.json" for r in recipes]
+
+
+def measured(kind, recipes):
+    """External records of every seed of the recipes."""
+    return [f"results/external/{r.id}/seed{s}/{kind}.json" for r in recipes for s in PLAN.get(r.subject, r.id).seeds]
+
+
+def run_event(event):
+    """Note start, success or failure of a run; a dry run notes nothing."""
+    configs = " ".join(
+        f"--config-hash-of {shlex.quote(str(p))}" for p in [f"{workflow.basedir}/config/config.yaml", *workflow.overwrite_configfiles]
+    )
+    return f"husai log --event {event} {configs} -- {' '.join(map(shlex.quote, sys.argv))}"

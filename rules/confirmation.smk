@@ -1,0 +1,148 @@
+# The candidate again: fresh seeds, held-out data families, one attempt.
+
+
+def role_activations(wildcards):
+    """Stores a role may train on: the candidate's hook is not known before the run, so all of them."""
+    subject = RANDOM_LANGUAGE if wildcards.role == "random_model" else LANGUAGE
+    if wildcards.role == "transcoder":
+        return [activations(CONFIG.stress.transcoder_subject, h) for h in CONFIG.stress.transcoder_hooks]
+    return [activations(subject, h) for h in POOL_HOOKS]
+
+
+rule confirm_train:
+    input:
+        candidate="results/selection/selected_candidate.json",
+        activations=role_activations,
+    output:
+        "results/confirmation/{role}/manifest.json",
+    log:
+        "logs/confirm_train/{role}.log",
+    benchmark:
+        "results/benchmarks/confirm_train/{role}.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=SLICES.confirmation(),
+    message:
+        "Confirmation: train {wildcards.role} on fresh seeds"
+    shell:
+        "husai train --role {wildcards.role} --candidate {input.candidate} --spec {params.spec:q} --out {output}"
+        " {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
+rule confirm_stability:
+    input:
+        saes="results/confirmation/{role}/manifest.json",
+        frozen=lambda w: "results/confirmation/frozen/manifest.json" if w.role == "candidate" else [],
+    output:
+        "results/confirmation/stability/{role}.json",
+    log:
+        "logs/confirm_stability/{role}.log",
+    benchmark:
+        "results/benchmarks/confirm_stability/{role}.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec="{}",
+    message:
+        "Confirmation: stability of {wildcards.role}"
+    shell:
+        "husai stability --recipe {input.saes} --split confirmation --frozen {input.frozen} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
+rule confirm_saebench:
+    input:
+        saes="results/confirmation/{role}/manifest.json",
+        probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
+        baselines=expand("results/external/baselines/confirmation/{hook}.json", hook=POOL_HOOKS),
+    output:
+        "results/confirmation/external/{role}/saebench.json",
+    log:
+        "logs/confirm_saebench/{role}.log",
+    benchmark:
+        "results/benchmarks/confirm_saebench/{role}.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=SLICES.probing("confirmation"),
+    message:
+        "Confirmation: sparse probing of {wildcards.role} on split B"
+    shell:
+        "husai saebench --all-seeds --spec {params.spec:q} --saes {input.saes} --probes {input.probes} --baselines {input.baselines} --out {output}"
+        " {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
+rule confirm_cebench:
+    input:
+        saes="results/confirmation/{role}/manifest.json",
+        pairs=f"results/subjects/{LANGUAGE}/pairs/manifest.json",
+    output:
+        "results/confirmation/external/{role}/cebench.json",
+    log:
+        "logs/confirm_cebench/{role}.log",
+    benchmark:
+        "results/benchmarks/confirm_cebench/{role}.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=SLICES.cebench(),
+    message:
+        "Confirmation: CE-Bench of {wildcards.role} on held-out pairs"
+    shell:
+        "husai cebench --all-seeds --spec {params.spec:q} --saes {input.saes} --pairs {input.pairs} --out {output}"
+        " {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
+rule confirm:
+    input:
+        candidate="results/selection/selected_candidate.json",
+        saes="results/confirmation/candidate/manifest.json",
+        stability="results/confirmation/stability/candidate.json",
+        external=expand("results/confirmation/external/{role}/{bench}.json", role=["candidate", "frozen"], bench=["saebench", "cebench"]),
+        subject=f"results/subjects/{LANGUAGE}/model/manifest.json",
+        probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
+    output:
+        integrity="results/confirmation/integrity.json",
+        stability="results/confirmation/stability.json",
+        saebench="results/confirmation/saebench.json",
+        cebench="results/confirmation/cebench.json",
+    log:
+        "logs/confirm.log",
+    benchmark:
+        "results/benchmarks/confirm.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec=SLICES.confirmation(),
+    message:
+        "Confirmation: evidence for the gate"
+    shell:
+        "husai summarize confirmation --spec {params.spec:q} --inputs {input} --out {output.integrity} > {log} 2>&1"

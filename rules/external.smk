@@ -1,0 +1,142 @@
+# External benchmarks of the language subject: sparse probing, contrastive pairs, frontier and scaling tables.
+
+
+def external_sae(wildcards):
+    """Manifest of the recipe an external record is about."""
+    return f"results/saes/{LANGUAGE}/{PLAN.get(LANGUAGE, wildcards.recipe).recipe.id}/manifest.json"
+
+
+rule probe_baselines:
+    input:
+        probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
+    output:
+        "results/external/baselines/{split}/{hook}.json",
+    log:
+        "logs/probe_baselines/{split}/{hook}.log",
+    benchmark:
+        "results/benchmarks/probe_baselines/{split}/{hook}.tsv"
+    wildcard_constraints:
+        split="selection|confirmation",
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=lambda w: SLICES.probing(w.split),
+    message:
+        "Probing baselines at {wildcards.hook}, {wildcards.split} data sets"
+    shell:
+        "husai saebench --baselines-only --spec {params.spec:q} --probes {input.probes} --hook {wildcards.hook} --out {output}"
+        " {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
+rule saebench:
+    input:
+        saes=external_sae,
+        probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
+        baselines=lambda w: f"results/external/baselines/selection/{PLAN.get(LANGUAGE, w.recipe).recipe.hook_name}.json",
+    output:
+        "results/external/{recipe}/seed{seed}/saebench.json",
+    log:
+        "logs/saebench/{recipe}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/saebench/{recipe}/seed{seed}.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=SLICES.probing("selection"),
+    message:
+        "Sparse probing of {wildcards.recipe}, seed {wildcards.seed}"
+    shell:
+        "husai saebench --spec {params.spec:q} --saes {input.saes} --seed {wildcards.seed} --probes {input.probes} --baselines {input.baselines}"
+        " --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
+rule cebench:
+    input:
+        saes=external_sae,
+        pairs=f"results/subjects/{LANGUAGE}/pairs/manifest.json",
+    output:
+        "results/external/{recipe}/seed{seed}/cebench.json",
+    log:
+        "logs/cebench/{recipe}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/cebench/{recipe}/seed{seed}.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=SLICES.cebench(),
+    message:
+        "CE-Bench of {wildcards.recipe}, seed {wildcards.seed}"
+    shell:
+        "husai cebench --spec {params.spec:q} --saes {input.saes} --seed {wildcards.seed} --pairs {input.pairs} --out {output}"
+        " {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
+rule frontier:
+    input:
+        saebench=measured("saebench", PLAN.frontier),
+        cebench=measured("cebench", PLAN.frontier),
+        stability=stability_of([r for r in PLAN.frontier if not r.frozen_decoder]),
+    output:
+        json="results/external/frontier.json",
+        parquet="results/external/frontier.parquet",
+        md="results/external/frontier.md",
+    log:
+        "logs/frontier.log",
+    benchmark:
+        "results/benchmarks/frontier.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec=SLICES.stage("frontier"),
+    message:
+        "Frontier: architectures at matched L0"
+    shell:
+        "husai summarize frontier --spec {params.spec:q} --inputs {input} --out {output.json} > {log} 2>&1"
+
+
+rule scaling:
+    input:
+        saebench=measured("saebench", PLAN.scaling),
+        cebench=measured("cebench", PLAN.scaling),
+    output:
+        json="results/external/scaling.json",
+        parquet="results/external/scaling.parquet",
+        md="results/external/scaling.md",
+    log:
+        "logs/scaling.log",
+    benchmark:
+        "results/benchmarks/scaling.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec=SLICES.stage("scaling"),
+    message:
+        "Scaling: token budget x hook x d_sae"
+    shell:
+        "husai summarize scaling --spec {params.spec:q} --inputs {input} --out {output.json} > {log} 2>&1"

@@ -1,0 +1,77 @@
+# What a reader sees: report, evidence mirror, experiment log, picture of the workflow.
+
+
+localrules:
+    dag,
+    log,
+
+
+rule report:
+    input:
+        summaries=expand("results/{stage}/summary.json", stage=["baseline", "ablations", "calibration", "consistency"]),
+        external=["results/external/frontier.json", "results/external/scaling.json"],
+        decisions=expand("results/gate/{policy}/release_policy.json", policy=POLICIES),
+        selftest="results/gate/selftest.json",
+    output:
+        html="reports/gate_report.html",
+        md="reports/gate_report.md",
+    log:
+        "logs/report.log",
+    benchmark:
+        "results/benchmarks/report.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec="{}",
+    message:
+        "Report"
+    shell:
+        "husai report --results results --out reports > {log} 2>&1"
+
+
+rule log:
+    input:
+        "reports/gate_report.md",
+    output:
+        "reports/experiment_log.md",
+    log:
+        "logs/log.log",
+    benchmark:
+        "results/benchmarks/log.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec="{}",
+    message:
+        "Experiment log"
+    shell:
+        "husai log --render --results results --out {output} > {log} 2>&1"
+
+
+rule dag:
+    output:
+        "reports/dag.svg",
+    log:
+        "logs/dag.log",
+    benchmark:
+        "results/benchmarks/dag.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec=SLICES.dag(),
+    message:
+        "Picture of the workflow"
+    shell:
+        "husai dag --snakefile {workflow.main_snakefile} --configfile {RUN[configfiles]} --out {output} > {log} 2>&1"

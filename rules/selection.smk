@@ -1,0 +1,49 @@
+# One candidate from frontier and scaling.
+
+
+rule select:
+    input:
+        frontier="results/external/frontier.json",
+        scaling="results/external/scaling.json",
+    output:
+        "results/selection/selected_candidate.json",
+    log:
+        "logs/select.log",
+    benchmark:
+        "results/benchmarks/select.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec="strict",
+    message:
+        "Select the candidate (strict)"
+    shell:
+        "husai select --policy strict --frontier-results {input.frontier} --scaling-results {input.scaling} --output-dir results/selection > {log} 2>&1"
+
+
+rule select_cycle3:
+    input:
+        frontier="results/external/frontier.json",
+        scaling="results/external/scaling.json",
+    output:
+        "results/selection/cycle3/selected_candidate.json",
+    log:
+        "logs/select_cycle3.log",
+    benchmark:
+        "results/benchmarks/select_cycle3.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec="cycle3",
+    message:
+        "Select the candidate (cycle3)"
+    shell:
+        "husai select --policy cycle3 --frontier-results {input.frontier} --scaling-results {input.scaling} --output-dir results/selection/cycle3 > {log} 2>&1"

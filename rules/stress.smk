@@ -1,0 +1,75 @@
+# Stress tests of the candidate.
+
+
+rule random_model:
+    input:
+        candidate="results/confirmation/stability/candidate.json",
+        other="results/confirmation/stability/random_model.json",
+    output:
+        "results/stress/random_model.json",
+    log:
+        "logs/random_model.log",
+    benchmark:
+        "results/benchmarks/random_model.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec="{}",
+    message:
+        "Stress: candidate against random_model"
+    shell:
+        "husai summarize random_model --inputs {input} --out {output} > {log} 2>&1"
+
+
+rule transcoder:
+    input:
+        candidate="results/confirmation/stability/candidate.json",
+        other="results/confirmation/stability/transcoder.json",
+    output:
+        "results/stress/transcoder.json",
+    log:
+        "logs/transcoder.log",
+    benchmark:
+        "results/benchmarks/transcoder.tsv"
+    conda:
+        ENV
+    threads: 1
+    resources:
+        mem_mb=RUN["mem_mb"],
+        runtime=30,
+    params:
+        spec="{}",
+    message:
+        "Stress: candidate against transcoder"
+    shell:
+        "husai summarize transcoder --inputs {input} --out {output} > {log} 2>&1"
+
+
+rule ood:
+    input:
+        saes="results/confirmation/candidate/manifest.json",
+        probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
+    output:
+        "results/stress/ood.json",
+    log:
+        "logs/ood.log",
+    benchmark:
+        "results/benchmarks/ood.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=SLICES.ood(),
+    message:
+        "Stress: probes out of their domain"
+    shell:
+        "husai ood --spec {params.spec:q} --saes {input.saes} --probes {input.probes} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"

@@ -1,0 +1,106 @@
+# Models under study and their activations.
+
+
+def subject_parent(wildcards):
+    """A randomised subject shares tokenizer and shape with the subject it copies."""
+    return f"results/subjects/{wildcards.subject.removesuffix(RANDOM)}/model/manifest.json" if wildcards.subject.endswith(RANDOM) else []
+
+
+rule subject:
+    input:
+        parent=subject_parent,
+    output:
+        "results/subjects/{subject}/model/manifest.json",
+    log:
+        "logs/subject/{subject}.log",
+    benchmark:
+        "results/benchmarks/subject/{subject}.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=lambda w: SLICES.subject(w.subject),
+    message:
+        "Subject {wildcards.subject}"
+    shell:
+        "husai subject --spec {params.spec:q} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
+rule activations:
+    input:
+        model="results/subjects/{subject}/model/manifest.json",
+    output:
+        "results/subjects/{subject}/activations/{hook}/manifest.json",
+    log:
+        "logs/activations/{subject}/{hook}.log",
+    benchmark:
+        "results/benchmarks/activations/{subject}/{hook}.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=lambda w: SLICES.activations(w.subject),
+    message:
+        "Activations of {wildcards.subject} at {wildcards.hook}"
+    shell:
+        "husai activations --spec {params.spec:q} --model {input.model} --hook {wildcards.hook} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
+rule probe_activations:
+    input:
+        model=f"results/subjects/{LANGUAGE}/model/manifest.json",
+    output:
+        f"results/subjects/{LANGUAGE}/probes/manifest.json",
+    log:
+        "logs/probe_activations.log",
+    benchmark:
+        "results/benchmarks/probe_activations.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=SLICES.probes(),
+    message:
+        "Activations of the probing data sets"
+    shell:
+        "husai activations --probes --spec {params.spec:q} --model {input.model} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
+rule pair_activations:
+    input:
+        model=f"results/subjects/{LANGUAGE}/model/manifest.json",
+    output:
+        f"results/subjects/{LANGUAGE}/pairs/manifest.json",
+    log:
+        "logs/pair_activations.log",
+    benchmark:
+        "results/benchmarks/pair_activations.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=SLICES.cebench(),
+    message:
+        "Activations of the contrastive pairs"
+    shell:
+        "husai activations --pairs --spec {params.spec:q} --model {input.model} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"

@@ -1,0 +1,84 @@
+"""The configuration reports every mistake at once, with file, key, value and what was expected."""
+
+from pathlib import Path
+
+import pytest
+
+from husai.config import load, merge
+from husai.config_docs import key_table, schema_text
+from husai.errors import HusaiError
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "config/config.yaml"
+
+
+def problems(tmp_path, text):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(text)
+    with pytest.raises(HusaiError) as caught:
+        load([BASE, overlay])
+    return str(caught.value).split("\n")
+
+
+@pytest.mark.parametrize("overlay", [None, "smoke.yaml", "b200.yaml"])
+def test_shipped_configurations_are_valid(overlay):
+    config = load([BASE, *([ROOT / "config" / overlay] if overlay else [])])
+    assert set(config.subjects) == {"modular", "language"}
+
+
+def test_all_mistakes_are_reported_at_once_each_with_file_key_and_expectation(tmp_path):
+    lines = problems(
+        tmp_path,
+        "baseline: {k: -3, d_see: 4}\ntraining: {modular: {learning_rate: 1e-3}}\nablations: {seeds: [1, 1, 2]}\nfrontier: {k: 9999}\n",
+    )
+    text = "\n".join(lines)
+    assert len(lines) == 5
+    assert all(line.startswith(str(tmp_path / "overlay.yaml")) for line in lines)
+    assert "baseline.k: got -3" in text
+    assert "baseline.d_see: unknown key; did you mean 'd_sae'?" in text
+    assert 'learning_rate: got the text "1e-3", expected a number; YAML reads 1e-3 as text here, write it as 1.0e-3' in text
+    assert "frontier.k: k = 9999 is larger than d_sae = 512" in text
+    assert "names a seed twice" in text
+
+
+def test_unknown_data_set_names_the_nearest_known_one(tmp_path):
+    (line,) = problems(tmp_path, "external: {datasets: {selection: [87_glue_colla]}}")
+    assert "87_glue_colla" in line
+    assert "did you mean '87_glue_cola'" in line
+
+
+def test_a_family_may_not_stand_on_both_sides(tmp_path):
+    (line,) = problems(tmp_path, "external: {datasets: {selection: [87_glue_cola], confirmation: [92_glue_sst2]}}")
+    assert "glue" in line
+    assert "belongs to one side" in line
+
+
+def test_confirmation_seeds_must_be_fresh(tmp_path):
+    (line,) = problems(tmp_path, "confirmation: {seeds: [42, 9002, 9003]}")
+    assert "[42] already chose the candidate" in line
+
+
+def test_unknown_subject_is_named(tmp_path):
+    assert any("baseline.subject: 'modullar' is not a subject" in line for line in problems(tmp_path, "baseline: {subject: modullar}"))
+
+
+def test_duplicate_keys_are_refused(tmp_path):
+    (line,) = problems(tmp_path, "gate: {null_campaigns: 10, null_campaigns: 20}")
+    assert "given twice" in line
+
+
+def test_broken_yaml_and_missing_file_are_one_line(tmp_path):
+    (line,) = problems(tmp_path, "gate: [")
+    assert "not valid YAML" in line
+    with pytest.raises(HusaiError, match="no such file"):
+        load([tmp_path / "absent.yaml"])
+
+
+def test_a_block_of_another_kind_replaces_the_whole_block():
+    merged = merge({"s": {"kind": "language", "d_model": 8}}, {"s": {"kind": "hub", "model_name": "x"}})
+    assert merged == {"s": {"kind": "hub", "model_name": "x"}}
+
+
+def test_generated_documents_are_current():
+    assert (ROOT / "config/schema.json").read_text() == schema_text(), "run `make schema`"
+    assert key_table() in (ROOT / "config/README.md").read_text(), "run `make schema`"

@@ -1,0 +1,88 @@
+"""Recipes shared by stages are trained once; every slice names exactly what a job depends on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from husai.config import load
+from husai.errors import HusaiError
+from husai.plan import Plan, Slices
+from husai.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def plan(override=None):
+    return Plan(load([ROOT / "config/config.yaml"], override=override))
+
+
+def test_a_recipe_two_stages_share_is_trained_once_with_the_union_of_seeds():
+    p = plan()
+    shared = p.trained["modular", "topk-d128-k32"]
+    assert set(shared.seeds) == set(p.config.ablations.seeds) | set(p.config.consistency.seeds)
+
+
+def test_changing_one_ablation_k_changes_only_that_recipe():
+    before, after = plan(), plan({"ablations": {"k": [8, 16, 32, 48]}})
+    assert set(before.trained) - set(after.trained) == {("modular", "topk-d128-k64")}
+    assert set(after.trained) - set(before.trained) == {("modular", "topk-d128-k48")}
+    same = set(before.trained) & set(after.trained)
+    assert all(Slices(before).train(*key) == Slices(after).train(*key) for key in same)
+
+
+def test_slices_are_canonical_json():
+    p = plan()
+    text = Slices(p).train("modular", "topk-d128-k8")
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(HusaiError, match="did you mean 'topk-d128-k8'"):
+        plan().get("modular", "topk-d128-k9")
+
+
+def test_every_consistency_recipe_has_its_plain_twin_in_the_plan():
+    p = plan()
+    assert all((r.subject, r.plain_twin().id) in p.trained for r in p.consistency)
+
+
+def test_frozen_control_of_a_frontier_recipe_is_trained():
+    p = plan()
+    for recipe in (*p.frontier, *p.scaling):
+        control = p.frozen_control(recipe)
+        assert (control.subject, control.id) in p.trained
+
+
+def test_recipe_hash_covers_every_field_and_id_is_readable():
+    base = {"subject": "s", "hook_name": "h", "architecture": "topk", "d_sae": 64, "k": 4}
+    recipe = Recipe(**base)
+    assert recipe.id == "topk-d64-k4"
+    assert recipe.hash == Recipe.from_dict(recipe.to_dict()).hash
+    changes = {
+        "steps": 7,
+        "learning_rate": 0.5,
+        "batch_size": 3,
+        "hook_name": "g",
+        "auxk_coefficient": 0.0,
+        "frozen_decoder": True,
+        "tag": "x",
+        "d_sae": 65,
+    }
+    hashes = {Recipe(**{**base, key: value}).hash for key, value in changes.items()}
+    assert len(hashes | {recipe.hash}) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"k": 0}, "k must be a positive integer"),
+        ({"k": 65}, "k = 65 is larger than d_sae = 64"),
+        ({"architecture": "topkk"}, "not one of"),
+        ({"consistency_weight": 0.1}, "needs reference_seed"),
+        ({"architecture": "relu", "k": None}, "needs l0_target or sparsity_coefficient"),
+    ],
+)
+def test_unsound_recipes_are_refused_in_one_line(fields, message):
+    with pytest.raises(HusaiError, match=message):
+        Recipe(**{"subject": "s", "hook_name": "h", "architecture": "topk", "d_sae": 64, "k": 4, **fields})
