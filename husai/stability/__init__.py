@@ -1,0 +1,54 @@
+"""Are trained features more reproducible than chance? Metrics, nulls and matchings on decoders ``(d_sae, d_in)``."""
+
+from husai.stability.assignment import Match, hungarian, pw_mcc, shared_fraction
+from husai.stability.functional import activation_agreement, agreement_matrix
+from husai.stability.measure import compare_weights, measure_stability
+from husai.stability.nulls import NullResult, assessable, chance_corrected, covariance_decoder, gaussian_decoder, null_pwmcc, worst_null
+from husai.stability.report import StabilityReport, verdict
+from husai.stability.similarity import feature_stability, movement, pairwise, pairwise_best, pwmcc
+from husai.stability.subspace import (
+    activation_covariance,
+    default_ranks,
+    effective_rank,
+    participation_ratio,
+    principal_directions,
+    subspace_overlap,
+    subspace_overlaps,
+)
+from husai.stability.synthetic import Recovery, planted_decoders, planted_recovery, synthetic_activations
+
+__all__ = [
+    "Match",
+    "NullResult",
+    "Recovery",
+    "StabilityReport",
+    "activation_agreement",
+    "activation_covariance",
+    "agreement_matrix",
+    "assessable",
+    "chance_corrected",
+    "compare_weights",
+    "covariance_decoder",
+    "default_ranks",
+    "effective_rank",
+    "feature_stability",
+    "gaussian_decoder",
+    "hungarian",
+    "measure_stability",
+    "movement",
+    "null_pwmcc",
+    "pairwise",
+    "pairwise_best",
+    "participation_ratio",
+    "planted_decoders",
+    "planted_recovery",
+    "principal_directions",
+    "pw_mcc",
+    "pwmcc",
+    "shared_fraction",
+    "subspace_overlap",
+    "subspace_overlaps",
+    "synthetic_activations",
+    "verdict",
+    "worst_null",
+]

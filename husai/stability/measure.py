@@ -1,0 +1,223 @@
+"""The whole stability measurement of one ensemble: evaluate, match, compare, and correct for every null."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from husai.errors import HusaiError
+from husai.stability.assignment import Match, hungarian, pw_mcc_of, shared_from_match
+from husai.stability.functional import agreement_matrix
+from husai.stability.nulls import NullResult, null_pwmcc
+from husai.stability.report import StabilityReport
+from husai.stability.similarity import (
+    SMALLEST_NORM,
+    PairwiseBest,
+    movement,
+    pairwise,
+    pairwise_best,
+    reappearance_matrix,
+    sigma_from_best,
+)
+from husai.stability.subspace import (
+    activation_covariance,
+    default_ranks,
+    effective_rank,
+    overlaps_of_directions,
+    participation_ratio,
+    principal_directions,
+)
+
+CLONE = 1.0 - 1e-6
+
+
+class Comparison(NamedTuple):
+    """Every pairwise weight-space measure of an ensemble; matrices ``(n, n)`` float64."""
+
+    best: PairwiseBest
+    pw_mcc: torch.Tensor
+    shared: torch.Tensor
+    matches: dict[tuple[int, int], Match]
+
+
+def compare_weights(decoders, encoders, alive=None, device=None, names=None) -> Comparison:
+    """PWMCC, PW-MCC and shared fraction of all pairs.
+
+    ``decoders`` and ``encoders`` hold one ``(d_sae, d)`` tensor per SAE, features as rows; ``alive`` one mask each, or None.
+    """
+    best = pairwise_best(decoders, alive, device, names)
+    n = len(decoders)
+    alive = alive if alive is not None else [None] * n
+    signed, shared = torch.eye(n, dtype=torch.float64), torch.eye(n, dtype=torch.float64)
+    matches = {}
+    for i in range(n):
+        for j in range(i + 1, n):
+            match = matches[i, j] = hungarian(decoders[i], decoders[j], alive[i], alive[j], device)
+            signed[i, j] = signed[j, i] = pw_mcc_of(match)
+            shared[i, j] = shared[j, i] = shared_from_match(match, encoders[i], encoders[j])
+    return Comparison(best, signed, shared, matches)
+
+
+def measure_stability(
+    saes: Sequence,
+    held_out,
+    *,
+    seeds: Sequence[int],
+    initial_decoders: Sequence[torch.Tensor] | torch.Tensor | None = None,
+    frozen: Sequence | None = None,
+    covariance: torch.Tensor | None = None,
+    target=None,
+    ranks: Sequence[int] | None = None,
+    device=None,
+) -> StabilityReport:
+    """Everything one evidence record says about an ensemble.
+
+    Parameters
+    ----------
+    saes : sequence of SAE
+        One per seed; see :class:`husai.sae.SAE`.
+    held_out : Tensor (n, d_in) or activation store
+        Rows the SAEs were not trained on; decide which latents are dead.
+    seeds : sequence of int
+        The seed of each SAE, all different.
+    initial_decoders : sequence of Tensor (d_sae, d_out)
+        Untrained decoders of the same seeds, for the ``init`` null and for movement.
+    frozen : sequence of SAE
+        SAEs of the same recipe trained with a frozen decoder, two or more, for the ``frozen`` null.
+    covariance : Tensor (d_out, d_out)
+        Of the activations the decoders write; by default computed from ``held_out`` (``target`` for a transcoder).
+    target : Tensor (n, d_out) or activation store
+        What a transcoder reconstructs.
+    ranks : sequence of int
+        Ranks for the subspace overlap; 8, 16, ... d by default.
+
+    Raises
+    ------
+    HusaiError
+        Fewer than two SAEs, repeated seeds, an SAE with every latent dead, weights that are NaN or of another width.
+    """
+    seeds = [int(s) for s in seeds]
+    names = [f"seed {s}" for s in seeds]
+    _check_ensemble(saes, seeds, initial_decoders)
+    decoders, encoders = [s.W_dec.detach() for s in saes], [s.W_enc.detach().T for s in saes]
+    pointing = [pointing_rows(d) for d in decoders]
+    quality = [_evaluate(s, held_out, target) for s in saes]
+    alive = [q["alive"].cpu() & p for q, p in zip(quality, pointing, strict=True)]
+    living = compare_weights(decoders, encoders, alive, device, names)
+    everything = living
+    if not all(bool(a.all()) for a in alive):
+        everything = compare_weights(decoders, encoders, pointing, device, names)
+    written = held_out if target is None else target
+    covariance = activation_covariance(written) if covariance is None else covariance
+    nulls, nulls_all = _nulls(decoders, initial_decoders, frozen, covariance, held_out, target, device)
+    directions = [principal_directions(d[a.to(d.device)], name) for d, a, name in zip(decoders, alive, names, strict=True)]
+    starts = {} if initial_decoders is None else _starts(decoders, initial_decoders, alive, pointing, device)
+    return StabilityReport(
+        seeds=seeds,
+        d_in=decoders[0].shape[1],
+        d_sae=[d.shape[0] for d in decoders],
+        pwmcc=living.best.matrix,
+        pwmcc_all=everything.best.matrix,
+        pw_mcc=living.pw_mcc,
+        shared=living.shared,
+        shared_all=everything.shared,
+        reappearance=reappearance_matrix(living.best.best),
+        sigma=sigma_from_best(living.best.best),
+        subspace=_subspace(directions, ranks),
+        nulls=nulls,
+        nulls_all=nulls_all,
+        activation_r=agreement_matrix(saes, held_out, living.matches, device=device),
+        explained_variance=[float(q["explained_variance"]) for q in quality],
+        l0=[float(q["l0"]) for q in quality],
+        dead_fraction=[float(q["dead_fraction"]) for q in quality],
+        effective_rank=effective_rank(covariance_spectrum(covariance)),
+        participation_ratio=participation_ratio(covariance_spectrum(covariance)),
+        clone_pairs=pairs_above(everything.best.matrix, CLONE),
+        **starts,
+    )
+
+
+def _check_ensemble(saes, seeds, initial_decoders) -> None:
+    if len(saes) < 2:
+        raise HusaiError(f"stability needs at least two SAEs of different seeds, got {len(saes)}; add seeds to the recipe")
+    if len(saes) != len(seeds):
+        raise HusaiError(f"stability: {len(saes)} SAEs but {len(seeds)} seeds")
+    repeated = sorted({s for s in seeds if seeds.count(s) > 1})
+    if repeated:
+        raise HusaiError(f"stability: seed {repeated[0]} appears twice; the same seed is no reproduction")
+    if initial_decoders is not None and len(initial_decoders) != len(saes):
+        raise HusaiError(f"stability: {len(saes)} SAEs but {len(initial_decoders)} initial decoders")
+    for sae, seed in zip(saes, seeds, strict=True):
+        check_weights(sae, f"seed {seed}")
+
+
+def check_weights(sae, name: str) -> None:
+    """Raise a :class:`HusaiError` that names the SAE when its encoder or decoder holds NaN or infinite values."""
+    for what in ("W_enc", "W_dec"):
+        bad = int((~torch.isfinite(getattr(sae, what))).sum())
+        if bad:
+            raise HusaiError(f"{name}: {bad} entries of {what} are NaN or infinite; retrain or export the checkpoint again")
+
+
+def _evaluate(sae, rows, target) -> dict:
+    from husai.sae import evaluate_sae
+
+    return evaluate_sae(sae, rows, target)
+
+
+def pointing_rows(decoder: torch.Tensor) -> torch.Tensor:
+    """Mask ``(d_sae,)`` of decoder rows that have a direction at all (length not zero), on the CPU."""
+    return (torch.linalg.vector_norm(decoder, dim=1, dtype=torch.float64) > SMALLEST_NORM).cpu()
+
+
+def covariance_spectrum(covariance: torch.Tensor) -> torch.Tensor:
+    """Eigenvalues of a covariance, float64, never negative."""
+    return torch.linalg.eigvalsh(covariance.cpu().double()).clamp_min(0)
+
+
+def pairs_above(matrix: torch.Tensor, limit: float) -> int:
+    """Number of pairs of a symmetric matrix above ``limit``."""
+    return int((matrix.triu(1) >= limit).sum())
+
+
+def _subspace(directions: list[torch.Tensor], ranks) -> dict[int, torch.Tensor]:
+    limit = min(u.shape[1] for u in directions)
+    ranks = default_ranks(directions[0].shape[0], limit) if ranks is None else list(ranks)
+    n = len(directions)
+    found = {int(r): torch.eye(n, dtype=torch.float64) for r in ranks}
+    for i in range(n):
+        for j in range(i + 1, n):
+            for rank, value in overlaps_of_directions(directions[i], directions[j], ranks).items():
+                found[rank][i, j] = found[rank][j, i] = value
+    return found
+
+
+def _starts(decoders, initial_decoders, alive, pointing, device) -> dict:
+    initial = list(initial_decoders)
+    return {
+        "cos_to_init": [movement(d, i, a) for d, i, a in zip(decoders, initial, alive, strict=True)],
+        "cos_to_init_all": [movement(d, i, p) for d, i, p in zip(decoders, initial, pointing, strict=True)],
+        "shared_init_pairs": pairs_above(pairwise(initial, None, device), CLONE),
+    }
+
+
+def _nulls(decoders, initial_decoders, frozen, covariance, held_out, target, device) -> tuple[dict[str, NullResult], dict[str, NullResult]]:
+    """Every null that can be measured, for living and for all latents.
+
+    Random and untrained dictionaries have no dead latents: they enter with all ``d_sae`` rows, which can only raise the null.
+    """
+    d_in, sizes, n = decoders[0].shape[1], [d.shape[0] for d in decoders], len(decoders)
+    common = {"sizes": sizes, "device": device}
+    nulls = {"gaussian": null_pwmcc(d_in, sizes[0], n, **common)}
+    if initial_decoders is not None:
+        nulls["init"] = null_pwmcc(d_in, sizes[0], n, "init", decoders=initial_decoders, device=device)
+    nulls["covariance"] = null_pwmcc(d_in, sizes[0], n, "covariance", covariance=covariance, **common)
+    nulls_all = dict(nulls)
+    if frozen is not None:
+        weights = [s.W_dec.detach() for s in frozen]
+        alive = [_evaluate(s, held_out, target)["alive"].cpu() for s in frozen]
+        nulls["frozen"] = null_pwmcc(d_in, sizes[0], len(weights), "frozen", decoders=weights, alive=alive, device=device)
+        nulls_all["frozen"] = null_pwmcc(d_in, sizes[0], len(weights), "frozen", decoders=weights, device=device)
+    return nulls, nulls_all

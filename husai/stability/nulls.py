@@ -1,0 +1,142 @@
+"""What "random" means: the nulls a stability value is corrected against, the worst of them, and the correction itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from husai.errors import HusaiError, nearest
+from husai.stability.similarity import pairwise
+
+KINDS = ("gaussian", "init", "covariance", "frozen")
+FIRST_SEED = 1000
+ASSESSABLE_LIMIT = 0.9
+
+
+class NullResult(NamedTuple):
+    """PWMCC of unrelated dictionaries."""
+
+    mean: float
+    """Mean over pairs."""
+    std: float
+    """Standard deviation over pairs (ddof 1); 0 for a single pair."""
+    pairs: tuple[float, ...]
+    """Every pair, in the order (0,1), (0,2), ..., (1,2), ..."""
+    kind: str = "gaussian"
+
+
+def gaussian_decoder(d_in: int, d_sae: int, seed: int) -> torch.Tensor:
+    """Random decoder ``(d_sae, d_in)`` float32: ``torch.randn((d_in, d_sae))`` from a CPU generator, columns are features."""
+    return torch.randn((d_in, d_sae), generator=torch.Generator().manual_seed(int(seed))).T
+
+
+def covariance_decoder(covariance: torch.Tensor, d_sae: int, seed: int) -> torch.Tensor:
+    """Random decoder ``(d_sae, d_in)`` whose rows are drawn from ``N(0, covariance)``, from the same numbers as the gaussian one."""
+    return (_square_root(covariance).float() @ gaussian_decoder(covariance.shape[0], d_sae, seed).T).T
+
+
+def _square_root(covariance: torch.Tensor) -> torch.Tensor:
+    """Symmetric square root, float64; eigenvalues below zero by rounding count as zero."""
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise HusaiError(f"covariance: expected shape (d_in, d_in), got {tuple(covariance.shape)}")
+    covariance = covariance.detach().cpu().double()
+    if not torch.isfinite(covariance).all():
+        raise HusaiError("covariance: holds NaN or infinite values; check the activations it was computed from")
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    if float(values.max()) <= 0:
+        raise HusaiError("covariance: the activations do not vary, so no direction can be drawn from them")
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+def null_decoders(kind: str, d_in: int, sizes: Sequence[int], seeds: Sequence[int], covariance: torch.Tensor | None = None):
+    """Random decoders of the given numbers of rows, one per seed: ``gaussian`` or ``covariance``."""
+    if kind == "gaussian":
+        return [gaussian_decoder(d_in, n, s) for n, s in zip(sizes, seeds, strict=True)]
+    if covariance is None:
+        raise HusaiError("null 'covariance' needs the activation covariance (d_in, d_in); pass covariance= or use gaussian")
+    if covariance.shape[0] != d_in:
+        raise HusaiError(f"covariance {tuple(covariance.shape)} does not fit d_in = {d_in}")
+    root = _square_root(covariance).float()
+    return [(root @ gaussian_decoder(d_in, n, s).T).T for n, s in zip(sizes, seeds, strict=True)]
+
+
+def null_pwmcc(
+    d_in: int,
+    d_sae: int,
+    n_seeds: int,
+    kind: str = "gaussian",
+    *,
+    covariance: torch.Tensor | None = None,
+    decoders: Sequence[torch.Tensor] | torch.Tensor | None = None,
+    seeds: Sequence[int] | None = None,
+    sizes: Sequence[int] | None = None,
+    alive: Sequence | None = None,
+    device=None,
+) -> NullResult:
+    """PWMCC of ``n_seeds`` dictionaries that share nothing but how they were made.
+
+    Parameters
+    ----------
+    d_in, d_sae, n_seeds : int
+        Shape and number of the dictionaries to compare with; two seeds or more.
+    kind : str
+        ``gaussian``: normal decoders. ``covariance``: directions from ``covariance``. ``init``, ``frozen``: the ``decoders``
+        given, i.e. the recipe's untrained initialisations, or SAEs trained with a frozen decoder.
+    covariance : Tensor (d_in, d_in)
+        Of the activations; for ``covariance``.
+    decoders : sequence of Tensor (d_sae, d_in)
+        For ``init`` and ``frozen``.
+    seeds : sequence of int
+        Generator seeds; by default 1000, 1001, ...
+    sizes : sequence of int
+        Rows of each dictionary, where they differ from ``d_sae``.
+    alive : sequence of BoolTensor or None
+        Living latents of ``decoders``.
+    """
+    if kind not in KINDS:
+        raise HusaiError(f"null '{kind}' is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+    if n_seeds < 2:
+        raise HusaiError(f"a null needs at least two seeds, got {n_seeds}")
+    if kind in ("init", "frozen"):
+        if decoders is None:
+            raise HusaiError(f"null '{kind}' needs decoders= (untrained initialisations, or SAEs with a frozen decoder)")
+        drawn = list(decoders)
+        for i, decoder in enumerate(drawn):
+            if decoder.ndim != 2 or decoder.shape[1] != d_in:
+                raise HusaiError(f"null '{kind}': decoder {i} {tuple(decoder.shape)} does not fit (d_sae, d_in) = ({d_sae}, {d_in})")
+    else:
+        seeds = list(seeds) if seeds is not None else list(range(FIRST_SEED, FIRST_SEED + n_seeds))
+        if len(seeds) != n_seeds:
+            raise HusaiError(f"null '{kind}': {len(seeds)} seeds were given for n_seeds = {n_seeds}")
+        drawn, alive = null_decoders(kind, d_in, sizes or [d_sae] * n_seeds, seeds, covariance), None
+    matrix = pairwise(drawn, alive, device, names=[f"{kind} null {i}" for i in range(len(drawn))])
+    upper = matrix[torch.triu(torch.ones_like(matrix), 1).bool()]
+    return NullResult(float(upper.mean()), float(upper.std()) if upper.numel() > 1 else 0.0, tuple(upper.tolist()), kind)
+
+
+def worst_null(nulls: Iterable[NullResult]) -> NullResult:
+    """The null that is hardest to beat: the one with the highest mean."""
+    nulls = list(nulls)
+    if not nulls:
+        raise HusaiError("no null was measured; at least the gaussian one is needed")
+    return max(nulls, key=lambda r: r.mean)
+
+
+def assessable(null: NullResult | float) -> bool:
+    """False when chance alone scores above 0.9: the metric can then tell nothing apart, and a gate that needs it fails."""
+    mean = float(getattr(null, "mean", null))
+    return math.isfinite(mean) and mean <= ASSESSABLE_LIMIT
+
+
+def chance_corrected(value, null: NullResult | float):
+    """``S = (value - null) / (1 - null)``: 0 at chance, 1 when identical, negative below chance.
+
+    ``value`` is a number, an array or a tensor. NaN when the null is 1 (nothing could be better than chance).
+    """
+    mean = float(getattr(null, "mean", null))
+    if not mean < 1.0:
+        return value * math.nan
+    return (value - mean) / (1.0 - mean)

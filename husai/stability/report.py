@@ -1,0 +1,169 @@
+"""One ensemble's stability as data: the matrices, the nulls, the corrected value with its interval, and a verdict in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from husai.provenance import metric
+from husai.stability.nulls import NullResult, assessable, chance_corrected, worst_null
+from husai.statistics import Interval, jackknife_t
+
+CLAIM_SEEDS = 5
+S_BAR = 0.30
+SHARED_BAR = 0.30
+
+
+@dataclass(frozen=True)
+class StabilityReport:
+    """What :func:`husai.stability.measure_stability` found for one ensemble of n SAEs.
+
+    Matrices are ``(n, n)`` float64 tensors, symmetric; those without ``_all`` leave dead latents out.
+    """
+
+    seeds: list[int]
+    d_in: int
+    """Width of the space the decoders live in."""
+    d_sae: list[int]
+    pwmcc: torch.Tensor
+    pwmcc_all: torch.Tensor
+    pw_mcc: torch.Tensor
+    shared: torch.Tensor
+    shared_all: torch.Tensor
+    reappearance: torch.Tensor
+    """Share of features with a match in the other SAE, averaged over both directions."""
+    sigma: list[torch.Tensor]
+    """Per SAE and living feature: fraction of the other seeds in which it reappears."""
+    subspace: dict[int, torch.Tensor]
+    """Overlap of the top singular subspaces at each rank."""
+    nulls: dict[str, NullResult]
+    nulls_all: dict[str, NullResult]
+    """The nulls for ``pwmcc_all``; they differ for ``frozen``, whose dead latents ``nulls`` leaves out."""
+    activation_r: torch.Tensor | None = None
+    explained_variance: list[float] | None = None
+    l0: list[float] | None = None
+    dead_fraction: list[float] | None = None
+    cos_to_init: list[float] | None = None
+    cos_to_init_all: list[float] | None = None
+    effective_rank: float | None = None
+    participation_ratio: float | None = None
+    shared_init_pairs: int | None = None
+    """Pairs of seeds that started from the same decoder; None when the initialisations are unknown."""
+    clone_pairs: int = 0
+    """Pairs whose decoders are the same up to order and sign of rows."""
+    extra: dict = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Number of SAEs."""
+        return len(self.seeds)
+
+    @property
+    def worst(self) -> NullResult:
+        """The null that S is measured against."""
+        return worst_null(self.nulls.values())
+
+    @property
+    def assessable(self) -> bool:
+        """False when chance alone scores above 0.9."""
+        return assessable(self.worst)
+
+    def s_matrix(self, null: NullResult | None = None) -> torch.Tensor:
+        """Chance-corrected value of every pair against ``null`` (the worst by default): ``(n, n)``."""
+        return chance_corrected(self.pwmcc, null or self.worst)
+
+    def s_interval(self, null: NullResult | None = None) -> Interval:
+        """S with its delete-one-seed jackknife-t interval."""
+        return _interval(self.s_matrix(null))
+
+    def metrics(self) -> dict[str, dict]:
+        """``{name: metric}`` of an evidence record; pairwise values carry jackknife-t intervals over seeds."""
+        worst_all = worst_null(self.nulls_all.values())
+        pairwise = {
+            "pwmcc": self.pwmcc,
+            "pwmcc_all": self.pwmcc_all,
+            "S": self.s_matrix(),
+            "S_all": chance_corrected(self.pwmcc_all, worst_all),
+            "pw_mcc": self.pw_mcc,
+            "shared_fraction": self.shared,
+            "shared_fraction_all": self.shared_all,
+            "feature_stability": self.reappearance,
+            "activation_r": self.activation_r,
+        }
+        pairwise |= {f"subspace_overlap_r{rank}": matrix for rank, matrix in self.subspace.items()}
+        found = {name: _interval(matrix).metric() for name, matrix in pairwise.items() if matrix is not None}
+        for name, null in self.nulls.items():
+            found[f"null_{name}"] = _null_metric(null)
+        found["null_worst"], found["null_worst_all"] = _null_metric(self.worst), _null_metric(worst_all)
+        for name in ("explained_variance", "l0", "dead_fraction", "cos_to_init", "cos_to_init_all"):
+            values = getattr(self, name)
+            if values is not None:
+                found[name] = jackknife_t(values).metric()
+        single = ("effective_rank", "participation_ratio", "shared_init_pairs", "clone_pairs")
+        found |= {name: metric(float(getattr(self, name))) for name in single if getattr(self, name) is not None}
+        found["assessable"] = metric(
+            float(self.assessable), float(self.assessable), float(self.assessable), self.n, f"worst null: {self.worst.kind}"
+        )
+        return found
+
+    def details(self) -> dict:
+        """Everything behind the metrics as JSON values: matrices, per-seed values, nulls, the distribution of sigma."""
+        matrices = {name: getattr(self, name).tolist() for name in ("pwmcc", "pwmcc_all", "pw_mcc", "shared", "shared_all", "reappearance")}
+        if self.activation_r is not None:
+            matrices["activation_r"] = self.activation_r.tolist()
+        matrices |= {f"subspace_overlap_r{rank}": m.tolist() for rank, m in self.subspace.items()}
+        per_seed = {n: getattr(self, n) for n in ("explained_variance", "l0", "dead_fraction", "cos_to_init", "cos_to_init_all")}
+        return {
+            "seeds": self.seeds,
+            "d_in": self.d_in,
+            "d_sae": self.d_sae,
+            "pairwise": matrices,
+            "per_seed": {name: values for name, values in per_seed.items() if values is not None},
+            "nulls": {kind: null._asdict() for kind, null in self.nulls.items()},
+            "nulls_all": {kind: null._asdict() for kind, null in self.nulls_all.items()},
+            "worst_null": self.worst.kind,
+            "feature_stability_histogram": sigma_histogram(self.sigma),
+            "verdict": verdict(self.s_interval(), _interval(self.shared), self.worst),
+            **self.extra,
+        }
+
+
+def _interval(matrix: torch.Tensor) -> Interval:
+    """Jackknife-t of a pairwise matrix; a matrix with an undefined pair has an undefined value and no interval."""
+    off = ~torch.eye(len(matrix), dtype=torch.bool)
+    if not torch.isfinite(matrix[off]).all():
+        return Interval(math.nan, -math.inf, math.inf, len(matrix), "undefined")
+    return jackknife_t(matrix.numpy())
+
+
+def _null_metric(null: NullResult) -> dict:
+    """A null as a metric: its bounds are those of the mean over pairs it was measured on (min and max pair)."""
+    return metric(null.mean, min(null.pairs), max(null.pairs), len(null.pairs), f"{null.kind} null: mean, min and max over pairs")
+
+
+def sigma_histogram(sigma: list[torch.Tensor]) -> dict[str, list[float]]:
+    """Share of features, over all SAEs, that reappear in exactly 0, 1, ... of the other seeds."""
+    n = len(sigma)
+    counts = torch.bincount(torch.cat([(s * (n - 1)).round().long() for s in sigma]), minlength=n).double()
+    return {"seeds": list(range(n)), "share": (counts / counts.sum()).tolist()}
+
+
+def verdict(s: Interval, shared: Interval, null: NullResult) -> str:
+    """The result in words, by the bars of the ``strict`` policy (S and shared fraction: lower bound at least 0.30)."""
+    bars = f"S and the shared fraction must both be at least {S_BAR:.2f} with 95% confidence"
+    if not assessable(null):
+        return f"not assessable: unrelated dictionaries already score {null.mean:.3f} ({null.kind} null), so agreement here says nothing"
+    if not math.isfinite(s.value):
+        return "not assessable: no pair of independent SAEs to compare"
+    if not math.isfinite(s.lcb):
+        return (
+            f"no interval: {s.n} independent SAEs are too few (3 give an interval, {CLAIM_SEEDS} a claim); the value alone is no evidence"
+        )
+    if s.lcb >= S_BAR and shared.lcb >= SHARED_BAR:
+        few = s.n < CLAIM_SEEDS
+        return f"reproducible on these {s.n} SAEs, too few for a claim ({CLAIM_SEEDS} are needed)" if few else "reproducible"
+    if s.lcb > 0:
+        return f"above chance, but not reproducible enough to release ({bars})"
+    return f"less alike than the {null.kind} null" if s.ucb < 0 else "not distinguishable from chance"

@@ -1,0 +1,303 @@
+"""Intervals that cover what they say: units that share a seed or a data-set family are not independent, and none pretend to be."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from husai.errors import HusaiError
+from husai.provenance import metric
+
+
+class Interval(NamedTuple):
+    """A value with a two-sided interval; unbounded when the data cannot give one."""
+
+    value: float
+    lcb: float
+    ucb: float
+    n: int
+    """Number of independent units."""
+    method: str
+
+    def metric(self) -> dict:
+        """As a metric of an evidence record."""
+        return metric(*self)
+
+
+@functools.cache
+def t_quantile(df: float, confidence: float = 0.95) -> float:
+    """Half-width factor of a two-sided Student t interval with ``df`` degrees of freedom."""
+    if not 0 < confidence < 1:
+        raise HusaiError(f"confidence must lie between 0 and 1, got {confidence}")
+    return float(stats.t.ppf(0.5 + confidence / 2, df))
+
+
+def _finite_array(values, what: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        raise HusaiError(f"{what}: no values were given")
+    if not np.isfinite(array).all():
+        raise HusaiError(f"{what}: {int((~np.isfinite(array)).sum())} of {array.size} values are NaN or infinite")
+    return array
+
+
+def _unbounded(value: float, n: int, method: str) -> Interval:
+    return Interval(float(value), -math.inf, math.inf, int(n), method)
+
+
+def _symmetric(value: float, se: float, df: float, n: int, method: str, confidence: float) -> Interval:
+    half = t_quantile(df, confidence) * se
+    return Interval(float(value), float(value - half), float(value + half), int(n), method)
+
+
+def leave_one_out(pairwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over pairs, and that mean with each seed left out, for ``(..., n, n)`` symmetric matrices.
+
+    Returns arrays of shape ``(...)`` and ``(..., n)``. The diagonal is ignored; n must be at least 3.
+    """
+    n = pairwise.shape[-1]
+    row = pairwise.sum(-1) - np.diagonal(pairwise, axis1=-2, axis2=-1)
+    total = row.sum(-1)
+    return total / (n * (n - 1)), (total[..., None] - 2 * row) / ((n - 1) * (n - 2))
+
+
+def jackknife_se(pairwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over pairs and its delete-one-seed standard error for ``(..., n, n)`` matrices, n >= 3; vectorised over the rest."""
+    n = pairwise.shape[-1]
+    value, left_out = leave_one_out(pairwise)
+    return value, np.sqrt((n - 1) * left_out.var(axis=-1))
+
+
+def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) -> Interval:
+    r"""Delete-one-seed jackknife interval with Student t on n - 1 degrees of freedom.
+
+    With :math:`\theta_{(i)}` the statistic without seed i, ``se^2 = (n-1)/n sum_i (theta_(i) - mean)^2``. For a mean over
+    pairs, pairs that share a seed are correlated; leaving out whole seeds accounts for it.
+
+    Parameters
+    ----------
+    matrix_or_stat : array (n, n), array (n,), or callable
+        Pairwise values of n seeds (symmetric; the diagonal is ignored): the statistic is the mean over pairs. Or one value
+        per seed: the statistic is their mean. Or ``f(indices) -> float`` with ``n``: the statistic of a subset of seeds.
+    n : int, optional
+        Number of seeds, needed for a callable.
+
+    Returns
+    -------
+    Interval
+        ``lcb = -inf, ucb = inf`` when seeds are too few: one value, or fewer than three seeds for pairwise values.
+
+    Examples
+    --------
+    >>> jackknife_t([1.0, 2.0, 3.0]).value
+    2.0
+    """
+    if callable(matrix_or_stat):
+        return _jackknife_callable(matrix_or_stat, n, confidence)
+    values = np.asarray(matrix_or_stat, dtype=np.float64)
+    if n is not None and values.shape[:1] != (n,):
+        raise HusaiError(f"jackknife: shape {values.shape} does not hold n = {n} seeds")
+    if values.ndim == 1:
+        values = _finite_array(values, "jackknife")
+        if values.size == 1:
+            return _unbounded(values[0], 1, "jackknife-t")
+        return _symmetric(
+            values.mean(), values.std(ddof=1) / math.sqrt(values.size), values.size - 1, values.size, "jackknife-t", confidence
+        )
+    if values.ndim != 2 or values.shape[0] != values.shape[1]:
+        raise HusaiError(f"jackknife: expected (n, n) pairwise values or (n,) values per seed, got shape {values.shape}")
+    count = values.shape[0]
+    if count < 2:
+        raise HusaiError(f"jackknife: {count} seeds have no pairs; at least two are needed")
+    values = values.copy()
+    np.fill_diagonal(values, 0.0)
+    values = _finite_array(values, "jackknife")
+    if not np.allclose(values, values.T, rtol=1e-6, atol=1e-9):
+        raise HusaiError("jackknife: the pairwise matrix is not symmetric")
+    if count == 2:
+        return _unbounded(values[0, 1], 2, "jackknife-t")
+    value, se = jackknife_se(values)
+    return _symmetric(value, se, count - 1, count, "jackknife-t", confidence)
+
+
+def _jackknife_callable(stat: Callable, n: int | None, confidence: float) -> Interval:
+    if n is None or n < 1:
+        raise HusaiError(f"jackknife: a function needs the number of seeds n >= 1, got {n}")
+    value = float(stat(np.arange(n)))
+    if n == 1:
+        return _unbounded(value, 1, "jackknife-t")
+    left_out = np.array([float(stat(np.delete(np.arange(n), i))) for i in range(n)])
+    if not np.isfinite(left_out).all():
+        return _unbounded(value, n, "jackknife-t")
+    return _symmetric(value, math.sqrt((n - 1) * left_out.var()), n - 1, n, "jackknife-t", confidence)
+
+
+def jackknife_difference(a, b, confidence: float = 0.95) -> Interval:
+    """Interval of ``a - b`` for two independent ensembles, each ``(n, n)`` pairwise values or ``(n,)`` values per seed.
+
+    Standard errors are the jackknife's; degrees of freedom are Welch-Satterthwaite's, between the smaller n - 1 and the sum.
+    """
+    units = [jackknife_t(x, confidence=confidence) for x in (a, b)]
+    n = min(u.n for u in units)
+    value = units[0].value - units[1].value
+    if any(math.isinf(u.lcb) for u in units):
+        return _unbounded(value, n, "jackknife-welch-t")
+    variances = [((u.ucb - u.lcb) / 2 / t_quantile(u.n - 1, confidence)) ** 2 for u in units]
+    total = sum(variances)
+    if total == 0:
+        return Interval(value, value, value, n, "jackknife-welch-t")
+    df = total**2 / sum(v**2 / (u.n - 1) for v, u in zip(variances, units, strict=True))
+    return _symmetric(value, math.sqrt(total), round(df, 6), n, "jackknife-welch-t", confidence)
+
+
+@functools.lru_cache(maxsize=16)
+def _draws(seed: int, n_resamples: int, n: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, n, size=(n_resamples, n))
+
+
+def bootstrap_percentile(values, n_resamples: int = 10_000, seed: int = 0, confidence: float = 0.95) -> Interval:
+    """Percentile bootstrap of the mean, as the ``cycle3`` policy defines it.
+
+    Equal bit for bit to ``default_rng(seed).choice(values, (n_resamples, n)).mean(1)`` with percentiles 2.5 and 97.5.
+    It treats ``values`` as independent: over pairs that share seeds it covers far less than it says (for three pairs it is
+    exactly ``[min, max]``), so ``strict`` does not use it there.
+    """
+    values = _finite_array(values, "bootstrap").ravel()
+    if values.size == 1:
+        return _unbounded(values[0], 1, "bootstrap-percentile")
+    means = values[_draws(int(seed), int(n_resamples), values.size)].mean(axis=1)
+    tail = round(50.0 * (1.0 - confidence), 10)
+    low, high = np.percentile(means, [tail, 100.0 - tail])
+    return Interval(float(values.mean()), float(low), float(high), values.size, "bootstrap-percentile")
+
+
+def paired_t(deltas, confidence: float = 0.95) -> Interval:
+    """Student t interval of the mean of paired differences ``(n,)``; one difference gives no interval."""
+    return jackknife_t(_finite_array(deltas, "paired t").ravel(), confidence=confidence)._replace(method="paired-t")
+
+
+def paired_t_pvalue(deltas, alternative: str = "two-sided") -> float:
+    """p-value of mean difference 0: ``two-sided``, ``greater`` or ``less``; 1 for a single difference."""
+    deltas = _finite_array(deltas, "paired t").ravel()
+    if deltas.size < 2:
+        return 1.0
+    if np.ptp(deltas) == 0:
+        beyond = {"two-sided": deltas[0] != 0, "greater": deltas[0] > 0, "less": deltas[0] < 0}
+        return 0.0 if beyond[alternative] else 1.0
+    return float(stats.ttest_1samp(deltas, 0.0, alternative=alternative).pvalue)
+
+
+def crossed_interval(table, families: Sequence[Hashable], n_resamples: int = 10_000, seed: int = 0, confidence: float = 0.95) -> Interval:
+    """Interval of the mean of a table seeds x data sets: the wider of a crossed bootstrap and a family-level t.
+
+    The bootstrap draws seeds and, crossed with them, whole families with replacement (Owen 2007, "The pigeonhole
+    bootstrap"). The t interval takes each family's contribution to the mean over data sets as one unit, on families - 1
+    degrees of freedom; for families of equal size that is the t interval of the family means.
+
+    Parameters
+    ----------
+    table : array (n_seeds, n_datasets)
+        Paired differences.
+    families : sequence of length n_datasets
+        Which data sets are related.
+
+    Returns
+    -------
+    Interval
+        ``n`` is the number of seeds. One seed, or one family, gives no interval.
+    """
+    table = np.atleast_2d(np.asarray(table, dtype=np.float64))
+    if table.ndim != 2 or table.shape[1] != len(families):
+        raise HusaiError(f"crossed interval: table {table.shape} needs one family per column, got {len(families)} families")
+    _finite_array(table, "crossed interval")
+    names, member = np.unique([str(f) for f in families], return_inverse=True)
+    n_seeds, n_families = table.shape[0], len(names)
+    value = float(table.mean())
+    if n_seeds < 2 or n_families < 2:
+        return _unbounded(value, n_seeds, "crossed")
+    size = np.bincount(member, minlength=n_families).astype(np.float64)
+    sums = np.stack([np.bincount(member, weights=row, minlength=n_families) for row in table])
+    rng = np.random.default_rng(seed)
+    seed_weight = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), n_resamples)
+    family_weight = rng.multinomial(n_families, np.full(n_families, 1 / n_families), n_resamples)
+    means = np.einsum("rf,rf->r", seed_weight @ sums, family_weight) / (n_seeds * (family_weight @ size))
+    tail = round(50.0 * (1.0 - confidence), 10)
+    low, high = np.percentile(means, [tail, 100.0 - tail])
+    residual = (sums.mean(0) - value * size) / size.mean()
+    se = math.sqrt(float((residual**2).sum()) / (n_families * (n_families - 1)))
+    by_family = _symmetric(value, se, n_families - 1, n_seeds, "family-t", confidence)
+    if high - low > by_family.ucb - by_family.lcb:
+        return Interval(value, float(low), float(high), n_seeds, "crossed-bootstrap")
+    return by_family
+
+
+def holm(pvalues) -> np.ndarray:
+    """Holm's step-down adjusted p-values, in the order given: reject where the adjusted value is at most alpha.
+
+    References
+    ----------
+    Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
+    """
+    p = _finite_array(pvalues, "Holm").ravel()
+    if ((p < 0) | (p > 1)).any():
+        raise HusaiError("Holm: p-values must lie in [0, 1]")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate((p.size - np.arange(p.size)) * p[order]), 1.0)
+    return adjusted
+
+
+class MannWhitney(NamedTuple):
+    """Result of :func:`mann_whitney`."""
+
+    statistic: float
+    pvalue: float
+    rank_biserial: float
+    """Effect size in [-1, 1]: P(a > b) - P(a < b)."""
+
+
+def mann_whitney(a, b, alternative: str = "two-sided") -> MannWhitney:
+    """Mann-Whitney U of two samples of *independent* units, such as one value per seed.
+
+    Pairwise stability values are not independent (each seed enters n - 1 of them): do not pass pairs.
+    """
+    a, b = _finite_array(a, "Mann-Whitney").ravel(), _finite_array(b, "Mann-Whitney").ravel()
+    result = stats.mannwhitneyu(a, b, alternative=alternative)
+    return MannWhitney(float(result.statistic), float(result.pvalue), float(2 * result.statistic / (a.size * b.size) - 1))
+
+
+def cohens_d(a, b, confidence: float = 0.95) -> Interval:
+    """Standardised mean difference ``(mean a - mean b) / pooled sd`` of independent units, with its exact interval.
+
+    The interval inverts the noncentral t distribution (Steiger & Fouladi 1997). ``n`` counts the units of both samples.
+    Fewer than two units in a sample, or no spread at all, gives no interval.
+    """
+    a, b = _finite_array(a, "Cohen's d").ravel(), _finite_array(b, "Cohen's d").ravel()
+    n, df = a.size + b.size, a.size + b.size - 2
+    difference = float(a.mean() - b.mean())
+    spread = math.sqrt((((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()) / df) if df > 0 else 0.0
+    if min(a.size, b.size) < 2 or spread == 0.0:
+        return _unbounded(0.0 if difference == 0.0 else math.nan, n, "noncentral-t")
+    factor = math.sqrt(1 / a.size + 1 / b.size)
+    t = difference / spread / factor
+    tail = (1 - confidence) / 2
+    low, high = (_noncentrality(t, df, q) * factor for q in (1 - tail, tail))
+    return Interval(difference / spread, low, high, n, "noncentral-t")
+
+
+def _noncentrality(t: float, df: int, q: float) -> float:
+    """The noncentrality for which the noncentral t distribution has ``P(T <= t) = q``."""
+    from scipy.optimize import brentq
+    from scipy.special import nctdtr
+
+    def gap(noncentrality: float) -> float:
+        probability = nctdtr(df, noncentrality, t) if t >= 0 else 1 - nctdtr(df, -noncentrality, -t)
+        return probability - q
+
+    reach = 10.0 + 2 * abs(t)
+    return float(brentq(gap, t - reach, t + reach, xtol=1e-10))
