@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from husai import provenance
-from husai.errors import HusaiError
+from husai.errors import HusaiError, nearest
 from husai.external import datasets
 
-HUB_NAMES = {version: f"GulkoA/contrastive-stories-{version}" for version in ("v1", "v2", "v3", "v4")}
+HUB_NAMES = tuple(f"GulkoA/contrastive-stories-{version}" for version in ("v1", "v2", "v3", "v4"))
+
+HALVES = {"selection": "A", "confirmation": "B"}
 
 
 class Pair(NamedTuple):
@@ -34,21 +36,14 @@ def pairs_hash(pairs: Sequence[Pair]) -> str:
     return provenance.hash_json([[p.theme, p.story_a, p.story_b] for p in pairs])[:16]
 
 
-def test_rows(data: datasets.Dataset) -> np.ndarray:
-    """Rows whose text a probe never trains on: not drawn for training, and no copy of a row that was."""
-    train = datasets.probe_train_rows(data.y)
-    seen = {datasets.row_hash(data.prompts[i]) for i in train}
-    rest = np.setdiff1d(np.arange(len(data.y)), train)
-    return np.array([i for i in rest if datasets.row_hash(data.prompts[i]) not in seen], dtype=np.int64)
-
-
 def embedded_pairs(
     n_pairs: int, seed: int, half: str | None = None, names: Sequence[str] | None = None, max_rows: int | None = None
 ) -> list[Pair]:
     """Pairs of texts from opposite classes of one data set: story A has label 1, story B label 0.
 
-    Every data set contributes equally (the first ones one more when it does not divide). The draw of a data set depends on ``seed`` and its
-    name alone, so other data sets never change it; rows are drawn without replacement from :func:`test_rows`.
+    Data sets take turns, in the order of a hash of their names, until there are enough pairs; one that runs out of rows drops out. The draw
+    of a data set depends on ``seed`` and its name alone. No row, nor a copy of it, is used twice, and none is a row that a probe trains
+    on or a copy of one, which keeps every story out of the subject's training text.
 
     Parameters
     ----------
@@ -64,61 +59,74 @@ def embedded_pairs(
     Raises
     ------
     HusaiError
-        No data set in that half, or one with too few test rows of a class.
+        No data set in that half, or too few test rows in all.
     """
-    chosen = datasets.check_names(datasets.dataset_names() if names is None else names)
+    chosen = datasets.check_names(datasets.dataset_names() if names is None else names, "external.cebench: data set")
     chosen = datasets.split(chosen, half) if half else chosen
     if not chosen or n_pairs < 1:
         raise HusaiError(
             f"external.cebench: {n_pairs} pairs from {len(chosen)} data sets (half {half or 'any'}); ask for at least one of each"
         )
-    each, more = divmod(n_pairs, len(chosen))
-    pairs = []
-    for i, name in enumerate(chosen):
-        n = each + (i < more)
-        if n:
-            pairs += _draw(datasets.load_dataset(name, max_rows), n, seed)
-    return pairs
-
-
-def _draw(data: datasets.Dataset, n: int, seed: int) -> list[Pair]:
-    """Draw ``n`` pairs of one data set; a larger ``n`` only adds pairs."""
-    rng = np.random.default_rng([seed, datasets.number(data.name)])
-    rows = test_rows(data)
-    positive, negative = rng.permutation(rows[data.y[rows] == 1]), rng.permutation(rows[data.y[rows] == 0])
-    usable = [(int(a), int(b)) for a, b in zip(positive, negative, strict=False) if _differ(data.prompts[a], data.prompts[b])]
-    if len(usable) < n:
+    drawn: dict[str, list[Pair]] = {name: [] for name in chosen}
+    draws = {name: _draw(datasets.load_dataset(name, max_rows), seed) for name in sorted(chosen, key=datasets.row_hash)}
+    left = n_pairs
+    while left and draws:
+        for name in list(draws)[:left]:
+            pair = next(draws[name], None)
+            if pair is None:
+                del draws[name]
+            else:
+                drawn[name].append(pair)
+                left -= 1
+    if left:
         raise HusaiError(
-            f"data set '{data.name}': {n} pairs were asked for but its test rows ({len(positive)} positive, {len(negative)} negative) "
-            f"give {len(usable)}; ask for fewer pairs, more data sets or more rows"
+            f"external.cebench.n_pairs: {n_pairs} pairs were asked for but the test rows of {len(chosen)} data sets give {n_pairs - left}; "
+            "ask for fewer pairs, more data sets or more rows"
         )
-    return [Pair(data.name, data.family, data.prompts[a], data.prompts[b], (a, b)) for a, b in usable[:n]]
+    return [pair for name in chosen for pair in drawn[name]]
 
 
-def _differ(a: str, b: str) -> bool:
-    return bool(a.strip()) and bool(b.strip()) and datasets.row_hash(a) != datasets.row_hash(b)
+def _draw(data: datasets.Dataset, seed: int) -> Iterator[Pair]:
+    """Pairs of one data set in random order, until a class runs out of unused test rows."""
+    rng = np.random.default_rng([seed, datasets.number(data.name)])
+    train = datasets.probe_train_rows(data.y)
+    rest = np.setdiff1d(np.arange(len(data.y)), train)
+    used = {datasets.row_hash(data.prompts[i]) for i in train}
+
+    def fresh(rows: list[int]) -> Iterator[int]:
+        for i in rows:
+            key = datasets.row_hash(data.prompts[i])
+            if data.prompts[i].strip() and key not in used:
+                used.add(key)
+                yield i
+
+    shuffled = [rng.permutation(rest[data.y[rest] == label]).tolist() for label in (1, 0)]
+    for a, b in zip(*map(fresh, shuffled), strict=False):
+        yield Pair(data.name, data.family, data.prompts[a], data.prompts[b], (a, b))
 
 
-def hub_pairs(version: str, n_pairs: int | None = None, half: str | None = None) -> list[Pair]:
-    """Pairs of CE-Bench's own data set ``GulkoA/contrastive-stories-{version}`` on the model hub, first rows first.
+def hub_pairs(name: str, n_pairs: int | None = None, half: str | None = None) -> list[Pair]:
+    """Pairs of one of CE-Bench's own data sets on the model hub (``HUB_NAMES``), first rows first.
 
     Raises
     ------
     HusaiError
-        Unknown version, package ``datasets`` missing, or the hub out of reach.
+        Unknown name, package ``datasets`` missing, or the hub out of reach.
     """
-    if version not in HUB_NAMES:
-        raise HusaiError(f"external.cebench.pairs: '{version}' is not one of {', '.join(HUB_NAMES)}, embedded, or a .jsonl file")
+    if name not in HUB_NAMES:
+        raise HusaiError(
+            f"external.cebench.hub_version: '{name}' is not a .jsonl file nor one of {', '.join(HUB_NAMES)}{nearest(name, HUB_NAMES)}"
+        )
     try:
         import datasets as hub
 
-        table = hub.load_dataset(HUB_NAMES[version], split="train")
+        table = hub.load_dataset(name, split="train")
     except Exception as error:
         raise HusaiError(
-            f"external.cebench.pairs: {HUB_NAMES[version]} could not be read from the hub ({type(error).__name__}); connect this machine "
-            "or fill its cache, name a .jsonl file with story1, story2 and subject_title, or set it to 'embedded'"
+            f"external.cebench.hub_version: {name} could not be read from the hub ({type(error).__name__}); connect this machine or fill "
+            "its cache, name a .jsonl file with story1, story2 and subject_title, or set external.cebench.source to embedded"
         ) from error
-    return _select((dict(row) for row in table), HUB_NAMES[version], n_pairs, half)
+    return _select((dict(row) for row in table), name, n_pairs, half)
 
 
 def file_pairs(path: str | Path, n_pairs: int | None = None, half: str | None = None) -> list[Pair]:
@@ -151,10 +159,22 @@ def _half(theme: str) -> str:
     return "AB"[int(provenance.hash_json(theme)[:8], 16) % 2]
 
 
-def make_pairs(source: str, n_pairs: int | None, seed: int = 0, half: str | None = None, **options) -> list[Pair]:
-    """Pairs from ``source``: ``embedded``, a hub version ``v1`` ... ``v4``, or the path of a ``.jsonl`` file."""
-    if source == "embedded":
-        return embedded_pairs(200 if n_pairs is None else n_pairs, seed, half, **options)
-    if str(source).endswith(".jsonl"):
-        return file_pairs(source, n_pairs, half)
-    return hub_pairs(source, n_pairs, half)
+def split_pairs(spec: dict, split: str) -> list[Pair]:
+    """Pairs of one split of the pipeline, from a CE-Bench section of the configuration.
+
+    Parameters
+    ----------
+    spec : dict
+        ``source`` (``embedded`` or ``hub``), ``n_pairs`` per split, ``hub_version`` (name or ``.jsonl`` file), ``seed``, ``max_rows``, and
+        the data set names ``selection`` and ``confirmation`` (missing: the halves A and B of all).
+    split : {"selection", "confirmation"}
+        The two share no theme: data set families for ``embedded``, subjects for stories.
+    """
+    if split not in HALVES:
+        raise HusaiError(f"CE-Bench: split '{split}' is not one of {', '.join(HALVES)}")
+    half, n_pairs = HALVES[split], spec["n_pairs"]
+    if spec["source"] == "embedded":
+        names = spec.get(split)
+        return embedded_pairs(n_pairs, spec.get("seed", 0), None if names else half, names or None, spec.get("max_rows"))
+    source = spec["hub_version"]
+    return file_pairs(source, n_pairs, half) if source.endswith(".jsonl") else hub_pairs(source, n_pairs, half)
