@@ -1,0 +1,160 @@
+"""The workflow itself: what runs when something changes, profiles without a GPU, bad configurations."""
+
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+FAKE = """#!/bin/sh
+# Stands in for husai: writes what each verb would write, at once.
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --out) out=$2 ;;
+    --output-dir) dir=$2 ;;
+  esac
+  shift
+done
+if [ -n "$dir" ]; then mkdir -p "$dir"; for f in release_policy.json release_policy.md selected_candidate.json; do echo x > "$dir/$f"; done; exit; fi
+case "$out" in
+  reports) mkdir -p reports; echo x > reports/gate_report.html; echo x > reports/gate_report.md; exit ;;
+  */integrity.json) for f in integrity stability saebench cebench; do echo x > "${out%/*}/$f.json"; done ;;
+  */baseline/summary.json) echo x > results/baseline/evidence.json ;;
+esac
+for f in "$out" "${out%.json}.parquet" "${out%.json}.md"; do echo x > "$f"; done
+"""
+
+
+def snakemake(*args, directory, check=True, python=sys.executable):
+    command = [str(python), "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(directory), "--cores", "2", *args]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def jobs(done):
+    """``{rule: count}`` of a dry run."""
+    found = re.findall(r"^(\w+) +(\d+)$", (done.stdout + done.stderr).split("Job stats:")[-1], flags=re.M)
+    return {name: int(count) for name, count in found}
+
+
+def overlay(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of the smoke configuration, with a fake ``husai`` that only writes the files."""
+    directory = tmp_path_factory.mktemp("run")
+    venv.create(directory / "venv", symlinks=True)
+    (site,) = (directory / "venv").glob("lib/python*/site-packages")
+    (site / "real.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
+    fake = directory / "venv/bin/husai"
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+    smoke = str(ROOT / "config/smoke.yaml")
+    snakemake("--configfile", smoke, directory=directory, python=directory / "venv/bin/python")
+    return directory, smoke
+
+
+def test_the_default_configuration_plans_every_stage(tmp_path):
+    found = jobs(snakemake("-n", directory=tmp_path))
+    for rule in (
+        "subject",
+        "activations",
+        "train",
+        "stability",
+        "baseline",
+        "ablations",
+        "calibration",
+        "consistency",
+        "saebench",
+        "cebench",
+    ):
+        assert found[rule] >= 1
+    for rule in ("frontier", "scaling", "select", "confirm", "random_model", "transcoder", "ood", "gate", "report", "log", "gate_assert"):
+        assert found[rule] >= 1
+
+
+def test_the_b200_profile_plans_without_a_gpu(tmp_path):
+    done = snakemake("--profile", str(ROOT / "profiles/b200"), "-n", "--configfile", str(ROOT / "config/b200.yaml"), directory=tmp_path)
+    assert jobs(done)["saebench"] > 50
+
+
+@pytest.mark.parametrize("profile", ["local", "b200", "slurm"])
+def test_profiles_name_only_rules_that_exist(profile):
+    rules = set(re.findall(r"^rule (\w+):", "".join(p.read_text() for p in [*ROOT.glob("rules/*.smk"), ROOT / "Snakefile"]), flags=re.M))
+    settings = yaml.safe_load((ROOT / f"profiles/{profile}/config.yaml").read_text())
+    for key in ("set-resources", "set-threads"):
+        assert set(settings.get(key, {})) <= rules
+
+
+def test_rule_files_are_short_and_every_rule_declares_log_benchmark_and_environment():
+    for path in ROOT.glob("rules/*.smk"):
+        text = path.read_text()
+        assert text.count("\n") < 150, path
+        for rule in re.split(r"^rule ", text, flags=re.M)[1:]:
+            name = rule.split(":")[0]
+            for part in ("log:", "benchmark:", "conda:", "threads:", "resources:", "params:", "shell:"):
+                assert part in rule, f"{path.name}: rule {name} lacks {part}"
+            if "{RUN[where]}" in rule:
+                for resource in ("gpu=1", "gpu_mem_mb=", "mem_mb=", "runtime="):
+                    assert resource in rule, f"{path.name}: rule {name} lacks {resource}"
+
+
+def test_one_output_needs_only_its_own_jobs(tmp_path):
+    found = jobs(
+        snakemake(
+            "-n",
+            "results/external/topk-d512-k32/seed42/saebench.json",
+            "--configfile",
+            overlay(tmp_path, "o.yaml", "frontier: {k: 32}\nscaling: {k: 32}\n"),
+            directory=tmp_path,
+        )
+    )
+    assert found == {"subject": 1, "activations": 1, "train": 1, "probe_activations": 1, "probe_baselines": 1, "saebench": 1, "total": 6}
+
+
+def test_a_finished_run_has_nothing_to_do(finished):
+    directory, base = finished
+    assert "Nothing to be done" in (done := snakemake("-n", "--configfile", base, directory=directory)).stdout + done.stderr
+
+
+def test_changing_one_ablation_k_reruns_exactly_what_depends_on_it(finished):
+    directory, base = finished
+    change = overlay(directory, "change.yaml", "ablations: {k: [4, 6]}\n")
+    found = jobs(snakemake("-n", "--configfile", base, change, directory=directory))
+    assert found == {"train": 1, "stability": 1, "ablations": 1, "report": 1, "log": 1, "gate_assert": 1, "dag": 1, "all": 1, "total": 8}
+
+
+def test_changing_where_jobs_run_reruns_nothing(finished):
+    directory, base = finished
+    change = overlay(directory, "device.yaml", "compute: {device: cpu, train_threads: 2}\n")
+    assert "Nothing to be done" in (done := snakemake("-n", "--configfile", base, change, directory=directory)).stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("basline: {}", "basline: unknown key; did you mean 'baseline'?"),
+        ("baseline: {k: -1}", "baseline.k: got -1"),
+        ("baseline: {k: 4096}", "k = 4096 is larger than d_sae = 1024"),
+        ("gate: {policies: [strictt]}", "gate.policies: 'strictt' is no policy"),
+        ("external: {datasets: {selection: [nonesuch]}}", "'nonesuch' is not one of the 113 probing data sets"),
+    ],
+)
+def test_bad_configuration_stops_before_anything_runs(tmp_path, text, message):
+    done = snakemake("-n", "--configfile", overlay(tmp_path, "bad.yaml", text), directory=tmp_path, check=False)
+    assert done.returncode == 1
+    assert message in done.stdout + done.stderr
+    assert not (tmp_path / "results").exists()
