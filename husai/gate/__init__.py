@@ -1,0 +1,8 @@
+"""The gate: policies as data, evidence in, one explained decision out. Imports no torch."""
+
+from husai.gate.decision import Decision, Row
+from husai.gate.evaluate import evaluate
+from husai.gate.evidence import Evidence, load_evidence
+from husai.gate.policy import Condition, Gate, Policy, load_policy
+
+__all__ = ["Condition", "Decision", "Evidence", "Gate", "Policy", "Row", "evaluate", "load_evidence", "load_policy"]

@@ -1,0 +1,122 @@
+"""What a policy said about a candidate, and how it is written down: JSON, Markdown, one line per condition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Row(NamedTuple):
+    """One condition judged: what was read, what was asked, the verdict and why."""
+
+    gate: str
+    condition: str
+    value: float | None
+    lcb: float | None
+    ucb: float | None
+    n: int
+    asked: str
+    passed: bool
+    reason: str
+    source: str = ""
+
+    @property
+    def interval(self) -> str:
+        """``[lcb, ucb]`` with ``-inf``/``inf`` for a missing bound; empty when nothing was read."""
+        if self.value is None:
+            return ""
+        return f"[{'-inf' if self.lcb is None else f'{self.lcb:.4g}'}, {'inf' if self.ucb is None else f'{self.ucb:.4g}'}]"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Outcome of a policy on one candidate.
+
+    Attributes
+    ----------
+    gates : dict
+        A bool per gate, and ``pass_all`` over the gates that count.
+    reasons : dict
+        Per gate, in policy order: what decided it.
+    unattainable : list of str
+        Gates with a condition no candidate could meet, or that the seeds at hand cannot resolve; ``feasibility`` has the details.
+    rows : list of Row
+        Every condition judged. ``modes`` names the mode of gates that have several; ``used`` which alternative decided.
+    sources : list of str
+        Files of the evidence that was read.
+    """
+
+    policy: str
+    policy_sha256: str
+    candidate: dict[str, Any]
+    gates: dict[str, bool]
+    reasons: dict[str, str]
+    thresholds: dict[str, Any]
+    metrics: dict[str, Any]
+    unattainable: list[str] = field(default_factory=list)
+    feasibility: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    whys: dict[str, str] = field(default_factory=dict)
+    counted: list[str] = field(default_factory=list)
+    modes: dict[str, str] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
+
+    @property
+    def pass_all(self) -> bool:
+        return self.gates["pass_all"]
+
+    @property
+    def failing(self) -> list[str]:
+        """Names of the failed gates that count, in policy order."""
+        return [name for name in self.counted if not self.gates[name]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The body of ``release_policy.json``, without provenance."""
+        return {
+            "policy": self.policy,
+            "policy_sha256": self.policy_sha256,
+            "candidate": self.candidate,
+            "metrics": self.metrics,
+            "thresholds": self.thresholds,
+            "gates": self.gates,
+            "reasons": self.reasons,
+            "unattainable": self.unattainable,
+            "feasibility": self.feasibility,
+            "failing": self.failing,
+            "modes": self.modes,
+            "rows": [row._asdict() for row in self.rows],
+        }
+
+    def lines(self) -> list[str]:
+        """One plain line per gate: verdict, name, then for each condition its value, interval and threshold, or the reason."""
+        out = []
+        for name in self.reasons:
+            verdict = "pass" if self.gates[name] else "FAIL"
+            note = " (unattainable)" if name in self.unattainable else ""
+            out.append(f"{verdict} {name}{note}: {self.reasons[name]}")
+        return out
+
+    def to_markdown(self) -> str:
+        """The text of ``release_policy.md``: status first, then gates, conditions, and what was unattainable."""
+        status = "PASS" if self.pass_all else "FAIL: " + ", ".join(self.failing)
+        name = self.candidate.get("recipe") or self.candidate.get("condition") or self.candidate.get("recipe_hash") or "not named"
+        out = [f"# Policy `{self.policy}`: {status}", "", f"- candidate: `{name}`", f"- pass_all: `{self.pass_all}`"]
+        out += [f"- {gate} mode: `{mode}`" for gate, mode in self.modes.items()]
+        out += ["", "## Gates", "", "| gate | verdict | why it is there | reason |", "|---|---|---|---|"]
+        for gate, reason in self.reasons.items():
+            verdict = ("pass" if self.gates[gate] else "**fail**") + ("" if gate in self.counted else " (not counted)")
+            out.append(f"| {gate} | {verdict} | {_cell(self.whys.get(gate, ''))} | {_cell(reason)} |")
+        out += ["", "## Conditions", "", "| gate | condition | value | interval | n | asked | verdict |", "|---|---|---|---|---|---|---|"]
+        for row in self.rows:
+            value = "missing" if row.value is None else f"{row.value:.6g}"
+            cells = (row.gate, row.condition, value if row.asked else "", row.interval, str(row.n or ""), row.asked)
+            out.append(f"| {' | '.join(cells)} | {'pass' if row.passed else '**fail**'} |")
+        blocking = [f for f in self.feasibility if f["blocking"]]
+        if blocking:
+            out += ["", "## Unattainable or unresolvable", ""]
+            out += [f"- {f['gate']}: {f['condition']} {f['reason']}" for f in blocking]
+        return "\n".join(out) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

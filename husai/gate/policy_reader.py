@@ -1,0 +1,208 @@
+"""Reads and validates policy YAML: every mistake at once, each with its key and the nearest known name."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import yaml
+
+from husai.errors import HusaiError, nearest
+from husai.gate.policy import Condition, Gate, Policy
+from husai.gate.vocabulary import CHECKS, metric_names
+
+SCHEMA = "husai.policy/1"
+BASES = ("point", "lcb", "ucb")
+OPERATORS = (">=", ">", "<=", "<")
+POLICY_KEYS = ("policy", "schema", "evidence", "declares", "gates")
+EVIDENCE_KEYS = ("one_candidate", "confirmation", "checked")
+GATE_KEYS = ("why", "min_n", "required", "counts", "checks", "conditions", "mode", "modes")
+CONDITION_KEYS = ("evidence", "metric", "basis", "op", "threshold", "required", "range", "report_as", "threshold_as")
+
+
+def read_policy(text: str, where: str) -> Policy:
+    """Parse ``text``; raises :class:`HusaiError` with all mistakes in one line that starts with ``where``."""
+    mistakes: list[str] = []
+    try:
+        data = yaml.load(text, strict_loader(mistakes))
+    except yaml.YAMLError as error:
+        raise HusaiError(f"{where}: not readable as YAML ({' '.join(str(error).split())})") from None
+    policy = Reader(mistakes).policy(data)
+    if mistakes:
+        raise HusaiError(f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: " + "; ".join(mistakes))
+    return policy
+
+
+def strict_loader(mistakes: list[str]) -> type[yaml.SafeLoader]:
+    """Safe YAML loader that appends ``line N: key 'x' appears twice`` to ``mistakes``; YAML itself keeps the last silently."""
+
+    class Loader(yaml.SafeLoader):
+        """Safe YAML that notes duplicate keys instead of keeping the last one silently."""
+
+    def mapping(loader, node):
+        seen = set()
+        for key_node, _ in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            if repr(key) in seen:
+                mistakes.append(f"line {key_node.start_mark.line + 1}: key '{key}' appears twice")
+            seen.add(repr(key))
+        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    return Loader
+
+
+class Reader:
+    """Walks the parsed YAML, building dataclasses and noting mistakes as ``key.path: what is wrong``."""
+
+    def __init__(self, mistakes: list[str]):
+        self.mistakes = mistakes
+        self.declared: dict[str, list[str]] = {}
+
+    def wrong(self, where: str, what: str) -> None:
+        self.mistakes.append(f"{where}: {what}")
+
+    def keys(self, where: str, data: dict, known: tuple[str, ...]) -> None:
+        for key in data:
+            if key not in known:
+                self.wrong(f"{where}.{key}" if where else str(key), f"unknown key{nearest(key, known)}")
+
+    def number(self, where: str, value: Any, default: float = 0.0) -> float:
+        if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", value.strip()):
+            self.wrong(where, f"'{value}' is text in YAML; write {float(value)!r} (with a point: 1.0e-3, not 1e-3)")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            self.wrong(where, f"expected a finite number, got {value!r}")
+        else:
+            return float(value)
+        return default
+
+    def flag(self, where: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            self.wrong(where, f"expected true or false, got {value!r}")
+        return bool(value)
+
+    def policy(self, data: Any) -> Policy:
+        if not isinstance(data, dict):
+            self.wrong("policy", "expected a mapping with the keys " + ", ".join(POLICY_KEYS))
+            return Policy("", ())
+        self.keys("", data, POLICY_KEYS)
+        if not isinstance(data.get("policy"), str) or not data.get("policy"):
+            self.wrong("policy", "expected the policy's name")
+        if data.get("schema") != SCHEMA:
+            self.wrong("schema", f"expected '{SCHEMA}', got {data.get('schema')!r}")
+        self.declared = self._declares(data.get("declares") or {})
+        about = data.get("evidence") or {}
+        if not isinstance(about, dict):
+            self.wrong("evidence", f"expected a mapping with the keys {', '.join(EVIDENCE_KEYS)}")
+            about = {}
+        self.keys("evidence", about, EVIDENCE_KEYS)
+        gates = data.get("gates")
+        if not isinstance(gates, dict) or not gates:
+            self.wrong("gates", "expected at least one gate")
+            gates = {}
+        return Policy(
+            name=str(data.get("policy")),
+            gates=tuple(g for name, body in gates.items() if (g := self.gate(str(name), body)) is not None),
+            **{key: self.flag(f"evidence.{key}", about.get(key, True)) for key in EVIDENCE_KEYS},
+        )
+
+    def _declares(self, data: Any) -> dict[str, list[str]]:
+        if isinstance(data, dict) and all(isinstance(v, list) for v in data.values()):
+            return {str(k): [str(m) for m in v] for k, v in data.items()}
+        self.wrong("declares", "expected evidence kinds, each with a list of metric names")
+        return {}
+
+    def gate(self, name: str, data: Any) -> Gate | None:
+        where = f"gates.{name}"
+        if name == "pass_all":
+            self.wrong(where, "the name is reserved")
+        if not isinstance(data, dict):
+            self.wrong(where, "expected a mapping with why and conditions")
+            return None
+        self.keys(where, data, GATE_KEYS)
+        why = data.get("why")
+        if not isinstance(why, str) or not why.strip():
+            self.wrong(f"{where}.why", "expected a sentence saying why the gate is there")
+        min_n = data.get("min_n", 1)
+        if isinstance(min_n, bool) or not isinstance(min_n, int) or min_n < 1:
+            self.wrong(f"{where}.min_n", f"expected a positive integer number of seeds, got {min_n!r}")
+            min_n = 1
+        checks = data.get("checks", [])
+        if not isinstance(checks, list):
+            self.wrong(f"{where}.checks", f"expected a list from {', '.join(CHECKS)}")
+            checks = []
+        for check in checks:
+            if check not in CHECKS:
+                self.wrong(f"{where}.checks", f"unknown check '{check}'{nearest(check, CHECKS)}")
+        required = self.flag(f"{where}.required", data.get("required", True))
+        modes = self._modes(where, data)
+        mode = data.get("mode", next(iter(modes), "all"))
+        if modes and mode not in modes:
+            self.wrong(f"{where}.mode", f"'{mode}' is not one of {', '.join(modes)}{nearest(mode, list(modes))}")
+        counts = self.flag(f"{where}.counts", data.get("counts", True))
+        return Gate(name, str(why or "").strip(), modes, str(mode), min_n, required, counts, tuple(map(str, checks)))
+
+    def _modes(self, where: str, data: dict) -> dict[str, tuple[tuple[Condition, ...], ...]]:
+        if ("conditions" in data) == ("modes" in data):
+            self.wrong(where, "expected either conditions or modes")
+            return {}
+        if "conditions" in data:
+            if not isinstance(data["conditions"], list) or not data["conditions"]:
+                self.wrong(f"{where}.conditions", "expected a list of at least one condition")
+                return {}
+            return {"all": (self._alternative(f"{where}.conditions", data["conditions"]),)}
+        modes = {}
+        if not isinstance(data["modes"], dict) or not data["modes"]:
+            self.wrong(f"{where}.modes", "expected modes, each a list of alternatives")
+            return {}
+        for mode, alternatives in data["modes"].items():
+            place = f"{where}.modes.{mode}"
+            if not isinstance(alternatives, list) or not alternatives or not all(isinstance(a, list) for a in alternatives):
+                self.wrong(place, "expected a list of alternatives, each a list of conditions")
+                continue
+            modes[str(mode)] = tuple(self._alternative(f"{place}[{i}]", a) for i, a in enumerate(alternatives))
+        return modes
+
+    def _alternative(self, where: str, items: list) -> tuple[Condition, ...]:
+        return tuple(c for i, item in enumerate(items) if (c := self.condition(f"{where}[{i}]", item)) is not None)
+
+    def condition(self, where: str, data: Any) -> Condition | None:
+        if not isinstance(data, dict):
+            self.wrong(where, "expected a mapping with evidence, metric, basis, op and threshold")
+            return None
+        self.keys(where, data, CONDITION_KEYS)
+        absent = [k for k in ("evidence", "metric", "basis", "op", "threshold") if k not in data]
+        if absent:
+            self.wrong(where, f"needs {', '.join(absent)}")
+            return None
+        self._vocabulary(where, str(data["evidence"]), str(data["metric"]))
+        for key, known in (("basis", BASES), ("op", OPERATORS)):
+            if data[key] not in known:
+                self.wrong(f"{where}.{key}", f"{data[key]!r} is not one of {', '.join(known)}{nearest(data[key], known)}")
+        low, high = self._range(f"{where}.range", data.get("range"))
+        required = self.flag(f"{where}.required", data.get("required", True))
+        threshold = self.number(f"{where}.threshold", data["threshold"])
+        names = str(data.get("report_as", "")), str(data.get("threshold_as", ""))
+        return Condition(
+            str(data["evidence"]), str(data["metric"]), str(data["basis"]), str(data["op"]), threshold, required, low, high, *names
+        )
+
+    def _vocabulary(self, where: str, kind: str, metric: str) -> None:
+        known = metric_names(self.declared)
+        if kind not in known:
+            self.wrong(f"{where}.evidence", f"unknown evidence kind '{kind}'{nearest(kind, list(known))} (own kinds go under declares)")
+        elif not any(re.fullmatch(pattern, metric) for pattern in known[kind]):
+            self.wrong(f"{where}.metric", f"'{metric}' is not a metric of {kind} evidence{nearest(metric, list(known[kind]))}")
+
+    def _range(self, where: str, value: Any) -> tuple[float, float]:
+        if value is None:
+            return -math.inf, math.inf
+        if not isinstance(value, list) or len(value) != 2:
+            self.wrong(where, f"expected [lowest, highest] with null for unbounded, got {value!r}")
+            return -math.inf, math.inf
+        low = -math.inf if value[0] is None else self.number(where, value[0])
+        high = math.inf if value[1] is None else self.number(where, value[1])
+        if low > high:
+            self.wrong(where, f"lowest {low} is above highest {high}")
+        return low, high

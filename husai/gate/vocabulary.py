@@ -1,0 +1,50 @@
+"""The evidence kinds and metric names a policy may speak of, so that a typo is a mistake and not a silent fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+CHECKS = ("one_version", "one_config", "verified")
+
+STABILITY = (
+    "S",
+    "S_all",
+    "pwmcc",
+    "pwmcc_all",
+    "pw_mcc",
+    "null_gaussian",
+    "null_init",
+    "null_covariance",
+    "null_frozen",
+    "null_worst",
+    "shared_fraction",
+    "feature_stability",
+    "activation_r",
+    "explained_variance",
+    "l0",
+    "dead_fraction",
+    "cos_to_init",
+    "effective_rank",
+    "participation_ratio",
+    r"subspace_overlap_r\d+",
+    "assessable",
+)
+METRICS: dict[str, tuple[str, ...]] = {
+    "integrity": ("leak_excess", "plateau_gain", "cos_to_init", "dead_fraction", "text_overlap_rows", "shared_init_pairs"),
+    "stability": STABILITY,
+    "random_model": ("delta_S",),
+    "transcoder": ("delta_S", "transcoder_delta"),
+    "ood": ("excess_drop", "ood_drop"),
+    "saebench": ("delta_vs_frozen", "delta_vs_dense", "delta_vs_neurons", "delta_vs_pca"),
+    "cebench": ("delta_vs_frozen", "bound", "interpretability_published", "interpretability_fixed"),
+    "baseline": ("trained_random_delta",),
+    "selection": ("external_delta", "saebench_delta", "cebench_interp_delta_vs_baseline"),
+}
+
+
+def metric_names(declared: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Known metric name patterns by evidence kind, with a policy's own ``declares`` added."""
+    known = {kind: tuple(names) for kind, names in METRICS.items()}
+    for kind, names in declared.items():
+        known[kind] = known.get(kind, ()) + tuple(names)
+    return known
