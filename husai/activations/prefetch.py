@@ -13,13 +13,18 @@ PREFETCHED_BATCHES = 3
 
 
 class Prefetcher:
-    """Runs an iterator in a background thread, a few items ahead; an error there is raised at the reader's next call."""
+    """Runs an iterator in a background thread, ``depth`` items ahead; an error there is raised at the reader's next call.
+
+    At most ``depth`` items exist that the reader has not taken yet, the one being made included. On CUDA, items are lists of tensors made
+    on a stream of their own, and the reader's stream waits for them.
+    """
 
     def __init__(self, items: Iterator, device: torch.device, depth: int = PREFETCHED_BATCHES):
-        self._queue: queue.Queue = queue.Queue(depth)
-        self._stop = threading.Event()
+        self._items: queue.SimpleQueue = queue.SimpleQueue()
+        self._slots, self._stop = threading.Semaphore(depth), threading.Event()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._thread = threading.Thread(target=_produce, args=(items, self._queue, self._stop, self._stream), daemon=True)
+        arguments = (items, self._items, self._slots, self._stop, self._stream)
+        self._thread = threading.Thread(target=_produce, args=arguments, daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Prefetcher:
@@ -28,9 +33,11 @@ class Prefetcher:
     def __next__(self) -> Any:
         if self._stop.is_set():
             raise StopIteration
-        item, ready, error = self._queue.get()
+        item, ready, error = self._items.get()
         if error is not None:
+            self.stop()
             raise error
+        self._slots.release()
         if ready is not None:
             current = torch.cuda.current_stream(self._stream.device)
             current.wait_event(ready)
@@ -39,39 +46,28 @@ class Prefetcher:
         return item
 
     def stop(self) -> None:
-        """End the thread and drop what it prepared."""
+        """End the thread; what it prepared is dropped."""
         self._stop.set()
-        while self._thread.is_alive():
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                self._thread.join(timeout=0.01)
+        self._slots.release()
+        self._thread.join()
 
 
-def _produce(items: Iterator, out: queue.Queue, stop: threading.Event, stream: Any) -> None:
-    """Body of the background thread; takes no reference to the reader's queue wrapper, so a dropped reader can be collected."""
-
-    def put(entry: tuple) -> bool:
-        while not stop.is_set():
-            try:
-                out.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
+def _produce(items: Iterator, out: queue.SimpleQueue, slots: threading.Semaphore, stop: threading.Event, stream: Any) -> None:
+    """Body of the thread. It holds no reference to the reader, so a reader that is dropped can be collected and stop it."""
     try:
-        while not stop.is_set():
+        while True:
+            slots.acquire()
+            if stop.is_set():
+                break
             if stream is None:
-                entry = (next(items), None, None)
+                out.put((next(items), None, None))
             else:
                 with torch.cuda.stream(stream):
                     item = next(items)
-                    entry = (item, stream.record_event(), None)
-            if not put(entry):
-                break
+                    out.put((item, stream.record_event(), None))
+            item = None
     except BaseException as error:
-        put((None, None, error))
+        out.put((None, None, error))
     finally:
         if hasattr(items, "close"):
             items.close()

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 
-from husai.activations.order import BlockOrder, Window, permutation
-from husai.activations.prefetch import Prefetcher
+from husai.activations.batches import Plan, Rows
+from husai.activations.order import BlockOrder
 from husai.activations.store import ActivationStore
 from husai.errors import HusaiError
 
-Rows = torch.Tensor | ActivationStore
 RESIDENT_BYTES = 512 << 20
-WINDOW_BYTES = 128 << 20
-BLOCK_BYTES = 128 << 10
+WINDOW_BYTES = 64 << 20
+BLOCK_BYTES = 64 << 10
 
 
 class BatchReader:
@@ -35,7 +34,7 @@ class BatchReader:
     variance of a batch mean is that of independent rows times 1 + rho (B-1)(b-1)/(M-1). With the default sizes M/b is 1024, and never
     below 512.
 
-    Memory: one window being emitted and one being loaded, plus one integer per block; nothing grows with the rows but the latter.
+    Memory: one window being emitted and one being loaded, plus one integer per block; only the latter grows with the number of rows.
 
     Parameters
     ----------
@@ -70,21 +69,23 @@ class BatchReader:
         block_bytes: int = BLOCK_BYTES,
         prefetch: bool | None = None,
     ):
-        self.device, self.dtype = torch.device(device), dtype
-        self.batch_size, self.seed = int(batch_size), int(seed)
-        self._sources = [source] if target is None else [source, target]
-        self.n_rows = _rows_to_read(self._sources, n_rows)
+        sources = [source] if target is None else [source, target]
+        self.device, self.batch_size, self.seed = torch.device(device), int(batch_size), int(seed)
+        self.n_rows = _rows_to_read(sources, n_rows)
         if self.batch_size < 1:
             raise HusaiError(f"batch_size must be at least 1, got {batch_size}")
-        row_bytes = sum(_row_bytes(s) for s in self._sources)
+        row_bytes = sum(_row_bytes(s) for s in sources)
         limit = _resident_limit(self.device) if resident_bytes is None else resident_bytes
-        streams = any(isinstance(s, ActivationStore) for s in self._sources) and self.n_rows * row_bytes > limit
-        block_rows = max(1, block_bytes // row_bytes)
-        self._order = BlockOrder(self.n_rows, block_rows, max(1, window_bytes // (row_bytes * block_rows)), self.seed) if streams else None
-        self._prefetch = streams or _must_move(self._sources, self.device) if prefetch is None else prefetch
+        on_disk = any(isinstance(s, ActivationStore) for s in sources)
+        order = None
+        if on_disk and self.n_rows * row_bytes > limit:
+            block_rows = max(1, block_bytes // row_bytes)
+            order = BlockOrder(self.n_rows, block_rows, max(1, window_bytes // (row_bytes * block_rows)), self.seed)
+        if prefetch is None:
+            prefetch = order is not None or _must_move(sources, self.device)
+        self._plan = Plan(sources, self.n_rows, self.batch_size, self.seed, order, self.device, dtype, prefetch)
         self._position = 0
-        self._producer: Iterator | None = None
-        self._thread: Prefetcher | None = None
+        self._producer: Iterator[list[torch.Tensor]] | None = None
 
     @property
     def epoch(self) -> float:
@@ -94,20 +95,17 @@ class BatchReader:
     @property
     def streams(self) -> bool:
         """True when rows are read from disk window by window, False when they are kept in memory."""
-        return self._order is not None
+        return self._plan.order is not None
 
     def __iter__(self) -> BatchReader:
         return self
 
     def __next__(self) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if self._producer is None:
-            make = self._resident_batches if self._order is None else self._streamed_batches
-            self._producer = make(self._position)
-            if self._prefetch:
-                self._producer = self._thread = Prefetcher(self._producer, self.device)
+            self._producer = self._plan.batches(self._position)
         batch = next(self._producer)
         self._position += self.batch_size
-        return batch[0] if len(self._sources) == 1 else tuple(batch)
+        return batch[0] if len(batch) == 1 else tuple(batch)
 
     def state(self) -> dict[str, Any]:
         """Plain values from which :meth:`restore` continues with exactly the batches that would have come next."""
@@ -124,95 +122,19 @@ class BatchReader:
         self._position = int(state["position"])
 
     def close(self) -> None:
-        """Stop the background thread; the reader can go on from the same position afterwards."""
-        if self._thread is not None:
-            self._thread.stop()
-        self._producer = self._thread = None
+        """Stop background threads; the reader can go on from the same position afterwards."""
+        if self._producer is not None:
+            self._producer.close()
+        self._producer = None
 
     def __del__(self):
-        if getattr(self, "_thread", None) is not None:
-            self._thread.stop()
+        if getattr(self, "_producer", None) is not None:
+            self._producer.close()
 
     def _fingerprint(self) -> dict[str, Any]:
-        order = self._order
+        order = self._plan.order
         sizes = {"block_rows": None, "n_windows": None} if order is None else {"block_rows": order.block_rows, "n_windows": order.n_windows}
         return {"seed": self.seed, "batch_size": self.batch_size, "n_rows": self.n_rows, **sizes}
-
-    def _resident_batches(self, position: int) -> Iterator[list[torch.Tensor]]:
-        """Exact permutation per epoch over rows held in memory."""
-        held = [s[: self.n_rows] if isinstance(s, torch.Tensor) else s.resident(self.n_rows, self.device) for s in self._sources]
-        epoch, offset = divmod(position, self.n_rows)
-        while True:
-            order = permutation(self.n_rows, self.seed, epoch).to(held[0].device)
-            while offset + self.batch_size <= self.n_rows:
-                yield self._gather(held, order[offset : offset + self.batch_size])
-                offset += self.batch_size
-            pieces, missing = [order[offset:]], self.batch_size - (self.n_rows - offset)
-            if len(pieces[0]) == 0:
-                epoch, offset = epoch + 1, 0
-                continue
-            while missing:
-                epoch += 1
-                order = permutation(self.n_rows, self.seed, epoch).to(held[0].device)
-                pieces.append(order[:missing])
-                offset, missing = min(missing, self.n_rows), max(0, missing - self.n_rows)
-            yield self._gather(held, torch.cat(pieces))
-            if offset == self.n_rows:
-                epoch, offset = epoch + 1, 0
-
-    def _gather(self, held: list[torch.Tensor], index: torch.Tensor) -> list[torch.Tensor]:
-        return [self._deliver(h.index_select(0, index if h.device == index.device else index.to(h.device))) for h in held]
-
-    def _deliver(self, rows: torch.Tensor) -> torch.Tensor:
-        rows = rows.to(self.dtype)
-        if self._prefetch and self.device.type == "cuda" and rows.device.type == "cpu":
-            return rows.pin_memory().to(self.device, non_blocking=True)
-        return rows.to(self.device)
-
-    def _streamed_batches(self, position: int) -> Iterator[list[torch.Tensor]]:
-        """Windows of shuffled blocks; the loader runs one window ahead when prefetching."""
-        windows = self._windows(position)
-        if self._prefetch:
-            windows = Prefetcher(windows, torch.device("cpu"), depth=1)
-        try:
-            held, order, offset = next(windows)
-            while True:
-                pieces, missing = [], self.batch_size
-                while missing:
-                    if offset == len(order):
-                        held, order, offset = next(windows)
-                    index = order[offset : offset + missing]
-                    pieces.append([h.index_select(0, index) for h in held])
-                    offset, missing = offset + len(index), missing - len(index)
-                yield [self._deliver(torch.cat(p) if len(p) > 1 else p[0]) for p in zip(*pieces, strict=True)]
-        finally:
-            if isinstance(windows, Prefetcher):
-                windows.stop()
-
-    def _windows(self, position: int) -> Iterator[tuple[list[torch.Tensor], torch.Tensor, int]]:
-        order = self._order
-        while True:
-            window = order.window_at(position)
-            start = window.epoch * self.n_rows + window.start
-            yield self._load(window), order.shuffle(window), position - start
-            position = start + window.n_rows
-
-    def _load(self, window: Window) -> list[torch.Tensor]:
-        """Rows of a window from every source, in block order, in the stored dtype."""
-        blocks, loaded = self._order.blocks(window), []
-        for source in self._sources:
-            if isinstance(source, ActivationStore):
-                rows = torch.empty(window.n_rows, source.d, dtype=source.torch_dtype)
-                for start, stop in blocks:
-                    source.will_need(start, stop)
-                done = 0
-                for start, stop in blocks:
-                    source.read_into(start, rows[done : done + stop - start])
-                    done += stop - start
-            else:
-                rows = torch.cat([source[start:stop] for start, stop in blocks])
-            loaded.append(rows)
-        return loaded
 
 
 def _rows_to_read(sources: list[Rows], n_rows: int | None) -> int:

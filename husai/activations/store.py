@@ -8,6 +8,7 @@ import mmap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from husai.errors import HusaiError
@@ -15,6 +16,7 @@ from husai.provenance import hash_json, read_json, sha256_file
 
 SCHEMA = "husai.activations/1"
 HEADER = "store.json"
+CHUNK_BYTES = 16 << 20
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -113,11 +115,10 @@ class ActivationStore:
             base = self._starts[shard]
             first = start + done - base
             count = min(n - done, self._starts[shard + 1] - base - first)
-            mapped, offset, size = self._map(shard), first * self.row_bytes, count * self.row_bytes
-            view = torch.frombuffer(mapped, dtype=self.torch_dtype, count=count * self.d, offset=offset)
-            out[done : done + count].copy_(view.view(count, self.d))
-            _release(mapped, offset, size)
-            done, shard = done + count, shard + 1
+            count = min(count, max(1, CHUNK_BYTES // self.row_bytes))
+            self._copy(shard, first, out[done : done + count])
+            done += count
+            shard += first + count == self._starts[shard + 1] - base
 
     def will_need(self, start: int, stop: int) -> None:
         """Tell the system that rows ``start .. stop`` are read soon, so that the disk works ahead."""
@@ -152,13 +153,21 @@ class ActivationStore:
         if leftover:
             raise HusaiError(f"{self.path}: an append did not finish and left {leftover[0]}; append again or delete that file")
 
+    def _copy(self, shard: int, first: int, out: torch.Tensor) -> None:
+        direct = out.dtype == self.torch_dtype and out.is_contiguous() and out.device.type == "cpu"
+        staged = out if direct else torch.empty(out.shape, dtype=self.torch_dtype)
+        mapped, offset = self._map(shard), first * self.row_bytes
+        staged.view(torch.uint8).numpy().reshape(-1)[:] = np.frombuffer(mapped, np.uint8, staged.nbytes, offset)
+        _advise(mapped, offset, staged.nbytes, "MADV_DONTNEED")
+        if not direct:
+            out.copy_(staged)
+
     def _map(self, shard: int) -> mmap.mmap:
         if shard not in self._maps:
             file = self.path / self._shards[shard]["file"]
             try:
                 with open(file, "rb") as handle:
-                    # A private copy-on-write map: torch wants writable memory, the file is never touched.
-                    self._maps[shard] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+                    self._maps[shard] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
             except OSError as error:
                 raise HusaiError(f"{file}: cannot be read ({error.strerror or error}); write the store again") from error
         return self._maps[shard]
@@ -197,12 +206,8 @@ def _shard_of(starts: list[int], row: int) -> int:
     return bisect.bisect_right(starts, row) - 1
 
 
-def _release(mapped: mmap.mmap, offset: int, size: int) -> None:
-    """Drop the mapped pages of a range from this process, so that reading a large store does not grow its memory."""
-    _advise(mapped, offset, size, "MADV_DONTNEED")
-
-
 def _advise(mapped: mmap.mmap, offset: int, size: int, advice: str) -> None:
+    """Pass advice about a byte range to the system. Dropping pages after a read keeps a large store out of this process's memory."""
     option = getattr(mmap, advice, None)
     if option is None or size <= 0:
         return
