@@ -116,11 +116,10 @@ class StabilityReport:
         matrices |= {f"subspace_overlap_r{rank}": m.tolist() for rank, m in self.subspace.items()}
         per_seed = {n: getattr(self, n) for n in ("explained_variance", "l0", "dead_fraction", "cos_to_init", "cos_to_init_all")}
         return {
-            "seeds": self.seeds,
             "d_in": self.d_in,
             "d_sae": self.d_sae,
             "pairwise": matrices,
-            "per_seed": {name: values for name, values in per_seed.items() if values is not None},
+            "per_seed": {"seed": self.seeds} | {name: values for name, values in per_seed.items() if values is not None},
             "nulls": {kind: null._asdict() for kind, null in self.nulls.items()},
             "nulls_all": {kind: null._asdict() for kind, null in self.nulls_all.items()},
             "worst_null": self.worst.kind,
