@@ -41,7 +41,9 @@ class Decision:
     unattainable : list of str
         Gates with a condition no candidate could meet, or that the seeds at hand cannot resolve; ``feasibility`` has the details.
     rows : list of Row
-        Every condition judged. ``modes`` names the mode of gates that have several; ``used`` which alternative decided.
+        Every condition judged.
+    modes, required : dict
+        Mode of each gate that has several, and whether each gate lets a missing value pass: what it takes to decide again.
     sources : list of str
         Files of the evidence that was read.
     """
@@ -59,6 +61,7 @@ class Decision:
     whys: dict[str, str] = field(default_factory=dict)
     counted: list[str] = field(default_factory=list)
     modes: dict[str, str] = field(default_factory=dict)
+    required: dict[str, bool] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
 
     @property
@@ -84,6 +87,8 @@ class Decision:
             "feasibility": self.feasibility,
             "failing": self.failing,
             "modes": self.modes,
+            "required": self.required,
+            "sources": self.sources,
             "rows": [row._asdict() for row in self.rows],
         }
 
@@ -99,7 +104,8 @@ class Decision:
     def to_markdown(self) -> str:
         """The text of ``release_policy.md``: status first, then gates, conditions, and what was unattainable."""
         status = "PASS" if self.pass_all else "FAIL: " + ", ".join(self.failing)
-        name = self.candidate.get("recipe") or self.candidate.get("condition") or self.candidate.get("recipe_hash") or "not named"
+        names = (self.candidate.get(key) for key in ("condition", "recipe", "recipe_hash"))
+        name = next((n for n in names if n and isinstance(n, str)), "not named")
         out = [f"# Policy `{self.policy}`: {status}", "", f"- candidate: `{name}`", f"- pass_all: `{self.pass_all}`"]
         out += [f"- {gate} mode: `{mode}`" for gate, mode in self.modes.items()]
         out += ["", "## Gates", "", "| gate | verdict | why it is there | reason |", "|---|---|---|---|"]

@@ -99,6 +99,7 @@ class _Evaluation:
             whys={g.name: g.why for g in policy.gates},
             counted=counted,
             modes={g.name: g.mode for g in policy.gates if len(g.modes) > 1},
+            required={g.name: g.required for g in policy.gates},
             sources=sorted({item.path for found in self._usable.values() for item, _ in found if item.path}),
         )
 

@@ -78,7 +78,8 @@ class Selection:
             "source_results": representative.source_results,
             "seed_count": len(entry.members),
             "score": entry.score,
-            "metrics": entry.metrics,
+            "metrics": entry.metrics
+            | ({} if representative.cebench_max is None else {"cebench_attainable_max": representative.cebench_max}),
             "selection": {"joint_score": entry.score, "is_pareto": entry.is_pareto, "representative_seed": representative.seed}
             | {"normalized_components": entry.components, **self.options},
             "counts": {
