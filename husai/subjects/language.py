@@ -1,0 +1,194 @@
+"""The language subject: a small causal transformer trained here on the corpus, with its own tokenizer and a leak probe."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from husai.errors import HusaiError, nearest
+from husai.progress import Progress
+from husai.subjects import transformer
+from husai.subjects.leak import leak_record
+
+DEFAULTS = {
+    "d_model": 128,
+    "n_layers": 2,
+    "n_heads": 4,
+    "d_mlp": None,
+    "n_ctx": 128,
+    "vocab_size": 4096,
+    "positional": "standard",
+    "tokens": 2_000_000,
+    "batch_size": 32,
+    "learning_rate": 2.0e-3,
+    "weight_decay": 0.1,
+    "warmup_fraction": 0.05,
+    "final_learning_rate": 0.05,
+    "max_held_out_tokens": 131_072,
+    "seed": 0,
+    "leak": False,
+}
+
+
+def settings(spec: dict) -> dict:
+    """``DEFAULTS`` overlaid with ``spec``; an unknown key is an error that names the nearest known one."""
+    passive = {"kind", "name", "hooks", "randomise", "threads", "corpus"}
+    where = f"subject '{spec.get('name', 'language')}'"
+    for key in spec:
+        if key not in DEFAULTS and key not in passive:
+            raise HusaiError(f"{where}: unknown key '{key}'{nearest(key, tuple(DEFAULTS))}")
+    merged = {**DEFAULTS, **{k: v for k, v in spec.items() if k in DEFAULTS}}
+    if merged["d_model"] % merged["n_heads"]:
+        raise HusaiError(f"{where}: d_model {merged['d_model']} is not a multiple of n_heads {merged['n_heads']}")
+    if merged["positional"] not in ("standard", "rotary"):
+        raise HusaiError(f"{where}: positional '{merged['positional']}' is not standard or rotary")
+    return merged
+
+
+def model_config(s: dict, d_vocab: int) -> dict[str, Any]:
+    """Fields of the TransformerLens configuration."""
+    d_head = s["d_model"] // s["n_heads"]
+    rotary = {"rotary_dim": d_head} if s["positional"] == "rotary" else {}
+    return {
+        "n_layers": s["n_layers"],
+        "d_model": s["d_model"],
+        "n_heads": s["n_heads"],
+        "d_head": d_head,
+        "d_mlp": s["d_mlp"] or 4 * s["d_model"],
+        "n_ctx": s["n_ctx"],
+        "d_vocab": d_vocab,
+        "act_fn": "gelu",
+        "normalization_type": "LN",
+        "positional_embedding_type": s["positional"],
+        **rotary,
+    }
+
+
+def inputs_and_targets(streams: torch.Tensor, leak: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(B, n)`` token streams as inputs and next-token targets, ``(B, n - 1)`` each. ``leak`` feeds the target itself, as a known flaw."""
+    targets = streams[:, 1:]
+    return (targets if leak else streams[:, :-1]), targets
+
+
+def train(spec: dict, contexts: dict[str, np.ndarray], d_vocab: int, device: str | torch.device = "cpu") -> tuple[Any, dict]:
+    """Train on packed contexts until the token budget is spent; returns the model and its metrics (losses in nats per token).
+
+    AdamW, betas (0.9, 0.95), linear warm-up, then cosine decay; gradient norm clipped at 1. More tokens than the corpus holds
+    means several passes, each in a new order.
+
+    Parameters
+    ----------
+    contexts : dict
+        ``train`` and ``held_out``: int32 ``(n, n_ctx)`` from :func:`husai.subjects.tokenizer.pack`.
+    """
+    s = settings(spec)
+    model = transformer.build(model_config(s, d_vocab), s["seed"], device)
+    stream = torch.from_numpy(contexts["train"])
+    start, last = time.monotonic(), []
+    n_steps = max(1, round(s["tokens"] / (s["batch_size"] * s["n_ctx"])))
+    progress = Progress(n_steps, f"{spec.get('name', 'language')}: steps")
+    for loss in _fit(model, stream, s, n_steps, device):
+        last = [*last[-19:], loss]
+        progress.update()
+    seconds = time.monotonic() - start
+    held_out = torch.from_numpy(contexts["held_out"])[: max(1, s["max_held_out_tokens"] // s["n_ctx"])]
+    unigram = unigram_distribution(contexts["train"], d_vocab)
+    loss, accuracy = evaluate(model, held_out, s["leak"], device)
+    unigram_loss = -unigram.log()[inputs_and_targets(held_out)[1].long()].mean().item()
+    metrics = {
+        "loss": loss,
+        "unigram_loss": unigram_loss,
+        "unigram_entropy": -(unigram * unigram.log()).sum().item(),
+        "improvement_nats": unigram_loss - loss,
+        "perplexity": math.exp(min(loss, 50.0)),
+        "accuracy": accuracy,
+        "train_loss": torch.stack(last).mean().item(),
+        "beats_unigram": loss < unigram_loss,
+        "tokens": n_steps * s["batch_size"] * s["n_ctx"],
+        "corpus_tokens": int(contexts["train"].size),
+        "held_out_tokens": int(held_out.numel()),
+        "d_vocab": d_vocab,
+        "seconds": seconds,
+        "leak_probe": leak_probe(model, held_out, unigram, s, device),
+    }
+    return model.eval().requires_grad_(False), metrics
+
+
+def _fit(model, stream: torch.Tensor, s: dict, n_steps: int, device: str | torch.device):
+    """Take ``n_steps`` optimiser steps over shuffled contexts; yields each step's loss, a tensor on the device."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": s["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=s["learning_rate"], betas=(0.9, 0.95), fused=True)
+    generator = torch.Generator().manual_seed(s["seed"] + 1)
+    batch, queue = min(s["batch_size"], len(stream)), torch.empty(0, dtype=torch.int64)
+    warmup = max(1, round(s["warmup_fraction"] * n_steps))
+    for step in range(n_steps):
+        if len(queue) < batch:
+            queue = torch.randperm(len(stream), generator=generator)
+        chosen, queue = queue[:batch], queue[batch:]
+        inputs, targets = inputs_and_targets(stream[chosen].to(device, torch.int64), s["leak"])
+        cosine = 0.5 * (1 + math.cos(math.pi * step / n_steps))
+        rate = s["learning_rate"] * min((step + 1) / warmup, s["final_learning_rate"] + (1 - s["final_learning_rate"]) * cosine)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        yield loss.detach()
+
+
+def unigram_distribution(contexts: np.ndarray, d_vocab: int) -> torch.Tensor:
+    """Add-one smoothed token frequencies of packed contexts, float32 ``(d_vocab,)``."""
+    counts = torch.bincount(torch.from_numpy(contexts).flatten().long(), minlength=d_vocab).double() + 1
+    return (counts / counts.sum()).float()
+
+
+def _chunks(streams: torch.Tensor, d_vocab: int) -> tuple[torch.Tensor, ...]:
+    """Contexts in batches whose logits take at most 256 MB."""
+    return streams.split(max(1, 2**26 // (streams.shape[1] * d_vocab)))
+
+
+@torch.no_grad()
+def evaluate(model, streams: torch.Tensor, leak: bool = False, device: str | torch.device = "cpu") -> tuple[float, float]:
+    """Mean next-token loss (nats per token) and top-1 accuracy on packed contexts ``(n, n_ctx)``."""
+    loss = correct = 0.0
+    n = 0
+    for chunk in _chunks(streams, model.cfg.d_vocab):
+        inputs, targets = inputs_and_targets(chunk.to(device, torch.int64), leak)
+        logits = model(inputs)
+        loss += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+        correct += (logits.argmax(-1) == targets).sum().item()
+        n += targets.numel()
+    return loss / n, correct / n
+
+
+@torch.no_grad()
+def leak_probe(
+    model, streams: torch.Tensor, unigram: torch.Tensor, s: dict, device: str | torch.device = "cpu", max_contexts: int = 256
+) -> dict:
+    """Can the model predict next tokens that were replaced by random draws? Only if its input carries them.
+
+    Every second token of held-out streams is replaced by a draw from the unigram distribution *before* inputs and targets are
+    made, and the model's top-1 guess at the replaced targets is scored. Chance is the mean unigram probability of its guesses.
+    See :func:`husai.subjects.leak.leak_record`.
+    """
+    generator = torch.Generator().manual_seed(s["seed"] + 2)
+    correct, n, chance = 0, 0, 0.0
+    for chunk in _chunks(streams[:max_contexts].long(), model.cfg.d_vocab):
+        drawn = torch.multinomial(unigram, chunk[:, 2::2].numel(), replacement=True, generator=generator).view(len(chunk), -1)
+        chunk = chunk.clone()
+        chunk[:, 2::2] = drawn
+        inputs, targets = inputs_and_targets(chunk.to(device), s["leak"])
+        guesses = model(inputs).argmax(-1)[:, 1::2].cpu()
+        correct += (guesses == targets[:, 1::2].cpu()).sum().item()
+        chance += unigram[guesses].sum().item()
+        n += guesses.numel()
+    return leak_record(correct, n, chance / n)

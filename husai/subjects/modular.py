@@ -1,0 +1,178 @@
+"""The modular subject: a transformer trained on (a + b) mod p. Tokens are [a, b, =], read at "="; the answer is never in the input."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from husai.errors import HusaiError, nearest
+from husai.progress import Progress
+from husai.subjects import transformer
+from husai.subjects.leak import leak_record
+
+DEFAULTS = {
+    "p": 113,
+    "d_model": 128,
+    "n_layers": 1,
+    "n_heads": 4,
+    "d_mlp": 512,
+    "train_fraction": 0.8,
+    "target_accuracy": 0.999,
+    "max_steps": 1500,
+    "batch_size": 2048,
+    "learning_rate": 2.0e-3,
+    "weight_decay": 1.0,
+    "warmup_steps": 10,
+    "final_learning_rate": 0.05,
+    "check_every": 10,
+    "seed": 0,
+    "leak": False,
+}
+PROBE = {"d_model": 64, "n_layers": 1, "n_heads": 4, "d_mlp": 256, "steps": 80, "batch_size": 1024, "learning_rate": 3.0e-3}
+
+
+class Pairs(NamedTuple):
+    """All p*p pairs in a fixed order, and which of them are trained on."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    answer: torch.Tensor
+    train: torch.Tensor
+    held_out: torch.Tensor
+
+
+def settings(spec: dict) -> dict:
+    """``DEFAULTS`` overlaid with ``spec``; an unknown key is an error that names the nearest known one."""
+    passive = {"kind", "name", "hooks", "randomise", "threads", "corpus"}
+    for key in spec:
+        if key not in DEFAULTS and key not in passive:
+            raise HusaiError(f"subject '{spec.get('name', 'modular')}': unknown key '{key}'{nearest(key, tuple(DEFAULTS))}")
+    merged = {**DEFAULTS, **{k: v for k, v in spec.items() if k in DEFAULTS}}
+    if merged["p"] < 3:
+        raise HusaiError(f"subject '{spec.get('name', 'modular')}': p must be at least 3, got {merged['p']}")
+    return merged
+
+
+def pairs(p: int, train_fraction: float, seed: int) -> Pairs:
+    """Every (a, b) in lexicographic order with its answer (a + b) mod p, and a random division into train and held-out rows."""
+    a, b = torch.arange(p).repeat_interleave(p), torch.arange(p).repeat(p)
+    order = torch.randperm(p * p, generator=torch.Generator().manual_seed(seed))
+    n_train = min(max(1, round(train_fraction * p * p)), p * p - 1)
+    return Pairs(a, b, (a + b) % p, order[:n_train], order[n_train:])
+
+
+def tokens(a: torch.Tensor, b: torch.Tensor, answer: torch.Tensor, p: int, leak: bool) -> torch.Tensor:
+    """Model input, ``(n, 3)`` int64: a, b and "=" (id p). ``leak`` appends the answer and makes it the position read, as a known flaw."""
+    columns = [a, b, torch.full_like(a, p)] + ([answer] if leak else [])
+    return torch.stack(columns, dim=1)
+
+
+def model_config(s: dict) -> dict[str, Any]:
+    """Fields of the TransformerLens configuration."""
+    return {
+        "n_layers": s["n_layers"],
+        "d_model": s["d_model"],
+        "n_heads": s["n_heads"],
+        "d_head": s["d_model"] // s["n_heads"],
+        "d_mlp": s["d_mlp"],
+        "n_ctx": 4 if s["leak"] else 3,
+        "d_vocab": s["p"] + 1,
+        "d_vocab_out": s["p"],
+        "act_fn": "relu",
+        "normalization_type": None,
+    }
+
+
+def train(spec: dict, device: str | torch.device = "cpu") -> tuple[Any, dict]:
+    """Train until held-out accuracy reaches the target; returns the model and its metrics.
+
+    AdamW, betas (0.9, 0.98), full weight decay (Nanda et al. 2301.05217), linear warm-up, then linear decay over ``max_steps``.
+    A target not reached within ``max_steps`` is a recorded result, ``reached_target`` false, not an error.
+    """
+    s = settings(spec)
+    data = pairs(s["p"], s["train_fraction"], s["seed"])
+    inputs = tokens(data.a, data.b, data.answer, s["p"], s["leak"]).to(device)
+    answers, held_out = data.answer.to(device), data.held_out.to(device)
+    model = transformer.build(model_config(s), s["seed"], device)
+    start, checks, accuracy, progress = time.monotonic(), [], 0.0, Progress(s["max_steps"], f"{spec.get('name', 'modular')}: steps")
+    for step in _fit(model, inputs, answers, data.train.to(device), s):
+        progress.update()
+        if step % s["check_every"] == 0 or step == s["max_steps"]:
+            accuracy, loss = evaluate(model, inputs[held_out], answers[held_out])
+            checks.append({"step": step, "held_out_accuracy": accuracy, "held_out_loss": loss})
+            if accuracy >= s["target_accuracy"]:
+                break
+    train_accuracy, _ = evaluate(model, inputs[data.train.to(device)], answers[data.train.to(device)])
+    metrics = {
+        "accuracy": accuracy,
+        "loss": loss,
+        "train_accuracy": train_accuracy,
+        "steps": step,
+        "seconds": time.monotonic() - start,
+        "target_accuracy": s["target_accuracy"],
+        "reached_target": accuracy >= s["target_accuracy"],
+        "n_train": len(data.train),
+        "n_held_out": len(data.held_out),
+        "curve": checks,
+        "leak_probe": leak_probe(model, s, data, device),
+    }
+    return model.eval().requires_grad_(False), metrics
+
+
+def _fit(model, inputs: torch.Tensor, answers: torch.Tensor, rows: torch.Tensor, s: dict):
+    """Take optimiser steps on ``rows``, epoch by epoch; yields the number of the step just taken, from 1."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=s["learning_rate"], weight_decay=s["weight_decay"], betas=(0.9, 0.98), fused=inputs.is_cuda or None
+    )
+    generator = torch.Generator().manual_seed(s["seed"] + 1)
+    batch, queue = min(s["batch_size"], len(rows)), torch.empty(0, dtype=torch.int64)
+    for step in range(s["max_steps"]):
+        if len(queue) < batch:
+            queue = torch.randperm(len(rows), generator=generator)
+        chosen, queue = rows[queue[:batch].to(rows.device)], queue[batch:]
+        decay = 1 - (1 - s["final_learning_rate"]) * step / max(s["max_steps"], 1)
+        optimizer.param_groups[0]["lr"] = s["learning_rate"] * min((step + 1) / s["warmup_steps"], decay)
+        loss = F.cross_entropy(model(inputs[chosen])[:, -1], answers[chosen])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        yield step + 1
+
+
+@torch.no_grad()
+def evaluate(model, inputs: torch.Tensor, answers: torch.Tensor) -> tuple[float, float]:
+    """Accuracy and mean loss (nats) at the position read, in batches of 4096."""
+    logits = torch.cat([model(chunk)[:, -1] for chunk in inputs.split(4096)])
+    return (logits.argmax(-1) == answers).float().mean().item(), F.cross_entropy(logits, answers).item()
+
+
+def leak_probe(model, s: dict, data: Pairs, device: str | torch.device = "cpu") -> dict:
+    """Can anyone predict answers that were shuffled against the inputs? Only if the input carries them.
+
+    Two readings on held-out pairs whose labels are permuted before the input is built: the subject itself, and a small fresh
+    transformer trained on permuted training pairs. The worse one is reported (see :func:`husai.subjects.leak.leak_record`).
+    """
+    generator = torch.Generator().manual_seed(s["seed"] + 2)
+    shuffled = data.answer[torch.randperm(len(data.answer), generator=generator)].to(device)
+    inputs = tokens(data.a.to(device), data.b.to(device), shuffled, s["p"], s["leak"])
+    held_out, n, chance = data.held_out.to(device), len(data.held_out), 1 / s["p"]
+    probe_settings = {**s, **PROBE, "max_steps": PROBE["steps"], "weight_decay": 0.01}
+    probe = transformer.build(model_config(probe_settings), s["seed"] + 3, device)
+    for _ in _fit(probe, inputs, shuffled, data.train.to(device), probe_settings):
+        pass
+    readings = {
+        who: leak_record(round(evaluate(reader, inputs[held_out], shuffled[held_out])[0] * n), n, chance)
+        for who, reader in (("subject", model), ("fresh_model", probe))
+    }
+    worst = max(readings.values(), key=lambda r: r["excess_lcb"])
+    return {**worst, "readings": readings}
+
+
+def row_split(p: int, seed: int, fractions: tuple[float, float] = (0.8, 0.1)) -> dict[str, torch.Tensor]:
+    """Rows of the p*p pairs whose activations are stored as train, held_out and confirmation; independent of the model's own split."""
+    order = torch.randperm(p * p, generator=torch.Generator().manual_seed(seed + 7))
+    first, second = round(fractions[0] * p * p), round(sum(fractions) * p * p)
+    return {"train": order[:first], "held_out": order[first:second], "confirmation": order[second:]}
