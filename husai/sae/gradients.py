@@ -1,0 +1,151 @@
+"""Loss and hand-written gradients of every architecture, for all members at once; no autograd on the training path.
+
+With rows x, unit decoder rows w_i, and everything in normalised units (see :mod:`husai.sae.initialise`), the loss of a member is
+
+``L = (1 / d_out) * [ mean_b ||x_hat - y||^2 + c * mean_b sparsity(x_b) ]``,
+
+so the first part is close to the fraction of variance unexplained. ``sparsity`` is 0 for the TopK family, ``sum_i z_i ||w_i||`` for ReLU
+and the number of active latents for JumpReLU; c is the recipe's ``sparsity_coefficient`` (the unit of the papers, where errors are summed).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from husai.sae import kernels
+from husai.sae.kernels import matmul
+
+JUMPRELU_BANDWIDTH = 0.05
+MEASURED_CROSSOVER = 1 / 8
+Parameters = dict[str, torch.Tensor]
+
+
+class Settings(NamedTuple):
+    """What the gradient of a member depends on besides its weights and rows."""
+
+    architecture: str
+    k: int | None = None
+    sparse: bool = False
+    """Use the k-sparse kernels rather than dense products."""
+    frozen_decoder: bool = False
+    matmul_dtype: torch.dtype | None = None
+    """Round operands of dense products to this format (bfloat16 on a GPU)."""
+    count_fired: bool = False
+    """Report which latents fired, for AuxK."""
+    bandwidth: float = JUMPRELU_BANDWIDTH
+
+
+class Gradients(NamedTuple):
+    """Result of :func:`gradients`."""
+
+    loss: torch.Tensor
+    """Loss per member (S,)."""
+    by_name: Parameters
+    """Gradient of each trained parameter, in its shape."""
+    residual: torch.Tensor
+    """``x_hat - y`` (S, B, d_out), normalised units."""
+    fired: torch.Tensor | None
+    """Latents that fired in the batch (S, d_sae), when asked for."""
+
+
+def prefers_sparse(architecture: str, d_sae: int, k: int | None) -> bool:
+    """Whether the k-sparse kernels beat dense products: TopK family below the crossover measured by ``benchmarks/bench_sae.py``."""
+    return architecture in ("topk", "batchtopk", "transcoder") and k / d_sae <= MEASURED_CROSSOVER
+
+
+def gradients(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor, coefficient: torch.Tensor | None = None) -> Gradients:
+    """Loss and gradients of S members, each on its own batch.
+
+    Parameters
+    ----------
+    settings : Settings
+    p : dict
+        ``W_enc`` (S, d_sae, d_in), ``b_enc`` (S, d_sae), ``W_dec`` (S, d_sae, d_out), ``b_dec`` (S, d_out), JumpReLU also
+        ``threshold`` (S, d_sae).
+    x : Tensor (S, B, d_in)
+        Centred input: rows less ``b_dec``, or less the fixed input centre for a transcoder.
+    y : Tensor (S, B, d_out)
+        Centred target: rows less ``b_dec``; ``x`` itself for an autoencoder.
+    coefficient : Tensor (S,) or None
+        Sparsity coefficient per member (ReLU, JumpReLU).
+    """
+    compute = _sparse if settings.sparse else _dense
+    loss, residual, found, fired = compute(settings, p, x, y, coefficient)
+    db_dec = residual.sum(1).mul_(2.0 / (residual.shape[1] * residual.shape[2]))
+    if settings.architecture != "transcoder":
+        db_dec -= matmul(found["b_enc"].unsqueeze(1), p["W_enc"]).squeeze(1)
+    return Gradients(loss, {**found, "b_dec": db_dec}, residual, fired)
+
+
+def _sparse(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor, coefficient: torch.Tensor | None):
+    S, B, d_in = x.shape
+    d_sae, d_out = p["W_dec"].shape[1:]
+    make = kernels.batch_top_k_code if settings.architecture == "batchtopk" else kernels.top_k_code
+    code = make(x, p["W_enc"], p["b_enc"], settings.k, settings.matmul_dtype)
+    residual = kernels.decode(code, p["W_dec"]).sub_(y.reshape(S * B, d_out))
+    scale = 2.0 / (B * d_out)
+    dpre = kernels.code_gradient(code, residual, p["W_dec"]).mul_(scale)
+    scaled = code._replace(values=code.values * scale)
+    dW_enc, dW_dec = kernels.weight_gradients(scaled, dpre, residual, x.reshape(S * B, d_in), S * d_sae, not settings.frozen_decoder)
+    found = {"W_enc": dW_enc.view(S, d_sae, d_in), "b_enc": kernels.sum_by_latent(code, dpre, S * d_sae).view(S, d_sae)}
+    if dW_dec is not None:
+        found["W_dec"] = dW_dec.view(S, d_sae, d_out)
+    fired = (kernels.sum_by_latent(code, code.values, S * d_sae) > 0).view(S, d_sae) if settings.count_fired else None
+    residual = residual.view(S, B, d_out)
+    return _mean_square(residual), residual, found, fired
+
+
+def _dense(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor, coefficient: torch.Tensor | None):
+    B, d_out = y.shape[1:]
+    half = settings.matmul_dtype
+    pre = kernels.pre_activations(x, p["W_enc"], p["b_enc"], half)
+    z = _activate(settings, pre, p.get("threshold"))
+    residual = matmul(z, p["W_dec"], half).sub_(y)
+    loss = _mean_square(residual)
+    scale = 2.0 / (B * d_out)
+    dz = matmul(residual, p["W_dec"].mT, half).mul_(scale)
+    found = {}
+    if settings.architecture == "relu":
+        per_row = coefficient / (B * d_out)
+        loss = loss + per_row * z.sum((1, 2))
+        dz += per_row.view(-1, 1, 1)
+    if settings.architecture == "jumprelu":
+        per_row = coefficient / (B * d_out)
+        loss = loss + per_row * (z > 0).sum((1, 2))
+        threshold = p["threshold"].unsqueeze(1)
+        near = (pre - threshold).abs_() < settings.bandwidth / 2
+        weight = (dz * threshold).add_(per_row.view(-1, 1, 1)).mul_(near)
+        found["threshold"] = weight.sum(1).div_(-settings.bandwidth)
+    dpre = dz.mul_(z > 0)
+    found |= {"W_enc": matmul(dpre.mT, x, half), "b_enc": dpre.sum(1)}
+    if not settings.frozen_decoder:
+        found["W_dec"] = matmul(z.mT, residual, half).mul_(scale)
+    fired = (z > 0).any(1) if settings.count_fired else None
+    return loss, residual, found, fired
+
+
+def _activate(settings: Settings, pre: torch.Tensor, threshold: torch.Tensor | None) -> torch.Tensor:
+    """Dense code (S, B, d_sae) of the training forward pass."""
+    S, B, d_sae = pre.shape
+    if settings.architecture == "relu":
+        return pre.relu()
+    if settings.architecture == "jumprelu":
+        return pre.relu() * (pre > threshold.unsqueeze(1))
+    if settings.architecture == "batchtopk":
+        z = torch.zeros_like(pre)
+        for member, flat in zip(z, pre.view(S, -1), strict=True):
+            values, place = kernels.batch_top_k(flat, settings.k * B)
+            member.view(-1).index_copy_(0, place, values.relu())
+        return z
+    values, columns = kernels.top_k(pre.view(S * B, d_sae), settings.k)
+    return torch.zeros_like(pre).view(S * B, d_sae).scatter_(1, columns, values.relu()).view(S, B, d_sae)
+
+
+def _mean_square(residual: torch.Tensor) -> torch.Tensor:
+    """Mean of the squared entries per member (S,)."""
+    flat = residual.reshape(residual.shape[0], 1, -1)
+    if flat.shape[0] == 1:
+        return torch.dot(flat[0, 0], flat[0, 0]).div(flat.shape[2])[None]
+    return torch.bmm(flat, flat.mT).view(-1).div(flat.shape[2])

@@ -1,0 +1,71 @@
+"""The state of a training run on disk, so that a killed run goes on from where it was."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from husai.activations import ActivationStore
+from husai.progress import log
+from husai.provenance import atomic_path, code_hash, hash_json
+from husai.sae.recipe import Recipe
+from husai.sae.training import Member, Rows, Trainer
+
+
+class Checkpoint:
+    """Saves and loads the state of one run in ``directory/state.pt``; does nothing when ``directory`` is None.
+
+    A state is used again only by the run that wrote it: same recipe, members, dtype, rows and package code. Another one is ignored and
+    overwritten, with a line in the log.
+    """
+
+    def __init__(
+        self, directory: str | Path | None, recipe: Recipe, members: Sequence[Member], dtype: str, data: Rows, every: int | None = None
+    ):
+        self.path = None if directory is None else Path(directory) / "state.pt"
+        self.every = every or max(1, recipe.steps // 20)
+        self._saved = -1
+        if self.path is not None:
+            run = {"recipe": recipe.to_dict(), "members": [list(m) for m in members], "dtype": dtype, "data": _fingerprint(data)}
+            self.key = hash_json({**run, "code": code_hash()})
+
+    def load(self, trainer: Trainer) -> list[dict[str, Any]]:
+        """Bring ``trainer`` to the saved state, if there is one of this run, and return the curve rows so far."""
+        if self.path is None or not self.path.exists():
+            return []
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            log(f"{self.path}: not readable ({type(error).__name__}), training starts over")
+            return []
+        if not isinstance(saved, dict) or saved.get("key") != self.key:
+            log(f"{self.path}: belongs to another run (recipe, rows or code changed), training starts over")
+            return []
+        trainer.restore(saved["trainer"])
+        self._saved = trainer.done
+        log(f"{trainer.recipe.id}: resumed at step {trainer.done} of {trainer.recipe.steps}")
+        return saved["curves"]
+
+    def save(self, trainer: Trainer, curves: list[dict[str, Any]]) -> None:
+        """Write the state when it is due (every ``every`` steps and at the end), atomically and through to the disk."""
+        due = trainer.done % self.every == 0 or trainer.done >= trainer.recipe.steps
+        if self.path is None or not due or trainer.done in (0, self._saved):
+            return
+        with atomic_path(self.path) as temporary, open(temporary, "wb") as handle:
+            torch.save({"key": self.key, "trainer": trainer.state(), "curves": curves}, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        self._saved = trainer.done
+
+
+def _fingerprint(data: Rows) -> str:
+    """Identifies the training rows: the store's digest, or the shape and a sample of a tensor."""
+    if isinstance(data, ActivationStore):
+        return data.digest
+    sample = data[:: max(1, len(data) // 256)].double()
+    return hash_json([list(data.shape), float(sample.sum()), float(sample.square().sum())])
