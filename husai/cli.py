@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from pathlib import Path
 
 from husai import __version__
 from husai.errors import HusaiError
@@ -16,7 +14,9 @@ EPILOGUE = "Exit status: 0 done, 1 error (one line says what, where and what to 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(prog="husai", description="Decide whether sparse autoencoders can be trusted enough to release.", epilog=EPILOGUE)
+    top = argparse.ArgumentParser(
+        prog="husai", description="Decide whether sparse autoencoders can be trusted enough to release.", epilog=EPILOGUE
+    )
     top.add_argument("--version", action="version", version=f"husai {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     from husai import verbs as rooms
@@ -45,26 +45,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"husai {args.verb}: out of memory; lower batch_size or d_sae, or give the job more memory", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"husai {args.verb}: {error.filename or 'file'}: {error.strerror or error}; check the path and free space, then run again", file=sys.stderr)
+        print(
+            f"husai {args.verb}: {error.filename or 'file'}: {error.strerror or error}; check the path and free space, then run again",
+            file=sys.stderr,
+        )
         return 1
-
-
-def spec_argument(text: str) -> dict:
-    """A config slice: JSON text, or the name of a JSON file."""
-    try:
-        if not text.lstrip().startswith(("{", '"', "[")):
-            text = Path(text).read_text()
-        value = json.loads(text)
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"not JSON and not the name of a JSON file ({error})") from None
-    return value
-
-
-def job_options(command: argparse.ArgumentParser) -> None:
-    """Options of every job that computes."""
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    command.add_argument("--dtype", default="float32", help="number format (default %(default)s)")
-    command.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
 
 
 if __name__ == "__main__":

@@ -225,6 +225,13 @@ class Scaling(Section):
     seeds: list[Seed] = Field(min_length=3, description="seeds of every condition")
 
 
+class Selection(Section):
+    """How one candidate is chosen from frontier and scaling."""
+
+    min_seeds: PositiveInt = Field(5, description="strict selector: a condition with fewer seeds cannot be chosen")
+    cycle3_min_seeds: PositiveInt = Field(3, description="cycle3 selector: the same, as in the original")
+
+
 class Confirmation(Section):
     """The selected candidate, trained again on fresh seeds and measured on held-out data."""
 
@@ -264,6 +271,7 @@ class Config(Section):
     external: External
     frontier: Frontier
     scaling: Scaling
+    selection: Selection = Field(default_factory=Selection)
     confirmation: Confirmation
     stress: Stress
     gate: Gate = Field(default_factory=Gate)

@@ -162,6 +162,10 @@ class Plan:
         hooks = [r.hook_name for r in (*self.frontier, *self.scaling)] + [c.hook for c in self.config.external.candidates]
         return list(dict.fromkeys(hooks))
 
+    def pool_is_calibrated(self) -> bool:
+        """Whether a candidate may wait for the calibration stage."""
+        return any(r.needs_calibration for r in (*self.frontier, *self.scaling))
+
     def subject_names(self) -> list[str]:
         """Configured subjects and the randomised copy of the external one."""
         return [*self.config.subjects, self.config.external.subject + RANDOM]
@@ -227,23 +231,34 @@ class Slices:
         return _dump({**self.config.external.cebench.model_dump(), **self.data_sets()})
 
     def stage(self, name: str) -> str:
-        """A summary stage's own section plus the hashes of its recipes."""
+        """A summary stage's own section."""
         section = getattr(self.config, name).model_dump()
-        return _dump({name: section})
+        extra = {"gate_k": self.config.external.probing.gate_k} if name in ("frontier", "scaling") else {}
+        return _dump({name: section, **extra})
 
     def confirmation(self) -> str:
-        """Seeds of the confirmation and the roles trained for it."""
+        """Seeds of the confirmation, its data, and how its roles are trained."""
         c = self.config
-        training = {
-            c.external.subject: c.training[c.external.subject].model_dump(),
-            c.stress.transcoder_subject: c.training[c.stress.transcoder_subject].model_dump(),
-        }
-        return _dump({**c.confirmation.model_dump(), "stress": c.stress.model_dump(), "training": training, "subject": c.external.subject})
+        subjects = sorted({c.external.subject, c.stress.transcoder_subject})
+        return _dump(
+            {
+                **c.confirmation.model_dump(),
+                "stress": c.stress.model_dump(),
+                "training": {name: c.training[name].model_dump() for name in subjects},
+                "selection_seeds": sorted({*c.frontier.seeds, *c.scaling.seeds}),
+                "datasets": self.data_sets()["confirmation"],
+                "gate_k": c.external.probing.gate_k,
+            }
+        )
 
     def ood(self) -> str:
         """Out-of-domain probing of the candidate."""
         probing = self.config.external.probing
         return _dump({**self.data_sets(), "gate_k": probing.gate_k, "penalty": probing.penalty})
+
+    def selection(self) -> str:
+        """How the candidate is chosen."""
+        return _dump(self.config.selection.model_dump())
 
     def gate_selftest(self) -> str:
         """Size of the simulation."""

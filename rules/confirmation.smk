@@ -13,6 +13,7 @@ rule confirm_train:
     input:
         candidate="results/selection/selected_candidate.json",
         activations=role_activations,
+        calibration="results/calibration/selected.json" if PLAN.pool_is_calibrated() else [],
     output:
         "results/confirmation/{role}/manifest.json",
     log:
@@ -32,7 +33,7 @@ rule confirm_train:
     message:
         "Confirmation: train {wildcards.role} on fresh seeds"
     shell:
-        "husai train --role {wildcards.role} --candidate {input.candidate} --spec {params.spec:q} --out {output}"
+        "husai train --role {wildcards.role} --candidate {input.candidate} --calibration {input.calibration} --spec {params.spec:q} --out {output}"
         " {RUN[where]} --threads {threads} > {log} 2>&1"
 
 

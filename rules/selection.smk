@@ -18,11 +18,11 @@ rule select:
         mem_mb=RUN["mem_mb"],
         runtime=30,
     params:
-        spec="strict",
+        spec=SLICES.selection(),
     message:
         "Select the candidate (strict)"
     shell:
-        "husai select --policy strict --frontier-results {input.frontier} --scaling-results {input.scaling} --output-dir results/selection > {log} 2>&1"
+        "husai select --policy strict --spec {params.spec:q} --frontier-results {input.frontier} --scaling-results {input.scaling} --output-dir results/selection > {log} 2>&1"
 
 
 rule select_cycle3:
@@ -42,8 +42,8 @@ rule select_cycle3:
         mem_mb=RUN["mem_mb"],
         runtime=30,
     params:
-        spec="cycle3",
+        spec=SLICES.selection(),
     message:
         "Select the candidate (cycle3)"
     shell:
-        "husai select --policy cycle3 --frontier-results {input.frontier} --scaling-results {input.scaling} --output-dir results/selection/cycle3 > {log} 2>&1"
+        "husai select --policy cycle3 --spec {params.spec:q} --frontier-results {input.frontier} --scaling-results {input.scaling} --output-dir results/selection/cycle3 > {log} 2>&1"

@@ -77,6 +77,7 @@ def stability_job(
     if reference_dir is not None:
         decoders = [load_sae(folder(reference_dir), device).W_dec, *(s.W_dec for s in saes)]
         details["reference"] = _with_reference(pairwise(decoders, device=device), report)
+    details |= {"recipe_fields": described["recipe"], "resolved": described.get("resolved"), "final": described.get("final", [])}
     trajectory = recipe_dir / "training.parquet"
     if trajectory.is_file():
         details["trajectory"] = training_trajectory(trajectory)
@@ -159,5 +160,6 @@ def training_trajectory(path: str | Path) -> dict[str, list]:
     missing = {"seed", "step"} - set(table.columns)
     if missing:
         raise HusaiError(f"{path}: column {sorted(missing)[0]} is missing; train the recipe again")
-    mean = table.select_dtypes("number").groupby("step", sort=True).mean().drop(columns="seed", errors="ignore").reset_index()
+    curves = table.select_dtypes("number").drop(columns=["seed", "member"], errors="ignore")
+    mean = curves.groupby("step", sort=True).mean().reset_index()
     return {str(name): column.tolist() for name, column in mean.items()}

@@ -1,0 +1,9 @@
+"""Stress tests: would the claim survive a randomised subject, another kind of dictionary, another domain?
+
+The comparisons of ensembles are here; training their SAEs is ordinary recipe work, and the out-of-domain probes are
+:mod:`husai.external.ood`.
+"""
+
+from husai.stress.ensembles import stability_difference
+
+__all__ = ["stability_difference"]

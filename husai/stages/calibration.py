@@ -1,0 +1,102 @@
+"""Calibration: choose k by the conservative gain over the null, then check the choice on fresh seeds beside a control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from husai import provenance
+from husai.errors import HusaiError
+from husai.recipe import CALIBRATED
+from husai.stages.records import StabilityRecord, condition_row, load_records
+from husai.stages.summary import write_summary
+from husai.statistics import jackknife_difference
+
+COLUMNS = ["role", "recipe", "k", "n_seeds", "S", "pwmcc", "null_worst", "explained_variance", "l0", "eligible"]
+L0_TOLERANCE = 0.05
+
+
+def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRecord, list[dict]]:
+    """The eligible candidate with the highest lower bound of S, and one row per candidate."""
+    section = spec["calibration"]
+    candidates = [r for r in records.values() if r.recipe.k in section["k"] and set(section["seeds"]) <= set(r.seeds) and not r.recipe.tag]
+    rows = []
+    for record in sorted(candidates, key=lambda r: r.recipe.k):
+        row = condition_row(record, section["seeds"])
+        rows.append({"role": "search", **row, "eligible": row["explained_variance"]["value"] >= section["min_explained_variance"]})
+    eligible = [(row, record) for row, record in zip(rows, sorted(candidates, key=lambda r: r.recipe.k), strict=True) if row["eligible"]]
+    if not eligible:
+        best = max(rows, key=lambda row: row["explained_variance"]["value"])
+        raise HusaiError(
+            f"calibration: no k in {section['k']} reaches min_explained_variance {section['min_explained_variance']} "
+            f"(best {best['explained_variance']['value']:.3f} at k = {best['k']}); lower the floor, add larger k or train longer"
+        )
+    return max(eligible, key=lambda pair: pair[0]["S"]["lcb"])[1], rows
+
+
+def select_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
+    """Write ``results/calibration/selected.json``: ``{subject: {"k": ...}}`` and why."""
+    section, records = spec["calibration"], load_records(inputs)
+    chosen, rows = choose(spec, records)
+    record = {
+        "schema": "husai.calibration/1",
+        section["subject"]: {"k": chosen.recipe.k},
+        "default": {"k": chosen.recipe.k},
+        "rule": "highest lower bound of S among candidates above the floor on explained variance",
+        "search": rows,
+        "inputs": provenance.file_records(inputs),
+        "provenance": provenance.provenance(spec, section["seeds"]),
+    }
+    with provenance.job(out.with_suffix(".manifest.json"), config=spec, seeds=section["seeds"]) as work:
+        work.reads(*inputs)
+        provenance.write_json(out, record)
+        work.writes(out)
+    return record
+
+
+def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
+    """Write ``results/calibration/summary.*``: search, retrained choice against its control, L0 matching."""
+    section, records = spec["calibration"], load_records(inputs)
+    selected = provenance.read_json(next(p for p in inputs if Path(p).name == "selected.json"))
+    k = selected[section["subject"]]["k"]
+    _, rows = choose(spec, records)
+    chosen = next(r for r in records.values() if r.recipe.k == CALIBRATED)
+    control = next(r for r in records.values() if r.recipe.tag.endswith("control"))
+    rows += [
+        {"role": role, **condition_row(r, section["retrain_seeds"]), "eligible": None}
+        for role, r in (("chosen", chosen), ("control", control))
+    ]
+    matched = [match_row(r, k, section["seeds"]) for r in records.values() if r.recipe.l0_target == CALIBRATED]
+    gain = jackknife_difference(chosen.s_matrix(section["retrain_seeds"]), control.s_matrix(section["retrain_seeds"]))
+    off = [f"{r['recipe']}: L0 {r['l0']['value']:.2f} for a target of {k}" for r in matched if r["l0_error"] > L0_TOLERANCE]
+    headline = (
+        f"Chosen k = {k}; on fresh seeds S(chosen) - S(k = {section['default_k']}) = {gain.value:+.3f} [{gain.lcb:+.3f}, {gain.ucb:+.3f}]"
+        f" over {gain.n} seeds each."
+    )
+    notes = [
+        f"Rule: {selected['rule']} ({section['min_explained_variance']}).",
+        "Each k is measured against its own worst null; the retrained seeds took no part in the search.",
+        f"L0 matching: {'all within 5% of the target' if not off else 'outside 5%: ' + '; '.join(off)}."
+        if matched
+        else "No architecture was L0-matched.",
+    ]
+    figures = [{"kind": "errorbar", "x": "k", "y": "S", "group": "role", "title": "Stability over k"}]
+    return write_summary(
+        "calibration",
+        out,
+        [*rows, *matched],
+        columns=COLUMNS,
+        headline=headline,
+        notes=notes,
+        figures=figures,
+        inputs=inputs,
+        config=spec,
+        selected_k=k,
+        gain_over_control=gain.metric(),
+    )
+
+
+def match_row(record: StabilityRecord, k: int, seeds: Sequence[int]) -> dict:
+    """How close an L0-matched architecture came to its target."""
+    row = condition_row(record, seeds)
+    return {"role": "L0-matched", **row, "k": k, "eligible": None, "l0_error": abs(row["l0"]["value"] - k) / k}
