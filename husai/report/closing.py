@@ -1,0 +1,38 @@
+"""The paragraph that ends a run: passed or not, why, and where to look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from husai.report.log import gate_status, open_run, read_events, run_facts, runs_path
+
+
+def closing_paragraph(results: str | Path = "results", reports: str | Path = "reports") -> str:
+    """One paragraph on the state of a run, for the terminal."""
+    results, reports = Path(results), Path(reports)
+    parts = [_outcome(results), *_trouble(results, reports)]
+    look = [p for p in (reports / "gate_report.html", reports / "gate_report.md", reports / "experiment_log.md") if p.is_file()]
+    parts.append(f"Read {', '.join(map(str, look))}." if look else f"No report yet in {reports}/; see logs/ for what stopped it.")
+    return " ".join(parts)
+
+
+def _outcome(results: Path) -> str:
+    status = gate_status(results)
+    strict = status.get("strict")
+    if strict is None:
+        return "No decision: the strict gate was not reached."
+    others = [
+        f"{name} {'passed' if s['pass_all'] else 'failed (' + ', '.join(s['failed']) + ')'}"
+        for name, s in status.items()
+        if name != "strict"
+    ]
+    also = f" For comparison: {'; '.join(others)}." if others else ""
+    if strict["pass_all"]:
+        return "RELEASED: every gate of the strict policy passed on one candidate." + also
+    return f"NOT RELEASED: the strict gate failed on {', '.join(strict['failed'])}; a failed gate is a result, not an error." + also
+
+
+def _trouble(results: Path, reports: Path) -> list[str]:
+    run = open_run(read_events(reports / "runs.jsonl", runs_path(results)))
+    failed = run_facts(results, run["time"] if run else "9999")["failed_jobs"]
+    return [f"{len(failed)} job(s) failed, first {failed[0]['job']}: {failed[0]['error']}."] if failed else []

@@ -1,0 +1,282 @@
+"""``husai dag``: the rule graph and the full job graph as SVG or Mermaid text, from Snakemake's own output, without graphviz."""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from husai.errors import HusaiError
+from husai.provenance import write_text
+from husai.report.graph import Layout, layer_numbers, layout, reachable, successors, topological, transitive_reduction
+
+NODE = re.compile(r'^\s*(\d+)\s*\[\s*label\s*=\s*"((?:[^"\\]|\\.)*)"')
+LINK = re.compile(r"^\s*(\d+)\s*->\s*(\d+)")
+STAGES = {
+    "subject": ("subject", "activations", "leak"),
+    "SAEs": ("train", "stability", "sae"),
+    "internal": ("baseline", "ablations", "calibration", "consistency", "internal", "summarize", "summary", "calibrated"),
+    "external": ("saebench", "cebench", "frontier", "scaling", "external", "benchmarks", "probe", "baselines", "stories"),
+    "selection": ("select", "selection", "confirm", "confirmation", "candidate"),
+    "stress": ("stress", "random_model", "transcoder", "ood"),
+    "gate": ("gate", "decision", "selftest"),
+    "report": ("report", "log", "dag", "all"),
+}
+FONT, LINE, PAD, LAYER_GAP = 13, 17, 14, 58
+
+
+class Graph(NamedTuple):
+    """Jobs ``{id: label lines}`` (the rule first, then one line per wildcard) and edges from what is made first to what needs it."""
+
+    nodes: dict[str, list[str]]
+    edges: list[tuple[str, str]]
+
+    def rule(self, node: str) -> str:
+        """Rule of a node."""
+        return self.nodes[node][0]
+
+
+class RuleGraph(NamedTuple):
+    """Rules with their numbers of jobs, and edges: ``forward`` ones, and ``back`` ones that lead to later jobs of an earlier rule."""
+
+    jobs: dict[str, int]
+    forward: list[tuple[str, str]]
+    back: list[tuple[str, str]]
+
+
+def job_graph(
+    targets: Sequence[str] = (), snakefile: str | Path | None = None, options: Sequence[str] = (), timeout: float = 300.0
+) -> Graph:
+    """Ask Snakemake for the graph of all jobs, finished ones too.
+
+    Raises
+    ------
+    HusaiError
+        When Snakemake cannot build the graph; its last line is quoted.
+    """
+    where = ["--snakefile", str(snakefile)] if snakefile else []
+    command = [sys.executable, "-m", "snakemake", *targets, *where, "--cores", "1", "--forceall", "--nolock", *options, "--dag", "dot"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise HusaiError(f"dag: snakemake --dag took longer than {timeout:.0f} s") from None
+    if done.returncode:
+        said = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        raise HusaiError(f"dag: snakemake --dag failed: {said[-1].strip() if said else 'it said nothing'}; try snakemake -n")
+    return with_wildcards(parse_dot(done.stdout))
+
+
+def parse_dot(text: str) -> Graph:
+    """Read Snakemake's ``dot`` output (whatever the workflow itself prints around it is skipped)."""
+    start = text.find("digraph")
+    if start < 0:
+        raise HusaiError("dag: snakemake printed no graph; try snakemake -n")
+    nodes: dict[str, list[str]] = {}
+    edges = []
+    for line in text[start:].splitlines():
+        node, link = NODE.match(line), LINK.match(line)
+        if node:
+            label = node.group(2).replace('\\"', '"')
+            nodes[node.group(1)] = [part.strip() for part in re.split(r"\\n|\n", label) if part.strip()]
+        elif link:
+            edges.append((link.group(1), link.group(2)))
+    return Graph(nodes, [e for e in dict.fromkeys(edges) if e[0] in nodes and e[1] in nodes])
+
+
+def with_wildcards(graph: Graph) -> Graph:
+    """The graph with wildcards that Snakemake leaves out because a job shares them with all jobs it needs."""
+    before = successors(graph.nodes, ((b, a) for a, b in graph.edges))
+    known: dict[str, dict[str, str]] = {}
+    for node in topological(successors(graph.nodes, graph.edges)):
+        values: dict[str, set[str]] = {}
+        for needed in before[node]:
+            for name, value in known[needed].items():
+                values.setdefault(name, set()).add(value)
+        own = dict(part.split(": ", 1) for part in graph.nodes[node][1:] if ": " in part)
+        known[node] = {**{name: found.pop() for name, found in values.items() if len(found) == 1}, **own}
+    varied: dict[str, dict[str, set[str]]] = {}
+    for node, found in known.items():
+        for name, value in found.items():
+            varied.setdefault(graph.rule(node), {}).setdefault(name, set()).add(value)
+    labels = {}
+    for node, label in graph.nodes.items():
+        own = {part.split(": ", 1)[0] for part in label[1:]}
+        shown = {n: v for n, v in known[node].items() if n in own or len(varied[label[0]][n]) > 1}
+        labels[node] = [label[0], *(f"{n}: {v}" for n, v in sorted(shown.items()))]
+    return Graph(labels, graph.edges)
+
+
+def rule_graph(graph: Graph) -> RuleGraph:
+    """Rules behind the jobs. Where rules need each other in turn, edges against the order of their first jobs are ``back`` edges."""
+    depth = layer_numbers(graph.nodes, graph.edges, pull_down=False)
+    jobs: dict[str, int] = {}
+    first: dict[str, int] = {}
+    for node in graph.nodes:
+        rule = graph.rule(node)
+        jobs[rule] = jobs.get(rule, 0) + 1
+        first[rule] = min(first.get(rule, depth[node]), depth[node])
+    edges = [(a, b) for a, b in dict.fromkeys((graph.rule(a), graph.rule(b)) for a, b in graph.edges) if a != b]
+    reach = reachable(successors(jobs, edges))
+    back = [(a, b) for a, b in edges if a in reach[b] and (first[a], a) > (first[b], b)]
+    return RuleGraph(jobs, [e for e in edges if e not in set(back)], back)
+
+
+def stage_of(rule: str) -> str:
+    """Stage a rule belongs to, by the words of its name; the first word counts most."""
+    words = rule.split("_")
+    for candidate in [rule, *words]:
+        for stage, names in STAGES.items():
+            if candidate in names:
+                return stage
+    return "report"
+
+
+def mermaid(graph: Graph) -> str:
+    """The graph as a Mermaid flow chart, coloured by stage."""
+    lines = ["flowchart TB"]
+    for node, label in graph.nodes.items():
+        text = "<br/>".join(html.escape(part, quote=True) for part in label)
+        lines.append(f'  n{node}["{text}"]:::{stage_of(label[0])}')
+    lines += [f"  n{a} --> n{b}" for a, b in graph.edges]
+    lines += [f"  classDef {stage} fill:{fill},stroke:{stroke},color:#16191d" for stage, (fill, stroke) in COLOURS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def rules_mermaid(graph: Graph) -> str:
+    """The rule graph as a Mermaid flow chart."""
+    rules = rule_graph(graph)
+    labels = {rule: [rule, f"{n} jobs"] if n > 1 else [rule] for rule, n in rules.jobs.items()}
+    return mermaid(Graph(labels, [*transitive_reduction(labels, rules.forward), *rules.back]))
+
+
+COLOURS = {
+    "subject": ("#dbe9f9", "#3f74b5"),
+    "SAEs": ("#dcefe2", "#3c8a5a"),
+    "internal": ("#fbf0cf", "#a98a1d"),
+    "external": ("#fbe2d2", "#c0632a"),
+    "selection": ("#efe0f5", "#8a4fa5"),
+    "stress": ("#f9dcdf", "#b9434f"),
+    "gate": ("#e1e4e8", "#3a444f"),
+    "report": ("#f4f5f6", "#8a949e"),
+}
+STYLE = """
+text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;fill:#16191d}
+.title{font-size:19px;font-weight:600}.soft{fill:#59636e}.small{font-size:11px}.name{font-weight:600}
+.edge{fill:none;stroke:#7b858f;stroke-width:1.3}.back{stroke-dasharray:5 4}.head{fill:#7b858f}.chip{fill:#fff;fill-opacity:.75}
+.paper{fill:#fff}
+@media (prefers-color-scheme: dark){.paper{fill:#14171b}.title,.legend{fill:#e4e7ea}.soft{fill:#a4adb7}.edge{stroke:#8b95a0}}
+"""
+
+
+def text_width(text: str, size: float = FONT) -> float:
+    """Rough width of a line of text in pixels."""
+    narrow = sum(c in "ijlft.,:;|'1 =()[]-" for c in text)
+    return size * (0.6 * (len(text) - narrow) + 0.36 * narrow)
+
+
+def rule_svg(graph: Graph) -> str:
+    """The rule graph as SVG: one box per rule with its number of jobs, coloured by stage; implied edges left out."""
+    rules = rule_graph(graph)
+    lines = {rule: [rule, f"{n} jobs"] if n > 1 else [rule] for rule, n in rules.jobs.items()}
+    width = {rule: max(text_width(part) for part in text) + 2 * PAD for rule, text in lines.items()}
+    height = {rule: 16 + LINE * len(text) for rule, text in lines.items()}
+    forward = transitive_reduction(rules.jobs, rules.forward)
+    turned = [(b, a) for a, b in rules.back]
+    placed = layout(rules.jobs, [*forward, *(e for e in turned if e not in set(forward))], width)
+    tops, total = tops_of(placed, height)
+    body = [edge_path(placed, edge, tops, height) for edge in forward]
+    body += [edge_path(placed, edge, tops, height, "edge back", 12.0 if edge in set(forward) else 0.0) for edge in turned]
+    body += [box(placed.x[r] - width[r] / 2, tops[r], width[r], height[r], stage_of(r), text) for r, text in lines.items()]
+    note = "an arrow means: is needed by; what other arrows imply is left out" + ("; dashed: by later jobs of that rule" if turned else "")
+    return page("Rules of the workflow", note, body, extent(placed, width), total, [stage_of(r) for r in rules.jobs])
+
+
+def extent(placed: Layout, width: dict) -> float:
+    """Width of a drawing, bends included."""
+    return max((x + width.get(item, 0.0) / 2 for item, x in placed.x.items()), default=0.0)
+
+
+def tops_of(placed: Layout, height: dict, gap: float = LAYER_GAP) -> tuple[dict, float]:
+    """Upper edge of every item (boxes centred in their layer) and the height of the drawing."""
+    tops, y = {}, 0.0
+    for layer in placed.layers:
+        tall = max((height[i] for i in layer if i in height), default=0.0)
+        for item in layer:
+            tops[item] = y + (tall - height.get(item, tall)) / 2
+        y += tall + gap
+    return tops, y - gap
+
+
+def edge_path(placed: Layout, edge: tuple, tops: dict, height: dict, css: str = "edge", shift: float = 0.0, extra: str = "") -> str:
+    """One edge as a smooth path from box to box; a ``back`` edge has its arrow at the upper end."""
+    back = "back" in css
+    tall = {item: max((height[i] for i in layer if i in height), default=0.0) for layer in placed.layers for item in layer}
+    a, b = edge
+    x, y = placed.x[a] + shift, tops[a] + height[a] + (5 if back else 0)
+    path = [f"M{x:.1f} {y:.1f}"]
+    for stop in placed.chains[edge][1:]:
+        to_x, to_y = placed.x[stop] + shift, tops[stop] - (5 if stop is b and not back else 0)
+        middle = (y + to_y) / 2
+        path.append(f"C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
+        x, y = to_x, to_y
+        if stop is not b:
+            y += tall[stop]
+            path.append(f"L{x:.1f} {y:.1f}")
+    marker = 'marker-start="url(#head)"' if back else 'marker-end="url(#head)"'
+    return f'<path class="{css}" d="{" ".join(path)}" {marker}{extra}/>'
+
+
+def box(x: float, y: float, width: float, height: float, stage: str, lines: list[str]) -> str:
+    """A rounded box in the stage's colours with centred lines of text, the first one bold."""
+    fill, stroke = COLOURS[stage]
+    first = y + height / 2 - LINE * (len(lines) - 1) / 2 + 4.5
+    out = [f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="7" fill="{fill}" stroke="{stroke}"/>']
+    for index, text in enumerate(lines):
+        css, middle = "name" if index == 0 else "small", x + width / 2
+        out.append(f'<text class="{css}" x="{middle:.1f}" y="{first + LINE * index:.1f}" text-anchor="middle">{html.escape(text)}</text>')
+    return "".join(out)
+
+
+def page(title: str, note: str, body: list[str], width: float, height: float, stages: Iterable[str]) -> str:
+    """A whole SVG file: title, note, legend of the stages, drawing."""
+    found = set(stages)
+    present = [stage for stage in COLOURS if stage in found]
+    legend, x = [], 0.0
+    for stage in present:
+        fill, stroke = COLOURS[stage]
+        legend.append(f'<rect x="{x:.1f}" y="52" width="13" height="13" rx="3" fill="{fill}" stroke="{stroke}"/>')
+        legend.append(f'<text class="legend" x="{x + 19:.1f}" y="63">{stage}</text>')
+        x += text_width(stage) + 42
+    wide, tall = max(width, x, text_width(note, 12)) + 48, height + 130
+    shift = 24 + max(0.0, (wide - 48 - width) / 2)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide:.0f} {tall:.0f}" width="{wide:.0f}" height="{tall:.0f}">'
+        f"<title>{title}</title><style>{STYLE}</style>"
+        '<defs><marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerUnits="userSpaceOnUse" markerWidth="10" markerHeight="10" orient="auto-start-reverse">'
+        '<path class="head" d="M0 0L8 4L0 8z"/></marker></defs>'
+        f'<rect class="paper" width="{wide:.0f}" height="{tall:.0f}"/><g transform="translate(24 24)"><text class="title" y="14">{title}</text>'
+        f'<text class="soft" y="36">{note}</text>{"".join(legend)}</g>'
+        f'<g transform="translate({shift:.1f} 106)">{"".join(body)}</g></svg>\n'
+    )
+
+
+def write_graphs(
+    out_dir: str | Path, form: str = "svg", targets: Sequence[str] = (), snakefile: str | Path | None = None, options: Sequence[str] = ()
+) -> list[Path]:
+    """Write rule graph and full job graph: ``dag.svg`` and ``dag_jobs.svg``, or ``dag.mmd`` and ``dag_jobs.mmd``."""
+    from husai.report.dag_jobs import jobs_svg
+
+    if form not in ("svg", "mermaid"):
+        raise HusaiError(f"dag: --format '{form}' is not svg or mermaid")
+    jobs = job_graph(targets, snakefile, options)
+    if form == "svg":
+        texts = {"dag.svg": rule_svg(jobs), "dag_jobs.svg": jobs_svg(jobs)}
+    else:
+        texts = {"dag.mmd": rules_mermaid(jobs), "dag_jobs.mmd": mermaid(jobs)}
+    for name, text in texts.items():
+        write_text(Path(out_dir) / name, text)
+    return [Path(out_dir) / name for name in texts]

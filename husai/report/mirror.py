@@ -1,0 +1,185 @@
+"""Copies the small artifacts behind a report to ``reports/evidence/`` with checksums and an RO-Crate, so that others can check it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from husai.errors import HusaiError
+from husai.gate.policy import shipped_policies
+from husai.provenance import atomic_path, sha256_file, write_text
+
+SUMS, CRATE = "SHA256SUMS", "ro-crate-metadata.json"
+SMALL = 4 * 2**20
+SUFFIXES = (".json", ".jsonl", ".md", ".parquet", ".yaml", ".yml")
+REPORTED = (
+    "subjects/*/model/metrics.json",
+    "subjects/*/model/manifest.json",
+    *(f"{stage}/*" for stage in ("baseline", "ablations", "calibration", "consistency")),
+    "external/*",
+    "selection/*",
+    "confirmation/*",
+    "stress/*",
+    "gate/*",
+    "gate/*/*",
+)
+CONFIGURED = ("config/*.yaml", "config/policies/*.yaml")
+
+
+def reported_files(results: Path) -> list[Path]:
+    """Files of a run that the report reads or that the gate's decision is re-derived from."""
+    found = {p for pattern in REPORTED for p in results.glob(pattern)}
+    return sorted(p for p in found if _wanted(p))
+
+
+def _wanted(path: Path) -> bool:
+    return path.is_file() and path.suffix in SUFFIXES and not path.name.startswith(".") and path.stat().st_size <= SMALL
+
+
+def behind(files: Iterable[Path], base: Path) -> list[Path]:
+    """``files`` and, recursively, every small file below ``base`` that their ``inputs`` or their folder's manifests name."""
+    found: dict[Path, None] = {}
+    waiting = list(files)
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found[path] = None
+        names = [path, path.with_name("manifest.json"), path.with_name(path.stem + ".manifest.json")]
+        for record in [n for n in names if n.suffix == ".json" and _wanted(n)]:
+            near = [record, *(base / name for name in inputs_of(record))]
+            waiting += [p for p in near if p not in found and _inside(p, base) and _wanted(p)]
+    return sorted(found)
+
+
+def _inside(path: Path, base: Path) -> bool:
+    return path.is_relative_to(base) and ".." not in path.parts
+
+
+def inputs_of(path: Path) -> list[str]:
+    """Paths that a manifest or an evidence record lists as its inputs, or a decision as its sources; empty for any other file."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    if not isinstance(record, dict):
+        return []
+    inputs = record.get("inputs")
+    names = [e.get("path") for e in inputs if isinstance(e, dict)] if isinstance(inputs, list) else []
+    return [*(n for n in names if isinstance(n, str)), *sources_of(record)]
+
+
+def sources_of(decision: dict[str, Any]) -> list[str]:
+    """Evidence files that a decision says it read."""
+    sources, rows = decision.get("sources"), decision.get("rows")
+    named = [*(sources if isinstance(sources, list) else []), *(r.get("source") for r in rows or [] if isinstance(r, dict))]
+    return list(dict.fromkeys(n for n in named if isinstance(n, str) and n))
+
+
+def mirror(results: str | Path, reports: str | Path) -> list[Path]:
+    """Copy the evidence of ``results`` to ``<reports>/evidence/`` and return the originals copied.
+
+    Names are kept (``results/...``, ``config/...``). Files of an earlier run that no longer belong are removed.
+    """
+    results, evidence = Path(results), Path(reports) / "evidence"
+    if not results.is_dir():
+        raise HusaiError(f"{results}: no such folder; run the pipeline first")
+    base = results.resolve().parent
+    originals = behind([p.resolve() for p in reported_files(results)], base)
+    copies = {_mirrored_name(p, results, base): p for p in originals}
+    home = base if (base / "config" / "policies").is_dir() else shipped_policies().parents[1]
+    copies |= {p.relative_to(home).as_posix(): p for pattern in CONFIGURED for p in sorted(home.glob(pattern)) if _wanted(p)}
+    for name, original in copies.items():
+        target = evidence / name
+        if not _same(original, target):
+            with atomic_path(target) as temporary:
+                shutil.copyfile(original, temporary)
+    _remove_others(evidence, set(copies))
+    write_crate(evidence, sorted(copies))
+    write_sums(evidence, [*copies, CRATE])
+    return sorted(copies.values())
+
+
+def _mirrored_name(path: Path, results: Path, base: Path) -> str:
+    inside = path.is_relative_to(results.resolve())
+    return (Path("results") / path.relative_to(results.resolve())).as_posix() if inside else path.relative_to(base).as_posix()
+
+
+def _same(original: Path, copy: Path) -> bool:
+    return copy.is_file() and copy.stat().st_size == original.stat().st_size and sha256_file(copy) == sha256_file(original)
+
+
+def _remove_others(folder: Path, keep: set[str]) -> None:
+    for root, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            path = Path(root) / name
+            if path.relative_to(folder).as_posix() not in keep | {SUMS, CRATE}:
+                path.unlink()
+        if Path(root) != folder and not os.listdir(root):
+            os.rmdir(root)
+
+
+def write_sums(folder: Path, names: Iterable[str]) -> None:
+    """Write ``SHA256SUMS`` (checked by ``sha256sum -c``) over ``names`` below ``folder``."""
+    write_text(folder / SUMS, "".join(f"{sha256_file(folder / name)}  {name}\n" for name in sorted(names)))
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """``{name: sha256}`` of a ``SHA256SUMS`` file; HusaiError on a line that is not ``<64 hex digits>  <name>``."""
+    sums = {}
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+        digest, _, name = line.partition("  ")
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef") or not name:
+            raise HusaiError(f"{path}: line {number} is not '<sha256>  <name>'; run husai report again")
+        sums[name] = digest
+    return sums
+
+
+def write_crate(folder: Path, names: list[str]) -> None:
+    """Describe the mirrored files as an RO-Crate 1.1 (``ro-crate-metadata.json``), the same bytes for the same evidence."""
+    from rocrate.rocrate import ROCrate
+
+    decision = _read(folder / "results/gate/strict/release_policy.json")
+    made = decision.get("provenance") or {}
+    crate = ROCrate()
+    crate.name = "HUSAI gate evidence"
+    crate.description = "Measured values, decisions and manifests behind a HUSAI gate report; every file with its SHA-256."
+    crate.root_dataset["datePublished"] = str(made.get("time") or "1970-01-01T00:00:00+00:00")
+    crate.root_dataset["license"] = "https://spdx.org/licenses/MIT"
+    for name in names:
+        record = _read(folder / name) if name.endswith(".json") else {}
+        entity = crate.add_file(dest_path=name, properties=_file_properties(folder / name, name, record))
+        if name == "results/gate/strict/release_policy.json":
+            crate.root_dataset["mentions"] = entity
+    text = json.dumps(crate.metadata.generate(), indent=1, sort_keys=True, ensure_ascii=False)
+    write_text(folder / CRATE, text + "\n")
+
+
+def _file_properties(path: Path, name: str, record: dict) -> dict[str, Any]:
+    kinds = {
+        ".json": "application/json",
+        ".jsonl": "application/jsonl",
+        ".md": "text/markdown",
+        ".parquet": "application/vnd.apache.parquet",
+    }
+    properties: dict[str, Any] = {
+        "name": name,
+        "encodingFormat": kinds.get(path.suffix, "application/yaml"),
+        "contentSize": str(path.stat().st_size),
+        "sha256": sha256_file(path),
+    }
+    if record.get("schema"):
+        properties["conformsTo"] = str(record["schema"])
+    return properties
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

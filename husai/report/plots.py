@@ -1,0 +1,237 @@
+"""Figures as inline SVG that follow the page's light or dark colours; the same data always gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from husai.report.document import Ref, format_value
+from husai.report.tables import reach
+
+INK, FAINT = "#010203", "#040506"
+SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+VARIABLES = {INK: "var(--ink)", FAINT: "var(--rule)", **{c: f"var(--series-{i})" for i, c in enumerate(SERIES, start=1)}}
+
+
+class Series(NamedTuple):
+    """One line of a figure: positions, values and optional bounds (NaN or None where open)."""
+
+    label: str
+    x: Sequence[Any]
+    y: Sequence[float]
+    lcb: Sequence[float | None] = ()
+    ucb: Sequence[float | None] = ()
+
+
+def summary_figure(spec: Ref, rows: Ref) -> str | None:
+    """SVG of one entry of a summary's ``figures`` list.
+
+    ``spec`` holds ``kind`` (``line`` or ``errorbar``), ``x``, ``y``, optional ``lcb``, ``ucb``, ``group``, ``title``; names are columns of
+    ``rows`` (dots reach into nested objects; a metric record brings its own bounds), lists are the numbers themselves.
+    """
+    settings = spec.value or {}
+    if settings.get("kind", "line") not in ("line", "errorbar") or "x" not in settings or "y" not in settings:
+        return None
+    series = _listed(settings) if isinstance(settings["y"], list) else _grouped(settings, rows)
+    if not any(_finite(y) for one in series for y in one.y):
+        return None
+    name = settings["y"] if isinstance(settings["y"], str) else settings.get("y_label", "")
+    x_name = settings["x"] if isinstance(settings["x"], str) else settings.get("x_label", "")
+    return line_plot(series, settings.get("x_label", x_name), settings.get("y_label", name), joined=settings.get("kind", "line") == "line")
+
+
+def _listed(settings: dict) -> list[Series]:
+    return [Series("", settings["x"], settings["y"], settings.get("lcb") or (), settings.get("ucb") or ())]
+
+
+def _grouped(settings: dict, rows: Ref) -> list[Series]:
+    groups: dict[str, list[tuple]] = {}
+    for row in rows:
+        y = reach(row, settings["y"]).value
+        bounds = (y.get("lcb"), y.get("ucb")) if isinstance(y, dict) else (None, None)
+        lcb = reach(row, settings["lcb"]).value if settings.get("lcb") else bounds[0]
+        ucb = reach(row, settings["ucb"]).value if settings.get("ucb") else bounds[1]
+        x = reach(row, settings["x"]).value
+        label = format_value(reach(row, settings["group"]).value) if settings.get("group") else ""
+        value = y.get("value") if isinstance(y, dict) else y
+        groups.setdefault(label, []).append((x.get("value") if isinstance(x, dict) else x, value, lcb, ucb))
+    out = []
+    for label, points in groups.items():
+        numeric = all(_finite(p[0]) for p in points)
+        points = sorted(points, key=lambda p: p[0]) if numeric else points
+        out.append(Series(label, *(list(column) for column in zip(*points, strict=True))))
+    return out
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def line_plot(
+    series: Sequence[Series], x_label: str, y_label: str, joined: bool = True, reference: float | None = None, size: tuple = (6.4, 3.2)
+) -> str:
+    """SVG of lines (or points) with error bars over a numeric or categorical x; ``reference`` draws a dashed horizontal line."""
+
+    def draw(axes: Any) -> None:
+        categories = _categories(series)
+        log = not categories and _spans_decades(series)
+        for index, one in enumerate(series):
+            position = _positions(one, index, categories, log)
+            colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
+            y = [v if _finite(v) else math.nan for v in one.y]
+            if len(one.lcb) or len(one.ucb):
+                low = [v - b if _finite(b) and _finite(v) else 0.0 for v, b in zip(y, one.lcb or [None] * len(y), strict=True)]
+                high = [b - v if _finite(b) and _finite(v) else 0.0 for v, b in zip(y, one.ucb or [None] * len(y), strict=True)]
+                spread = [[max(v, 0.0) for v in low], [max(v, 0.0) for v in high]]
+                axes.errorbar(position, y, yerr=spread, fmt="none", ecolor=colour, elinewidth=1.2, capsize=3)
+            style = "-" if joined and not categories else ""
+            axes.plot(position, y, linestyle=style, marker=marker, color=colour, markersize=4.5, linewidth=1.4, label=one.label or None)
+        if categories:
+            axes.set_xticks(range(len(categories)), list(categories), rotation=20 if len(categories) > 4 else 0)
+        elif log:
+            _log_axis(axes, sorted({float(x) for one in series for x in one.x}))
+        if reference is not None:
+            axes.axhline(reference, color=INK, linewidth=0.8, linestyle="--")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if any(one.label for one in series):
+            axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+    return _svg(draw, size)
+
+
+def heat_map(matrix: Sequence[Sequence[float]], labels: Sequence[str], size: tuple = (4.4, 3.4)) -> str:
+    """SVG of a small symmetric matrix with its values written in the cells, e.g. PWMCC between seeds."""
+
+    def draw(axes: Any) -> None:
+        n = len(matrix)
+        for i in range(n):
+            for j in range(n):
+                value = matrix[i][j]
+                shade = min(max(value, 0.0), 1.0) if _finite(value) else 0.0
+                axes.fill([j, j + 1, j + 1, j], [i, i, i + 1, i + 1], color=SERIES[0], alpha=0.05 + 0.6 * shade, linewidth=0)
+                axes.text(j + 0.5, i + 0.5, f"{value:.2f}" if _finite(value) else "", ha="center", va="center", fontsize=7.5, color=INK)
+        axes.set_xticks([i + 0.5 for i in range(n)], labels)
+        axes.set_yticks([i + 0.5 for i in range(n)], labels)
+        axes.set_xlim(0, n)
+        axes.set_ylim(n, 0)
+        axes.grid(False)
+
+    return _svg(draw, size)
+
+
+def _positions(one: Series, index: int, categories: dict[str, int], log: bool) -> list[float]:
+    """Where the points of the ``index``-th series stand; series are moved apart a little so that their intervals can be told apart."""
+    if categories:
+        return [categories[format_value(x)] + 0.08 * index for x in one.x]
+    apart = 0.012 * index * (max(map(float, one.x)) - min(map(float, one.x)))
+    return [float(x) * 1.04**index if log else float(x) + apart for x in one.x]
+
+
+def _categories(series: Sequence[Series]) -> dict[str, int]:
+    if all(_finite(x) for one in series for x in one.x):
+        return {}
+    names = list(dict.fromkeys(format_value(x) for one in series for x in one.x))
+    return {name: index for index, name in enumerate(names)}
+
+
+def _spans_decades(series: Sequence[Series]) -> bool:
+    positions = [float(x) for one in series for x in one.x]
+    return len(set(positions)) > 2 and min(positions) > 0 and max(positions) / min(positions) >= 8
+
+
+def _log_axis(axes: Any, positions: list[float]) -> None:
+    axes.set_xscale("log")
+    if len(positions) <= 10:
+        axes.set_xticks(positions, [format_value(p) for p in positions])
+        axes.minorticks_off()
+
+
+def _svg(draw: Callable[[Any], None], size: tuple) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "husai",
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "text.color": INK,
+        "axes.edgecolor": FAINT,
+        "axes.labelcolor": INK,
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.5,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_alpha(0.0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0.0)
+        draw(axes)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return themed(out.getvalue())
+
+
+def themed(svg: str) -> str:
+    """Matplotlib's SVG without its prologue, colours replaced by the page's CSS variables, ids made unique to the figure."""
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    size = re.search(r'viewBox="0 0 ([\d.]+)', svg)
+    width = f"style='max-width:{float(size.group(1)) * 1.25:.0f}px'" if size else ""
+    head = re.sub(r'\s(width|height)="[^"]*"', "", svg[: svg.index(">")])
+    prefix = f"f{_short_hash(svg)}"
+    body = head.replace("<svg", f"<svg {width} role='img'", 1) + svg[svg.index(">") :]
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
+    return re.sub(r"#(?=[A-Za-z])([\w.-]+)(?=[\"')])", rf"#{prefix}-\1", body).replace("\n\n", "\n").strip()
+
+
+def _short_hash(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def interval_strip(value: Any, lcb: Any, ucb: Any, threshold: Any, operator: str, passed: bool) -> str:
+    """Small inline SVG of one gate: the passing side shaded, the threshold as a tick, the interval as a bar, the value as a dot."""
+    known = [float(v) for v in (value, lcb, ucb, threshold) if _finite(v)]
+    if not _finite(threshold) or not (_finite(value) or _finite(lcb) or _finite(ucb)):
+        return ""
+    low, high = min(known), max(known)
+    margin = 0.15 * (high - low) or max(abs(low), 1e-3) * 0.5
+    low, high = low - margin, high + margin
+
+    def at(v: float) -> float:
+        return round(4 + 112 * (v - low) / (high - low), 1)
+
+    upwards = operator.startswith(">")
+    edge = at(threshold)
+    start, width = (edge, 120 - edge) if upwards else (0, edge)
+    colour = "var(--pass)" if passed else "var(--fail)"
+    out = [
+        "<svg class='strip' viewBox='0 0 120 18' width='120' height='18' aria-hidden='true'>",
+        f"<rect x='{start}' y='2' width='{round(width, 1)}' height='14' fill='var(--pass)' opacity='.13'/>",
+        f"<line x1='{edge}' x2='{edge}' y1='1' y2='17' stroke='var(--ink)' stroke-width='1'/>",
+    ]
+    if _finite(lcb) or _finite(ucb):
+        left = at(lcb) if _finite(lcb) else 0
+        right = at(ucb) if _finite(ucb) else 120
+        out.append(f"<line x1='{left}' x2='{right}' y1='9' y2='9' stroke='{colour}' stroke-width='2.5'/>")
+    if _finite(value):
+        out.append(f"<circle cx='{at(value)}' cy='9' r='3.4' fill='{colour}'/>")
+    return "".join([*out, "</svg>"])

@@ -1,0 +1,103 @@
+"""Tables out of evidence: summary rows, metric records and plain JSON objects, every cell a quoted value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from husai.report.document import Inline, Ref, Table
+
+DEPTH = 3
+
+
+def is_metric(value: Any) -> bool:
+    """Whether a JSON value is a measured value with bounds."""
+    return isinstance(value, dict) and "value" in value and ("lcb" in value or "ucb" in value)
+
+
+def metric_cell(ref: Ref) -> Inline:
+    """``x [lcb, ucb]``; the missing interval of a single measurement is said, never drawn as zero width."""
+    value = ref["value"].quote()
+    if ref["lcb"].value is None and ref["ucb"].value is None:
+        return [value] if ref["value"].value is None else [value, " (no interval)"]
+    return [value, " [", ref["lcb"].quote("lower"), ", ", ref["ucb"].quote("upper"), "]"]
+
+
+def cell(ref: Ref) -> Inline:
+    """One table cell: a metric with its interval or a plain value; an absent key is an empty cell."""
+    if not ref.exists:
+        return ["–"]
+    return metric_cell(ref) if is_metric(ref.value) else [ref.quote()]
+
+
+def rows_table(rows: Ref, columns: Ref | None = None) -> Table | None:
+    """Table of a list of JSON objects.
+
+    Parameters
+    ----------
+    rows : Ref
+        Cursor at the list.
+    columns : Ref, optional
+        Cursor at the list of column names (dots reach into nested objects); by default every printable key in order of appearance.
+    """
+    entries = [row for row in rows if isinstance(row.value, dict)]
+    if not entries:
+        return None
+    if columns is not None and columns.value:
+        names = [str(c.value) for c in columns]
+        header: list[Inline] = [[c.quote()] for c in columns]
+    else:
+        found = {name: ref for row in reversed(entries) for name, ref in leaves(row)}
+        order = list(dict.fromkeys(name for row in entries for name, _ in leaves(row)))
+        names, header = order, [_header(found[name], name) for name in order]
+    return Table(header, [[cell(reach(row, name)) for name in names] for row in entries])
+
+
+def _header(ref: Ref, name: str) -> Inline:
+    parts, pointer, out = name.split("\0"), ref.pointer.split("/"), []
+    for depth in range(len(parts)):
+        ancestor = Ref(ref.file, None, "/".join(pointer[: len(pointer) - len(parts) + depth + 1]))
+        out += [" ", ancestor.name()] if out else [ancestor.name()]
+    return out
+
+
+def reach(row: Ref, name: str) -> Ref:
+    """Cursor at a column: the literal key first, then dots (or NULs) as nesting."""
+    if name in (row.value or {}):
+        return row[name]
+    return row.path(*(name.split("\0") if "\0" in name else name.split(".")))
+
+
+def leaves(ref: Ref, prefix: str = "", depth: int = DEPTH) -> list[tuple[str, Ref]]:
+    """Printable leaves below an object as ``(name with NUL between levels, cursor)``: scalars, metrics and short scalar lists."""
+    out: list[tuple[str, Ref]] = []
+    for key, child in ref.items():
+        if key.startswith("_") or key in ("provenance", "inputs", "schema", "config"):
+            continue
+        name = f"{prefix}\0{key}" if prefix else key
+        if is_metric(child.value) or not isinstance(child.value, (dict, list)):
+            out.append((name, child))
+        elif isinstance(child.value, list):
+            if len(child.value) <= 16 and not any(isinstance(v, (dict, list)) for v in child.value):
+                out.append((name, child))
+        elif depth > 1:
+            out += leaves(child, name, depth - 1)
+    return out
+
+
+def facts_table(ref: Ref) -> Table | None:
+    """Two-column table of an object's printable leaves."""
+    found = leaves(ref)
+    return Table([["quantity"], ["value"]], [[_header(child, name), cell(child)] for name, child in found]) if found else None
+
+
+def metrics_table(metrics: Ref) -> Table | None:
+    """Table of an evidence record's metrics: value, 95% interval, n, method."""
+    rows = []
+    for _, ref in metrics.items():
+        if is_metric(ref.value):
+            bounds: Inline = ["[", ref["lcb"].quote("lower"), ", ", ref["ucb"].quote("upper"), "]"]
+            unbounded = ref["lcb"].value is None and ref["ucb"].value is None
+            rows.append([[ref.name()], [ref["value"].quote()], ["none"] if unbounded else bounds, cell(ref["n"]), cell(ref["method"])])
+        else:
+            rows.append([[ref.name()], [ref.quote()], ["none"], ["–"], ["–"]])
+    return Table([["metric"], ["value"], ["interval"], ["n"], ["method"]], rows) if rows else None
