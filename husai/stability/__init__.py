@@ -5,7 +5,7 @@ from husai.stability.functional import activation_agreement, agreement_matrix
 from husai.stability.measure import compare_weights, measure_stability
 from husai.stability.nulls import NullResult, assessable, chance_corrected, covariance_decoder, gaussian_decoder, null_pwmcc, worst_null
 from husai.stability.report import StabilityReport, verdict
-from husai.stability.similarity import feature_stability, movement, pairwise, pairwise_best, pwmcc
+from husai.stability.similarity import feature_stability, mean_to_others, movement, pairwise, pairwise_best, pwmcc
 from husai.stability.subspace import (
     activation_covariance,
     default_ranks,
@@ -34,6 +34,7 @@ __all__ = [
     "feature_stability",
     "gaussian_decoder",
     "hungarian",
+    "mean_to_others",
     "measure_stability",
     "movement",
     "null_pwmcc",

@@ -75,8 +75,8 @@ class StabilityReport:
         return chance_corrected(self.pwmcc, null or self.worst)
 
     def s_interval(self, null: NullResult | None = None) -> Interval:
-        """S with its delete-one-seed jackknife-t interval."""
-        return _interval(self.s_matrix(null))
+        """S with its delete-one-seed jackknife-t interval; undefined when the null is above 0.9."""
+        return s_of(self.pwmcc, null or self.worst)
 
     def metrics(self) -> dict[str, dict]:
         """``{name: metric}`` of an evidence record; pairwise values carry jackknife-t intervals over seeds."""
@@ -84,8 +84,6 @@ class StabilityReport:
         pairwise = {
             "pwmcc": self.pwmcc,
             "pwmcc_all": self.pwmcc_all,
-            "S": self.s_matrix(),
-            "S_all": chance_corrected(self.pwmcc_all, worst_all),
             "pw_mcc": self.pw_mcc,
             "shared_fraction": self.shared,
             "shared_fraction_all": self.shared_all,
@@ -94,6 +92,7 @@ class StabilityReport:
         }
         pairwise |= {f"subspace_overlap_r{rank}": matrix for rank, matrix in self.subspace.items()}
         found = {name: _interval(matrix).metric() for name, matrix in pairwise.items() if matrix is not None}
+        found["S"], found["S_all"] = self.s_interval().metric(), s_of(self.pwmcc_all, worst_all).metric()
         for name, null in self.nulls.items():
             found[f"null_{name}"] = _null_metric(null)
         found["null_worst"], found["null_worst_all"] = _null_metric(self.worst), _null_metric(worst_all)
@@ -135,6 +134,13 @@ def _interval(matrix: torch.Tensor) -> Interval:
     if not torch.isfinite(matrix[off]).all():
         return Interval(math.nan, -math.inf, math.inf, len(matrix), "undefined")
     return jackknife_t(matrix.numpy())
+
+
+def s_of(pwmcc: torch.Tensor, null: NullResult) -> Interval:
+    """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is not assessable."""
+    if not assessable(null):
+        return Interval(math.nan, -math.inf, math.inf, len(pwmcc), f"not assessable: {null.kind} null {null.mean:.3f}")
+    return _interval(chance_corrected(pwmcc, null))
 
 
 def _null_metric(null: NullResult) -> dict:

@@ -206,6 +206,12 @@ def pairwise(decoders: Sequence[torch.Tensor], alive: Sequence | None = None, de
     return pairwise_best(decoders, alive, device, names).matrix
 
 
+def mean_to_others(matrix: torch.Tensor) -> torch.Tensor:
+    """Each SAE's mean PWMCC with the others, ``(n,)``, from the matrix of :func:`pairwise`; its mean is the ensemble's PWMCC."""
+    n = matrix.shape[0]
+    return (matrix.sum(1) - matrix.diagonal()) / (n - 1)
+
+
 def unit_ensemble(decoders: Sequence[torch.Tensor], alive: Sequence | None = None, device=None, names=None) -> list[UnitRows]:
     """Every decoder as :class:`UnitRows`, checked to live in one space; fewer than two is an error."""
     n = len(decoders)

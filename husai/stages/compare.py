@@ -17,13 +17,13 @@ from husai.stability import (
     activation_covariance,
     agreement_matrix,
     assessable,
-    chance_corrected,
     compare_weights,
     null_pwmcc,
     verdict,
     worst_null,
 )
 from husai.stability.measure import CLONE, check_weights, pointing_rows
+from husai.stability.report import s_of
 from husai.stages.comparison_table import render
 from husai.statistics import Interval, jackknife_t
 
@@ -226,15 +226,17 @@ def _initial(brought: Brought) -> torch.Tensor | None:
     return decoder if decoder.shape == brought.sae.W_dec.shape else None
 
 
-def _summary(matrix: torch.Tensor, independent: list[int]) -> Interval:
+def _summary(matrix: torch.Tensor, independent: list[int], null: NullResult | None = None) -> Interval:
+    """Mean over independent pairs with its interval, corrected for chance when a null is given."""
     if len(independent) < 2:
         return Interval(math.nan, -math.inf, math.inf, len(independent), "no independent pair")
-    return jackknife_t(matrix[independent][:, independent].numpy())
+    chosen = matrix[independent][:, independent]
+    return jackknife_t(chosen.numpy()) if null is None else s_of(chosen, null)
 
 
 def _record(brought, matrices, flags, independent, nulls, unavailable, chosen) -> dict[str, Any]:
     intervals = {name: _summary(matrix, independent) for name, matrix in matrices.items()}
-    intervals["S"] = _summary(chance_corrected(matrices["pwmcc"], chosen), independent)
+    intervals["S"] = _summary(matrices["pwmcc"], independent, chosen)
     saes = [
         {
             "path": str(b.path),
