@@ -10,6 +10,7 @@ import numpy as np
 from husai.errors import HusaiError
 
 SEPARATOR = "<|endoftext|>"
+CHARS_PER_TOKEN = 12
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096):
@@ -51,11 +52,20 @@ def load_tokenizer(path: str | Path):
 def encode(tokenizer, texts: Sequence[str], max_tokens: int | None = None) -> list[np.ndarray]:
     """Token ids of each text, int64, with the tokenizer's own opening tokens; the last ``max_tokens`` are kept (truncated left).
 
-    A text without tokens becomes the single token 0.
+    A text without tokens becomes the single token 0. Of a text much longer than ``max_tokens`` only the end is tokenised.
     """
-    encoded = tokenizer.encode_batch_fast(list(texts))
-    ids = [np.asarray(e.ids or [0], dtype=np.int64) for e in encoded]
-    return ids if max_tokens is None else [i[-max_tokens:] for i in ids]
+    ids = _ids(tokenizer, texts if max_tokens is None else [text[-CHARS_PER_TOKEN * max_tokens :] for text in texts])
+    if max_tokens is None:
+        return ids
+    # A cut that left too few tokens to be sure that none of them was touched: tokenise the whole text after all.
+    short = [i for i, text in enumerate(texts) if len(text) > CHARS_PER_TOKEN * max_tokens and len(ids[i]) < 2 * max_tokens + 8]
+    for i, whole in zip(short, _ids(tokenizer, [texts[i] for i in short]), strict=True):
+        ids[i] = whole
+    return [i[-max_tokens:] for i in ids]
+
+
+def _ids(tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    return [np.asarray(e.ids or [0], dtype=np.int64) for e in tokenizer.encode_batch_fast(list(texts))]
 
 
 def pack(documents: Sequence[np.ndarray], n_ctx: int, separator: int | None = None) -> np.ndarray:

@@ -40,7 +40,8 @@ def build(model_config: dict[str, Any], seed: int, device: str | torch.device = 
         from transformer_lens import HookedTransformer, HookedTransformerConfig
 
         torch.manual_seed(seed)
-        config = HookedTransformerConfig.from_dict({**model_config, "device": "cpu", "seed": None})
+        dtype = getattr(torch, str(model_config.get("dtype", "float32")).removeprefix("torch."))
+        config = HookedTransformerConfig.from_dict({**model_config, "dtype": dtype, "device": "cpu", "seed": None})
         return HookedTransformer(config, move_to_device=False).to(device, print_details=False)
 
 
@@ -76,7 +77,7 @@ def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict
         weights = load_file(directory / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise HusaiError(f"{directory / WEIGHTS}: not readable ({error}); run the subject job again") from error
-    model = build({**record["model"], "init_weights": False, "dtype": _dtype(record["model"])}, seed=0)
+    model = build({**record["model"], "init_weights": False}, seed=0)
     parameters = dict(model.named_parameters())
     wrong = sorted(set(parameters) ^ set(weights)) or [n for n, p in parameters.items() if p.shape != weights[n].shape]
     if wrong:
@@ -85,10 +86,6 @@ def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
     return model.to(device, print_details=False).eval().requires_grad_(False), record
-
-
-def _dtype(model_config: dict) -> torch.dtype:
-    return getattr(torch, str(model_config.get("dtype", "float32")))
 
 
 @torch.no_grad()
