@@ -13,6 +13,7 @@ from husai.external.cebench import score_saes
 from husai.external.cebench_evidence import recipe_metrics, score_fields, with_baseline
 from husai.external.pair_store import SPLITS, load_pairs, pairs_file, save_pairs
 from husai.external.pairs import split_pairs
+from husai.progress import Progress
 
 
 def pair_activations_job(
@@ -27,7 +28,7 @@ def pair_activations_job(
     model_dir : path
         Folder of the subject, ``results/subjects/{subject}/model``, or its ``manifest.json``.
     hook_names : sequence of str or None
-        None: all hooks of the subject.
+        None: ``spec["hooks"]``.
     out : path
         Manifest to write, ``results/subjects/{subject}/pairs/manifest.json``; ``{hook}.safetensors`` and ``pairs.json`` (themes and
         source rows) go beside it.
@@ -43,7 +44,9 @@ def pair_activations_job(
     model_dir, out = _folder(model_dir), _folder(out) / "manifest.json"
     with provenance.job(out, config=spec, seeds=[spec.get("seed", 0)], data_slice=spec.get("source")) as work:
         subject = load_subject(model_dir, resolve_device(device))
-        hooks = list(hook_names or subject.hooks)
+        hooks = subject.check_hooks(list(dict.fromkeys(hook_names or spec.get("hooks") or ())))
+        if not hooks:
+            raise HusaiError("CE-Bench: no hook to read the story pairs at; name one with --hook")
         pairs = {split: split_pairs(spec, split) for split in SPLITS}
         texts = [story for split in pairs.values() for p in split for story in (p.story_a, p.story_b)]
         found, counts = story_activations(subject, texts, hooks, spec.get("max_tokens"))
@@ -60,11 +63,13 @@ def pair_activations_job(
 
 
 def story_activations(
-    subject, texts: Sequence[str], hook_names: Sequence[str], max_tokens: int | None
+    subject, texts: Sequence[str], hook_names: Sequence[str], max_tokens: int | None = None
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Activations of every token of every text, ``{hook: (n_tokens, d) float32}``, and tokens per text, int64 ``(n_texts,)``."""
-    found = subject.activations(list(texts), list(hook_names), positions="all", max_tokens=max_tokens)
-    return found.activations, found.counts
+    bar = Progress(len(texts), "stories")
+    found = subject.activations(list(texts), list(hook_names), positions="all", max_tokens=max_tokens, progress=bar.update)
+    counts = torch.tensor([len(rows) for rows in found[hook_names[0]]])
+    return {hook: torch.cat(found.pop(hook)) for hook in hook_names}, counts
 
 
 def cebench_job(

@@ -3,7 +3,6 @@
 import json
 import sys
 import types
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -168,21 +167,22 @@ def test_store_errors_name_the_file(tmp_path):
         load_pairs(path)
 
 
-class Activations(NamedTuple):
-    activations: dict
-    counts: torch.Tensor
-
-
 class WordSubject:
     """A subject whose activation at a token is a fixed random vector of the word: known without a model."""
 
-    name, hooks, d_model = "language", ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"], 6
+    name, hooks, d_model = "language", ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"), 6
 
-    def activations(self, inputs, hook_names, positions="all", max_tokens=None):
-        words = [text.split()[:max_tokens] for text in inputs]
+    def check_hooks(self, names):
+        for name in names:
+            if name not in self.hooks:
+                raise HusaiError(f"subject 'language': no hook '{name}'")
+        return list(names)
+
+    def activations(self, inputs, hook_names, positions="all", max_tokens=None, progress=None):
+        assert positions == "all"
         table = torch.randn(4096, self.d_model, generator=torch.Generator().manual_seed(0))
-        ids = torch.tensor([int(provenance.hash_json(w)[:8], 16) % 4096 for ws in words for w in ws])
-        return Activations({h: table[ids] + i for i, h in enumerate(hook_names)}, torch.tensor([len(ws) for ws in words]))
+        ids = [[int(provenance.hash_json(w)[:8], 16) % 4096 for w in text.split()[-max_tokens:]] for text in inputs]
+        return {h: [table[words] + i for words in ids] for i, h in enumerate(hook_names)}
 
 
 @pytest.fixture
@@ -195,7 +195,9 @@ def workplace(tmp_path, monkeypatch):
     (model / "config.json").write_text("{}")
     (tmp_path / "stories.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS))
     spec = {"source": "hub", "hub_version": str(tmp_path / "stories.jsonl"), "n_pairs": 8, "max_tokens": 4}
-    stage.pair_activations_job(spec, model, None, "results/subjects/language/pairs/manifest.json", device="cpu")
+    stage.pair_activations_job(
+        {**spec, "hooks": WordSubject.hooks}, model, None, "results/subjects/language/pairs/manifest.json", device="cpu"
+    )
     for i, recipe in enumerate(("topk-d32-k3", "topk-d32-k3-frozen")):
         for seed in (0, 1):
             folder = tmp_path / f"results/saes/language/{recipe}/seed{seed}"
@@ -220,6 +222,9 @@ def test_pair_activations_job_writes_every_hook_with_a_manifest(workplace):
     assert [r["path"] for r in manifest["outputs"]] == [f"{h}.safetensors" for h in WordSubject.hooks] + ["pairs.json"]
     listing = provenance.read_json("results/subjects/language/pairs/pairs.json")
     assert len(listing["selection"]) == len(listing["confirmation"]) == 8
+    for hooks, message in ((["blocks.7"], "no hook 'blocks.7'"), ([], "no hook to read")):
+        with pytest.raises(HusaiError, match=message):
+            stage.pair_activations_job(workplace, "results/subjects/language/model", hooks, "p/manifest.json", device="cpu")
 
 
 def test_cebench_job_writes_a_complete_record(workplace):
