@@ -22,6 +22,18 @@ include: "rules/gate.smk"
 include: "rules/report.smk"
 
 
+onstart:
+    shell(run_event("start"))
+
+
+onsuccess:
+    shell(run_event("success"))
+
+
+onerror:
+    shell(run_event("error"))
+
+
 rule all:
     default_target: True
     input:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from husai.errors import HusaiError, nearest
+from husai.provenance import hash_json
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -275,6 +276,11 @@ class Config(Section):
     confirmation: Confirmation
     stress: Stress
     gate: Gate = Field(default_factory=Gate)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the whole configuration, 16 hex digits; where jobs run is left out."""
+        return hash_json(self.model_dump(exclude={"compute"}))[:16]
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Config:

@@ -215,7 +215,7 @@ class Slices:
 
     def probes(self) -> str:
         """Which rows get probe activations."""
-        return _dump({**self.data_sets(), "hooks": list(self.config.subjects[self.config.external.subject].hooks)})
+        return _dump({**self.data_sets(), "hooks": self.plan.pool_hooks()})
 
     def probing(self, split: str = "selection") -> str:
         """Sparse probing of one split."""
@@ -228,7 +228,7 @@ class Slices:
 
     def cebench(self) -> str:
         """Contrastive pairs."""
-        return _dump({**self.config.external.cebench.model_dump(), **self.data_sets()})
+        return _dump({**self.config.external.cebench.model_dump(), **self.data_sets(), "hooks": self.plan.pool_hooks()})
 
     def stage(self, name: str) -> str:
         """A summary stage's own section."""

@@ -81,8 +81,6 @@ def measured(kind, recipes):
 
 
 def run_event(event):
-    """Note start, success or failure of a run; a dry run notes nothing."""
-    configs = " ".join(
-        f"--config-hash-of {shlex.quote(str(p))}" for p in [f"{workflow.basedir}/config/config.yaml", *workflow.overwrite_configfiles]
-    )
-    return f"husai log --event {event} {configs} -- {' '.join(map(shlex.quote, sys.argv))}"
+    """Command that notes the start, success or failure of a run in results/runs.jsonl; a dry run notes nothing."""
+    about = f" --run-command {shlex.quote(' '.join(sys.argv))} --config-hash {CONFIG.hash} --config-file {RUN['configfiles']}"
+    return f"husai log --event {event}{about if event == 'start' else ''} < /dev/null"

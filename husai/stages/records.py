@@ -30,7 +30,7 @@ class StabilityRecord:
         if self.data.get("kind") != "stability":
             raise HusaiError(f"{path}: expected stability evidence, found kind {self.data.get('kind')!r}; run the stability job again")
         self.recipe = Recipe.from_dict(self.data["recipe_fields"])
-        self.seeds = [int(s) for s in self.data["seeds"]]
+        self.seeds = [int(s) for s in self.data["per_seed"]["seed"]]
 
     @property
     def id(self) -> str:

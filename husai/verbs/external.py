@@ -1,0 +1,5 @@
+"""Verbs ``saebench``, ``cebench``, ``ood`` and ``official``."""
+
+
+def add_to(verbs) -> None:
+    pass
