@@ -157,6 +157,9 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
             slices.setdefault(stage, []).append(record["data_slice"])
         codes.add(record.get("code_hash"))
         last = max(last or "", str(record.get("end") or "")) or None
+    ledger = Path(results) / "confirmation" / "ledger.jsonl"
+    attempts = [e for e in map(json.loads, _complete_lines(ledger)) if str(e.get("time") or "") >= since and e.get("event") == "started"]
+    confirmed = [{key: e.get(key) for key in ("config_hash", "attempt", "forced", "resumed")} for e in attempts]
     distinct = {stage: [json.loads(t) for t in sorted({canonical_json(s) for s in found})][:8] for stage, found in slices.items()}
     named = {stage: sorted(found) for stage, found in seeds.items() if found}
     return {
@@ -165,6 +168,7 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
         "seeds": named,
         "data_slice": distinct,
         "code_hashes": sorted(filter(None, codes)),
+        "confirmations": confirmed,
         "last_end": last,
     }
 
@@ -199,6 +203,7 @@ def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
         ("artifact root", f"`{start.get('artifact_root') or 'not recorded'}`"),
         ("jobs finished", str(end.get("jobs", 0))),
         ("duration", _duration(start.get("time"), end.get("time"))),
+        ("confirmation", _attempts(end.get("confirmations") or [])),
         ("gates", _gates(end.get("gates"))),
     ]
     lines = [f"## {start.get('time')} {word} ({end['run_id']})", ""]
@@ -207,6 +212,14 @@ def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
         lines.append(f"- error: {format_value(end['error'])}")
     lines += [f"- failed job: `{job['job']}`: {job['error']}" for job in end.get("failed_jobs") or []]
     return "\n".join(lines) + "\n"
+
+
+def _attempts(found: list[dict[str, Any]]) -> str:
+    marks = (
+        f"attempt {e['attempt']} for {e['config_hash']}{' FORCED' if e.get('forced') else ''}{' (resumed)' if e.get('resumed') else ''}"
+        for e in found
+    )
+    return "; ".join(marks) or "no attempt"
 
 
 def _by_stage(found: dict[str, Any], otherwise: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from husai.errors import HusaiError
-from husai.gate.evaluate import Decision, evaluate
-from husai.gate.evidence import load_evidence
+from husai.gate.decision import Decision
+from husai.gate.evaluate import evaluate
+from husai.gate.evidence import Evidence, load_evidence
 from husai.gate.policy import Policy, load_policy, shipped_policies
 from husai.provenance import finite, read_json, sha256_file
 from husai.report.mirror import sources_of
@@ -16,58 +18,71 @@ if TYPE_CHECKING:
     from husai.report.verify import Findings
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
-CHANGED = ("rests on", "has changed since")
+ABSENT, CHANGED = "which is not there", ("rests on", "has changed since")
 
 
 def redecide(found: Findings) -> None:
     """Evaluate every decision of the run again; from the run itself where it is here, else from the evidence copies."""
-    base = found.root if found.has_results else found.reports / "evidence"
+    copies = found.reports / "evidence"
+    base = found.root if found.has_results else copies
     for path in sorted((base / "results/gate").glob("*/release_policy.json")):
         try:
             decision = read_json(path)
-            again = _again(decision, base)
-        except (HusaiError, KeyError, TypeError, AttributeError) as error:  # an old or foreign decision
+            policy = _policy(decision, [base, copies])
+            records = _records(decision, policy, base, whole=found.has_results)
+            again = evaluate(policy, records, decision.get("candidate"))
+        except (HusaiError, KeyError, TypeError, AttributeError) as error:
             found.notes.append(f"{found.name(path)}: the decision was not made again ({error})")
             continue
-        if again is None:
-            found.notes.append(f"{found.name(path)}: names no evidence files, so the decision was not made again")
-            continue
         found.count("decisions made again")
-        for line in differences(decision, again, whole=found.has_results):
+        for line in differences(decision, again):
             found.mismatch(path, line)
 
 
-def _again(decision: dict[str, Any], base: Path) -> Decision | None:
-    files = [base / name for name in sources_of(decision) if (base / name).is_file()]
-    if not files:
-        return None
-    policy = _policy(decision, base)
-    return evaluate(policy, load_evidence(files, root=base), decision.get("candidate"))
+def _records(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) -> list[Evidence]:
+    """The evidence a decision names. Without the checkpoints (``whole`` false) an input that is not here is not held against a record."""
+    names = sources_of(decision)
+    if not names:
+        raise HusaiError("it names no evidence files")
+    about = decision.get("candidate")
+    only = about.get("recipe_hash") if policy.one_candidate and isinstance(about, dict) else None
+    out: list[Evidence] = []
+    for name in names:
+        if not (base / name).is_file():
+            raise HusaiError(f"{name} is not here")
+        records = load_evidence([base / name], root=base, recipe_hash=only)
+        if not records:
+            raise HusaiError(f"{name} is an artifact of the original, not an evidence record")
+        out += records
+    return out if whole else [replace(e, problems=tuple(p for p in e.problems if ABSENT not in p)) for e in out]
 
 
-def _policy(decision: dict[str, Any], base: Path) -> Policy:
+def _policy(decision: dict[str, Any], bases: list[Path]) -> Policy:
     name = decision["policy"]
-    places = [base / "config/policies" / f"{name}.yaml", shipped_policies() / f"{name}.yaml"]
-    places += [p for p in (base / "config/policies").glob("*.yaml") if p not in places]
-    for place in places:
-        if place.is_file() and sha256_file(place) == decision.get("policy_sha256", sha256_file(place)):
-            modes = dict((decision.get("modes") or {}).items())
-            return load_policy(place).with_options(modes=modes)
-    raise HusaiError(f"policy {name} with the SHA-256 of the decision is not here")
+    named = [folder / f"{name}.yaml" for folder in (*(b / "config/policies" for b in bases), shipped_policies())]
+    others = [p for b in bases for p in sorted((b / "config/policies").glob("*.yaml"))]
+    for place in [*named, *others]:
+        if place.is_file() and sha256_file(place) == decision.get("policy_sha256"):
+            policy = load_policy(place)
+            known = {c.threshold_as for g in policy.gates for alternatives in g.modes.values() for a in alternatives for c in a}
+            changed = {k: v for k, v in (decision.get("thresholds") or {}).items() if k and k in known}
+            return policy.with_options(decision.get("modes"), decision.get("required"), changed)
+    raise HusaiError(f"policy {name} as it was then is not here")
 
 
-def differences(decision: dict[str, Any], again: Decision, whole: bool) -> list[str]:
-    """What a repeated decision says otherwise. Without the run's checkpoints (``whole`` false) hashes of inputs cannot be judged again."""
+def differences(decision: dict[str, Any], again: Decision) -> list[str]:
+    """What a repeated decision says otherwise, gate by gate and metric by metric."""
     out = []
+    reasons = decision.get("reasons") or {}
+    untrusted = {gate for gate, reason in reasons.items() if any(text in str(reason) for text in CHANGED)}
     for gate, verdict in again.gates.items():
         before = decision.get("gates", {}).get(gate)
-        trusted = whole or not any(text in again.reasons.get(gate, "") for text in CHANGED)
-        if before is not verdict and (trusted and (whole or gate != "pass_all")):
+        if before is not verdict and gate not in untrusted and not (gate == "pass_all" and untrusted):
             reason = again.reasons.get(gate, "")
             out.append(f"gate {gate} is {before} but the evidence gives {verdict}" + (f" ({reason})" if reason else ""))
     for name, value in finite(again.metrics).items():
-        if name in decision.get("metrics", {}) and not _close(decision["metrics"][name], value):
-            out.append(f"metric {name} is {decision['metrics'][name]} but the evidence gives {value}")
+        if not _close(decision.get("metrics", {}).get(name), value):
+            out.append(f"metric {name} is {decision.get('metrics', {}).get(name)} but the evidence gives {value}")
     for name, value in finite(again.thresholds).items():
         if name in decision.get("thresholds", {}) and not _close(decision["thresholds"][name], value):
             out.append(f"threshold {name} is {decision['thresholds'][name]} but the policy says {value}")

@@ -21,9 +21,9 @@ STAGES = {
     "Scaling": ("results/external/scaling.json", "What do more tokens, other layers and more latents change?"),
 }
 RECORDS = {
-    "Selection": ("results/selection/*.json", "results/selection/selected_candidate.json"),
-    "Confirmation": ("results/confirmation/*.json", "results/confirmation/"),
-    "Stress": ("results/stress/*.json", "results/stress/"),
+    "Selection": ("results/selection/**/*.json", "results/selection/selected_candidate.json"),
+    "Confirmation": ("results/confirmation/*.json", "results/confirmation/stability.json"),
+    "Stress": ("results/stress/*.json", "results/stress/ood.json"),
 }
 
 
@@ -72,6 +72,13 @@ def _decision(source: Source) -> list[Any]:
         out.append(Paragraph(["Every gate passed on this one candidate. A claim may be promoted with `husai claim`."]))
     else:
         out.append(Paragraph(["Failing: ", gates.quote("failed_names"), ". No external claim may be promoted from this run."]))
+    confirmation = strict["confirmation"]
+    if confirmation["forced"].value:
+        out.append(
+            Paragraph(["**Forced confirmation:** this candidate was confirmed ", confirmation["attempts"].quote(), " times; one counts."])
+        )
+    elif confirmation["attempts"].exists:
+        out.append(Paragraph(["Confirmation attempts on this candidate: ", confirmation["attempts"].quote(), "."]))
     return [*out, *_policy(source, STRICT)]
 
 
@@ -93,14 +100,20 @@ def _policy(source: Source, file: str) -> list[Any]:
     out: list[Any] = [gates_table(lines)]
     if len(lines) > len({line.gate.pointer for line in lines}):
         out += [Paragraph(["Every condition of these gates:"]), conditions_table(lines)]
-    unattainable = decision["unattainable"]
-    if unattainable.value:
-        out.append(Paragraph(["Gates whose threshold cannot be reached or resolved with this design:"]))
-        items = [[ref.quote()] for ref in unattainable] or [[ref.name(), ": ", ref.quote()] for _, ref in unattainable.items()]
-        out.append(Bullets(items))
-    elif unattainable.exists:
-        out.append(Paragraph(["Every threshold is attainable with this design and resolvable with these seeds."]))
-    return out
+    return [*out, *_feasibility(decision)]
+
+
+def _feasibility(decision: Ref) -> list[Any]:
+    unattainable, findings = decision["unattainable"], decision["feasibility"]
+    if not unattainable.exists:
+        return []
+    if not unattainable.value:
+        return [Paragraph(["Every threshold is attainable with this design and resolvable with these seeds."])]
+    items: list[Inline] = [
+        [f["gate"].quote(), ", ", f["condition"].quote(), ": ", f["reason"].quote()] for f in findings if f["blocking"].value
+    ]
+    lead = ["Gates whose threshold this design cannot reach or these seeds cannot resolve:"]
+    return [Paragraph(lead), Bullets(items or [[ref.quote()] for ref in unattainable])]
 
 
 def _failures(source: Source) -> list[Any]:
@@ -181,10 +194,10 @@ def _record(record: Ref, file: str) -> list[Any]:
     for spec in record["figures"]:
         svg = summary_figure(spec, record["rows"])
         out += [Figure(svg, [spec["title"].quote()] if spec["title"].value else [f"From `{file}`."])] if svg else []
-    matrix = record["matrix"]
+    matrix = record["pairwise"]["pwmcc"]
     if isinstance(matrix.value, list) and matrix.value and len(matrix.value) <= 16:
         labels = [str(v) for v in record["seeds"].value or range(len(matrix.value))]
-        out.append(Figure(heat_map(matrix.value, labels), [f"Pairwise values between seeds, `{file}`."]))
+        out.append(Figure(heat_map(matrix.value, labels), [f"PWMCC between seeds, `{file}`."]))
     return [*out, *[Bullets([[ref.quote()] for ref in record["notes"]])][: len(record["notes"].value or [])]]
 
 

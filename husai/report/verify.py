@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,7 @@ def verify(root: str | Path = ".") -> Findings:
         records = read_records(found)
         check_records(found, records)
         check_versions(found, records)
-        runs = found.root / "results" / "runs.jsonl"
-        for line in chain_breaks(runs) if runs.is_file() else []:
-            found.mismatch(runs, f"line {line} was changed after it was written")
+    check_ledgers(found)
     check_evidence(found)
     check_report(found)
     redecide(found)
@@ -133,7 +132,8 @@ def _check_entry(found: Findings, path: Path, entry: dict[str, Any]) -> None:
 def read_records(found: Findings) -> dict[Path, dict[str, Any]]:
     """Every JSON object below results/; one that cannot be read is a mismatch."""
     records = {}
-    for path in (p for p in artifacts(found.root) if p.suffix == ".json" and p.is_relative_to(found.root / "results")):
+    own = [p for p in artifacts(found.root) if p.is_relative_to(found.root / "results") or p == found.reports / "manifest.json"]
+    for path in (p for p in own if p.suffix == ".json"):
         try:
             record = json.loads(path.read_text())
         except (OSError, ValueError):
@@ -150,9 +150,10 @@ def check_records(found: Findings, records: dict[Path, dict[str, Any]]) -> None:
         manifest = path.name.endswith("manifest.json")
         for entry in _entries(record, "outputs") if manifest else []:
             target = path.parent / entry["path"]
-            _compare(found, target.resolve() if ".." in target.parts else target, entry["sha256"], path, "wrote")
+            _compare(found, Path(os.path.normpath(target)), entry["sha256"], path, "wrote")
+        rerun = _target(found, path, record)
         for entry in _entries(record, "inputs"):
-            _compare(found, found.locate(entry["path"]), entry["sha256"], path, "read")
+            _compare(found, found.locate(entry["path"]), entry["sha256"], path, "read", rerun)
         if manifest and "config" in record and record.get("config_hash") != hash_json(record["config"]):
             found.mismatch(path, "its config_hash is not the hash of its config")
         found.count("manifests" if manifest else "records")
@@ -165,7 +166,7 @@ def _entries(record: dict[str, Any], key: str) -> list[dict[str, str]]:
     return [e for e in entries if isinstance(e, dict) and isinstance(e.get("path"), str) and isinstance(e.get("sha256"), str)]
 
 
-def _compare(found: Findings, path: Path, expected: str, record: Path, verb: str) -> None:
+def _compare(found: Findings, path: Path, expected: str, record: Path, verb: str, rerun: str = "") -> None:
     found.count("hashes in manifests and records")
     sha256 = found.sha256(path)
     name = found.name(path)
@@ -178,8 +179,7 @@ def _compare(found: Findings, path: Path, expected: str, record: Path, verb: str
         else:
             found.mismatch(path, line)
     elif sha256 != expected:
-        rerun = f"; rerun {found.name(record.parent)}" if verb == "read" else ""
-        found.mismatch(path, f"differs from what {found.name(record)} {verb}{rerun}")
+        found.mismatch(path, f"differs from what {found.name(record)} {verb}" + (f"; rerun {rerun}" if rerun else ""))
 
 
 def check_versions(found: Findings, records: dict[Path, dict[str, Any]]) -> None:
@@ -189,21 +189,25 @@ def check_versions(found: Findings, records: dict[Path, dict[str, Any]]) -> None
     for path, record in records.items():
         made = record.get("provenance") if isinstance(record.get("provenance"), dict) else record
         if isinstance(made.get("code_hash"), str):
-            codes.setdefault(made["code_hash"], []).append(_target(found, path))
+            codes.setdefault(made["code_hash"], []).append(_target(found, path, record))
         recipe, recipe_hash = record.get("recipe"), record.get("recipe_hash") or record.get("hash")
         if isinstance(recipe, dict):
             recipe, subject = record.get("id"), recipe.get("subject")
         else:
             subject = record.get("subject")
         if isinstance(recipe, str) and isinstance(recipe_hash, str):
-            recipes.setdefault((subject, recipe), {}).setdefault(recipe_hash, []).append(_target(found, path))
+            recipes.setdefault((subject, recipe), {}).setdefault(recipe_hash, []).append(_target(found, path, record))
     found.notes += _mixed("code versions", codes)
     for (subject, recipe), hashes in recipes.items():
         found.notes += _mixed(f"config hashes of {subject}/{recipe}", hashes)
 
 
-def _target(found: Findings, path: Path) -> str:
-    return found.name(path.parent if path.name == "manifest.json" else path)
+def _target(found: Findings, path: Path, record: dict[str, Any]) -> str:
+    """What to ask Snakemake for to make an artifact again: the manifest itself where it is a rule's output, else its first output."""
+    outputs = _entries(record, "outputs")
+    if path.name == "manifest.json" or not outputs:
+        return found.name(path)
+    return found.name(Path(os.path.normpath(path.parent / outputs[0]["path"])))
 
 
 def _mixed(what: str, groups: dict[str, list[str]]) -> list[str]:
@@ -213,6 +217,15 @@ def _mixed(what: str, groups: dict[str, list[str]]) -> list[str]:
     counts = ", ".join(f"{key} ({len(names)})" for key, names in ordered)
     rerun = sorted({name for _, names in ordered[1:] for name in names})
     return [f"mixed {what}: {counts}; rerun {' '.join(rerun)}"]
+
+
+def check_ledgers(found: Findings) -> None:
+    """Runs, confirmation attempts and claims: each line still names the hash of the line before it."""
+    folders = [found.reports, *([found.root / "results"] if found.has_results else [])]
+    for path in sorted(p for folder in folders for p in folder.rglob(f"*{APPEND_ONLY}")):
+        found.count("ledgers")
+        for line in chain_breaks(path):
+            found.mismatch(path, f"line {line} was changed after it was written, or the line before it was")
 
 
 def check_evidence(found: Findings) -> None:

@@ -24,7 +24,7 @@ def report_job(results_dir: str | Path = "results", out_dir: str | Path = "repor
         copied = mirror(results_dir, out)
         write_report(out)
         written = [out / name for name in ("gate_report.html", "gate_report.md", "numbers.json", f"evidence/{SUMS}", f"evidence/{CRATE}")]
-        work.reads(*(_relative(p) for p in copied))
+        work.reads(*(_relative(p) for p in copied if p.is_relative_to(Path(results_dir).resolve())))
         work.writes(*written)
     return written
 

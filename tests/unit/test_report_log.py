@@ -146,3 +146,13 @@ def test_the_closing_paragraph_says_passed_or_not_why_and_where(places):
     assert text.endswith("gate_report.html.") and "\n" not in text
     report_tree.decision(places[0].parent, [{**row, "passed": True} for row in report_tree.STRICT_ROWS])
     assert closing_paragraph(*places).startswith("RELEASED:")
+
+
+def test_a_confirmation_attempt_is_part_of_its_runs_entry(places):
+    from husai.gate.ledger import begin_confirmation
+
+    start_run(*places)
+    for _ in range(2):
+        begin_confirmation("feed", seeds=list(range(100, 108)), data="held out", ledger=places[0] / "confirmation/ledger.jsonl")
+    end_run(*places, "success")
+    assert "confirmation: attempt 1 for feed; attempt 1 for feed (resumed)" in write_log(*places).read_text()

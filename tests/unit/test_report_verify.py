@@ -88,7 +88,7 @@ def test_a_changed_input_names_the_job_to_rerun(run):
     path = run / "results/saes/language/topk-d512-k16/seed1/sae_weights.safetensors"
     flip(path, 0)
     found = verify(run)
-    assert any(line.endswith("differs from what results/stress/ood.json read; rerun results/stress") for line in found.mismatches)
+    assert any(line.endswith("differs from what results/stress/ood.json read; rerun results/stress/ood.json") for line in found.mismatches)
     assert any("differs from what results/saes/language/topk-d512-k16/manifest.json wrote" in line for line in found.mismatches)
 
 
@@ -139,7 +139,7 @@ def test_mixed_code_and_recipes_are_listed_with_what_to_rerun(run):
     report_tree.tamper(run / "results/ablations/manifest.json", "code_hash", "feedfacefeedface")
     report_tree.tamper(run / "results/stress/ood.json", "recipe_hash", "f" * 16)
     notes = verify(run).notes
-    assert any(n.startswith("mixed code versions") and n.endswith("rerun results/ablations") for n in notes)
+    assert any(n.startswith("mixed code versions") and n.endswith("rerun results/ablations/manifest.json") for n in notes)
     assert any(n.startswith("mixed config hashes of language/topk-d512-k16") and n.endswith("rerun results/stress/ood.json") for n in notes)
 
 
