@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -88,20 +89,23 @@ class Plan(NamedTuple):
 
     def _windows(self, position: int) -> Iterator[tuple[Batch, torch.Tensor, int]]:
         """Rows of a window, their shuffled order, and where in it to start."""
-        while True:
+        buffers: list[Batch] = []
+        for turn in itertools.count():
+            if turn < 2:  # two in turn: one is emitted while the other is filled
+                buffers.append([_buffer(s, self.order.largest) for s in self.sources])
             window = self.order.window_at(position)
             start = window.epoch * self.n_rows + window.start
-            yield self._load(window), self.order.shuffle(window), position - start
+            yield self._load(window, buffers[turn % 2]), self.order.shuffle(window), position - start
             position = start + window.n_rows
 
-    def _load(self, window: Window) -> Batch:
+    def _load(self, window: Window, buffers: Batch) -> Batch:
         """Rows of a window from every source, in block order, in the stored dtype."""
         blocks, loaded = self.order.blocks(window), []
-        for source in self.sources:
+        for source, buffer in zip(self.sources, buffers, strict=True):
             if isinstance(source, torch.Tensor):
                 loaded.append(torch.cat([source[start:stop] for start, stop in blocks]))
                 continue
-            rows = torch.empty(window.n_rows, source.d, dtype=source.torch_dtype)
+            rows = buffer[: window.n_rows]
             for start, stop in blocks:
                 source.will_need(start, stop)
             done = 0
@@ -120,3 +124,9 @@ class Plan(NamedTuple):
 
 def _gather(held: Batch, index: torch.Tensor) -> Batch:
     return [h.index_select(0, index if h.device == index.device else index.to(h.device)) for h in held]
+
+
+def _buffer(source: Rows, n_rows: int) -> torch.Tensor:
+    if isinstance(source, torch.Tensor):
+        return source[:0]
+    return torch.empty(n_rows, source.d, dtype=source.torch_dtype)
