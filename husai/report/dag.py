@@ -3,126 +3,25 @@
 from __future__ import annotations
 
 import html
-import re
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from husai.errors import HusaiError
 from husai.provenance import write_text
-from husai.report.graph import Layout, layer_numbers, layout, reachable, successors, topological, transitive_reduction
+from husai.report.graph import Layout, layout, transitive_reduction
+from husai.report.jobs import Graph, job_graph, rule_graph
 
-NODE = re.compile(r'^\s*(\d+)\s*\[\s*label\s*=\s*"((?:[^"\\]|\\.)*)"')
-LINK = re.compile(r"^\s*(\d+)\s*->\s*(\d+)")
 STAGES = {
     "subject": ("subject", "activations", "leak"),
     "SAEs": ("train", "stability", "sae"),
     "internal": ("baseline", "ablations", "calibration", "consistency", "internal", "summarize", "summary", "calibrated"),
-    "external": ("saebench", "cebench", "frontier", "scaling", "external", "benchmarks", "probe", "baselines", "stories"),
+    "external": ("saebench", "cebench", "frontier", "scaling", "external", "benchmarks", "probe", "pair", "baselines", "stories"),
     "selection": ("select", "selection", "confirm", "confirmation", "candidate"),
     "stress": ("stress", "random_model", "transcoder", "ood"),
     "gate": ("gate", "decision", "selftest"),
     "report": ("report", "log", "dag", "all"),
 }
 FONT, LINE, PAD, LAYER_GAP = 13, 17, 14, 58
-
-
-class Graph(NamedTuple):
-    """Jobs ``{id: label lines}`` (the rule first, then one line per wildcard) and edges from what is made first to what needs it."""
-
-    nodes: dict[str, list[str]]
-    edges: list[tuple[str, str]]
-
-    def rule(self, node: str) -> str:
-        """Rule of a node."""
-        return self.nodes[node][0]
-
-
-class RuleGraph(NamedTuple):
-    """Rules with their numbers of jobs, and edges: ``forward`` ones, and ``back`` ones that lead to later jobs of an earlier rule."""
-
-    jobs: dict[str, int]
-    forward: list[tuple[str, str]]
-    back: list[tuple[str, str]]
-
-
-def job_graph(
-    targets: Sequence[str] = (), snakefile: str | Path | None = None, options: Sequence[str] = (), timeout: float = 300.0
-) -> Graph:
-    """Ask Snakemake for the graph of all jobs, finished ones too.
-
-    Raises
-    ------
-    HusaiError
-        When Snakemake cannot build the graph; its last line is quoted.
-    """
-    where = ["--snakefile", str(snakefile)] if snakefile else []
-    command = [sys.executable, "-m", "snakemake", *targets, *where, "--cores", "1", "--forceall", "--nolock", *options, "--dag", "dot"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise HusaiError(f"dag: snakemake --dag took longer than {timeout:.0f} s") from None
-    if done.returncode:
-        said = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        raise HusaiError(f"dag: snakemake --dag failed: {said[-1].strip() if said else 'it said nothing'}; try snakemake -n")
-    return with_wildcards(parse_dot(done.stdout))
-
-
-def parse_dot(text: str) -> Graph:
-    """Read Snakemake's ``dot`` output (whatever the workflow itself prints around it is skipped)."""
-    start = text.find("digraph")
-    if start < 0:
-        raise HusaiError("dag: snakemake printed no graph; try snakemake -n")
-    nodes: dict[str, list[str]] = {}
-    edges = []
-    for line in text[start:].splitlines():
-        node, link = NODE.match(line), LINK.match(line)
-        if node:
-            label = node.group(2).replace('\\"', '"')
-            nodes[node.group(1)] = [part.strip() for part in re.split(r"\\n|\n", label) if part.strip()]
-        elif link:
-            edges.append((link.group(1), link.group(2)))
-    return Graph(nodes, [e for e in dict.fromkeys(edges) if e[0] in nodes and e[1] in nodes])
-
-
-def with_wildcards(graph: Graph) -> Graph:
-    """The graph with wildcards that Snakemake leaves out because a job shares them with all jobs it needs."""
-    before = successors(graph.nodes, ((b, a) for a, b in graph.edges))
-    known: dict[str, dict[str, str]] = {}
-    for node in topological(successors(graph.nodes, graph.edges)):
-        values: dict[str, set[str]] = {}
-        for needed in before[node]:
-            for name, value in known[needed].items():
-                values.setdefault(name, set()).add(value)
-        own = dict(part.split(": ", 1) for part in graph.nodes[node][1:] if ": " in part)
-        known[node] = {**{name: found.pop() for name, found in values.items() if len(found) == 1}, **own}
-    varied: dict[str, dict[str, set[str]]] = {}
-    for node, found in known.items():
-        for name, value in found.items():
-            varied.setdefault(graph.rule(node), {}).setdefault(name, set()).add(value)
-    labels = {}
-    for node, label in graph.nodes.items():
-        own = {part.split(": ", 1)[0] for part in label[1:]}
-        shown = {n: v for n, v in known[node].items() if n in own or len(varied[label[0]][n]) > 1}
-        labels[node] = [label[0], *(f"{n}: {v}" for n, v in sorted(shown.items()))]
-    return Graph(labels, graph.edges)
-
-
-def rule_graph(graph: Graph) -> RuleGraph:
-    """Rules behind the jobs. Where rules need each other in turn, edges against the order of their first jobs are ``back`` edges."""
-    depth = layer_numbers(graph.nodes, graph.edges, pull_down=False)
-    jobs: dict[str, int] = {}
-    first: dict[str, int] = {}
-    for node in graph.nodes:
-        rule = graph.rule(node)
-        jobs[rule] = jobs.get(rule, 0) + 1
-        first[rule] = min(first.get(rule, depth[node]), depth[node])
-    edges = [(a, b) for a, b in dict.fromkeys((graph.rule(a), graph.rule(b)) for a, b in graph.edges) if a != b]
-    reach = reachable(successors(jobs, edges))
-    back = [(a, b) for a, b in edges if a in reach[b] and (first[a], a) > (first[b], b)]
-    return RuleGraph(jobs, [e for e in edges if e not in set(back)], back)
 
 
 def stage_of(rule: str) -> str:
@@ -189,7 +88,7 @@ def rule_svg(graph: Graph) -> str:
     placed = layout(rules.jobs, [*forward, *(e for e in turned if e not in set(forward))], width)
     tops, total = tops_of(placed, height)
     body = [edge_path(placed, edge, tops, height) for edge in forward]
-    body += [edge_path(placed, edge, tops, height, "edge back", 12.0 if edge in set(forward) else 0.0) for edge in turned]
+    body += [edge_path(placed, edge, tops, height, "edge back", 14.0) for edge in turned]
     body += [box(placed.x[r] - width[r] / 2, tops[r], width[r], height[r], stage_of(r), text) for r, text in lines.items()]
     note = "an arrow means: is needed by; what other arrows imply is left out" + ("; dashed: by later jobs of that rule" if turned else "")
     return page("Rules of the workflow", note, body, extent(placed, width), total, [stage_of(r) for r in rules.jobs])
@@ -218,14 +117,16 @@ def edge_path(placed: Layout, edge: tuple, tops: dict, height: dict, css: str = 
     a, b = edge
     x, y = placed.x[a] + shift, tops[a] + height[a] + (5 if back else 0)
     path = [f"M{x:.1f} {y:.1f}"]
-    for stop in placed.chains[edge][1:]:
-        to_x, to_y = placed.x[stop] + shift, tops[stop] - (5 if stop is b and not back else 0)
-        middle = (y + to_y) / 2
-        path.append(f"C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
-        x, y = to_x, to_y
+    for stop in placed.chains[edge]:
+        spare = (tall[stop] - height.get(stop, tall[stop])) / 2
+        if stop is not a:
+            to_x, to_y = placed.x[stop] + shift, tops[stop] - spare - (5 if stop is b and not back else 0)
+            middle = (y + to_y) / 2
+            path.append(f"C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
+            x, y = to_x, to_y + spare
         if stop is not b:
-            y += tall[stop]
-            path.append(f"L{x:.1f} {y:.1f}")
+            y = tops[stop] - spare + tall[stop]
+        path.append(f"L{x:.1f} {y:.1f}")
     marker = 'marker-start="url(#head)"' if back else 'marker-end="url(#head)"'
     return f'<path class="{css}" d="{" ".join(path)}" {marker}{extra}/>'
 

@@ -92,17 +92,27 @@ def _from_metrics(gate: Ref, name: str, decision: Ref) -> list[Line]:
 
 
 def gates_table(lines: list[Line]) -> Table:
-    """One row per gate: the condition that decided it (the first that failed, else the first) and the gate's own verdict and reason."""
+    """One row per gate: its most telling condition (see :func:`_telling`) with the gate's own verdict and reason."""
     by_gate: dict[str, list[Line]] = {}
     for line in lines:
         by_gate.setdefault(line.gate.pointer, []).append(line)
     decisive = []
     for found in by_gate.values():
-        line = next((x for x in found if not x.passed), found[0])
+        line = _telling(found)
         decisive.append(
             line._replace(passed=line.gate.value is True, reason=line.gate_reason if line.gate_reason is not None else line.reason)
         )
     return conditions_table(decisive)
+
+
+def _telling(lines: list[Line]) -> Line:
+    """Failed before passed, measured with an interval before measured before missing, then the policy's order."""
+
+    def rank(line: Line) -> tuple[bool, bool, bool]:
+        bounded = _value(line.lcb) is not None or _value(line.ucb) is not None
+        return line.passed, not bounded, _value(line.value) is None
+
+    return min(lines, key=rank)
 
 
 def conditions_table(lines: list[Line]) -> Table:

@@ -108,7 +108,7 @@ def _feasibility(decision: Ref) -> list[Any]:
     if not unattainable.exists:
         return []
     if not unattainable.value:
-        return [Paragraph(["Every threshold is attainable with this design and resolvable with these seeds."])]
+        return [Paragraph(["Of what was measured, no threshold lies beyond what this design can reach or these seeds can resolve."])]
     items: list[Inline] = [
         [f["gate"].quote(), ", ", f["condition"].quote(), ": ", f["reason"].quote()] for f in findings if f["blocking"].value
     ]

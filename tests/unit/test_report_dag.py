@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from husai.errors import HusaiError
-from husai.report.dag import job_graph, mermaid, parse_dot, rule_graph, rule_svg, rules_mermaid, stage_of, with_wildcards, write_graphs
+from husai.report.dag import mermaid, rule_svg, rules_mermaid, stage_of, write_graphs
 from husai.report.dag_jobs import jobs_svg
 from husai.report.graph import Bend, crossings, layer_numbers, layout, reachable, successors, transitive_reduction
+from husai.report.jobs import job_graph, parse_dot, rule_graph, with_wildcards
 
 SNAKEFILE = """
 print("noise from the workflow")
