@@ -11,6 +11,7 @@ import torch
 
 from husai.errors import HusaiError
 from husai.progress import Progress
+from husai.sae.architectures import THRESHOLDED, TOP_K
 
 SCORES = (
     "contrastive_published",
@@ -20,8 +21,7 @@ SCORES = (
     "interpretability_published",
     "interpretability_fixed",
 )
-TOP_K = ("topk", "transcoder")
-CHUNK_TOKENS = 4096
+CHUNK_TOKENS = 1024
 MEMORY_BYTES = 2 << 30
 L0_TOLERANCE = 0.1
 
@@ -141,23 +141,35 @@ def top_k(values: torch.Tensor, k: int, groups: int = 8) -> tuple[torch.Tensor, 
     return found, columns.gather(1, position)
 
 
-def _add_latents(sae, x: torch.Tensor, story: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-    """Add the latents of rows ``x (B, d)`` to the rows ``story (B,)`` of ``sums (n_stories, d_sae)``; return how many are active."""
-    if sae.architecture in TOP_K and not x.is_cuda:
-        values, latents = top_k(sae.pre_activations(x), sae.k)
-        values = values.relu_()
-        latents += story.unsqueeze(1) * sums.shape[1]
-        sums.view(-1).scatter_add_(0, latents.view(-1), values.reshape(-1).to(sums.dtype))
-        return values.count_nonzero()
-    z = sae.encode(x).to(sums.dtype)
-    if x.is_cuda:
-        membership = torch.zeros(sums.shape[0], len(x), device=x.device, dtype=sums.dtype).index_put_(
-            (story, torch.arange(len(x), device=x.device)), torch.ones((), device=x.device, dtype=sums.dtype)
-        )
-        sums.addmm_(membership, z)
-    else:
-        sums.index_add_(0, story, z)
-    return z.count_nonzero()
+class _Encoder:
+    """Latents of one SAE, chunk after chunk in the same two buffers: fresh ones cost more in page faults than the arithmetic."""
+
+    def __init__(self, sae, chunk_tokens: int):
+        self.sae = sae
+        self.pre = torch.empty(chunk_tokens, sae.d_sae, device=sae.device, dtype=sae.dtype)
+        self.mask = torch.empty_like(self.pre) if sae.architecture in THRESHOLDED else None
+
+    def add(self, x: torch.Tensor, story: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+        """Add the latents of rows ``x (B, d)`` to the rows ``story (B,)`` of ``sums (n_stories, d_sae)``; return how many are active."""
+        sae, pre = self.sae, self.pre[: len(x)]
+        x = x.to(sae.dtype)
+        torch.addmm(sae.b_enc, x - sae.b_dec if sae.apply_b_dec_to_input else x, sae.W_enc, out=pre)
+        if sae.architecture in TOP_K:
+            values, latents = top_k(pre, sae.k)
+            values = values.relu_()
+            sums.view(-1).scatter_add_(0, (latents + story.unsqueeze(1) * sae.d_sae).view(-1), values.reshape(-1).to(sums.dtype))
+            return values.sign_().sum(dtype=torch.float64)
+        if self.mask is not None:
+            above = torch.sub(pre, sae.threshold, out=self.mask[: len(x)]).relu_().sign_()
+            pre.relu_().mul_(above)
+        else:
+            pre.relu_()
+        if x.is_cuda:
+            stories = torch.arange(len(sums), device=x.device).unsqueeze(1)
+            sums.addmm_((stories == story).to(sums.dtype), pre.to(sums.dtype))
+        else:
+            sums.index_add_(0, story, pre.to(sums.dtype))
+        return pre.sign_().sum(1).sum(dtype=torch.float64)
 
 
 @torch.no_grad()
@@ -182,7 +194,8 @@ def mean_latents(
     n_tokens, offsets = int(pairs.offsets[-1]), pairs.offsets
     saes = [sae.to(device) for sae in saes]
     sums = [torch.zeros(2 * pairs.n_pairs, sae.d_sae, device=device) for sae in saes]
-    active = [torch.zeros((), dtype=torch.int64, device=device) for _ in saes]
+    active = [torch.zeros((), dtype=torch.float64, device=device) for _ in saes]
+    encoders = [_Encoder(sae, min(chunk_tokens, n_tokens)) for sae in saes]
     bar = Progress(n_tokens, "CE-Bench tokens") if progress else None
     for start in range(0, n_tokens, chunk_tokens):
         stop = min(start + chunk_tokens, n_tokens)
@@ -190,13 +203,13 @@ def mean_latents(
         last = int(torch.searchsorted(offsets, stop - 1, right=True)) - 1
         story = torch.bucketize(torch.arange(start, stop), offsets[first + 1 : last + 1], right=True).to(device)
         x = pairs.tokens[start:stop].to(device)
-        for sae, total, count in zip(saes, sums, active, strict=True):
-            count += _add_latents(sae, x, story, total[first : last + 1])
+        for encoder, total, count in zip(encoders, sums, active, strict=True):
+            count += encoder.add(x, story, total[first : last + 1])
         if bar:
             bar.update(stop - start)
     counts = offsets.diff().to(device).unsqueeze(1)
     means = [total.div_(counts).view(pairs.n_pairs, 2, -1) for total in sums]
-    return means, [int(count) / n_tokens for count in active]
+    return means, [float(count) / n_tokens for count in active]
 
 
 def score_saes(
