@@ -229,7 +229,7 @@ class Source:
 
 def escape_markdown(text: str) -> str:
     """Text safe inside a Markdown paragraph or table cell."""
-    text = re.sub(r"([\\|*`\[\]])", r"\\\1", text)
+    text = re.sub(r"[\\|*`]|\](?=[(\[:])", lambda found: "\\" + found.group(), text)
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|<(?=[A-Za-z/!])", lambda found: "\\" + found.group(), text)
 
 

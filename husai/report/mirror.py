@@ -80,7 +80,10 @@ def inputs_of(path: Path) -> list[str]:
 def sources_of(decision: dict[str, Any]) -> list[str]:
     """Evidence files that a decision says it read."""
     sources, rows = decision.get("sources"), decision.get("rows")
-    named = [*(sources if isinstance(sources, list) else []), *(r.get("source") for r in rows or [] if isinstance(r, dict))]
+    named = [
+        *(sources if isinstance(sources, list) else []),
+        *(r.get("source") for r in (rows if isinstance(rows, list) else []) if isinstance(r, dict)),
+    ]
     return list(dict.fromkeys(n for n in named if isinstance(n, str) and n))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from husai.report.document import Bullets, Document, Figure, Inline, Paragraph, Ref, Section, Source, Table, gate_names
 from husai.report.gates import conditions_table, decision_lines, gates_table
 from husai.report.plots import heat_map, summary_figure
-from husai.report.tables import facts_table, is_metric, metrics_table, rows_table
+from husai.report.tables import compare_table, facts_table, is_metric, metrics_table, rows_table
 
 STRICT = "results/gate/strict/release_policy.json"
 CYCLE3 = "results/gate/cycle3/release_policy.json"
@@ -160,6 +160,8 @@ def _summary(source: Source, file: str) -> list[Any]:
     for key in ("pooled", "comparison", "selected", "acceptance"):
         facts = facts_table(summary[key]) if isinstance(summary[key].value, dict) else None
         out += [facts] if facts else []
+    seeds = rows_table(summary["training"])
+    out += [Paragraph(["Training, seed by seed:"]), seeds] if seeds else []
     notes = [[ref.quote()] for ref in summary["notes"]]
     return [*out, Bullets(notes)] if notes else out
 
@@ -212,11 +214,7 @@ def _subjects(source: Source) -> list[Any]:
     files = source.glob("results/subjects/*/model/metrics.json")
     if not files:
         return [_missing("results/subjects/*/model/metrics.json")]
-    out: list[Any] = []
-    for file in files:
-        table = facts_table(source.ref(file))
-        out += [Paragraph([f"`{file}`"], "file"), *([table] if table else [])]
-    return out
+    return [compare_table([source.ref(file) for file in files])]
 
 
 def _provenance(source: Source) -> list[Any]:

@@ -101,3 +101,15 @@ def metrics_table(metrics: Ref) -> Table | None:
         else:
             rows.append([[ref.name()], [ref.quote()], ["none"], ["–"], ["–"]])
     return Table([["metric"], ["value"], ["interval"], ["n"], ["method"]], rows) if rows else None
+
+
+def compare_table(records: list[Ref], title: str = "subject") -> Table:
+    """One column per record, one row per printable leaf of any of them; ``title`` is the key that names a record, else its file does."""
+    found = [dict(leaves(record)) for record in records]
+    names = [name for name in dict.fromkeys(name for one in found for name in one) if name != title]
+    header: list[Inline] = [["quantity"], *([r[title].quote()] if r[title].value else [f"`{r.file}`"] for r in records)]
+    rows = []
+    for name in names:
+        first = next(one[name] for one in found if name in one)
+        rows.append([_header(first, name), *(cell(one[name]) if name in one else ["–"] for one in found)])
+    return Table(header, rows)

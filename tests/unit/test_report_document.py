@@ -21,7 +21,7 @@ from husai.report.document import (
     resolve_pointer,
     unescape_pointer,
 )
-from husai.report.tables import facts_table, metric_cell, metrics_table, rows_table
+from husai.report.tables import compare_table, facts_table, metric_cell, metrics_table, rows_table
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -118,9 +118,9 @@ def test_every_quote_is_listed_with_the_line_it_stands_on(values):
         assert escape_markdown(entry["text"]) in lines[entry["line"] - 1]
 
 
-@given(st.text(alphabet="ab_|*`<>[]\\x", max_size=12))
+@given(st.text(alphabet="ab_|*`<>[]():\\x", max_size=12))
 def test_escaped_text_cannot_break_a_table_or_open_markup(text):
-    assert not re.search(r"(?<!\\)(?:\\\\)*[|*`\[\]]", escape_markdown(text))
+    assert not re.search(r"(?<!\\)(?:\\\\)*(?:[|*`]|\][(\[:])", escape_markdown(text))
 
 
 def test_a_missing_file_gives_an_empty_cursor_and_a_broken_one_an_error(tmp_path):
@@ -133,3 +133,9 @@ def test_a_missing_file_gives_an_empty_cursor_and_a_broken_one_an_error(tmp_path
 
 def test_a_value_that_json_cannot_hold_is_quoted_as_missing():
     assert Ref("f", json.loads('{"x": NaN}'))["x"].quote().text == "missing"
+
+
+def test_records_side_by_side_have_a_row_for_every_quantity_of_any():
+    table = compare_table([Ref("a.json", {"subject": "modular", "loss": 0.5}), Ref("b.json", {"accuracy": 1})])
+    shown = [[text_of(cell) for cell in row] for row in [table.header, *table.rows]]
+    assert shown == [["quantity", "modular", "`b.json`"], ["loss", "0.5", "–"], ["accuracy", "–", "1"]]
