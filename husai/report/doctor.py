@@ -37,7 +37,7 @@ def examine(root: str | Path = ".", profile: str = "local", hub_needed: bool = F
     return [
         _python(),
         *checks,
-        _device(gpus, _wants(settings, "gpu")),
+        _device(gpus, _wants(settings, "gpu") or _wants(settings, "gpu_mem_mb")),
         _gpu_memory(gpus, settings),
         _memory(settings),
         _disk(root),
