@@ -101,7 +101,12 @@ def our_probing(path: str | Path) -> Table:
     if isinstance(record, dict) and "eval_result_details" in record:
         return read_saebench(path)
     try:
-        return {(name, f"sae k={k}"): float(auc) for name, row in record["datasets"].items() for k, auc in row["sae"].items()}
+        table: Table = {}
+        for row in record["per_dataset"]:
+            table[row["dataset"], f"sae k={row['k']}"] = float(row["auc"])
+            if row.get("dense_auc") is not None:
+                table[row["dataset"], "llm"] = float(row["dense_auc"])
+        return table
     except (KeyError, TypeError, AttributeError):
         raise HusaiError(f"{path}: holds no AUC per data set; give a saebench.json that this pipeline wrote") from None
 

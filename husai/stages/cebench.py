@@ -67,7 +67,7 @@ def story_activations(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Activations of every token of every text, ``{hook: (n_tokens, d) float32}``, and tokens per text, int64 ``(n_texts,)``."""
     bar = Progress(len(texts), "stories")
-    found = subject.activations(list(texts), list(hook_names), positions="all", max_tokens=max_tokens, progress=bar.update)
+    found = subject.activations(list(texts), list(hook_names), positions="all", batch_size=16, max_tokens=max_tokens, progress=bar.update)
     counts = torch.tensor([len(rows) for rows in found[hook_names[0]]])
     return {hook: torch.cat(found.pop(hook)) for hook in hook_names}, counts
 

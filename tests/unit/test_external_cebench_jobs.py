@@ -178,7 +178,7 @@ class WordSubject:
                 raise HusaiError(f"subject 'language': no hook '{name}'")
         return list(names)
 
-    def activations(self, inputs, hook_names, positions="all", max_tokens=None, progress=None):
+    def activations(self, inputs, hook_names, positions="all", batch_size=64, max_tokens=None, progress=None):
         assert positions == "all"
         table = torch.randn(4096, self.d_model, generator=torch.Generator().manual_seed(0))
         ids = [[int(provenance.hash_json(w)[:8], 16) % 4096 for w in text.split()[-max_tokens:]] for text in inputs]

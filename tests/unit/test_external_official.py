@@ -14,7 +14,7 @@ from husai.errors import HusaiError
 from husai.external import official
 from husai.external.official import execute, load_options, official_job, result_files
 from husai.external.official_preflight import parse_command, preflight
-from husai.external.official_results import compare, comparison_table, read_cebench, read_saebench
+from husai.external.official_results import compare, compare_files, comparison_table, read_cebench, read_saebench
 
 SAEBENCH_RESULT = {
     "eval_type_id": "sparse_probing_sae_probes",
@@ -188,6 +188,17 @@ def test_official_results_are_compared_with_ours(program, any_version, tmp_path)
     }  # fmt: skip
     assert comparison["only_official"] == ["90_glue_qnli llm", "90_glue_qnli sae k=16"]
     assert "| 87_glue_cola | sae k=5 | 0.71000 | 0.70000 | +0.01000 ** |" in (tmp_path / "out/comparison.md").read_text()
+
+
+def test_our_probing_record_is_understood(tmp_path):
+    rows = [{"dataset": "87_glue_cola", "k": k, "auc": 0.6 + k / 100, "dense_auc": 0.8} for k in (1, 5)]
+    provenance.write_json(tmp_path / "saebench.json", {"per_dataset": rows})
+    provenance.write_json(tmp_path / "official.json", SAEBENCH_RESULT)
+    found = compare_files("saebench", [tmp_path / "official.json"], tmp_path / "saebench.json")
+    assert {r["measure"]: round(r["difference"], 6) for r in found["rows"]} == {"sae k=5": -0.05, "llm": 0.0, "sae k=1": 0.0}
+    provenance.write_json(tmp_path / "saebench.json", {"metrics": {}})
+    with pytest.raises(HusaiError, match="holds no AUC per data set"):
+        compare_files("saebench", [tmp_path / "official.json"], tmp_path / "saebench.json")
 
 
 def test_cebench_results_are_read_from_both_forms(tmp_path):
