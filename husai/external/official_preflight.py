@@ -44,8 +44,8 @@ PROGRAMS = {
         "0.6.0",
         "--output_folder",
         "**/*eval_results.json",
-        "python -m sae_bench.evals.sparse_probing_sae_probes.main --model_name pythia-70m-deduped --sae_regex_pattern NAME "
-        "--sae_block_pattern blocks.3.hook_resid_post --output_folder eval_results",
+        "python husai/external/official_saebench.py --sae results/saes/language/topk-d1024-k32/seed42 --model_name language --cache CACHE "
+        "--output_folder results/official",
     ),
     "cebench": Program(
         "ce_bench.CE_Bench",

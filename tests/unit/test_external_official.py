@@ -1,5 +1,6 @@
 """Official programs: preflight, refusal of shell operators, execution with log and manifest, results read back; a small script is the program."""
 
+import argparse
 import json
 import os
 import sys
@@ -11,7 +12,8 @@ import pytest
 
 from husai import provenance
 from husai.errors import HusaiError
-from husai.external import official
+from husai.external import official_preflight as official
+from husai.external import official_saebench
 from husai.external.official import execute, load_options, official_job, result_files
 from husai.external.official_preflight import parse_command, preflight
 from husai.external.official_results import compare, compare_files, comparison_table, read_cebench, read_saebench
@@ -230,3 +232,18 @@ def test_options_file(tmp_path):
     (tmp_path / "o.yaml").write_text("a: [")
     with pytest.raises(HusaiError, match="not readable as YAML"):
         load_options(tmp_path / "o.yaml")
+
+
+def test_saebench_runner_separates_results_by_content_and_checks_its_cache(tmp_path):
+    sae, cache = tmp_path / "sae", tmp_path / "cache"
+    sae.mkdir()
+    (sae / "sae_weights.safetensors").write_bytes(b"weights")
+    args = argparse.Namespace(sae=sae, ks=[1])
+    first = official_saebench.content_hash(args)
+    assert official_saebench.content_hash(args) == first != official_saebench.content_hash(argparse.Namespace(sae=sae, ks=[2]))
+    (sae / "sae_weights.safetensors").write_bytes(b"others")
+    assert official_saebench.content_hash(args) != first
+    folder = cache / "model_activations_language"
+    folder.mkdir(parents=True)
+    (folder / "a_blocks.1.hook_resid_post.pt").touch()
+    assert official_saebench.missing_activations(cache, "language", "blocks.1.hook_resid_post", ["a", "b"]) == ["b"]
