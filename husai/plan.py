@@ -192,8 +192,8 @@ class Slices:
     def corpus(self) -> dict:
         """Which text is evaluation text, and how the rest is cut."""
         a, b = resolved_data_sets(self.config)
-        ood = list(self.config.external.datasets.ood)
-        return {**self.config.corpus.model_dump(), "selection": a, "confirmation": b, "ood": ood}
+        sets = self.config.external.datasets
+        return {**self.config.corpus.model_dump(), "selection": a, "confirmation": b, "ood": list(sets.ood), "max_rows": sets.max_rows}
 
     def activations(self, name: str) -> str:
         """Rows stored of a subject."""

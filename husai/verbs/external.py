@@ -1,5 +1,128 @@
 """Verbs ``saebench``, ``cebench``, ``ood`` and ``official``."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+from husai.verbs import add_compute, add_spec, verb
+
 
 def add_to(verbs) -> None:
-    pass
+    """Register the verbs of this module."""
+    command = verb(
+        verbs, "saebench", run_saebench, summary="Sparse probing of an SAE on the probing data sets.", reads="an SAE, probe activations, baselines",
+        writes="saebench.json", costs="seconds (fast engine), minutes (official engine)",
+    )  # fmt: skip
+    _sae_options(command)
+    command.add_argument("--probes", type=Path, required=True, help="probe activations: folder or manifest")
+    command.add_argument("--baselines", type=Path, nargs="+", default=[], help="baseline records; the one of the SAE's hook is used")
+    command.add_argument("--baselines-only", action="store_true", help="measure the baselines of --hook instead of an SAE")
+    command.add_argument("--hook", help="hook point (with --baselines-only)")
+    command = verb(
+        verbs, "cebench", run_cebench, summary="CE-Bench scores of an SAE on contrastive story pairs.", reads="an SAE, pair activations",
+        writes="cebench.json", costs="seconds",
+    )  # fmt: skip
+    _sae_options(command)
+    command.add_argument("--pairs", type=Path, required=True, help="pair activations: folder or manifest")
+    command = verb(
+        verbs, "ood", run_ood, summary="Probes trained in domain, tested out of domain: the SAE's drop against the model's.",
+        reads="SAEs of a recipe, probe activations", writes="evidence", costs="seconds per SAE",
+    )  # fmt: skip
+    _sae_options(command)
+    command.add_argument("--probes", type=Path, required=True, help="probe activations: folder or manifest")
+    command = verb(
+        verbs, "official", run_official, summary="Preflight, and with --execute run, SAEBench's or CE-Bench's own program.",
+        reads="the installed program", writes="preflight, log, results compared with ours, manifest", costs="what the program costs",
+    )  # fmt: skip
+    command.add_argument("--program", choices=["saebench", "cebench"], default=None)
+    command.add_argument("--command", help="the program's command line; no shell operators")
+    command.add_argument("--python", help="interpreter of the environment it is installed in")
+    command.add_argument("--config", type=Path, help="YAML file with these options")
+    command.add_argument("--ours", type=Path, help="our record of the same SAE, to compare with")
+    command.add_argument("--execute", action="store_true", help="run it; without this, say only whether it could run")
+    command.add_argument("--out", type=Path, default=Path("results/official"), help="folder (default %(default)s)")
+
+
+def _sae_options(command) -> None:
+    add_spec(command)
+    command.add_argument("--saes", type=Path, help="trained recipe: folder or manifest")
+    command.add_argument("--seed", type=int, help="which of its seeds")
+    command.add_argument("--all-seeds", action="store_true", help="every seed; records go to seed{n}/ beside --out, --out lists them")
+    command.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    add_compute(command)
+
+
+def _work_list(args, bench: str) -> list[tuple[Path, Path]]:
+    """``(SAE folder, record)`` of the seeds asked for."""
+    from husai.errors import HusaiError
+    from husai.stages.stability import folder, seed_directories
+
+    if args.saes is None:
+        raise HusaiError("--saes is missing; give the folder or manifest of a trained recipe")
+    seeds, directories = seed_directories(folder(args.saes))
+    if args.all_seeds:
+        return [(d, args.out.parent / f"seed{s}" / f"{bench}.json") for s, d in zip(seeds, directories, strict=True)]
+    if args.seed not in seeds:
+        raise HusaiError(f"--seed: {args.seed} is not among the seeds {seeds} of {args.saes}")
+    return [(directories[seeds.index(args.seed)], args.out)]
+
+
+def _write_list(args, work: list[tuple[Path, Path]], bench: str) -> None:
+    """With ``--all-seeds``: a file that names and hashes the records of all seeds."""
+    from husai import provenance
+
+    if args.all_seeds:
+        inputs = provenance.file_records([out for _, out in work])
+        provenance.write_json(
+            args.out, {"schema": "husai.records/1", "kind": bench, "records": inputs, "provenance": provenance.provenance(args.spec)}
+        )
+
+
+def run_saebench(args) -> None:
+    """Probe an SAE, or measure the baselines."""
+    from husai.compute import use_threads
+    from husai.errors import HusaiError
+    from husai.stages.external import baselines_job, saebench_jobs
+
+    use_threads(args.threads)
+    if args.baselines_only:
+        if args.hook is None:
+            raise HusaiError("--baselines-only needs --hook")
+        baselines_job(args.spec, args.probes, args.hook, args.out, device=args.device)
+        return
+    work = _work_list(args, "saebench")
+    saebench_jobs(args.spec, work, args.probes, args.baselines, device=args.device)
+    _write_list(args, work, "saebench")
+
+
+def run_cebench(args) -> None:
+    """Score an SAE."""
+    from husai.compute import use_threads
+    from husai.stages.cebench import cebench_jobs
+
+    use_threads(args.threads)
+    work = _work_list(args, "cebench")
+    spec = {**args.spec, "split": "confirmation" if args.all_seeds else "selection"}
+    cebench_jobs(spec, work, args.pairs, device=args.device)
+    _write_list(args, work, "cebench")
+
+
+def run_ood(args) -> None:
+    """Out-of-domain evidence of a recipe."""
+    from husai.compute import use_threads
+    from husai.stages.external import ood_job
+
+    use_threads(args.threads)
+    args.all_seeds = True
+    ood_job(args.spec, [d for d, _ in _work_list(args, "ood")], args.probes, args.out, device=args.device)
+
+
+def run_official(args) -> None:
+    """Preflight or run an official program."""
+    import json
+
+    from husai.external.official import load_options, official_job
+
+    options = load_options(args.config) if args.config else {}
+    options |= {name: getattr(args, name) for name in ("program", "command", "python", "ours") if getattr(args, name) is not None}
+    print(json.dumps(official_job(options, args.out, execute_program=args.execute), indent=1, default=str))
