@@ -27,6 +27,14 @@ class NullResult(NamedTuple):
     """Every pair, in the order (0,1), (0,2), ..., (1,2), ..."""
     kind: str = "gaussian"
 
+    def matrix(self) -> torch.Tensor:
+        """The pairs as a symmetric ``(n, n)`` matrix with ones on the diagonal, for :func:`husai.statistics.jackknife_difference`."""
+        n = round((1 + math.sqrt(1 + 8 * len(self.pairs))) / 2)
+        found = torch.eye(n, dtype=torch.float64)
+        row, col = torch.triu_indices(n, n, 1)
+        found[row, col] = found[col, row] = torch.tensor(self.pairs, dtype=torch.float64)
+        return found
+
 
 def gaussian_decoder(d_in: int, d_sae: int, seed: int) -> torch.Tensor:
     """Random decoder ``(d_sae, d_in)`` float32: ``torch.randn((d_in, d_sae))`` from a CPU generator, columns are features."""

@@ -12,7 +12,8 @@ import torch
 
 from husai.errors import HusaiError
 
-CPU_BLOCK = (512, 1024)
+# Few large products: on a busy CPU every parallel region waits for its slowest thread. One block of cosines is 64 (256) MB.
+CPU_BLOCK = (4096, 4096)
 CUDA_BLOCK = (8192, 8192)
 SMALLEST_NORM = 1e-30
 FEATURE_MATCH = 0.7

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from husai.compute import resolve_device
 from husai.errors import HusaiError, nearest
 from husai.provenance import finite
 from husai.stability import (
@@ -85,7 +86,7 @@ def compare_paths(
     """
     if null not in NULLS:
         raise HusaiError(f"--null: '{null}' is not one of {', '.join(NULLS)}{nearest(null, NULLS)}")
-    paths = _expand(paths)
+    paths, device = _expand(paths), resolve_device(str(device))
     if len(paths) < 2:
         raise HusaiError(f"stability compares SAEs of different seeds: got {len(paths)} checkpoint; give at least two paths")
     activations = _activations(rows)
@@ -111,8 +112,8 @@ def compare_paths(
 def _expand(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
-        seeds = sorted(path.glob("seed*/cfg.json")) if path.is_dir() else []
-        found += [s.parent for s in seeds] or [path]
+        seeds = [s.parent for s in path.glob("seed*/cfg.json")] if path.is_dir() else []
+        found += sorted(seeds, key=lambda s: (len(s.name), s.name)) or [path]
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from husai import provenance
+from husai.compute import resolve_device
 from husai.errors import HusaiError
 from husai.stages.compare import PathComparison, compare_paths
 
@@ -60,7 +61,7 @@ def stability_job(
     from husai.sae import Recipe, initial_decoder, load_sae
     from husai.stability import measure_stability, pairwise
 
-    recipe_dir = folder(recipe_dir)
+    recipe_dir, device = folder(recipe_dir), resolve_device(str(device))
     described = provenance.read_json(recipe_dir / "recipe.json")
     recipe = Recipe.from_dict(described.get("resolved") or described["recipe"])
     seeds, directories = seed_directories(recipe_dir)

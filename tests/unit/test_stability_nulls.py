@@ -70,6 +70,7 @@ def test_init_and_frozen_nulls_are_the_decoders_given():
     assert found.mean == pytest.approx(sum(found.pairs) / 6)
     assert found.std == pytest.approx(float(torch.tensor(found.pairs).std()), rel=1e-5)
     assert found.kind == "init"
+    assert torch.equal(found.matrix(), matrix)
 
 
 def test_dictionaries_of_different_width():
