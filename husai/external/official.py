@@ -91,6 +91,7 @@ def official_job(options: dict, out: str | Path, *, execute_program: bool = Fals
     from husai.external.official_results import compare_files, write_comparison
 
     out = Path(out)
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
     checked = preflight(
         options.get("program"),
         options.get("command"),

@@ -182,7 +182,7 @@ def test_official_results_are_compared_with_ours(program, any_version, tmp_path)
     ours["eval_result_details"][0]["sae_top_5_test_auc"] = 0.71
     ours["eval_result_details"][1]["dataset_name"] = "91_glue_qqp"
     provenance.write_json(tmp_path / "ours.json", ours)
-    comparison = official_job({**program, "ours": str(tmp_path / "ours.json")}, tmp_path / "out", execute_program=True)["comparison"]
+    comparison = official_job({**program, "ours": tmp_path / "ours.json"}, tmp_path / "out", execute_program=True)["comparison"]
     assert comparison["n"] == 3 and comparison["max_abs_difference"] == pytest.approx(0.01)
     assert not comparison["within_tolerance"]
     assert comparison["rows"][0] | {"difference": 0} == {
