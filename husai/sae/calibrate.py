@@ -18,7 +18,8 @@ TOLERANCE = 0.05
 AIM = 0.03
 COARSE_COEFFICIENTS = 8
 COARSE_STEPS = 0.25
-FINE_ROUNDS = 4
+FINE_ROUNDS = 6
+FIRST_RATIO = 1.35
 CALIBRATION_SEED = 0
 
 
@@ -59,14 +60,11 @@ def match_l0(
     rounds = _Rounds(data, held_out, seed, device, dtype, checkpoint_dir)
     coarse = rounds.train(short, grid)
     known: list[Trial] = []
-    ratio = 1.35
     for _ in range(FINE_ROUNDS):
-        centre = interpolate(known or coarse, target)
-        known += rounds.train(recipe, [centre / ratio, centre, centre * ratio])
+        known += rounds.train(recipe, next_coefficients(known, interpolate(known or coarse, target), target))
         best = min(known, key=lambda t: abs(t.l0 - target))
         if abs(best.l0 - target) <= AIM * target:
             break
-        ratio = 1.0 + (ratio - 1.0) * (0.4 if min(t.l0 for t in known) < target < max(t.l0 for t in known) else 1.6)
     log(f"{recipe.id}: sparsity coefficient {best.coefficient:.4g} gives L0 {best.l0:.2f} (target {target:g})")
     if abs(best.l0 - target) > TOLERANCE * target:
         reached = ", ".join(f"{t.l0:.1f}" for t in sorted(known, key=lambda t: t.l0))
@@ -92,6 +90,20 @@ def interpolate(trials: Sequence[Trial], target: float) -> float:
     span = math.log(low.l0) - math.log(max(high.l0, 1e-3))
     share = (math.log(low.l0) - math.log(target)) / span
     return math.exp((1 - share) * math.log(low.coefficient) + share * math.log(high.coefficient))
+
+
+def next_coefficients(known: Sequence[Trial], centre: float, target: float) -> list[float]:
+    """Three coefficients to try next: the estimate and, when trials enclose the target, its geometric means with both ends."""
+    above = [t.coefficient for t in known if t.l0 >= target]
+    below = [t.coefficient for t in known if t.l0 < target]
+    if above and below:
+        low, high = max(above), min(below)
+        if low < centre < high:
+            return [math.sqrt(low * centre), centre, math.sqrt(centre * high)]
+    if not known:
+        return [centre / FIRST_RATIO, centre, centre * FIRST_RATIO]
+    step = FIRST_RATIO if above else 1 / FIRST_RATIO
+    return [centre / math.sqrt(step), centre, centre * step]
 
 
 class _Rounds:

@@ -17,6 +17,7 @@ from husai.errors import HusaiError
 from husai.sae.recipe import Recipe
 
 JUMPRELU_INITIAL_THRESHOLD = 0.01
+INITIAL_L0_FACTOR = {"relu": 2.0, "jumprelu": 4.0}
 SAMPLE_ROWS = 4096
 Rows = torch.Tensor | ActivationStore
 
@@ -104,10 +105,15 @@ def initial_decoder(recipe: Recipe, seed: int, d_in: int, d_out: int | None = No
     return (rows / rows.norm(dim=1, keepdim=True)).float()
 
 
-def initial_parameters(recipe: Recipe, seed: int, units: Units, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+def initial_parameters(
+    recipe: Recipe, seed: int, units: Units, dtype: torch.dtype = torch.float32, sample: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
     """Parameters of one member before the first step, in normalised units, without the member axis (see ``gradients``).
 
     The encoder starts as the decoder's transpose (Gao et al. 2406.04093, appendix A.1); a transcoder, whose spaces differ, draws its own.
+    ReLU and JumpReLU recipes with an ``l0_target`` start near it: the bias (ReLU) or the threshold (JumpReLU) of each latent is set so that
+    it fires on ``INITIAL_L0_FACTOR[architecture] * l0_target / d_sae`` of the rows of ``sample`` (Anthropic, January 2025 update, does so for biases).
+    From a dense start Adam would need thousands of steps to move them there.
     """
     d_in, d_out = units.centre_in.numel(), units.centre_out.numel()
     W_dec = initial_decoder(recipe, seed, d_in, d_out)
@@ -118,4 +124,14 @@ def initial_parameters(recipe: Recipe, seed: int, units: Units, dtype: torch.dty
     found = {"W_enc": W_enc, "b_enc": torch.zeros(recipe.d_sae), "W_dec": W_dec, "b_dec": b_dec}
     if recipe.architecture == "jumprelu":
         found["threshold"] = torch.full((recipe.d_sae,), JUMPRELU_INITIAL_THRESHOLD)
+    if recipe.architecture in ("relu", "jumprelu") and recipe.l0_target is not None and sample is not None:
+        level = _firing_level(recipe, (sample * units.scale_in - b_dec).float() @ W_enc.t())
+        found |= {"threshold": level} if recipe.architecture == "jumprelu" else {"b_enc": -level}
     return {name: value.to(dtype) for name, value in found.items()}
+
+
+def _firing_level(recipe: Recipe, pre: torch.Tensor) -> torch.Tensor:
+    """Level (d_sae,) that each column of ``pre`` (n, d_sae) exceeds on the share of rows wanted at the start; not below 0.01."""
+    share = min(0.5, INITIAL_L0_FACTOR[recipe.architecture] * recipe.l0_target / recipe.d_sae)
+    count = max(1, round(share * pre.shape[0]))
+    return pre.topk(count, dim=0).values[-1].clamp_(min=JUMPRELU_INITIAL_THRESHOLD)

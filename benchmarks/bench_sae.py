@@ -1,0 +1,177 @@
+"""SAE training speed side by side: HUSAI's ensemble against SAELens, dictionary_learning and sparsify, in one run on one machine.
+
+    .bench-venv/bin/python benchmarks/bench_sae.py [--device cuda] [--quick] [--only NAME] [--scaling]
+
+Prints milliseconds per step and per SAE, the ratio to HUSAI, and the explained variance on held-out rows; with ``--scaling`` how cost and
+memory grow with seeds and tokens; with ``--crossover`` where sparse and dense kernels meet. See README.md here for how to read it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+SIZES = {
+    "128->1024": {"d_in": 128, "d_sae": 1024, "batch_size": 2048, "seeds": 5, "steps": 300},
+    "512->2048": {"d_in": 512, "d_sae": 2048, "batch_size": 4096, "seeds": 3, "steps": 120},
+}
+GPU_SIZES = {
+    "512->2048": {"d_in": 512, "d_sae": 2048, "batch_size": 4096, "seeds": 5, "steps": 500},
+    "512->16384": {"d_in": 512, "d_sae": 16384, "batch_size": 4096, "seeds": 2, "steps": 200},
+}
+OTHERS = ("saelens", "dictionary_learning", "sparsify")
+
+
+def synthetic_rows(d_in, n_rows, seed):
+    """Rows made of 4*d_in sparse directions with heavy-tailed frequencies, plus noise; unit variance per dimension on average."""
+    fixed, generator = torch.Generator().manual_seed(1234), torch.Generator().manual_seed(seed)
+    directions = torch.nn.functional.normalize(torch.randn(4 * d_in, d_in, generator=fixed), dim=1)
+    frequency = 0.2 * torch.arange(1, 4 * d_in + 1) ** -0.5
+    rows = torch.empty(n_rows, d_in)
+    for start in range(0, n_rows, 8192):
+        n = min(8192, n_rows - start)
+        active = torch.rand(n, 4 * d_in, generator=generator) < frequency
+        rows[start : start + n] = (active * torch.empty(n, 4 * d_in).exponential_(generator=generator)) @ directions
+    rows += 0.02 * torch.randn(n_rows, d_in, generator=generator) + 0.5
+    return rows * 3.0
+
+
+def run(trainer, spec, rows):
+    """Train in a process of its own; returns its JSON result, or the last line of its error."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        command = [sys.executable, str(HERE / "sae_trainers.py"), trainer, "--rows", rows, "--spec", json.dumps(spec), "--out", str(out)]
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": str(spec["threads"]), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+        return json.loads(out.read_text())
+
+
+def full_spec(size, args, **changes):
+    spec = {"k": 32, "lr": 1e-3, "bf16": False, "dtype": args.dtype, "device": args.device, "threads": args.threads, **size, **changes}
+    if args.quick:
+        spec["steps"] = max(30, spec["steps"] // 4)
+    return {**spec, "warmup": max(1, spec["steps"] // 20), "decay": max(1, spec["steps"] // 5)}
+
+
+def write_rows(folder, d_in, n_rows):
+    path = str(Path(folder) / f"rows-{d_in}-{n_rows}.pt")
+    if not Path(path).exists():
+        torch.save({"rows": synthetic_rows(d_in, n_rows, 0), "held_out": synthetic_rows(d_in, 4096, 1)}, path)
+    return path
+
+
+def compare(name, size, args, folder):
+    """One table: every trainer at one size."""
+    spec = full_spec(size, args)
+    rows = write_rows(folder, spec["d_in"], 65536)
+    print(f"\n## {name}, batch {spec['batch_size']}, k {spec['k']}, {spec['steps']} steps, HUSAI with {spec['seeds']} seeds at once\n")
+    print("| trainer | ms per step and SAE | HUSAI is faster by | explained variance | peak MB |\n|---|---|---|---|---|", flush=True)
+    ours = run("husai", spec, rows)
+    if "error" in ours:
+        sys.exit(f"husai failed: {ours['error']}")
+    per_sae = ours["ms_per_step"] / spec["seeds"]
+    ev = sum(ours["ev"]) / len(ours["ev"])
+    print(f"| HUSAI ensemble | {per_sae:.1f} | 1.0x | {ev:.4f} | {ours['peak_mb']:.0f} |", flush=True)
+    records = {"husai": {**ours, "ms_per_step_and_sae": per_sae}}
+    for other in OTHERS:
+        found = run(other, {**spec, "seeds": 1}, rows)
+        records[other] = found
+        if "error" in found:
+            print(f"| {other} | failed: {found['error']} | | | |", flush=True)
+            continue
+        ms = found["ms_per_step"]
+        print(f"| {other} | {ms:.1f} | {ms / per_sae:.1f}x | {found['ev'][0]:.4f} | {found['peak_mb']:.0f} |", flush=True)
+    return records
+
+
+def scaling(args, folder):
+    """How HUSAI's cost and memory grow with seeds and with tokens."""
+    size = {"d_in": 128, "d_sae": 1024, "batch_size": 2048, "seeds": 1, "steps": 150}
+    print(
+        "\n## Scaling, 128->1024, batch 2048\n\n| seeds | tokens | steps | s in all | ms per step and SAE | peak MB |\n|---|---|---|---|---|---|"
+    )
+    plan = [(s, 1) for s in (1, 2, 4, 8)] + [(4, t) for t in (2, 4)]
+    records = []
+    for seeds, factor in plan:
+        spec = full_spec(size, args, seeds=seeds, steps=size["steps"] * factor)
+        found = run("husai", spec, write_rows(folder, 128, 65536))
+        each = found["ms_per_step"] / seeds
+        tokens = spec["steps"] * spec["batch_size"]
+        print(f"| {seeds} | {tokens:,} | {spec['steps']} | {found['total_s']:.1f} | {each:.2f} | {found['peak_mb']:.0f} |", flush=True)
+        records.append({"seeds": seeds, "tokens": tokens, **found})
+    return records
+
+
+def crossover(args):
+    """Time of one step with sparse and with dense kernels over k / d_sae."""
+    import time
+
+    sys.path.insert(0, str(HERE.parent))
+    from husai.sae.recipe import Recipe
+    from husai.sae.training import Member, Trainer
+
+    torch.set_num_threads(args.threads)
+    print("\n## Sparse against dense kernels, ms per step\n\n| size | k | k / d_sae | sparse | dense |\n|---|---|---|---|---|")
+    for d_in, d_sae, batch in ((128, 1024, 2048), (512, 2048, 2048)):
+        data = synthetic_rows(d_in, 8192, 0)
+        for k in (16, 32, 64, 128, 256, 512):
+            recipe = Recipe("bench", "rows", "topk", d_sae, k=k, steps=100, batch_size=batch, auxk_coefficient=0.0)
+            times = []
+            for sparse in (True, False):
+                trainer = Trainer(recipe, [Member(0)], data, device=args.device, dtype=args.dtype, sparse=sparse)
+                best = float("inf")
+                for _ in range(8):
+                    start = time.perf_counter()
+                    trainer.step()
+                    if args.device != "cpu":
+                        torch.cuda.synchronize()
+                    best = min(best, time.perf_counter() - start)
+                times.append(1e3 * best)
+            print(f"| {d_in}->{d_sae} | {k} | {k / d_sae:.3f} | {times[0]:.1f} | {times[1]:.1f} |", flush=True)
+
+
+def machine(args):
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"{model}, {args.threads} threads"
+    return f"{device}; torch {torch.__version__}; Python {platform.python_version()}; load {os.getloadavg()[0]:.1f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default=None, help="HUSAI's dtype; default float32 on a CPU, tf32 on a GPU")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--quick", action="store_true", help="a quarter of the steps")
+    parser.add_argument("--only", help="one size, for example 512->2048")
+    parser.add_argument("--scaling", action="store_true", help="also the table over seeds and tokens")
+    parser.add_argument("--crossover", action="store_true", help="only the table of sparse against dense kernels")
+    parser.add_argument("--json", help="also write the figures to this file")
+    args = parser.parse_args()
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        sys.exit("bench_sae: this machine has no CUDA device; run without --device, or on a machine that has one")
+    args.dtype = args.dtype or ("tf32" if args.device.startswith("cuda") else "float32")
+    print(machine(args))
+    if args.crossover:
+        return crossover(args)
+    sizes = GPU_SIZES if args.device.startswith("cuda") else SIZES
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = {n: s for n, s in sizes.items() if args.only in (None, n)}
+        records = {name: compare(name, size, args, folder) for name, size in chosen.items()}
+        if args.scaling:
+            records["scaling"] = scaling(args, folder)
+    if args.json:
+        Path(args.json).write_text(json.dumps({"machine": machine(args), **records}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

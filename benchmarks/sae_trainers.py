@@ -1,0 +1,186 @@
+"""One SAE trainer, run in a process of its own on rows from a file; :mod:`bench_sae` starts it once per trainer and compares.
+
+Every trainer fits the same TopK (no AuxK) to the same rows with Adam, the same learning rate, warm-up and decay, and gradient norm 1.
+Time is taken between two requests for a batch, so it covers everything a step does.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+import types
+
+import torch
+
+
+def batches(rows, spec, seed, stamps, sync):
+    """Endless shuffled batches; notes the time of every request."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(rows), generator=generator).to(rows.device)
+        for start in range(0, len(rows) - spec["batch_size"] + 1, spec["batch_size"]):
+            sync()
+            stamps.append(time.perf_counter())
+            yield rows[order[start : start + spec["batch_size"]]]
+
+
+def rate(step, spec):
+    """Learning rate factor: linear warm-up and decay."""
+    return min(1.0, (step + 1) / spec["warmup"], (spec["steps"] - step) / spec["decay"])
+
+
+def saelens(rows, spec, seed, stamps, sync):
+    """SAELens' SAETrainer at its defaults but for the schedule and AuxK."""
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    torch.manual_seed(seed)
+    device = str(rows.device)
+    config = TopKTrainingSAEConfig(
+        d_in=spec["d_in"], d_sae=spec["d_sae"], k=spec["k"], device=device, aux_loss_coefficient=0.0, decoder_init_norm=1.0
+    )
+    trainer_config = SAETrainerConfig(
+        total_training_samples=spec["steps"] * spec["batch_size"],
+        train_batch_size_samples=spec["batch_size"],
+        lr=spec["lr"],
+        lr_end=0.0,
+        lr_warm_up_steps=spec["warmup"],
+        lr_decay_steps=spec["decay"],
+        device=device,
+        autocast=spec["bf16"],
+    )
+    sae = TopKTrainingSAE(config).to(device)
+    sae.b_dec.data = rows[:4096].mean(0)
+    sae = SAETrainer(trainer_config, sae, batches(rows, spec, seed, stamps, sync)).fit()
+    return lambda x: sae(x)
+
+
+def dictionary_learning(rows, spec, seed, stamps, sync):
+    """dictionary_learning's TopKTrainer.update, as its trainSAE loop calls it."""
+    # Its package imports nnsight for an activation buffer that is not used here.
+    sys.modules["nnsight"] = types.SimpleNamespace(LanguageModel=None)
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    trainer = TopKTrainer(
+        steps=spec["steps"],
+        activation_dim=spec["d_in"],
+        dict_size=spec["d_sae"],
+        k=spec["k"],
+        layer=0,
+        lm_name="none",
+        lr=spec["lr"],
+        auxk_alpha=0,
+        warmup_steps=spec["warmup"],
+        decay_start=spec["steps"] - spec["decay"],
+        seed=seed,
+        device=str(rows.device),
+    )
+    source = batches(rows, spec, seed, stamps, sync)
+    for step in range(spec["steps"]):
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=spec["bf16"]):
+            trainer.update(step, next(source))
+    return trainer.ae
+
+
+def sparsify(rows, spec, seed, stamps, sync):
+    """sparsify's SparseCoder with the operations of its Trainer's step, which itself needs a language model; fused Adam."""
+    torch.cuda.is_bf16_supported = (lambda: False) if rows.device.type == "cpu" else torch.cuda.is_bf16_supported
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    torch.manual_seed(seed)
+    sae = SparseCoder(spec["d_in"], SparseCoderConfig(num_latents=spec["d_sae"], k=spec["k"]), device=rows.device)
+    sae.b_dec.data = rows[:4096].mean(0)
+    adam = torch.optim.Adam(sae.parameters(), lr=spec["lr"], fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: rate(step, spec))
+    source = batches(rows, spec, seed, stamps, sync)
+    for _ in range(spec["steps"]):
+        x = next(source)
+        sae.set_decoder_norm_to_unit_norm()
+        sae(x).fvu.backward()
+        torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
+        sae.remove_gradient_parallel_to_decoder_directions()
+        adam.step()
+        adam.zero_grad()
+        schedule.step()
+    return lambda x: sae(x).sae_out
+
+
+def husai(rows, spec, seed, stamps, sync):
+    """HUSAI's train_ensemble with all seeds at once, curves at 0, 80 and 100% of the steps."""
+    from husai.sae.ensemble import train_ensemble
+    from husai.sae.recipe import Recipe
+
+    recipe = Recipe(
+        "bench",
+        "rows",
+        "topk",
+        spec["d_sae"],
+        k=spec["k"],
+        steps=spec["steps"],
+        batch_size=spec["batch_size"],
+        learning_rate=spec["lr"],
+        warmup_fraction=spec["warmup"] / spec["steps"],
+        decay_fraction=spec["decay"] / spec["steps"],
+        auxk_coefficient=0.0,
+        b_dec_init="mean",
+    )
+
+    def progress(n, note):
+        sync()
+        stamps.append(time.perf_counter())
+
+    device = str(rows.device)
+    seeds = list(range(seed, seed + spec["seeds"]))
+    dtype = spec.get("dtype", "float32")
+    result = train_ensemble(recipe, seeds, rows, held_out=rows[:256], device=device, dtype=dtype, progress=progress, curve_points=1)
+    saes = [s.to(device) for s in result.saes]
+    return lambda x: [s(x) for s in saes]
+
+
+def explained_variance(x, x_hat):
+    """``1 - sum ||x - x_hat||^2 / sum ||x - mean||^2``."""
+    x = x.double()
+    return float(1 - (x - x_hat.double()).square().sum() / (x - x.mean(0)).square().sum())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trainer", choices=("husai", "saelens", "dictionary_learning", "sparsify"))
+    parser.add_argument("--rows", required=True)
+    parser.add_argument("--spec", required=True, help="JSON")
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    spec = json.loads(args.spec)
+    if spec.get("threads"):
+        torch.set_num_threads(spec["threads"])
+    device = torch.device(spec["device"])
+    sync = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    saved = torch.load(args.rows, weights_only=True)
+    rows, held_out = saved["rows"].to(device), saved["held_out"].to(device)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = spec.get("dtype") == "tf32"
+        torch.cuda.reset_peak_memory_stats()
+    stamps: list[float] = []
+    start = time.perf_counter()
+    model = globals()[args.trainer](rows, spec, 0, stamps, sync)
+    sync()
+    total = time.perf_counter() - start
+    with torch.no_grad():
+        outputs = model(held_out)
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    steps = torch.tensor(stamps).double().diff()[3:]
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = {
+        "ms_per_step": 1e3 * float(steps.median()),
+        "total_s": total,
+        "ev": [explained_variance(held_out, o) for o in outputs],
+        "peak_mb": peak / 2**20,
+    }
+    with open(args.out, "w") as handle:
+        json.dump(result, handle)
+
+
+if __name__ == "__main__":
+    main()
