@@ -193,8 +193,9 @@ class _Evaluation:
                 name = condition.report_as or f"{condition.evidence}.{condition.metric}"
                 if name in out:
                     continue
-                readings = [r for _, r in self.usable(condition)]
-                worst = min(readings, key=lambda r: (r.value is None, r.value or 0.0, r.lcb, r.ucb), default=None)
+                readings = [reading for _, reading in self.usable(condition)]
+                sign = 1 if condition.op in (">=", ">") else -1
+                worst = min(readings, key=lambda r, sign=sign: (r.value is None, sign * (r.value or 0.0), r.lcb, -r.ucb), default=None)
                 if condition.report_as:
                     out[name] = finite_or_none(worst.at(condition.basis)) if worst else None
                 elif worst:
