@@ -90,7 +90,7 @@ def _fit_block(X, y, row_weight, support, C, penalty: str) -> Fit:
         if live == 0:
             break
         groups = todo.any(1).nonzero()
-        places = todo[groups[:, 0]].to(torch.int8).argsort(1, descending=True, stable=True)[:, :live]
+        places = todo[groups[:, 0]].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :live]
         moving_w, moving = _advance(_subset(problem, groups, places), w[groups, places], now, last, penalty)
         before = todo[groups, places]
         w[groups, places] = torch.where(before.unsqueeze(-1), moving_w, w[groups, places])

@@ -13,8 +13,8 @@ import torch
 
 from husai.errors import HusaiError
 from husai.external import scores
-from husai.external.logistic import fit
 from husai.external.latents import rank_latents
+from husai.external.logistic import fit
 
 PROBE_SEED = 42
 MAX_TRAIN = 1024
@@ -49,7 +49,8 @@ class ProbeResult(NamedTuple):
     """Of the chosen C on the validation rows; the only score that may choose anything."""
     accuracy: float
     f1: float
-    C: float
+    C: float | None
+    """None from the official engine, which does not report it."""
     latents: list[int]
     n_train: int
     n_test: int
@@ -69,7 +70,9 @@ class Features(NamedTuple):
     latents: list[int]
 
 
-def probe_split(y: np.ndarray, seed: int = PROBE_SEED, num_train: int | None = None, name: str = "") -> tuple[np.ndarray, np.ndarray]:
+def probe_split(
+    y: np.ndarray, seed: int = PROBE_SEED, *, num_train: int | None = None, num_test: int | None = None, name: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
     """Training and test rows of sae-probes: balanced draws, ``min(n - 100, 1024)`` to train, all but one of the rest to test.
 
     Follows ``get_xy_traintest`` and ``get_train_test_indices`` draw by draw. When a row limit left the classes unequal, the test set
@@ -96,7 +99,8 @@ def probe_split(y: np.ndarray, seed: int = PROBE_SEED, num_train: int | None = N
     train_pos = rng.choice(positive, size=n_pos, replace=False)
     train_neg = rng.choice(negative, size=n_neg, replace=False)
     rest_pos, rest_neg = np.setdiff1d(positive, train_pos), np.setdiff1d(negative, train_neg)
-    num_test = min(len(y) - num_train - 1, 2 * min(len(rest_pos), len(rest_neg)))
+    if num_test is None:
+        num_test = min(len(y) - num_train - 1, 2 * min(len(rest_pos), len(rest_neg)))
     test_pos = rng.choice(rest_pos, size=-(-num_test // 2), replace=False)
     test_neg = rng.choice(rest_neg, size=num_test - len(test_pos), replace=False)
     train = rng.permutation(np.concatenate([train_pos, train_neg]))
@@ -108,11 +112,7 @@ def select_features(encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_S
 
     ``encoder`` has ``d_in``, ``encode(x)`` and ``columns(x, latents)``; see :mod:`husai.external.latents`.
     """
-    if data.x.shape[1] != encoder.d_in:
-        raise HusaiError(
-            f"data set '{data.name}': activations have d = {data.x.shape[1]} but the SAE has d_in = {encoder.d_in}; "
-            "probe the hook the SAE was trained on"
-        )
+    check_width(encoder, data)
     if len(data.x) != len(data.y):
         raise HusaiError(f"data set '{data.name}': {len(data.x)} activation rows for {len(data.y)} labels; run the probe activations again")
     train, test = probe_split(data.y, seed, name=data.name)
@@ -124,18 +124,49 @@ def select_features(encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_S
     return Features(data.name, data.family, z[:, best], y_train, encoder.columns(x[test_rows], best), y[test_rows], best.tolist())
 
 
+def check_width(encoder, data: ProbeData) -> None:
+    """Refuse activations of another width than the encoder reads."""
+    if data.x.shape[1] != encoder.d_in:
+        raise HusaiError(
+            f"data set '{data.name}': activations have d = {data.x.shape[1]} but the SAE has d_in = {encoder.d_in}; "
+            "probe the hook the SAE was trained on"
+        )
+
+
+class Chosen(NamedTuple):
+    """The final probes of a batch of data sets, at every k."""
+
+    coef: torch.Tensor
+    """``(G, K, m)``"""
+    intercept: torch.Tensor
+    """``(G, K)``"""
+    val_auc: torch.Tensor
+    """``(G, K)``"""
+    C: list[list[float]]
+
+    def probability(self, i: int, x: torch.Tensor) -> torch.Tensor:
+        """Probability of class 1, ``(K, n)``, for rows ``x (n, m)`` of data set i."""
+        return _probability(x, self.coef[i], self.intercept[i])
+
+
 def probe(features: Sequence[Features], ks: Sequence[int] = KS, *, penalty: str = "l1", Cs: Sequence[float] = C_GRID) -> list[ProbeResult]:
-    """Choose C on validation rows and score the final probe of every data set and k; one batch for all.
+    """Score the final probe of every data set and k on its test rows; see :func:`final_probes`."""
+    if not features:
+        return []
+    chosen = final_probes(features, ks, penalty=penalty, Cs=Cs)
+    return [result for i, f in enumerate(features) for result in _score(f, i, ks, chosen)]
+
+
+def final_probes(features: Sequence[Features], ks: Sequence[int], *, penalty: str = "l1", Cs: Sequence[float] = C_GRID) -> Chosen:
+    """Choose C on validation rows and fit the final probe of every data set and k; one batch for all.
 
     The last ``min(n_train / 5, 100)`` training rows validate; the first C with the highest validation AUC wins and is fitted
     again on all training rows (``find_best_reg``).
     """
     check_ks(ks)
-    if not features:
-        return []
     device = features[0].train.device
     n_train = torch.tensor([len(f.train) for f in features])
-    n_val = torch.clamp((0.2 * n_train).to(torch.int64), max=VALIDATION_ROWS)
+    n_val = torch.tensor([validation_rows(len(f.train)) for f in features])
     X, y, rows = _pad([f.train for f in features], [f.y_train for f in features])
     support = _support(ks, X.shape[-1], device)
     grid = torch.tensor(Cs, dtype=torch.float64, device=device)
@@ -147,13 +178,15 @@ def probe(features: Sequence[Features], ks: Sequence[int] = KS, *, penalty: str 
     for i, f in enumerate(features):
         held = slice(int(n_fit[i]), len(f.train))
         prob = _probability(f.train[held], path.coef[i], path.intercept[i]).view(K, n_C, -1)
-        val_auc[i], choice[i] = _choose(prob, f.y_train[held])
+        val_auc[i], choice[i] = best_of_grid(prob, f.y_train[held])
     full = torch.where(rows < n_train.to(device).unsqueeze(1), 1.0 / n_train.to(device).unsqueeze(1), 0.0)
     final = fit(X, y, full, support, grid[choice.to(device)], penalty=penalty)
-    results = []
-    for i, f in enumerate(features):
-        results += _score(f, ks, final.coef[i], final.intercept[i], val_auc[i], [Cs[c] for c in choice[i].tolist()])
-    return results
+    return Chosen(final.coef, final.intercept, val_auc, [[Cs[c] for c in row] for row in choice.tolist()])
+
+
+def validation_rows(n_train: int) -> int:
+    """How many of the last training rows validate C: a fifth, at most 100 (``get_cv`` from 128 rows up)."""
+    return min(int(0.2 * n_train), VALIDATION_ROWS)
 
 
 def check_ks(ks: Sequence[int]) -> None:
@@ -164,7 +197,7 @@ def check_ks(ks: Sequence[int]) -> None:
         raise HusaiError(f"external.probing.ks: the fast engine solves k up to {MAX_K}, got {max(ks)}; use engine: official for it")
 
 
-def _choose(prob: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def best_of_grid(prob: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Best validation AUC ``(K,)`` over the grid of C of ``prob (K, n_C, n)`` and its position; ties as the official argmax breaks them."""
     val = scores.auc(prob, y).cpu()
     tied = val > val.amax(-1, keepdim=True) - 1e-9
@@ -197,18 +230,26 @@ def _probability(x: torch.Tensor, coef: torch.Tensor, intercept: torch.Tensor) -
     return torch.sigmoid(coef[:, : x.shape[1]].to(x.dtype) @ x.T + intercept.to(x.dtype).unsqueeze(1))
 
 
-def _score(f: Features, ks, coef, intercept, val_auc, Cs) -> list[ProbeResult]:
-    prob = _probability(f.test, coef, intercept)
+def _score(f: Features, i: int, ks: Sequence[int], chosen: Chosen) -> list[ProbeResult]:
+    prob = chosen.probability(i, f.test)
     decision = prob - 0.5
-    test = zip(
-        scores.auc(prob, f.y_test).tolist(),
-        scores.accuracy(decision, f.y_test).tolist(),
-        scores.weighted_f1(decision, f.y_test).tolist(),
-        strict=True,
-    )
+    measured = (scores.auc(prob, f.y_test), scores.accuracy(decision, f.y_test), scores.weighted_f1(decision, f.y_test))
+    auc, accuracy, f1 = (values.tolist() for values in measured)
     return [
-        ProbeResult(f.name, f.family, k, auc, float(val_auc[j]), acc, f1, Cs[j], f.latents[:k], len(f.train), len(f.test))
-        for j, (k, (auc, acc, f1)) in enumerate(zip(ks, test, strict=True))
+        ProbeResult(
+            f.name,
+            f.family,
+            k,
+            auc[j],
+            float(chosen.val_auc[i, j]),
+            accuracy[j],
+            f1[j],
+            chosen.C[i][j],
+            f.latents[:k],
+            len(f.train),
+            len(f.test),
+        )
+        for j, k in enumerate(ks)
     ]
 
 

@@ -1,0 +1,104 @@
+"""What an SAE is compared with, per data set: dense logistic probe, top-k neurons and PCA-k, on the subject's own activations."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from husai.external import scores
+from husai.external.latents import Neurons
+from husai.external.probing import C_GRID, PROBE_SEED, Features, ProbeData, probe, probe_split, select_features, validation_rows
+
+
+class DenseResult(NamedTuple):
+    """The dense logistic probe of one data set."""
+
+    auc: float
+    val_auc: float
+    accuracy: float
+    f1: float
+    C: float
+
+
+def dense_probe(data: ProbeData, *, seed: int = PROBE_SEED) -> DenseResult:
+    """L2 logistic regression on all dimensions by the protocol of ``run_baseline_evals(method="logreg")`` (``find_best_reg``).
+
+    Solved by scikit-learn itself: where L-BFGS stops short of the optimum moves the AUC by more than the tolerance we claim, and it is
+    done once per subject, hook and data set.
+    """
+    train, test = probe_split(data.y, seed, name=data.name)
+    x, y = data.x.float().cpu().numpy(), data.y
+    return fit_dense(x[train], y[train], x[test], y[test], seed)[0]
+
+
+def fit_dense(x_train, y_train, x_test, y_test, seed: int = PROBE_SEED):
+    """``(DenseResult, classifier)`` of numpy arrays; see :func:`dense_probe`."""
+    from sklearn.linear_model import LogisticRegression
+
+    def classifier(C: float, x, y):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return LogisticRegression(C=C, random_state=seed, max_iter=1000).fit(x, y)
+
+    n_fit = len(x_train) - validation_rows(len(x_train))
+    held, y_held = x_train[n_fit:], y_train[n_fit:]
+    aucs = [scores.trapezoid_auc(classifier(C, x_train[:n_fit], y_train[:n_fit]).predict_proba(held)[:, 1], y_held) for C in C_GRID]
+    C = C_GRID[int(np.argmax(aucs))]
+    order = np.random.RandomState(seed).permutation(len(x_train))
+    final = classifier(C, x_train[order], y_train[order])
+    return DenseResult(*test_scores(final, x_test, y_test, max(aucs)), C), final
+
+
+def test_scores(classifier, x, y, val_auc: float) -> tuple[float, float, float, float]:
+    """AUC, the given validation AUC, accuracy and weighted F1 of a scikit-learn classifier."""
+    labels, decision = torch.from_numpy(np.asarray(y)), torch.from_numpy(np.atleast_1d(classifier.decision_function(x)))
+    auc = scores.trapezoid_auc(classifier.predict_proba(x)[:, 1], np.asarray(y))
+    return auc, float(val_auc), float(scores.accuracy(decision, labels)), float(scores.weighted_f1(decision, labels))
+
+
+def principal_components(data: ProbeData, max_k: int, *, seed: int = PROBE_SEED, device="cpu") -> Features:
+    """Scores on the leading principal components of the standardised training rows, as ``find_best_pcareg`` projects them."""
+    train, test = probe_split(data.y, seed, name=data.name)
+    x, y = data.x.to(device=device, dtype=torch.float64), torch.as_tensor(data.y, device=device)
+    mean, scale = x[train].mean(0), x[train].std(0, correction=0)
+    x = (x - mean) / torch.where(scale > 0, scale, 1.0)
+    variances, directions = torch.linalg.eigh(x[train].T @ x[train])
+    k = min(max_k, len(variances))
+    projected = (x @ directions.flip(1)[:, :k]).float()
+    return Features(data.name, data.family, projected[train], y[train], projected[test], y[test], list(range(k)))
+
+
+def baseline_rows(
+    sources: Sequence[ProbeData], ks: Sequence[int], *, penalty: str = "l1", seed: int = PROBE_SEED, device="cpu"
+) -> list[dict]:
+    """One record per data set: ``dense`` and, by k, ``neurons`` and ``pca``; each with auc, val_auc, accuracy, f1, C.
+
+    Neurons and components go through the same probe, ranking rule and grid as SAE latents at the same k, so only the basis differs.
+    """
+    neurons = probe([select_features(Neurons(d.x.shape[1]), d, max(ks), seed=seed, device=device) for d in sources], ks, penalty=penalty)
+    pca = probe([principal_components(d, max(ks), seed=seed, device=device) for d in sources], ks, penalty=penalty)
+    with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
+        dense = list(pool.map(lambda d: dense_probe(d, seed=seed), sources))
+    rows = []
+    for i, data in enumerate(sources):
+        mine = slice(i * len(ks), (i + 1) * len(ks))
+        rows.append(
+            {
+                "dataset": data.name,
+                "family": data.family,
+                "n_rows": len(data.y),
+                "dense": dense[i]._asdict(),
+                "neurons": {str(r.k): _values(r) for r in neurons[mine]},
+                "pca": {str(r.k): _values(r) for r in pca[mine]},
+            }
+        )
+    return rows
+
+
+def _values(result) -> dict:
+    return {name: getattr(result, name) for name in DenseResult._fields}
