@@ -98,7 +98,10 @@ def main() -> None:
     parser.add_argument("--subject", type=Path, help="model folder of a trained subject; default: an untrained one of the embedded shape")
     parser.add_argument("--hook", default=None, help="default: the residual stream after the last layer but one")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--threads", type=int, help="CPU threads of both; default: torch's own choice")
     args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     pairs = embedded_pairs(args.pairs, 0, half="A")
     texts = [story for p in pairs for story in (p.story_a, p.story_b)]
     subject = load_subject(args.subject) if args.subject else random_subject(texts, args.layers, args.d_model)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +24,7 @@ SCORES = (
     "interpretability_published",
     "interpretability_fixed",
 )
-CHUNK_TOKENS = 1024
+CHUNK_VALUES = 1 << 20
 MEMORY_BYTES = 2 << 30
 L0_TOLERANCE = 0.1
 
@@ -87,7 +90,7 @@ def max_z(values: torch.Tensor) -> torch.Tensor:
     return (values.amax(dim=-1) - mean) / torch.where(std == 0, torch.ones_like(std), std)
 
 
-def pair_scores(means: torch.Tensor, counts: torch.Tensor, chunk_pairs: int = 256) -> dict[str, np.ndarray]:
+def pair_scores(means: torch.Tensor, counts: torch.Tensor) -> dict[str, np.ndarray]:
     """CE-Bench's scores of every pair from the mean latents of its two stories.
 
     With V1, V2 the mean latents over all tokens of each story and I1 the mean over the tokens of both, ``contrastive = max z|V1 - V2|``,
@@ -107,6 +110,7 @@ def pair_scores(means: torch.Tensor, counts: torch.Tensor, chunk_pairs: int = 25
         The six ``SCORES``, each a float64 array ``(n_pairs,)``.
     """
     weights = (counts.to(means.device, torch.float64) / counts.sum(1, keepdim=True).to(means.device)).unsqueeze(-1)
+    chunk_pairs = max(1, CHUNK_VALUES // 4 // means.shape[-1])
     chunks = range(0, means.shape[0], chunk_pairs)
     total = means.new_zeros(means.shape[-1], dtype=torch.float64)
     for start in chunks:
@@ -141,49 +145,60 @@ def top_k(values: torch.Tensor, k: int, groups: int = 8) -> tuple[torch.Tensor, 
     return found, columns.gather(1, position)
 
 
-class _Encoder:
-    """Latents of one SAE, chunk after chunk in the same two buffers: fresh ones cost more in page faults than the arithmetic."""
-
-    def __init__(self, sae, chunk_tokens: int):
-        self.sae = sae
-        self.pre = torch.empty(chunk_tokens, sae.d_sae, device=sae.device, dtype=sae.dtype)
-        self.mask = torch.empty_like(self.pre) if sae.architecture in THRESHOLDED else None
-
-    def add(self, x: torch.Tensor, story: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-        """Add the latents of rows ``x (B, d)`` to the rows ``story (B,)`` of ``sums (n_stories, d_sae)``; return how many are active."""
-        sae, pre = self.sae, self.pre[: len(x)]
-        x = x.to(sae.dtype)
-        torch.addmm(sae.b_enc, x - sae.b_dec if sae.apply_b_dec_to_input else x, sae.W_enc, out=pre)
-        if sae.architecture in TOP_K:
-            values, latents = top_k(pre, sae.k)
-            values = values.relu_()
-            sums.view(-1).scatter_add_(0, (latents + story.unsqueeze(1) * sae.d_sae).view(-1), values.reshape(-1).to(sums.dtype))
-            return values.sign_().sum(dtype=torch.float64)
-        if self.mask is not None:
-            above = torch.sub(pre, sae.threshold, out=self.mask[: len(x)]).relu_().sign_()
-            pre.relu_().mul_(above)
-        else:
-            pre.relu_()
-        if x.is_cuda:
-            stories = torch.arange(len(sums), device=x.device).unsqueeze(1)
-            sums.addmm_((stories == story).to(sums.dtype), pre.to(sums.dtype))
-        else:
-            sums.index_add_(0, story, pre.to(sums.dtype))
-        return pre.sign_().sum(1).sum(dtype=torch.float64)
+def _workspace(saes: Sequence, chunk_tokens: int) -> torch.Tensor:
+    """Two flat buffers ``(2, n)`` that hold a chunk of any of the SAEs; fresh ones cost more in page faults than the arithmetic."""
+    return torch.empty(2, chunk_tokens * max(sae.d_sae for sae in saes), device=saes[0].device, dtype=saes[0].dtype)
 
 
-@torch.no_grad()
+def _add_latents(sae, x: torch.Tensor, story: torch.Tensor, sums: torch.Tensor, workspace: torch.Tensor) -> torch.Tensor:
+    """Add the latents of rows ``x (B, d)`` to rows ``story (B,)`` of ``sums (n_stories, d_sae)``; return how many are active, float64."""
+    x, shape = x.to(sae.dtype), (len(x), sae.d_sae)
+    pre, above = (buffer[: shape[0] * shape[1]].view(shape) for buffer in workspace.to(sae.dtype))
+    torch.addmm(sae.b_enc, x - sae.b_dec if sae.apply_b_dec_to_input else x, sae.W_enc, out=pre)
+    if sae.architecture in TOP_K:
+        values, latents = top_k(pre, sae.k)
+        values = values.relu_()
+        sums.view(-1).scatter_add_(0, (latents + story.unsqueeze(1) * sae.d_sae).view(-1), values.reshape(-1).to(sums.dtype))
+        return values.sign_().sum(dtype=torch.float64)
+    if sae.architecture in THRESHOLDED:
+        torch.sub(pre, sae.threshold, out=above).relu_().sign_()
+        pre.relu_().mul_(above)
+    else:
+        pre.relu_()
+    if x.is_cuda:
+        stories = torch.arange(len(sums), device=x.device).unsqueeze(1)
+        sums.addmm_((stories == story).to(sums.dtype), pre.to(sums.dtype))
+    else:
+        sums.index_add_(0, story, pre.to(sums.dtype))
+    return pre.sign_().sum(1).sum(dtype=torch.float64)
+
+
+def in_threads(function: Callable, calls: Sequence[tuple]) -> list:
+    """``[function(*call) for call in calls]``, as many at once as torch has threads, each on one of them."""
+    n_threads = torch.get_num_threads()
+    if n_threads == 1 or len(calls) == 1:
+        return [function(*call) for call in calls]
+    try:
+        with ThreadPoolExecutor(min(n_threads, len(calls)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, *zip(*calls, strict=True)))
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def mean_latents(
-    saes: Sequence, pairs: PairActivations, *, device: str | torch.device = "cpu", chunk_tokens: int = CHUNK_TOKENS, progress: bool = False
+    saes: Sequence, pairs: PairActivations, *, device: str | torch.device = "cpu", chunk_tokens: int | None = None, progress: bool = False
 ) -> tuple[list[torch.Tensor], list[float]]:
     """Mean latents of every story for several SAEs in one pass over the tokens.
+
+    On a CPU each of torch's threads takes a range of whole stories from end to end, which spares the threads from waiting for each other at
+    every operation; the result does not depend on how many there are beyond rounding.
 
     Parameters
     ----------
     saes : sequence of SAE
         Each with ``d_in`` equal to the width of ``pairs.tokens``.
-    chunk_tokens : int
-        Tokens encoded at a time; the result does not depend on it beyond rounding.
+    chunk_tokens : int, optional
+        Tokens encoded at a time; the result does not depend on it beyond rounding. By default what fits a few MB of cache.
 
     Returns
     -------
@@ -191,25 +206,40 @@ def mean_latents(
     l0 : list of float
         Mean number of active latents per token.
     """
-    n_tokens, offsets = int(pairs.offsets[-1]), pairs.offsets
+    offsets, n_tokens, n_stories = pairs.offsets, int(pairs.offsets[-1]), 2 * pairs.n_pairs
     saes = [sae.to(device) for sae in saes]
-    sums = [torch.zeros(2 * pairs.n_pairs, sae.d_sae, device=device) for sae in saes]
-    active = [torch.zeros((), dtype=torch.float64, device=device) for _ in saes]
-    encoders = [_Encoder(sae, min(chunk_tokens, n_tokens)) for sae in saes]
+    if chunk_tokens is None:
+        chunk_tokens = max(
+            64, (CHUNK_VALUES if torch.device(device).type == "cpu" else 64 * CHUNK_VALUES) // max(sae.d_sae for sae in saes)
+        )
+    sums = [torch.zeros(n_stories, sae.d_sae, device=device) for sae in saes]
+    n_threads = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    edges = [int(torch.searchsorted(offsets, n_tokens * i // n_threads)) for i in range(n_threads)] + [n_stories]
+    ranges = [(a, b) for a, b in itertools.pairwise(edges) if a < b]
     bar = Progress(n_tokens, "CE-Bench tokens") if progress else None
-    for start in range(0, n_tokens, chunk_tokens):
-        stop = min(start + chunk_tokens, n_tokens)
+    active = sum(in_threads(functools.partial(_add_stories, saes, pairs, sums, device, chunk_tokens, bar), ranges))
+    counts = offsets.diff().to(device).unsqueeze(1)
+    return [total.div_(counts).view(pairs.n_pairs, 2, -1) for total in sums], (active / n_tokens).tolist()
+
+
+@torch.no_grad()
+def _add_stories(saes, pairs: PairActivations, sums, device, chunk_tokens: int, bar, first_story: int, last_story: int) -> torch.Tensor:
+    """Fill rows ``first_story:last_story`` of ``sums``; returns active latents per SAE, float64 ``(n_saes,)``."""
+    offsets = pairs.offsets
+    begin, end = int(offsets[first_story]), int(offsets[last_story])
+    workspace = _workspace(saes, min(chunk_tokens, end - begin))
+    active = torch.zeros(len(saes), dtype=torch.float64, device=device)
+    for start in range(begin, end, chunk_tokens):
+        stop = min(start + chunk_tokens, end)
         first = int(torch.searchsorted(offsets, start, right=True)) - 1
         last = int(torch.searchsorted(offsets, stop - 1, right=True)) - 1
         story = torch.bucketize(torch.arange(start, stop), offsets[first + 1 : last + 1], right=True).to(device)
         x = pairs.tokens[start:stop].to(device)
-        for encoder, total, count in zip(encoders, sums, active, strict=True):
-            count += encoder.add(x, story, total[first : last + 1])
+        for i, (sae, total) in enumerate(zip(saes, sums, strict=True)):
+            active[i] += _add_latents(sae, x, story, total[first : last + 1], workspace)
         if bar:
             bar.update(stop - start)
-    counts = offsets.diff().to(device).unsqueeze(1)
-    means = [total.div_(counts).view(pairs.n_pairs, 2, -1) for total in sums]
-    return means, [float(count) / n_tokens for count in active]
+    return active.cpu()
 
 
 def score_saes(
@@ -232,10 +262,13 @@ def score_saes(
             size += 8 * pairs.n_pairs * waiting[0].d_sae
             batch.append(waiting.pop(0))
         means, l0 = mean_latents(batch, pairs, device=device, progress=progress)
-        for sae, v, active in zip(batch, means, l0, strict=True):
+        for sae, v in zip(batch, means, strict=True):
             if not torch.isfinite(v).all():
                 raise HusaiError(f"CE-Bench: {sae!r} gives latents that are not finite; check its weights")
-            results.append(CEBenchResult(pair_scores(v, pairs.counts), active, sae.d_sae, score_bound(sae.d_sae)))
+        scores = in_threads(pair_scores, [(v, pairs.counts) for v in means])
+        results += [
+            CEBenchResult(found, active, sae.d_sae, score_bound(sae.d_sae)) for found, active, sae in zip(scores, l0, batch, strict=True)
+        ]
     return results
 
 

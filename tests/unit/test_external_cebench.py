@@ -100,13 +100,26 @@ def test_many_saes_at_once_equal_each_alone_and_chunks_do_not_matter():
             assert alone_l0[0] == active
 
 
-def test_a_small_memory_limit_only_splits_the_work(monkeypatch):
-    saes = [make_sae("topk", seed=s) for s in range(3)]
-    pairs = make_pairs([7, 1, 2, 9])
-    whole = score_saes(saes, pairs)
-    monkeypatch.setattr("husai.external.cebench.MEMORY_BYTES", 1)
-    for a, b in zip(whole, score_saes(saes, pairs), strict=True):
-        np.testing.assert_array_equal(a.per_pair["interpretability_fixed"], b.per_pair["interpretability_fixed"])
+def test_limits_of_memory_and_cache_and_threads_only_divide_the_work(monkeypatch):
+    saes = [make_sae("topk", seed=0), make_sae("jumprelu", seed=1), make_sae("relu", seed=2, d_sae=32)]
+    pairs = make_pairs([7, 1, 2, 90, 13, 40, 1, 1])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole = score_saes(saes, pairs)
+        torch.set_num_threads(3)
+        threaded = score_saes(saes, pairs)
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr("husai.external.cebench.MEMORY_BYTES", 1)
+        monkeypatch.setattr("husai.external.cebench.CHUNK_VALUES", 64)
+        divided = score_saes(saes, pairs)
+    finally:
+        torch.set_num_threads(threads)
+    for a, b, c in zip(whole, threaded, divided, strict=True):
+        assert a.l0 == b.l0 == c.l0
+        for name, values in a.per_pair.items():
+            np.testing.assert_allclose(b.per_pair[name], values, rtol=1e-5)
+            np.testing.assert_allclose(c.per_pair[name], values, rtol=1e-5)
 
 
 def test_l0_counts_active_latents():
