@@ -1,0 +1,190 @@
+"""Sparse probing of one 1024-wide SAE on 20 data sets: sae-probes against HUSAI's fast engine, in one run, with a parity table for 3 SAEs.
+
+Both read the same stored activations; importing sae-probes and filling its cache are not counted. Without ``--probes`` the activations are
+hashed n-grams of the real texts, projected to ``--d-in`` dimensions.
+
+    python benchmarks/bench_probes.py [--probes results/subjects/language/probes --hook blocks.1.hook_resid_post] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import platform
+import re
+import resource
+import tempfile
+import time
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from husai.external import datasets
+from husai.external.latents import SAEEncoder
+from husai.external.official_probes import MODEL, Encoder, fill_cache
+from husai.external.probe_files import load_probe_data, probe_data
+from husai.external.probing import KS, probe_datasets
+from husai.sae.architectures import SAE
+
+BUCKETS = 4096
+ARCHITECTURES = ("topk", "relu", "jumprelu")
+
+
+def embed(prompts: list[str], d: int, scale: float) -> torch.Tensor:
+    """Random projection of a text's hashed words, suffixes and word pairs, recent words weighing more."""
+    projection = np.random.default_rng(0).standard_normal((BUCKETS, d)).astype(np.float32)
+    counts = np.zeros((len(prompts), BUCKETS), dtype=np.float32)
+    for row, prompt in zip(counts, prompts, strict=True):
+        words = re.findall(r"\w+|\S", prompt.lower())[-64:]
+        for i, word in enumerate(words):
+            weight = 0.9 ** (len(words) - 1 - i) + 0.2
+            row[zlib.crc32(word.encode()) % BUCKETS] += weight
+            row[zlib.crc32(f"{word[-3:]}~".encode()) % BUCKETS] += 0.5 * weight
+            row[zlib.crc32(f"{words[i - 1] if i else ''} {word}".encode()) % BUCKETS] += 0.5 * weight
+    counts = np.sqrt(counts)
+    counts /= np.linalg.norm(counts, axis=1, keepdims=True) + 1e-6
+    return torch.from_numpy(counts @ projection * scale)
+
+
+def write_probes(root: Path, hook: str, names: list[str], d: int, scale: float) -> None:
+    """Activation files of the fallback, in the layout of the probe-activation job."""
+    (root / hook).mkdir(parents=True)
+    for name in names:
+        data = datasets.load_dataset(name)
+        save_file({"x": embed(data.prompts, d, scale), "y": torch.from_numpy(data.y)}, root / hook / f"{name}.safetensors")
+
+
+def data_sae(architecture: str, rows: torch.Tensor, d_sae: int, k: int, seed: int) -> SAE:
+    """An SAE whose directions are perturbed data rows and whose L0 on ``rows`` is about ``k``."""
+    g = torch.Generator().manual_seed(seed)
+    b_dec = rows.mean(0)
+    picked = torch.nn.functional.normalize((rows - b_dec)[torch.randint(len(rows), (d_sae,), generator=g)], dim=1)
+    noise = torch.randn(d_sae, rows.shape[1], generator=g) / rows.shape[1] ** 0.5
+    W = torch.nn.functional.normalize(picked + 0.5 * noise, dim=1)
+    pre = (rows[:2000] - b_dec) @ W.T
+    level = float(pre.flatten().kthvalue(pre.numel() - len(pre) * k).values)
+    b_enc = torch.full((d_sae,), -level if architecture == "relu" else 0.0)
+    threshold = torch.full((d_sae,), level) if architecture == "jumprelu" else None
+    return SAE(architecture, W.T.contiguous(), W, b_enc, b_dec, threshold, k if architecture == "topk" else None)
+
+
+def run_official(sae: SAE, names: list[str], hook: str, cache: Path, results: Path, ks) -> tuple[dict, float]:
+    """``{(data set, k): official entry}`` and seconds."""
+    from sae_probes.run_sae_evals import get_save_metrics_path, run_sae_evals
+
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run_sae_evals(
+            Encoder(sae.encode), MODEL, hook, "l1", "normal", ks=list(ks), results_path=results, model_cache_path=cache, datasets=names,
+            device="cpu", seed=42,
+        )  # fmt: skip
+    seconds = time.perf_counter() - start
+    paths = [(n, get_save_metrics_path(n, hook, "l1", MODEL, results)) for n in names]
+    return {(n, row["k"]): row for n, path in paths for row in json.loads(path.read_text())}, seconds
+
+
+def run_fast(sae: SAE, names: list[str], hook: str, probes: Path, ks, device: str) -> tuple[list, float]:
+    """Results of the fast engine and seconds, activations read from disk."""
+    start = time.perf_counter()
+    found = probe_datasets(SAEEncoder(sae), probe_data(probes, hook, names), ks, device=device)
+    return found, time.perf_counter() - start
+
+
+def parity(found: list, official: dict) -> list[dict]:
+    """Every probe's difference to the official engine."""
+    rows = []
+    for r in found:
+        theirs = official[r.dataset, r.k]
+        rows.append({"dataset": r.dataset, "k": r.k, "auc": r.auc, "official_auc": theirs["test_auc"],
+                     "difference": r.auc - theirs["test_auc"], "val_difference": r.val_auc - theirs["val_auc"],
+                     "same_latents": r.latents == theirs["indices"]})  # fmt: skip
+    return rows
+
+
+def summary(table: dict[str, list[dict]], ks) -> list[str]:
+    """Lines of the printed parity table."""
+    lines = [f"{'SAE':10} {'k':>3} {'probes':>6} {'same latents':>12} {'max |dAUC|':>11} {'mean |dAUC|':>11}"]
+    for name, rows in table.items():
+        for k in ks:
+            mine = [r for r in rows if r["k"] == k]
+            size = [abs(r["difference"]) for r in mine]
+            same = sum(r["same_latents"] for r in mine)
+            lines.append(f"{name:10} {k:>3} {len(mine):>6} {same:>12} {max(size):>11.6f} {sum(size) / len(size):>11.6f}")
+    return lines
+
+
+def main() -> None:
+    """Run and print; ``--out`` keeps every number."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--probes", type=Path, help="probe activations of a subject; by default hashed n-grams")
+    parser.add_argument("--hook", default="blocks.0.hook_resid_post")
+    parser.add_argument("--sae", type=Path, nargs="*", default=[], help="checkpoints to use instead of the built ones")
+    parser.add_argument("--n-datasets", type=int, default=20)
+    parser.add_argument("--d-in", type=int, default=128)
+    parser.add_argument("--d-sae", type=int, default=1024)
+    parser.add_argument("--l0", type=int, default=32)
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the fallback's activations")
+    parser.add_argument("--all-datasets", action="store_true", help="also time the fast engine on every data set there is")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        report = bench(args, Path(scratch))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(report, indent=1))
+
+
+def bench(args, scratch: Path) -> dict:
+    """Time both engines and compare them; returns the report."""
+    import sae_probes  # noqa: F401  (importing it is not part of either time)
+
+    every = list(datasets.dataset_names())
+    if args.probes:
+        every = [n for n in every if (args.probes / args.hook / f"{n}.safetensors").is_file()]
+    names = every[:: max(1, len(every) // args.n_datasets)][: args.n_datasets]
+    probes = args.probes or scratch / "probes"
+    if not args.probes:
+        write_probes(probes, args.hook, every if args.all_datasets else names, args.d_in, args.scale)
+    fill_cache((load_probe_data(probes, args.hook, n) for n in names), scratch / "cache", args.hook)
+    rows = torch.cat([load_probe_data(probes, args.hook, n).x[:200] for n in names])
+    if args.sae:
+        from husai.sae import load_sae
+
+        saes = {str(p): load_sae(p) for p in args.sae}
+    else:
+        saes = {a: data_sae(a, rows, args.d_sae, args.l0, i) for i, a in enumerate(ARCHITECTURES)}
+    run_fast(next(iter(saes.values())), names[:1], args.hook, probes, KS, args.device)
+    table, seconds = {}, {}
+    for name, sae in saes.items():
+        found, fast = run_fast(sae.to(args.device), names, args.hook, probes, KS, args.device)
+        official, slow = run_official(sae, names, args.hook, scratch / "cache", scratch / "results" / name.replace("/", "-"), KS)
+        table[name], seconds[name] = parity(found, official), {"official": slow, "fast": fast, "ratio": slow / fast}
+        print(
+            f"{name:10} official {slow:7.2f} s   fast {fast:6.3f} s   {slow / fast:6.1f}x   ({len(names)} data sets, k = {KS})", flush=True
+        )
+    print("\n".join(summary(table, KS)))
+    large = [(s, r) for s, t in table.items() for r in t if abs(r["difference"]) > 0.0005 or not r["same_latents"]]
+    for name, r in large:
+        print(
+            f"difference: {name} {r['dataset']} k={r['k']} official {r['official_auc']:.5f} fast {r['auc']:.5f} same latents {r['same_latents']}"
+        )
+    report = {"seconds": seconds, "parity": table, "machine": platform.machine(), "threads": args.threads, "datasets": names}
+    if args.all_datasets:
+        _, report["all_seconds"] = run_fast(saes[next(iter(saes))].to(args.device), every, args.hook, probes, KS, args.device)
+        report["max_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"all {len(every)} data sets, one SAE: {report['all_seconds']:.1f} s, peak memory {report['max_rss_mb']:.0f} MB")
+    return report
+
+
+if __name__ == "__main__":
+    main()
