@@ -48,7 +48,6 @@ class World:
     task_rows: tuple[planted.Rows, planted.Rows, planted.Rows]  # probe training, in-domain test, out-of-domain test
     stories: list[tuple[np.ndarray, np.ndarray]]
     answers: np.ndarray
-    device: str
 
 
 def selftest_job(spec: dict, out: str | Path, *, device: str = "cpu", fail: bool = False) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def selftest_job(spec: dict, out: str | Path, *, device: str = "cpu", fail: bool
 def cases(device: str = "cpu", steps: int = RECIPE.steps) -> dict[str, list[dict]]:
     """Evidence records of the oracle and of every adversary, from real trainings."""
     recipe = replace(RECIPE, steps=steps)
-    world = build_world(device)
+    world = build_world()
     x, held = _tensor(world.train.x), _tensor(world.held_out.x)
     train = _trainer(device)
     log("gate selftest: training oracle, frozen decoder, randomised subject, transcoder")
@@ -114,7 +113,7 @@ def cases(device: str = "cpu", steps: int = RECIPE.steps) -> dict[str, list[dict
     return {name: records(name, recipe, ensemble, measure[name], **others) for name, ensemble in ensembles.items()}
 
 
-def build_world(device: str = "cpu") -> World:
+def build_world() -> World:
     """Rows, probing tasks (in and out of domain) and story pairs, all disjoint draws from one planted dictionary."""
     features = planted.dictionary(N_FEATURES, D_IN, seed=0)
     tasks = (
@@ -130,7 +129,7 @@ def build_world(device: str = "cpu") -> World:
         stories.append((about, other.x[~other.active[:, theme]][:24]))
     train, held_out = planted.planted_rows(features, N_TRAIN, L0, seed=1), planted.planted_rows(features, N_HELD_OUT, L0, seed=2)
     answers = np.random.default_rng(3).integers(0, N_ANSWERS, N_HELD_OUT)
-    return World(train, held_out, tasks, stories, answers, device)
+    return World(train, held_out, tasks, stories, answers)
 
 
 def _leaky(rows: planted.Rows, seed: int) -> planted.Rows:

@@ -189,7 +189,7 @@ def test_the_choice_feeds_the_gate(tmp_path):
     chosen = tmp_path / "selection/selected_candidate.json"
     for options in ({"external_candidate_json": chosen}, {"cycle3_candidate": chosen, "evidence": []}):
         decision = gate_job(
-            "cycle3", output_dir=tmp_path / "gate", ood_results=write(tmp_path / "o.json", {"drop": 0}), ledger=tmp_path / "l", **given
+            "cycle3", output_dir=tmp_path / "gate", ood_results=write(tmp_path / "o.json", {"drop": 0}), ledger=tmp_path / "l", **options
         )
         assert decision.gates["external"] and not decision.gates["random_model"]
         assert decision.metrics["saebench_delta_ci95_low"] == pytest.approx(0.2 - 1.96 * 0.1 / math.sqrt(3))
