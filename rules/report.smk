@@ -53,7 +53,7 @@ rule log:
     message:
         "Experiment log"
     shell:
-        "husai log --render --results results --out {output} > {log} 2>&1"
+        "husai log --results results --out {output} > {log} 2>&1"
 
 
 rule dag:

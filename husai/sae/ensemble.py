@@ -29,8 +29,8 @@ class EnsembleResult(NamedTuple):
     initial_decoders: torch.Tensor
     """Untrained decoders (S, d_sae, d_out), unit rows."""
     curves: list[dict[str, Any]]
-    """Rows ``{seed, step, loss, explained_variance, l0, dead_fraction, cos_to_init}``; loss is the mean training loss since the last row,
-    the rest is on (up to 4096) held-out rows."""
+    """Rows ``{seed, step, loss, explained_variance, l0, dead_fraction, cos_to_init, pwmcc}``; loss is the mean training loss since the
+    last row, pwmcc the mean agreement with the other seeds, the rest is on (up to 4096) held-out rows."""
     final: list[dict[str, Any]]
     """Per seed: ``{seed, explained_variance, l0, dead_fraction, cos_to_init, plateau_gain, plateau, sparsity_coefficient}``, all held-out
     rows; ``plateau_gain`` is the relative gain in explained variance over the last 20% of the steps, ``plateau`` whether it is < 0.5%."""
@@ -54,6 +54,7 @@ def train_ensemble(
     progress: Callable[[int, str], None] | None = None,
     curve_points: int = CURVE_POINTS,
     sparse: bool | None = None,
+    l0_required: bool = True,
 ) -> EnsembleResult:
     """Train the SAEs of ``recipe`` for all ``seeds`` together.
 
@@ -83,6 +84,8 @@ def train_ensemble(
         Rows of the curves per seed, besides step 0 and the one at 80% of the steps.
     sparse : bool or None
         Force the k-sparse or the dense kernels of the TopK family; None chooses by the measured crossover.
+    l0_required : bool
+        Whether an ``l0_target`` that cannot be met within 5% is an error, or logged and the nearest coefficient used.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def train_ensemble(
     if recipe.architecture not in FIXED_K and recipe.sparsity_coefficient is None:
         from husai.sae.calibrate import match_l0
 
-        coefficient = match_l0(recipe, data, held_out, device=device, dtype=dtype, checkpoint_dir=checkpoint_dir)
+        coefficient = match_l0(recipe, data, held_out, device=device, dtype=dtype, checkpoint_dir=checkpoint_dir, required=l0_required)
         recipe = replace(recipe, sparsity_coefficient=coefficient)
     members = [Member(int(seed), recipe.sparsity_coefficient or 0.0) for seed in seeds]
     checkpoint = Checkpoint(checkpoint_dir, recipe, members, dtype, data, checkpoint_every)
@@ -158,14 +161,23 @@ def _plateau_start(steps: int) -> int:
 
 
 def _curve_rows(trainer: Trainer, held_out: Rows, held_out_target: Rows | None) -> list[dict[str, Any]]:
-    losses, cosines = trainer.take_losses(), trainer.cosine_to_initial()
+    losses, cosines, agreement = trainer.take_losses(), trainer.cosine_to_initial(), _agreement(trainer)
     rows = []
     for i, member in enumerate(trainer.members):
         found = evaluate_sae(trainer.export(i, held_out, CURVE_ROWS), held_out, held_out_target, max_rows=CURVE_ROWS)
         row = {"seed": member.seed, "step": trainer.done, "loss": losses[i]}
         row |= {name: found[name] for name in ("explained_variance", "l0", "dead_fraction")}
-        rows.append({**row, "cos_to_init": float(cosines[i]), "member": i})
+        rows.append({**row, "cos_to_init": float(cosines[i]), "pwmcc": agreement[i], "member": i})
     return rows
+
+
+def _agreement(trainer: Trainer) -> list[float | None]:
+    """Each member's mean PWMCC with the others, all latents: the trajectory of stability; None for a single member."""
+    if len(trainer.members) < 2:
+        return [None] * len(trainer.members)
+    from husai.stability import mean_to_others, pairwise
+
+    return mean_to_others(pairwise(list(trainer.parameters["W_dec"].detach().float()))).tolist()
 
 
 def _final_rows(

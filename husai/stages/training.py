@@ -74,7 +74,7 @@ def train_job(
         result = train_ensemble(
             resolved, list(seeds), rows["train"], held_out=rows["held_out"], target=target.get("train"),
             held_out_target=target.get("held_out"), reference=decoder, device=resolve_device(device), dtype=dtype,
-            checkpoint_dir=out / RESUME, progress=progress.update,
+            checkpoint_dir=out / RESUME, progress=progress.update, l0_required=False,
         )  # fmt: skip
         for stale in out.glob("seed*"):
             shutil.rmtree(stale)

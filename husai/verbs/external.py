@@ -80,19 +80,33 @@ def _write_list(args, work: list[tuple[Path, Path]], bench: str) -> None:
 
 def run_saebench(args) -> None:
     """Probe an SAE, or measure the baselines."""
-    from husai.compute import use_threads
     from husai.errors import HusaiError
-    from husai.stages.external import baselines_job, saebench_jobs
+    from husai.stages.external import baselines_job, saebench_job
 
-    use_threads(args.threads)
     if args.baselines_only:
         if args.hook is None:
-            raise HusaiError("--baselines-only needs --hook")
-        baselines_job(args.spec, args.probes, args.hook, args.out, device=args.device)
+            raise HusaiError("--baselines-only needs --hook; name the hook point")
+        baselines_job(args.spec, args.probes, args.hook, args.out, threads=args.threads)
         return
     work = _work_list(args, "saebench")
-    saebench_jobs(args.spec, work, args.probes, args.baselines, device=args.device)
+    baselines = _baselines_of(args.baselines, work[0][0])
+    for sae_dir, out in work:
+        saebench_job(args.spec, sae_dir, args.probes, baselines, out, device=args.device, threads=args.threads)
     _write_list(args, work, "saebench")
+
+
+def _baselines_of(paths: list[Path], sae_dir: Path) -> Path:
+    """The baseline record of the SAE's hook, among those given."""
+    from husai.errors import HusaiError
+    from husai.provenance import read_json
+
+    hook = read_json(sae_dir.parent / "recipe.json")["recipe"]["hook_name"]
+    found = [p for p in paths if p.stem == hook]
+    if not found:
+        raise HusaiError(
+            f"--baselines: none of {', '.join(map(str, paths)) or 'nothing'} is of hook {hook}; measure it with --baselines-only"
+        )
+    return found[0]
 
 
 def run_cebench(args) -> None:
@@ -109,12 +123,10 @@ def run_cebench(args) -> None:
 
 def run_ood(args) -> None:
     """Out-of-domain evidence of a recipe."""
-    from husai.compute import use_threads
-    from husai.stages.external import ood_job
+    from husai.stages.ood import ood_job
 
-    use_threads(args.threads)
     args.all_seeds = True
-    ood_job(args.spec, [d for d, _ in _work_list(args, "ood")], args.probes, args.out, device=args.device)
+    ood_job(args.spec, [d for d, _ in _work_list(args, "ood")], args.probes, args.out, device=args.device, threads=args.threads)
 
 
 def run_official(args) -> None:

@@ -74,10 +74,10 @@ def run_gate(args) -> None:
 
     if args.action == "selftest":
         from husai.compute import resolve_device, use_threads
-        from husai.stages.gate import selftest_job
+        from husai.stages.gate_selftest import selftest_job
 
         use_threads(args.threads)
-        selftest_job(args.spec, args.out or Path("results/gate/selftest.json"), device=resolve_device(args.device))
+        selftest_job(args.spec, args.out or Path("results/gate/selftest.json"), device=str(resolve_device(args.device)))
         return
     if args.action == "assert":
         run_assert(args)

@@ -1,0 +1,172 @@
+"""The whole graph on the smoke configuration: every file of the contract, a decision, a verified run, bad input, restart."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMOKE = str(ROOT / "config/smoke.yaml")
+BIN = Path(sys.executable).parent
+
+
+def snakemake(directory, *args):
+    command = [sys.executable, "-m", "snakemake", "--profile", str(ROOT / "profiles/local"), "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(directory), "--cores", "2", "--configfile", SMOKE, *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def husai(directory, *args):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([str(BIN / "husai"), *map(str, args)], capture_output=True, text=True, cwd=directory, env=env)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("smoke")
+    done = snakemake(directory)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return directory, done
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+def test_every_file_of_the_contract_is_there(run):
+    directory, _ = run
+    names = [
+        *(
+            f"results/{stage}/summary.{ext}"
+            for stage in ("baseline", "ablations", "calibration", "consistency")
+            for ext in ("json", "parquet", "md")
+        ),
+        "results/calibration/selected.json",
+        *(f"results/external/{name}.{ext}" for name in ("frontier", "scaling") for ext in ("json", "parquet")),
+        "results/selection/selected_candidate.json",
+        *(f"results/stress/{name}.json" for name in ("random_model", "transcoder", "ood")),
+        *(f"results/gate/{policy}/release_policy.{ext}" for policy in ("cycle3", "strict") for ext in ("json", "md")),
+        *(f"reports/{name}" for name in ("gate_report.html", "gate_report.md", "experiment_log.md", "dag.svg")),
+    ]
+    missing = [name for name in names if not (directory / name).is_file()]
+    assert not missing
+
+
+def test_the_run_ends_with_one_paragraph_and_exit_status_0_although_the_gate_fails(run):
+    directory, done = run
+    assert not load(directory / "results/gate/strict/release_policy.json")["gates"]["pass_all"]
+    assert "NOT RELEASED: the strict gate failed on" in done.stdout + done.stderr
+    assert "reports/gate_report.html" in done.stdout + done.stderr
+
+
+def test_the_report_states_the_status_first_and_names_every_strict_gate(run):
+    directory, _ = run
+    text = (directory / "reports/gate_report.md").read_text()
+    assert "NOT RELEASED" in "\n".join(text.splitlines()[:3])
+    gates = load(directory / "results/gate/strict/release_policy.json")["gates"]
+    assert {"integrity", "reproducibility", "functional", "random_model", "transcoder", "ood", "saebench", "cebench"} <= set(gates)
+    assert all(gate in text for gate in gates if gate != "pass_all")
+
+
+def test_no_strict_gate_fails_for_want_of_evidence(run):
+    directory, _ = run
+    reasons = load(directory / "results/gate/strict/release_policy.json")["reasons"]
+    missing = {gate: reason for gate, reason in reasons.items() if "missing" in reason or "no evidence" in reason}
+    assert not missing
+
+
+def test_saved_saes_are_read_by_saelens_with_the_same_result(run):
+    import torch
+    from sae_lens import SAE
+
+    from husai.activations import ActivationStore
+    from husai.sae import load_sae
+
+    directory, _ = run
+    x = ActivationStore.open(directory / "results/subjects/language/activations/blocks.0.hook_resid_post/held_out").tensor()
+    for folder in sorted(directory.glob("results/saes/language/*/seed42"))[:6]:
+        if "resid" in folder.parent.name:
+            continue
+        ours, theirs = load_sae(folder), SAE.load_from_disk(str(folder))
+        with torch.no_grad():
+            torch.testing.assert_close(ours.encode(x), theirs.encode(x), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(ours.forward(x), theirs.decode(theirs.encode(x)), atol=1e-5, rtol=1e-5)
+
+
+def test_every_folder_that_a_job_wrote_has_a_manifest_with_provenance(run):
+    directory, _ = run
+    for folder in [
+        *directory.glob("results/saes/*/*"),
+        *directory.glob("results/subjects/*/model"),
+        *directory.glob("results/confirmation/candidate"),
+    ]:
+        manifest = load(folder / "manifest.json")
+        assert manifest["return_code"] == 0
+        assert manifest["outputs"]
+        assert {"command", "git_commit", "code_hash", "config_hash", "seeds", "versions", "hardware", "start", "end"} <= set(manifest)
+
+
+def test_a_second_run_has_nothing_to_do(run):
+    directory, _ = run
+    again = snakemake(directory)
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_verify_accepts_the_run_and_names_flipped_bytes(run):
+    directory, _ = run
+    clean = husai(directory, "verify")
+    assert clean.returncode == 0, clean.stdout + clean.stderr
+    rng = random.Random(0)
+    files = sorted(p for top in ("results", "reports") for p in (directory / top).rglob("*") if p.is_file() and p.stat().st_size)
+    files = [p for p in files if "benchmarks" not in p.parts and p.suffix != ".lock"]
+    for path in rng.sample(files, 12):
+        before = path.read_bytes()
+        index = rng.randrange(len(before))
+        path.write_bytes(before[:index] + bytes([before[index] ^ 1]) + before[index + 1 :])
+        found = husai(directory, "verify")
+        path.write_bytes(before)
+        assert found.returncode == 1, path
+        assert str(path.relative_to(directory)) in found.stdout + found.stderr, path
+
+
+def test_a_failed_gate_ends_the_run_with_an_error_after_report_and_log_when_asked(run, tmp_path):
+    directory, _ = run
+    overlay = tmp_path / "fail.yaml"
+    overlay.write_text("gate: {fail_on_gate_fail: true}\n")
+    before = (directory / "reports/gate_report.html").stat().st_mtime_ns
+    done = snakemake(directory, str(overlay))
+    assert done.returncode == 1
+    assert "policy strict failed" in done.stdout + done.stderr
+    assert (directory / "reports/gate_report.html").stat().st_mtime_ns == before
+    assert snakemake(directory).returncode == 0
+
+
+def test_an_unreadable_checkpoint_and_missing_cuda_are_one_line(run, tmp_path):
+    directory, _ = run
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/cfg.json").write_text("{}")
+    (tmp_path / "a/sae_weights.safetensors").write_bytes(b"broken")
+    done = husai(directory, "stability", tmp_path / "a", tmp_path / "a")
+    assert done.returncode == 1
+    assert done.stderr.strip().count("\n") == 0
+    assert str(tmp_path / "a") in done.stderr
+    import torch
+
+    if not torch.cuda.is_available():
+        saes = sorted(directory.glob("results/saes/modular/topk-d64-k8/seed*"))
+        done = husai(directory, "stability", *saes, "--device", "cuda")
+        assert done.returncode == 1
+        assert "no CUDA device" in done.stderr
+
+
+def test_stability_of_trained_saes_prints_one_table(run):
+    directory, _ = run
+    saes = sorted(directory.glob("results/saes/modular/topk-d64-k8/seed*"))
+    done = husai(directory, "stability", *saes)
+    assert done.returncode == 0, done.stderr
+    assert "gaussian" in done.stdout
