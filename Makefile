@@ -4,18 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES)
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --nolock
+EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: run test smoke lint lock verify schema clean bench-sae bench-sae-gpu bench-probes bench-cebench bench-stability
+.PHONY: run test smoke lint lock verify schema clean bench-sae bench-sae-gpu bench-sae-scaling bench-probes bench-cebench bench-stability
 
 run: $(READY)
-	$(SNAKEMAKE) --profile profiles/local
+	$(EXCLUSIVE) .snakemake/run.lock $(SNAKEMAKE) --profile profiles/local
 
 smoke: $(READY)
 	mkdir -p .smoke
-	$(SNAKEMAKE) --profile profiles/local --snakefile Snakefile --directory .smoke --configfile config/smoke.yaml
+	$(EXCLUSIVE) .smoke/run.lock $(SNAKEMAKE) --profile profiles/local --snakefile Snakefile --directory .smoke --configfile config/smoke.yaml
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -44,3 +45,31 @@ lock: $(READY)
 
 clean:
 	rm -rf .smoke .snakemake logs
+
+# Benchmarks: each measures HUSAI and the others in one run on this machine; figures and how to read them in benchmarks/README.md.
+BENCH := .bench-venv
+BENCH_READY := $(BENCH)/.ready
+
+bench-sae: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/bench_sae.py
+
+bench-sae-gpu: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/bench_sae.py --device cuda
+
+bench-sae-scaling: $(BENCH_READY)
+	$(BENCH)/bin/python benchmarks/bench_sae.py --scaling
+
+bench-probes: $(READY)
+	$(BIN)/python -W ignore benchmarks/bench_probes.py
+
+bench-cebench: $(READY)
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_cebench.py
+
+bench-stability: $(READY)
+	$(BIN)/python benchmarks/bench_stability.py
+
+$(BENCH_READY): benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements-nodeps.txt
+	touch $@

@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,33 @@ SMOKE = str(ROOT / "config/smoke.yaml")
 BIN = Path(sys.executable).parent
 
 
+def command(directory, *args):
+    exclusive = [sys.executable, str(ROOT / "workflow/exclusive.py"), str(directory / "run.lock")]
+    flow = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--nolock",
+        "--profile",
+        str(ROOT / "profiles/local"),
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+    ]
+    return [*exclusive, *flow, "--directory", str(directory), "--cores", "2", "--configfile", SMOKE, *args]
+
+
 def snakemake(directory, *args):
-    command = [sys.executable, "-m", "snakemake", "--profile", str(ROOT / "profiles/local"), "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(directory), "--cores", "2", "--configfile", SMOKE, *args]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(command(directory, *args), capture_output=True, text=True, cwd=ROOT)
+
+
+def killed_run(directory):
+    """Start a run and kill all of it, without warning, once the first ensembles are there."""
+    process = subprocess.Popen(command(directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while len(list(directory.glob("results/saes/*/*/manifest.json"))) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def husai(directory, *args):
@@ -28,6 +53,8 @@ def husai(directory, *args):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("smoke")
+    killed_run(directory)
+    assert not (directory / "reports/gate_report.html").exists()
     done = snakemake(directory)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return directory, done
@@ -108,6 +135,13 @@ def test_every_folder_that_a_job_wrote_has_a_manifest_with_provenance(run):
         assert manifest["return_code"] == 0
         assert manifest["outputs"]
         assert {"command", "git_commit", "code_hash", "config_hash", "seeds", "versions", "hardware", "start", "end"} <= set(manifest)
+
+
+def test_the_log_holds_the_killed_run_and_the_finished_one(run):
+    directory, _ = run
+    log = (directory / "reports/experiment_log.md").read_text()
+    assert "interrupted" in log
+    assert "success" in log
 
 
 def test_a_second_run_has_nothing_to_do(run):
