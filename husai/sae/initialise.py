@@ -17,7 +17,7 @@ from husai.errors import HusaiError
 from husai.sae.recipe import Recipe
 
 JUMPRELU_INITIAL_THRESHOLD = 0.01
-INITIAL_L0_FACTOR = {"relu": 2.0, "jumprelu": 4.0}
+INITIAL_L0_FACTOR = 2.0
 SAMPLE_ROWS = 4096
 Rows = torch.Tensor | ActivationStore
 
@@ -112,7 +112,7 @@ def initial_parameters(
 
     The encoder starts as the decoder's transpose (Gao et al. 2406.04093, appendix A.1); a transcoder, whose spaces differ, draws its own.
     ReLU and JumpReLU recipes with an ``l0_target`` start near it: the bias (ReLU) or the threshold (JumpReLU) of each latent is set so that
-    it fires on ``INITIAL_L0_FACTOR[architecture] * l0_target / d_sae`` of the rows of ``sample`` (Anthropic, January 2025 update, does so for biases).
+    it fires on ``INITIAL_L0_FACTOR * l0_target / d_sae`` of the rows of ``sample`` (Anthropic, January 2025 update, does so for biases).
     From a dense start Adam would need thousands of steps to move them there.
     """
     d_in, d_out = units.centre_in.numel(), units.centre_out.numel()
@@ -132,6 +132,6 @@ def initial_parameters(
 
 def _firing_level(recipe: Recipe, pre: torch.Tensor) -> torch.Tensor:
     """Level (d_sae,) that each column of ``pre`` (n, d_sae) exceeds on the share of rows wanted at the start; not below 0.01."""
-    share = min(0.5, INITIAL_L0_FACTOR[recipe.architecture] * recipe.l0_target / recipe.d_sae)
+    share = min(0.5, INITIAL_L0_FACTOR * recipe.l0_target / recipe.d_sae)
     count = max(1, round(share * pre.shape[0]))
     return pre.topk(count, dim=0).values[-1].clamp_(min=JUMPRELU_INITIAL_THRESHOLD)

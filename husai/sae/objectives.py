@@ -19,8 +19,9 @@ def auxk(
 ) -> torch.Tensor:
     """Add one member's AuxK gradient in place and return its loss (Gao et al. 2406.04093, appendix A.2).
 
-    The ``k_aux = d_in // 2`` dead latents with the largest pre-activations of each row (after ReLU) reconstruct what the living ones miss:
-    ``weight * min(n_dead / k_aux, 1) * mean ||e - e_hat||^2``, with e detached, as in SAELens. Its cost grows with the dead latents only.
+    The ``k_aux = d_in // 2`` dead latents with the largest raw pre-activations of each row reconstruct what the living ones miss:
+    ``weight * min(n_dead / k_aux, 1) * mean ||e - e_hat||^2``, with e detached, as in SAELens. No ReLU: a latent that is negative on every
+    row would never learn again. Its cost grows with the dead latents only.
 
     Parameters
     ----------
@@ -41,12 +42,12 @@ def auxk(
     k_aux = max(1, x.shape[1] // 2)
     scale = weight * min(n_dead / k_aux, 1.0) / (B * d_out)
     W_enc, W_dec = p["W_enc"][dead], p["W_dec"][dead]
-    z = torch.addmm(p["b_enc"][dead], x, W_enc.t()).relu_()
+    z = torch.addmm(p["b_enc"][dead], x, W_enc.t())
     if n_dead > k_aux:
         values, columns = z.topk(k_aux, dim=1, sorted=False)
         z = torch.zeros_like(z).scatter_(1, columns, values)
     error = torch.addmm(residual, z, W_dec)
-    dpre = (error @ W_dec.t()).mul_(2 * scale).mul_(z > 0)
+    dpre = (error @ W_dec.t()).mul_(2 * scale).mul_(z != 0)
     db_enc = dpre.sum(0)
     found["W_enc"].index_add_(0, dead, dpre.t() @ x)
     found["b_enc"].index_add_(0, dead, db_enc)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 Parameters = dict[str, torch.Tensor]
+THRESHOLD_RATE = 10.0
 
 
 def learning_rate_factor(step: int, steps: int, warmup_fraction: float, decay_fraction: float) -> float:
@@ -18,22 +19,28 @@ def learning_rate_factor(step: int, steps: int, warmup_fraction: float, decay_fr
 
 
 class Optimiser:
-    """Adam (betas 0.9 and 0.999, eps 1e-8) on parameters stacked over members.
+    """Adam (betas 0.9 and 0.999) on parameters stacked over members; gradients are of the loss per dimension (see ``gradients``).
 
     Parameters
     ----------
     parameters : dict
         Leaves (S, ...), updated in place.
+        A JumpReLU ``threshold`` learns ``THRESHOLD_RATE`` times faster than the weights: it is one number of order 1, which Adam moves by
+        at most the learning rate per step, while a pre-activation is moved by d_in weights at once.
     gradient_clip : float or None
-        Largest gradient norm of one member over all its parameters.
+        Largest gradient norm of one member over all its parameters, for a loss that sums squared errors over the d_out dimensions (the
+        convention of SAELens and dictionary_learning). The default of 1 is then reached at almost every step: what is passed on has
+        constant length, and the large gradients of the first steps do not linger in Adam's second moments.
     frozen_decoder : bool
         ``W_dec`` is never touched.
     """
 
     def __init__(self, parameters: Parameters, gradient_clip: float | None, frozen_decoder: bool = False):
-        self.parameters, self.gradient_clip = parameters, gradient_clip
+        d_out = parameters["W_dec"].shape[-1]
+        self.parameters, self.gradient_clip = parameters, None if gradient_clip is None else gradient_clip / d_out
         self._trained = {n: torch.nn.Parameter(p) for n, p in parameters.items() if not (frozen_decoder and n == "W_dec")}
-        self._adam = torch.optim.Adam(self._trained.values(), fused=True)
+        groups = [{"params": [p for n, p in self._trained.items() if (n == "threshold") == is_threshold]} for is_threshold in (False, True)]
+        self._adam = torch.optim.Adam([g for g in groups if g["params"]], eps=1e-8 / d_out, fused=True)
 
     def step(self, gradients: Parameters, learning_rate: float) -> None:
         """Apply gradients (each in its parameter's shape; overwritten)."""
@@ -43,7 +50,8 @@ class Optimiser:
             clip(gradients, self.gradient_clip)
         for name, parameter in self._trained.items():
             parameter.grad = gradients[name]
-        self._adam.param_groups[0]["lr"] = learning_rate
+        for factor, group in zip((1.0, THRESHOLD_RATE), self._adam.param_groups, strict=False):
+            group["lr"] = factor * learning_rate
         self._adam.step()
         if "W_dec" in gradients:
             W_dec = self.parameters["W_dec"]
@@ -68,7 +76,7 @@ def remove_parallel(gradient: torch.Tensor, W_dec: torch.Tensor) -> None:
 def clip(gradients: Parameters, limit: float) -> None:
     """Scale each member's gradients down to a joint norm of at most ``limit``, in place; no host synchronisation on a GPU."""
     squares = [torch.linalg.vector_norm(g.flatten(1), dim=1).square_() for g in gradients.values()]
-    factor = (limit / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
+    factor = (limit / torch.stack(squares).sum(0).sqrt().clamp_min(1e-30)).clamp_(max=1.0)
     if factor.device.type == "cpu" and bool((factor == 1.0).all()):
         return
     for g in gradients.values():

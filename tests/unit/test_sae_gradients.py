@@ -98,7 +98,7 @@ def test_auxk_equals_autograd(n_dead):
     one = {n: v[0] for n, v in p.items()}
     dead, residual = torch.randperm(D_SAE)[:n_dead], torch.randn(B, D_IN, dtype=torch.float64)
     leaves = {n: v.clone().requires_grad_() for n, v in one.items()}
-    pre = ((x[0] - leaves["b_dec"] + one["b_dec"]) @ leaves["W_enc"].t() + leaves["b_enc"]).relu()[:, dead]
+    pre = ((x[0] - leaves["b_dec"] + one["b_dec"]) @ leaves["W_enc"].t() + leaves["b_enc"])[:, dead]
     k_aux = D_IN // 2
     kept = torch.zeros_like(pre).scatter(1, pre.topk(min(k_aux, n_dead)).indices, pre.topk(min(k_aux, n_dead)).values)
     error = kept @ leaves["W_dec"][dead] + residual
