@@ -30,7 +30,7 @@ verify: $(READY)
 	$(BIN)/husai verify
 
 schema: $(READY)
-	$(BIN)/python -m husai.config_docs
+	$(BIN)/python -m husai.config.docs
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

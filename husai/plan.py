@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from husai.config import Config
-from husai.config_checks import resolved_data_sets
+from husai.config.checks import resolved_data_sets
 from husai.errors import HusaiError
 from husai.provenance import canonical_json
 from husai.recipe import CALIBRATED, Recipe
@@ -212,6 +212,11 @@ class Slices:
         a, b = resolved_data_sets(self.config)
         sets = self.config.external.datasets
         return {"selection": a, "confirmation": b, "ood": list(sets.ood), "max_rows": sets.max_rows}
+
+    def planted(self) -> str:
+        """Recovery of planted features."""
+        b = self.config.baseline
+        return _dump({**b.planted.model_dump(), "seeds": list(b.seeds)})
 
     def probes(self) -> str:
         """Which rows get probe activations."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 
 def log(message: str) -> None:
     """Write one dated line to standard error."""
-    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
     print(f"{stamp} {message}", file=sys.stderr, flush=True)
 
 

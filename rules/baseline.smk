@@ -1,8 +1,32 @@
 # Trained SAEs against every null (phase 4a).
 
 
+rule planted:
+    output:
+        "results/baseline/planted.json",
+    log:
+        "logs/planted.log",
+    benchmark:
+        "results/benchmarks/planted.tsv"
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=SLICES.planted(),
+    message:
+        "Baseline: recovery of planted features"
+    shell:
+        "husai train --planted --spec {params.spec:q} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+
+
 rule baseline:
     input:
+        planted="results/baseline/planted.json",
         stability=stability_of(PLAN.baseline[0][:1]),
         subject=f"results/subjects/{CONFIG.baseline.subject}/model/manifest.json",
     output:

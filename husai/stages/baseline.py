@@ -24,6 +24,7 @@ def baseline_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
     section = spec["baseline"]
     (record,) = load_records(inputs).values()
     subject = provenance.read_json(next(p for p in inputs if Path(p).name == "manifest.json").replace("manifest.json", "metrics.json"))
+    planted = provenance.read_json(next(p for p in inputs if Path(p).name == "planted.json"))
     rows = [null_row(record, kind) for kind in record.data["nulls"]]
     overall = condition_row(record)
     s = overall["S"]
@@ -38,7 +39,7 @@ def baseline_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         rows,
         columns=COLUMNS,
         headline=headline,
-        notes=notes(record, subject),
+        notes=[*notes(record, subject), planted_note(planted)],
         figures=[{"kind": "errorbar", "x": "null", "y": "S", "title": "Chance-corrected stability against each null"}],
         inputs=inputs,
         config=spec,
@@ -47,6 +48,7 @@ def baseline_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         subject_metrics=subject,
         trajectory=record.data.get("trajectory"),
         training=record.data.get("final"),
+        planted=planted["metrics"],
     )
     write_cycle3_evidence(record, out.with_name("evidence.json"), spec)
     return summary
@@ -95,6 +97,15 @@ def notes(record: StabilityRecord, subject: dict) -> list[str]:
     }
     overlap = ", ".join(f"r={r}: {v:.3f} (chance {r / record.data['d_in']:.3f})" for r, v in sorted(ranks.items()))
     return [*out, f"Subspace overlap of the decoders: {overlap}."]
+
+
+def planted_note(record: dict) -> str:
+    """Recovery of a known dictionary, beside the stability of the SAEs that found it."""
+    m, spec = record["metrics"], record["spec"]
+    return (
+        f"Planted features ({spec['n_features']} in {spec['d_in']} dimensions, L0 {spec['l0']}): SAEs recover "
+        f"{m['recovery']['value']:.3f} [{m['recovery']['lcb']:.3f}, {m['recovery']['ucb']:.3f}] of them beyond chance, with S = {m['S']['value']:.3f}."
+    )
 
 
 def write_cycle3_evidence(record: StabilityRecord, out: Path, spec: dict) -> None:

@@ -21,6 +21,7 @@ def add_to(verbs) -> None:
     command.add_argument(
         "--role", help="train this role of the confirmation instead of a recipe: candidate, frozen, random_model, transcoder"
     )
+    command.add_argument("--planted", action="store_true", help="train on planted features instead, and write what was found of them")
     command.add_argument("--candidate", type=Path, help="selected_candidate.json (with --role)")
     command.add_argument("--out", type=Path, required=True, help="manifest to write")
     add_compute(command)
@@ -48,6 +49,11 @@ def run_train(args) -> None:
     from husai.errors import HusaiError
 
     use_threads(args.threads)
+    if args.planted:
+        from husai.stages.planted import planted_job
+
+        planted_job(args.spec, args.out, device=args.device, dtype=args.dtype)
+        return
     if args.role:
         from husai.stages.confirmation import train_role_job
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from husai.config import load, merge
-from husai.config_docs import key_table, schema_text
+from husai.config.docs import key_table, schema_text
 from husai.errors import HusaiError
 
 ROOT = Path(__file__).parents[2]

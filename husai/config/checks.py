@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from husai.errors import nearest
 
 if TYPE_CHECKING:
-    from husai.config import Config
+    from husai.config.schema import Config
 
 
 def cross_checks(cfg: Config) -> list[str]:

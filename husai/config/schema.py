@@ -1,16 +1,11 @@
-"""Typed configuration: load YAML overlays, report every mistake at once with file, key and value, write the JSON schema."""
+"""The configuration as typed models: every key with its type, default and meaning."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from husai.errors import HusaiError, nearest
 from husai.provenance import hash_json
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -114,6 +109,16 @@ class Training(Section):
     b_dec_init: Literal["geometric_median", "mean", "zero"] = Field("geometric_median", description="start of the decoder bias")
 
 
+class Planted(Section):
+    """Synthetic activations with a known dictionary: do SAEs find it?"""
+
+    d_in: PositiveInt = Field(64, description="width of the synthetic activations")
+    n_features: PositiveInt = Field(128, description="features planted")
+    l0: PositiveInt = Field(8, description="features active in a row, and k of the SAEs")
+    d_sae: PositiveInt = Field(128, description="latents of the SAEs")
+    steps: PositiveInt = Field(800, description="training steps")
+
+
 class Baseline(Section):
     """Trained SAEs against every null (phase 4a)."""
 
@@ -121,6 +126,7 @@ class Baseline(Section):
     d_sae: PositiveInt = Field(description="latents")
     k: PositiveInt = Field(description="active latents per row")
     seeds: list[Seed] = Field(min_length=3, description="seeds of the ensemble and of its frozen-decoder control")
+    planted: Planted = Field(default_factory=Planted)
 
 
 class Ablations(Section):
@@ -284,159 +290,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Config:
-        from husai.config_checks import cross_checks
+        from husai.config.checks import cross_checks
 
         problems = cross_checks(self)
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses duplicate keys."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=deep)
-        if key in seen:
-            raise HusaiError(f"{loader.name}: line {key_node.start_mark.line + 1}: key '{key}' is given twice; keep one")
-        seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda loader, node: _mapping(loader, node, deep=True))
-
-
-def read_yaml(path: str | Path) -> dict:
-    """Read a YAML mapping; duplicate keys, broken syntax and a missing file are one-line errors."""
-    try:
-        with open(path) as handle:
-            loader = _Loader(handle)
-            loader.name = str(path)
-            value = loader.get_single_data() or {}
-    except FileNotFoundError:
-        raise HusaiError(f"{path}: no such file; give the path of a YAML configuration") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise HusaiError(f"{path}: line {mark.line + 1 if mark else '?'}: not valid YAML ({getattr(error, 'problem', error)})") from None
-    if not isinstance(value, dict):
-        raise HusaiError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
-    return value
-
-
-def merge(base: dict, over: dict, origins: dict | None = None, source: str = "", prefix: tuple = ()) -> dict:
-    """Deep-merge ``over`` into a copy of ``base``; note in ``origins`` which file set each key.
-
-    Lists replace lists. A block with another ``kind`` replaces the whole block.
-    """
-    out = {} if "kind" in over and over["kind"] != base.get("kind", over["kind"]) else dict(base)
-    for key, value in over.items():
-        where = (*prefix, str(key))
-        if origins is not None:
-            origins[where] = source
-        nested = isinstance(value, dict)
-        old = out.get(key)
-        out[key] = merge(old if nested and isinstance(old, dict) else {}, value, origins, source, where) if nested else value
-    return out
-
-
-def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
-    """Load and validate configuration files, later ones overlaying earlier ones.
-
-    Parameters
-    ----------
-    paths : sequence of path
-        YAML files; the first is the base.
-    override : dict, optional
-        Values laid over all files (Snakemake's ``--config``).
-
-    Raises
-    ------
-    HusaiError
-        With one line per mistake: file, key, value, what was expected.
-    """
-    origins: dict[tuple, str] = {}
-    raw: dict = {}
-    for path in paths:
-        raw = merge(raw, read_yaml(path), origins, str(path))
-    if override:
-        raw = merge(raw, override, origins, "--config")
-    default = str(paths[-1]) if paths else "configuration"
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        lines = _explain(error, origins, default)
-        rest = _mend(raw, read_yaml(paths[0]) if paths else {}, error)
-    try:
-        Config.model_validate(rest)
-    except ValidationError as error:
-        lines += [line for line in _explain(error, origins, default) if line not in lines]
-    raise HusaiError("\n".join(lines))
-
-
-def _mend(raw: dict, base: dict, error: ValidationError) -> dict:
-    """``raw`` with every faulty value put back to the base's, so that the checks across keys can run as well."""
-    mended = json.loads(json.dumps(raw, default=str))
-    for item in error.errors():
-        here, there = mended, base
-        for part in item["loc"]:
-            inside = isinstance(here, dict) and part in here
-            if inside and isinstance(here[part], dict) and isinstance(there, dict) and part in there and part != item["loc"][-1]:
-                here, there = here[part], there[part]
-            elif inside:
-                here.pop(part)
-                if isinstance(there, dict) and part in there:
-                    here[part] = there[part]
-                break
-    return mended
-
-
-def _explain(error: ValidationError, origins: dict[tuple, str], default: str) -> list[str]:
-    lines = []
-    for item in error.errors():
-        where = tuple(
-            str(p) for p in item["loc"] if str(p) not in ("modular", "language", "hub") or len(item["loc"]) < 3 or p != item["loc"][2]
-        )
-        where = tuple(p for p in where if not p.startswith(("function-", "list[", "literal[", "constrained-", "tuple[", "int", "union")))
-        file = next((origins[where[:n]] for n in range(len(where), 0, -1) if where[:n] in origins), default)
-        if item["type"] == "value_error" and not where:
-            lines += [f"{default}: {line}" for line in str(item["ctx"]["error"]).split("\n")]
-            continue
-        lines.append(f"{file}: {'.'.join(where)}: {_phrase(item)}")
-    return list(dict.fromkeys(lines))
-
-
-def _phrase(item: dict) -> str:
-    value = item["input"]
-    if item["type"] == "extra_forbidden":
-        return f"unknown key{nearest(item['loc'][-1], _known_keys(item['loc']))}"
-    if item["type"] == "missing":
-        return "missing; this key is required"
-    shown = json.dumps(value, default=str)
-    if isinstance(value, str):
-        try:
-            float(value)
-            hint = f"; YAML reads {value} as text here, write it as {float(value):.1e}".replace("e-0", "e-").replace("e+0", "e+")
-            return f"got the text {shown}, expected a number{hint}"
-        except ValueError:
-            pass
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return f"got {shown if len(shown) < 80 else shown[:77] + '...'}, {message.replace('input should', 'it should')}"
-
-
-def _known_keys(loc: tuple) -> list[str]:
-    names: list[str] = []
-    stack: list[type[BaseModel]] = [Config]
-    for model in stack:
-        names += list(model.model_fields)
-        for field in model.model_fields.values():
-            stack += [m for m in _models_in(field.annotation) if m not in stack]
-    return names
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for part in getattr(annotation, "__args__", ()) for m in _models_in(part)]
