@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from husai.config.checks import cross_checks
 from husai.config.schema import Config
 from husai.errors import HusaiError, nearest
 
@@ -86,16 +88,23 @@ def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
     if override:
         raw = merge(raw, override, origins, "--config")
     default = str(paths[-1]) if paths else "configuration"
+    lines, config = [], None
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         lines = _explain(error, origins, default)
-        rest = _mend(raw, read_yaml(paths[0]) if paths else {}, error)
-    try:
-        Config.model_validate(rest)
-    except ValidationError as error:
-        lines += [line for line in _explain(error, origins, default) if line not in lines]
-    raise HusaiError("\n".join(lines))
+        with contextlib.suppress(ValidationError):
+            config = Config.model_validate(_mend(raw, read_yaml(paths[0]) if paths else {}, error))
+    problems = cross_checks(config) if config is not None else []
+    lines += [f"{_origin(problem.split(':')[0].split('.'), origins, default)}: {problem}" for problem in problems]
+    if lines or config is None:
+        raise HusaiError("\n".join(lines))
+    return config
+
+
+def _origin(where: Sequence[str], origins: dict[tuple, str], default: str) -> str:
+    """The file that set a key, or the nearest key above it."""
+    return next((origins[tuple(where[:n])] for n in range(len(where), 0, -1) if tuple(where[:n]) in origins), default)
 
 
 def _mend(raw: dict, base: dict, error: ValidationError) -> dict:
@@ -122,11 +131,7 @@ def _explain(error: ValidationError, origins: dict[tuple, str], default: str) ->
             str(p) for p in item["loc"] if str(p) not in ("modular", "language", "hub") or len(item["loc"]) < 3 or p != item["loc"][2]
         )
         where = tuple(p for p in where if not p.startswith(("function-", "list[", "literal[", "constrained-", "tuple[", "int", "union")))
-        file = next((origins[where[:n]] for n in range(len(where), 0, -1) if where[:n] in origins), default)
-        if item["type"] == "value_error" and not where:
-            lines += [f"{default}: {line}" for line in str(item["ctx"]["error"]).split("\n")]
-            continue
-        lines.append(f"{file}: {'.'.join(where)}: {_phrase(item)}")
+        lines.append(f"{_origin(where, origins, default)}: {'.'.join(where)}: {_phrase(item)}")
     return list(dict.fromkeys(lines))
 
 

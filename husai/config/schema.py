@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from husai.provenance import hash_json
 
@@ -287,12 +287,3 @@ class Config(Section):
     def hash(self) -> str:
         """SHA-256 of the whole configuration, 16 hex digits; where jobs run is left out."""
         return hash_json(self.model_dump(exclude={"compute"}))[:16]
-
-    @model_validator(mode="after")
-    def _cross_checks(self) -> Config:
-        from husai.config.checks import cross_checks
-
-        problems = cross_checks(self)
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
