@@ -38,9 +38,11 @@ class Optimiser:
     def __init__(self, parameters: Parameters, gradient_clip: float | None, frozen_decoder: bool = False):
         d_out = parameters["W_dec"].shape[-1]
         self.parameters, self.gradient_clip = parameters, None if gradient_clip is None else gradient_clip / d_out
-        self._trained = {n: torch.nn.Parameter(p) for n, p in parameters.items() if not (frozen_decoder and n == "W_dec")}
-        groups = [{"params": [p for n, p in self._trained.items() if (n == "threshold") == is_threshold]} for is_threshold in (False, True)]
-        self._adam = torch.optim.Adam([g for g in groups if g["params"]], eps=1e-8 / d_out, fused=True)
+        self._eps = 1e-8 / d_out
+        self._trained = [n for n in parameters if not (frozen_decoder and n == "W_dec")]
+        self._first = {n: torch.zeros_like(parameters[n]) for n in self._trained}
+        self._second = {n: torch.zeros_like(parameters[n]) for n in self._trained}
+        self._steps = {n: torch.zeros((), dtype=torch.float32, device=parameters[n].device) for n in self._trained}
 
     def step(self, gradients: Parameters, learning_rate: float) -> None:
         """Apply gradients (each in its parameter's shape; overwritten)."""
@@ -48,24 +50,32 @@ class Optimiser:
             remove_parallel(gradients["W_dec"], self.parameters["W_dec"])
         if self.gradient_clip is not None:
             clip(gradients, self.gradient_clip)
-        for name, parameter in self._trained.items():
-            parameter.grad = gradients[name]
-        for factor, group in zip((1.0, THRESHOLD_RATE), self._adam.param_groups, strict=False):
-            group["lr"] = factor * learning_rate
-        self._adam.step()
+        self._adam([n for n in self._trained if n != "threshold"], gradients, learning_rate)
+        self._adam([n for n in self._trained if n == "threshold"], gradients, THRESHOLD_RATE * learning_rate)
         if "W_dec" in gradients:
             W_dec = self.parameters["W_dec"]
             W_dec.div_(torch.linalg.vector_norm(W_dec, dim=-1, keepdim=True))
         if "threshold" in self.parameters:
             self.parameters["threshold"].clamp_(min=0.0)
 
+    def _adam(self, names: list[str], gradients: Parameters, learning_rate: float) -> None:
+        """Torch's fused kernel itself: building ``torch.optim.Adam`` imports its compiler, 2 s in every job."""
+        if not names:
+            return
+        chosen = [[group[n] for n in names] for group in (self.parameters, gradients, self._first, self._second, self._steps)]
+        torch._foreach_add_(chosen[4], 1.0)
+        torch._fused_adam_(*chosen[:4], [], chosen[4], lr=learning_rate, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=self._eps,
+                           amsgrad=False, maximize=False)  # fmt: skip
+
     def state(self) -> dict[str, Any]:
         """Moments and step counts, for :meth:`restore`."""
-        return self._adam.state_dict()
+        return {"first": self._first, "second": self._second, "steps": self._steps}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
-        self._adam.load_state_dict(state)
+        for name, own in self.state().items():
+            for parameter, value in own.items():
+                value.copy_(state[name][parameter])
 
 
 def remove_parallel(gradient: torch.Tensor, W_dec: torch.Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,14 +50,12 @@ class Checkpoint:
         return saved["curves"]
 
     def save(self, trainer: Trainer, curves: list[dict[str, Any]]) -> None:
-        """Write the state when it is due (every ``every`` steps and at the end), atomically and through to the disk."""
+        """Write the state when it is due (every ``every`` steps and at the end), atomically."""
         due = trainer.done % self.every == 0 or trainer.done >= trainer.recipe.steps
         if self.path is None or not due or trainer.done in (0, self._saved):
             return
         with atomic_path(self.path) as temporary, open(temporary, "wb") as handle:
             torch.save({"key": self.key, "trainer": trainer.state(), "curves": curves}, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
         self._saved = trainer.done
 
 

@@ -17,7 +17,7 @@ from husai.sae.ensemble import curve_steps, plateau_gain, train_ensemble
 from husai.sae.evaluate import evaluate_sae
 from husai.sae.initialise import geometric_median, initial_decoder, measure_units
 from husai.sae.objectives import match_rows
-from husai.sae.optimiser import clip, learning_rate_factor
+from husai.sae.optimiser import Optimiser, clip, learning_rate_factor
 from husai.sae.training import Member, Trainer
 
 DATA, HELD_OUT = rows(1000), rows(300, seed=1)
@@ -219,6 +219,26 @@ def test_the_clip_is_per_member_over_all_parameters():
     clip(gradients, 1.0)
     torch.testing.assert_close(gradients["a"], torch.tensor([[0.6], [0.3]]))
     torch.testing.assert_close(gradients["b"].view(-1), torch.tensor([0.8, 0.4]))
+
+
+def test_the_optimiser_is_adam_on_the_sphere():
+    g = torch.Generator().manual_seed(0)
+    start = {"W_dec": torch.randn(2, 6, 4, generator=g), "b_enc": torch.randn(2, 6, generator=g)}
+    start["W_dec"] /= start["W_dec"].norm(dim=-1, keepdim=True)
+    ours = {n: v.clone() for n, v in start.items()}
+    theirs = {n: torch.nn.Parameter(v.clone()) for n, v in start.items()}
+    optimiser, adam = Optimiser(ours, None), torch.optim.Adam(theirs.values(), eps=1e-8 / 4)
+    for step in range(5):
+        gradients = {n: torch.randn(v.shape, generator=g) for n, v in start.items()}
+        for name, p in theirs.items():
+            p.grad = gradients[name].clone()
+        theirs["W_dec"].grad -= (theirs["W_dec"].grad * theirs["W_dec"].data).sum(-1, keepdim=True) * theirs["W_dec"].data
+        adam.param_groups[0]["lr"] = 0.01 * (step + 1)
+        adam.step()
+        theirs["W_dec"].data /= theirs["W_dec"].data.norm(dim=-1, keepdim=True)
+        optimiser.step(gradients, 0.01 * (step + 1))
+    for name in start:
+        torch.testing.assert_close(ours[name], theirs[name].data)
 
 
 @pytest.mark.parametrize("architecture", ["relu", "jumprelu"])
