@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from husai.external import scores
 from husai.external.latents import Neurons
+from husai.external.parallel import parallel_map
 from husai.external.probing import C_GRID, PROBE_SEED, Features, ProbeData, probe, probe_split, select_features, validation_rows
 
 
@@ -80,10 +80,11 @@ def baseline_rows(
 
     Neurons and components go through the same probe, ranking rule and grid as SAE latents at the same k, so only the basis differs.
     """
-    neurons = probe([select_features(Neurons(d.x.shape[1]), d, max(ks), seed=seed, device=device) for d in sources], ks, penalty=penalty)
-    pca = probe([principal_components(d, max(ks), seed=seed, device=device) for d in sources], ks, penalty=penalty)
-    with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
-        dense = list(pool.map(lambda d: dense_probe(d, seed=seed), sources))
+    best = parallel_map(lambda d: select_features(Neurons(d.x.shape[1]), d, max(ks), seed=seed, device=device), sources, device)
+    neurons = probe(best, ks, penalty=penalty)
+    leading = parallel_map(lambda d: principal_components(d, max(ks), seed=seed, device=device), sources, device)
+    pca = probe(leading, ks, penalty=penalty)
+    dense = parallel_map(lambda d: dense_probe(d, seed=seed), sources)
     rows = []
     for i, data in enumerate(sources):
         mine = slice(i * len(ks), (i + 1) * len(ks))

@@ -12,14 +12,16 @@ from typing import NamedTuple
 import torch
 
 from husai.errors import HusaiError
+from husai.external.parallel import parallel_map
 
 TOLERANCE = 1.0e-4
+GAMMA = 1 - 0.5**0.5
 MAX_EPOCHS = 1000.0
 RATIO = 1.5
 FIRST_EPOCH = 0.05
 NEWTON_GRADIENT = 1.0e-6
 NEWTON_STEPS = 60
-GROUPS_AT_ONCE = 6
+GROUPS_AT_ONCE = 4
 
 
 class Fit(NamedTuple):
@@ -68,13 +70,10 @@ def fit(X: torch.Tensor, y: torch.Tensor, row_weight: torch.Tensor, support: tor
     if penalty not in ("l1", "l2"):
         raise HusaiError(f"external.probing.penalty: '{penalty}' is not l1 or l2")
     C = C.expand(len(X), support.shape[0])
-    size = GROUPS_AT_ONCE if X.device.type == "cpu" else len(X)
-    blocks = [_fit_block(X[s], y[s], row_weight[s], support, C[s], penalty) for s in _slices(len(X), size)]
+    size = GROUPS_AT_ONCE if X.device.type == "cpu" else max(len(X), 1)
+    slices = [slice(i, i + size) for i in range(0, len(X), size)]
+    blocks = parallel_map(lambda s: _fit_block(X[s], y[s], row_weight[s], support, C[s], penalty), slices, X.device)
     return Fit(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
-
-
-def _slices(n: int, size: int) -> list[slice]:
-    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
 
 def _fit_block(X, y, row_weight, support, C, penalty: str) -> Fit:
@@ -84,20 +83,33 @@ def _fit_block(X, y, row_weight, support, C, penalty: str) -> Fit:
     todo = _not_excluded(problem, w)
     w[..., -1].masked_fill_(todo, 0.0)
     epochs = torch.zeros(todo.shape, dtype=torch.float64, device=X.device)
+    speed = torch.full_like(epochs, torch.inf)
     last, steps = 0.0, _time_grid() if penalty == "l1" else [3.0**i for i in range(NEWTON_STEPS)]
+    part = None
     for now in steps:
-        live = int(todo.sum(1).max())
-        if live == 0:
-            break
-        groups = todo.any(1).nonzero()
-        places = todo[groups[:, 0]].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :live]
-        moving_w, moving = _advance(_subset(problem, groups, places), w[groups, places], now, last, penalty)
-        before = todo[groups, places]
-        w[groups, places] = torch.where(before.unsqueeze(-1), moving_w, w[groups, places])
-        epochs[groups, places] = torch.where(before, now, epochs[groups, places])
-        todo[groups, places] = before & moving
+        if part is None:
+            at = _live(todo)
+            if at[1].shape[1] == 0:
+                break
+            part, here, before, live = _subset(problem, *at), w[at], speed[at], todo[at]
+        if penalty == "l1":
+            new, before, moving = _advance(part, here, before, now, last)
+        else:
+            new, moving = _newton(part, here, now - last)
+        here = torch.where(live.unsqueeze(-1), new, here)
         last = now
+        if now == steps[-1] or bool((live & ~moving).any()):
+            w[at], speed[at], todo[at] = here, before, live & moving
+            epochs[at] = torch.where(live, now, epochs[at])
+            part = None
     return Fit(w[..., :-1], w[..., -1], epochs)
+
+
+def _live(todo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Groups ``(g, 1)`` with work left and, first, the places ``(g, L)`` of it; L is the most any group has."""
+    groups = todo.any(1).nonzero()
+    most = int(todo.sum(1).max()) if todo.numel() else 0
+    return groups, todo[groups[:, 0]].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
 def _assemble(X, y, row_weight, support, C, penalty: str) -> Problem:
@@ -146,38 +158,60 @@ def _not_excluded(p: Problem, w: torch.Tensor) -> torch.Tensor:
     return ((gradient.abs() > p.lasso) & p.allowed)[..., :-1].any(-1)
 
 
-def _advance(p: Problem, w: torch.Tensor, now: float, last: float, penalty: str):
-    """Take all problems from epoch ``last`` to ``now``; return weights and which problems still move."""
+def _advance(p: Problem, w: torch.Tensor, speed: torch.Tensor, now: float, last: float):
+    """Take all problems from epoch ``last`` to ``now``; return weights, their speed per epoch, and which still move.
+
+    A problem that slows down to SAGA's stop within the step is put back to where it did, its speed taken to decay exponentially.
+    """
+    g, H = _derivatives(p, w)
+    new, slope = _flow_step(w, g, H, p.lasso, p.allowed, (p.epoch * (now - last)).unsqueeze(-1))
+    after = (slope[..., :-1].abs().amax(-1)) * p.epoch
+    stop = TOLERANCE * new[..., :-1].abs().amax(-1)
+    moving = (after > stop) | (now < 1.0)
+    back = torch.where(moving, 0.0, ((stop - after) / (speed - after)).nan_to_num(0.0).clamp(0.0, 1.0)).unsqueeze(-1)
+    return torch.where(new == 0, new, new + back * (w - new)), after, moving
+
+
+def _newton(p: Problem, w: torch.Tensor, duration: float):
+    """A damped Newton step of the ridge problems (an implicit step of the flow, ever longer) and which are not at the optimum."""
+    g, H = _derivatives(p, w)
+    A = H * (p.allowed.unsqueeze(-1) & p.allowed.unsqueeze(-2))
+    A.diagonal(dim1=-2, dim2=-1).add_(1.0 / (p.epoch * duration).unsqueeze(-1))
+    g = g * p.allowed
+    return w - torch.linalg.solve_ex(A, g.unsqueeze(-1))[0].squeeze(-1), g.abs().amax(-1) > NEWTON_GRADIENT
+
+
+def _derivatives(p: Problem, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient ``(g, L, m)`` and Hessian ``(g, L, m, m)`` of the loss and the ridge, float64."""
     prob = torch.sigmoid(w.to(p.X.dtype) @ p.X.mT)
     g = ((prob - p.y) * p.row_weight @ p.X).to(torch.float64) + p.ridge * w
     H = _symmetric((prob * (1 - prob) * p.row_weight @ p.pairs).to(torch.float64), w.shape[-1])
     H.diagonal(dim1=-2, dim2=-1).add_(p.ridge)
-    duration = (p.epoch * (now - last)).unsqueeze(-1)
-    new = _flow_step(w, g, H, p.lasso, p.allowed, duration)
-    if penalty == "l2":
-        return new, (g * p.allowed).abs().amax(-1) > NEWTON_GRADIENT
-    change = (new - w)[..., :-1].abs().amax(-1) / (now - last)
-    return new, (change > TOLERANCE * new[..., :-1].abs().amax(-1)) | (now < 1.0)
+    return g, H
 
 
 def _symmetric(packed: torch.Tensor, m: int) -> torch.Tensor:
+    """Full matrices ``(..., m, m)`` from upper triangles ``(..., m(m+1)/2)``."""
     rows, cols = torch.triu_indices(m, m, device=packed.device)
-    full = packed.new_empty(*packed.shape[:-1], m, m)
-    full[..., rows, cols] = packed
-    full[..., cols, rows] = packed
-    return full
+    place = torch.empty(m, m, dtype=torch.int64, device=packed.device)
+    place[rows, cols] = place[cols, rows] = torch.arange(len(rows), device=packed.device)
+    return packed.index_select(-1, place.flatten()).view(*packed.shape[:-1], m, m)
 
 
 def _flow_step(w, g, H, lasso, allowed, duration):
-    """One linearly implicit Euler step of the proximal gradient flow; a weight about to change sign stops at 0.
+    """One L-stable second-order step (SDIRK2, gamma = 1 - 1/sqrt 2) of the linearised flow; a weight about to change sign stops at 0.
 
-    ``w, g, lasso, allowed (G, P, m)``; ``H (G, P, m, m)``; ``duration (G, P, 1)``.
+    ``w, g, lasso, allowed (g, L, m)``; ``H (g, L, m, m)``; ``duration (g, L, 1)``. Also returns the slope at the end of the step.
     """
     at_zero = w == 0
     sign = torch.where(at_zero, -torch.sign(g), torch.sign(w))
     free = (allowed & ~(at_zero & (g.abs() < lasso))).to(w.dtype)
-    A = H * ((duration * free).unsqueeze(-1) * free.unsqueeze(-2))
+    slope = -free * (g + lasso * sign)
+    H = H * (free.unsqueeze(-1) * free.unsqueeze(-2))
+    A = H * (GAMMA * duration).unsqueeze(-1)
     A.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    move = torch.linalg.solve_ex(A, (-duration * free * (g + lasso * sign)).unsqueeze(-1))[0].squeeze(-1)
-    new = w + move
-    return torch.where((new * sign < 0) & (lasso > 0), 0.0, new)
+    factors, pivots, _ = torch.linalg.lu_factor_ex(A)
+    first = torch.linalg.lu_solve(factors, pivots, slope.unsqueeze(-1))
+    second = torch.linalg.lu_solve(factors, pivots, slope.unsqueeze(-1) - (1 - GAMMA) * duration.unsqueeze(-1) * (H @ first)).squeeze(-1)
+    new = w + duration * ((1 - GAMMA) * first.squeeze(-1) + GAMMA * second)
+    return torch.where((new * sign < 0) & (lasso > 0), 0.0, new), second

@@ -59,7 +59,7 @@ def sae_drops(
         train, rest = ood_rows(data.y, seed, data.name)
         x, y = data.x.to(device), torch.as_tensor(data.y, device=device)
         z = encoder.encode(x[train])
-        best = rank_latents(z, y[train])[:k]
+        best = rank_latents(z, y[train], k)
         columns = encoder.columns(x[rest], best)
         features.append(Features(data.name, data.family, z[:, best], y[train], columns, y[rest], best.tolist()))
         tests.append((encoder.columns(out.x.to(device), best), torch.as_tensor(out.y, device=device)))

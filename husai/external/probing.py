@@ -6,6 +6,7 @@ The protocol is that of ``run_sae_evals(setting="normal")`` in sae-probes 0.4.2 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from husai.errors import HusaiError
 from husai.external import scores
 from husai.external.latents import rank_latents
 from husai.external.logistic import fit
+from husai.external.parallel import parallel_map
 
 PROBE_SEED = 42
 MAX_TRAIN = 1024
@@ -119,7 +121,7 @@ def select_features(encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_S
     x, y = data.x.to(device), torch.as_tensor(data.y, device=device)
     z = encoder.encode(x[torch.as_tensor(train, device=device)])
     y_train = y[torch.as_tensor(train, device=device)]
-    best = rank_latents(z, y_train)[:max_k]
+    best = rank_latents(z, y_train, max_k)
     test_rows = torch.as_tensor(test, device=device)
     return Features(data.name, data.family, z[:, best], y_train, encoder.columns(x[test_rows], best), y[test_rows], best.tolist())
 
@@ -261,7 +263,7 @@ def probe_datasets(
     penalty: str = "l1",
     seed: int = PROBE_SEED,
     device="cpu",
-    block: int = 16,
+    block: int = 8,
     on_block: Callable[[list[ProbeResult]], None] | None = None,
 ) -> list[ProbeResult]:
     """Probe every data set with the fast engine, ``block`` of them at a time; ``on_block`` sees each block's results as they come.
@@ -270,19 +272,11 @@ def probe_datasets(
     """
     check_ks(ks)
     results: list[ProbeResult] = []
-    waiting: list[Features] = []
-
-    def flush() -> None:
-        found = probe(waiting, ks, penalty=penalty)
-        waiting.clear()
+    sources = iter(sources)
+    while held := list(islice(sources, block)):
+        features = parallel_map(lambda data: select_features(encoder, data, max(ks), seed=seed, device=device), held, device)
+        found = probe(features, ks, penalty=penalty)
         results.extend(found)
         if on_block is not None:
             on_block(found)
-
-    for data in sources:
-        waiting.append(select_features(encoder, data, max(ks), seed=seed, device=device))
-        if len(waiting) == block:
-            flush()
-    if waiting:
-        flush()
     return results
