@@ -75,6 +75,7 @@ def _seeds(cfg: Config) -> list[str]:
         "frontier.seeds": cfg.frontier.seeds,
         "scaling.seeds": cfg.scaling.seeds,
         "confirmation.seeds": cfg.confirmation.seeds,
+        "stress.seeds": cfg.stress.seeds,
     }
     for key, seeds in lists.items():
         if len(set(seeds)) < len(seeds):

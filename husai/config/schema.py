@@ -249,6 +249,7 @@ class Confirmation(Section):
 class Stress(Section):
     """Stress tests of the candidate."""
 
+    seeds: list[Seed] = Field(min_length=3, description="fresh seeds of the randomised-subject SAEs and the transcoder; strict wants 5")
     transcoder_hooks: tuple[str, str] | list[str] = Field(
         description="[MLP input, MLP output] of the transcoder", min_length=2, max_length=2
     )

@@ -76,8 +76,9 @@ def train_role_job(role: str, candidate: Path, spec: dict, out: Path, *, calibra
         )
     stores = Path("results/subjects") / recipe.subject / "activations"
     target = stores / recipe.target_hook_name if recipe.target_hook_name else None
+    seeds = spec["seeds"] if role in ("candidate", "frozen") else spec["stress"]["seeds"]
     train_job(
-        {"recipe": recipe.to_dict(), "seeds": spec["seeds"]}, spec["seeds"], stores / recipe.hook_name, out, target_store=target,
+        {"recipe": recipe.to_dict(), "seeds": seeds}, seeds, stores / recipe.hook_name, out, target_store=target,
         calibration=calibration, device=device, dtype=dtype,
     )  # fmt: skip
 

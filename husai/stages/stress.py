@@ -33,7 +33,7 @@ def stress_job(kind: str, inputs: Sequence[str], out: Path) -> dict:
         metrics["transcoder_delta"] = raw.metric()
     data = candidate.data
     record = provenance.evidence(
-        kind, data["subject"], data["recipe"], data["recipe_hash"], metrics, inputs[:2], {"stress": kind}, candidate.seeds,
+        kind, data["subject"], data["recipe"], data["recipe_hash"], metrics, inputs[:2], {"stress": kind}, other.seeds,
         phase="confirmation", compared_with=other.data["recipe"],
     )  # fmt: skip
     provenance.write_json(out, record)
