@@ -14,16 +14,18 @@ import torch
 
 from husai.activations import ActivationStore
 from husai.errors import HusaiError
-from husai.sae.recipe import Recipe
+from husai.sae.kernels import top_k
+from husai.sae.recipe import FIXED_K, Recipe
 
 JUMPRELU_INITIAL_THRESHOLD = 0.01
 INITIAL_L0_FACTOR = 2.0
 SAMPLE_ROWS = 4096
+INITIAL_ROWS = 2048
 Rows = torch.Tensor | ActivationStore
 
 
 class Units(NamedTuple):
-    """Scales and centres of one data set, in float64 on the CPU."""
+    """Scales and centres of one data set on the CPU, and the rows they were measured on."""
 
     scale_in: float
     """Factor from raw to normalised input."""
@@ -33,6 +35,10 @@ class Units(NamedTuple):
     """Centre of the raw input (d_in,); fixed for a transcoder, the start of ``b_dec`` otherwise."""
     centre_out: torch.Tensor
     """Start of ``b_dec`` in raw units (d_out,)."""
+    sample_in: torch.Tensor
+    """Some centred input rows in normalised units (n, d_in), float32."""
+    sample_out: torch.Tensor
+    """The centred targets of these rows in normalised units (n, d_out), float32."""
 
 
 def row_sample(source: Rows, n_rows: int | None = None, count: int = SAMPLE_ROWS) -> torch.Tensor:
@@ -71,14 +77,12 @@ def measure_units(recipe: Recipe, data: Rows, target: Rows | None = None) -> Uni
     HusaiError
         The sample holds NaN or infinite values, or all its rows are equal.
     """
-    scale_in, centre_in = _unit(recipe, row_sample(data, recipe.n_rows), "the activations")
-    if target is None:
-        return Units(scale_in, scale_in, centre_in, centre_in)
-    scale_out, centre_out = _unit(recipe, row_sample(target, recipe.n_rows), "the target")
-    return Units(scale_in, scale_out, centre_in, centre_out)
+    found = [_unit(recipe, row_sample(data, recipe.n_rows), "the activations")]
+    found.append(found[0] if target is None else _unit(recipe, row_sample(target, recipe.n_rows), "the target"))
+    return Units(*(part for pair in zip(*found, strict=True) for part in pair))
 
 
-def _unit(recipe: Recipe, rows: torch.Tensor, what: str) -> tuple[float, torch.Tensor]:
+def _unit(recipe: Recipe, rows: torch.Tensor, what: str) -> tuple[float, torch.Tensor, torch.Tensor]:
     if not torch.isfinite(rows).all():
         raise HusaiError(f"{what} of {recipe.subject} {recipe.hook_name} hold NaN or infinite values; collect them again")
     mean = rows.mean(0)
@@ -86,7 +90,8 @@ def _unit(recipe: Recipe, rows: torch.Tensor, what: str) -> tuple[float, torch.T
     if spread <= 1e-12 * float(rows.square().mean()):
         raise HusaiError(f"{what} of {recipe.subject} {recipe.hook_name} do not vary: every sampled row is the same; check the hook")
     centre = {"geometric_median": geometric_median, "mean": lambda r: r.mean(0), "zero": lambda r: torch.zeros_like(r[0])}
-    return spread**-0.5, centre[recipe.b_dec_init](rows)
+    at, scale = centre[recipe.b_dec_init](rows), spread**-0.5
+    return scale, at, ((rows - at) * scale)[:: max(1, len(rows) // INITIAL_ROWS)].float()
 
 
 def member_generator(seed: int, purpose: str) -> torch.Generator:
@@ -105,33 +110,40 @@ def initial_decoder(recipe: Recipe, seed: int, d_in: int, d_out: int | None = No
     return (rows / rows.norm(dim=1, keepdim=True)).float()
 
 
-def initial_parameters(
-    recipe: Recipe, seed: int, units: Units, dtype: torch.dtype = torch.float32, sample: torch.Tensor | None = None
-) -> dict[str, torch.Tensor]:
+def initial_parameters(recipe: Recipe, seed: int, units: Units, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     """Parameters of one member before the first step, in normalised units, without the member axis (see ``gradients``).
 
-    The encoder starts as the decoder's transpose (Gao et al. 2406.04093, appendix A.1); a transcoder, whose spaces differ, draws its own.
+    The encoder starts as a multiple of the decoder's transpose (Gao et al. 2406.04093, appendix A.1); a transcoder, whose spaces differ,
+    draws its own. The multiple is the least-squares one for the first reconstructions, between 0.1 and 1: unit rows overshoot by the
+    number of active latents, and undoing that takes Adam hundreds of steps.
+
     ReLU and JumpReLU recipes with an ``l0_target`` start near it: the bias (ReLU) or the threshold (JumpReLU) of each latent is set so that
-    it fires on ``INITIAL_L0_FACTOR * l0_target / d_sae`` of the rows of ``sample`` (Anthropic, January 2025 update, does so for biases).
-    From a dense start Adam would need thousands of steps to move them there.
+    it fires on ``INITIAL_L0_FACTOR * l0_target / d_sae`` of the sampled rows (Anthropic, January 2025 update, does so for biases).
     """
     d_in, d_out = units.centre_in.numel(), units.centre_out.numel()
     W_dec = initial_decoder(recipe, seed, d_in, d_out)
-    W_enc, b_dec = W_dec.clone(), units.centre_out * units.scale_out
+    W_enc = W_dec.clone()
     if recipe.architecture == "transcoder":
         rows = torch.randn(recipe.d_sae, d_in, generator=member_generator(seed, "encoder"), dtype=torch.float64)
         W_enc = (rows / rows.norm(dim=1, keepdim=True)).float()
-    found = {"W_enc": W_enc, "b_enc": torch.zeros(recipe.d_sae), "W_dec": W_dec, "b_dec": b_dec}
+    pre = units.sample_in @ W_enc.t()
+    level, z = _initial_code(recipe, pre)
+    first = z @ W_dec
+    factor = float(((first * units.sample_out).sum() / first.square().sum().clamp_min(1e-12)).clamp(0.1, 1.0))
+    b_enc = -level * factor if recipe.architecture == "relu" else torch.zeros(recipe.d_sae)
+    found = {"W_enc": W_enc * factor, "b_enc": b_enc, "W_dec": W_dec, "b_dec": units.centre_out * units.scale_out}
     if recipe.architecture == "jumprelu":
-        found["threshold"] = torch.full((recipe.d_sae,), JUMPRELU_INITIAL_THRESHOLD)
-    if recipe.architecture in ("relu", "jumprelu") and recipe.l0_target is not None and sample is not None:
-        level = _firing_level(recipe, (sample * units.scale_in - b_dec).float() @ W_enc.t())
-        found |= {"threshold": level} if recipe.architecture == "jumprelu" else {"b_enc": -level}
+        found["threshold"] = (level * factor).clamp_(min=JUMPRELU_INITIAL_THRESHOLD)
     return {name: value.to(dtype) for name, value in found.items()}
 
 
-def _firing_level(recipe: Recipe, pre: torch.Tensor) -> torch.Tensor:
-    """Level (d_sae,) that each column of ``pre`` (n, d_sae) exceeds on the share of rows wanted at the start; not below 0.01."""
-    share = min(0.5, INITIAL_L0_FACTOR * recipe.l0_target / recipe.d_sae)
-    count = max(1, round(share * pre.shape[0]))
-    return pre.topk(count, dim=0).values[-1].clamp_(min=JUMPRELU_INITIAL_THRESHOLD)
+def _initial_code(recipe: Recipe, pre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Level (d_sae,) below which a latent is off, 0 without an L0 target, and the code (n, d_sae) of pre-activations ``pre``."""
+    level = torch.zeros(recipe.d_sae)
+    if recipe.architecture in FIXED_K:
+        values, columns = top_k(pre, recipe.k)
+        return level, torch.zeros_like(pre).scatter_(1, columns, values.relu())
+    if recipe.l0_target is not None:
+        share = min(0.5, INITIAL_L0_FACTOR * recipe.l0_target / recipe.d_sae)
+        level = pre.topk(max(1, round(share * pre.shape[0])), dim=0).values[-1].clamp_(min=0.0)
+    return level, (pre - level).relu() if recipe.architecture == "relu" else pre * (pre > level)

@@ -13,7 +13,7 @@ from husai.errors import HusaiError
 from husai.sae.architectures import SAE
 from husai.sae.evaluate import batch_top_k_threshold
 from husai.sae.gradients import Gradients, Settings, gradients, prefers_sparse
-from husai.sae.initialise import initial_parameters, measure_units, member_generator, row_sample
+from husai.sae.initialise import initial_parameters, measure_units, member_generator
 from husai.sae.objectives import Consistency, auxk
 from husai.sae.optimiser import Optimiser, learning_rate_factor
 from husai.sae.recipe import Recipe
@@ -78,8 +78,7 @@ class Trainer:
         self.dtype, matmul_dtype = FORMATS[dtype]
         self.use_tf32 = dtype == "tf32"
         self.units = measure_units(recipe, data, target)
-        sample = row_sample(data, recipe.n_rows) if recipe.l0_target is not None else None
-        per_member = [initial_parameters(recipe, m.seed, self.units, self.dtype, sample) for m in self.members]
+        per_member = [initial_parameters(recipe, m.seed, self.units, self.dtype) for m in self.members]
         self.parameters = {name: torch.stack([p[name] for p in per_member]).to(self.device) for name in per_member[0]}
         self.initial_decoders = self.parameters["W_dec"].clone()
         self.coefficient = torch.tensor([m.coefficient for m in self.members], dtype=self.dtype, device=self.device)
