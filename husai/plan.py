@@ -159,7 +159,7 @@ class Plan:
 
     def pool_hooks(self) -> list[str]:
         """Hooks the candidate may come from."""
-        hooks = [r.hook_name for r in (*self.frontier, *self.scaling)] + [c.hook for c in self.config.external.candidates]
+        hooks = [r.hook_name for r in (*self.frontier, *self.scaling)]
         return list(dict.fromkeys(hooks))
 
     def pool_is_calibrated(self) -> bool:

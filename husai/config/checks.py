@@ -41,7 +41,6 @@ def _subjects(cfg: Config) -> list[str]:
         if subject.kind == "modular":
             out.append(f"external.subject: '{cfg.external.subject}' is modular; external benchmarks need a language or hub subject")
         wanted = [("scaling.hooks", h) for h in cfg.scaling.hooks] + [("stress.transcoder_hooks", h) for h in cfg.stress.transcoder_hooks]
-        wanted += [("external.candidates", c.hook) for c in cfg.external.candidates]
         for key, hook in wanted:
             if hook not in subject.hooks:
                 known = ", ".join(subject.hooks)

@@ -193,15 +193,6 @@ class CEBench(Section):
     max_tokens: PositiveInt = Field(128, description="tokens read of each story")
 
 
-class Candidate(Section):
-    """An SAE the user brings."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name under results/external/")
-    path: str = Field(description="checkpoint folder or file in any supported format")
-    hook: str = Field(description="hook point it reads")
-    seed: Seed = Field(0, description="seed it was trained with; seeds of one name form a group")
-
-
 class External(Section):
     """External benchmarks of the language subject."""
 
@@ -209,7 +200,6 @@ class External(Section):
     datasets: DataSets
     probing: Probing
     cebench: CEBench
-    candidates: list[Candidate] = Field([], description="further SAEs to put through frontier, selection and gate")
 
 
 class Frontier(Section):

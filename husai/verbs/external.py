@@ -133,8 +133,12 @@ def run_official(args) -> None:
     """Preflight or run an official program."""
     import json
 
+    from husai.errors import HusaiError
     from husai.external.official import load_options, official_job
 
     options = load_options(args.config) if args.config else {}
     options |= {name: getattr(args, name) for name in ("program", "command", "python", "ours") if getattr(args, name) is not None}
-    print(json.dumps(official_job(options, args.out, execute_program=args.execute), indent=1, default=str))
+    found = official_job(options, args.out, execute_program=args.execute)
+    print(json.dumps(found, indent=1, default=str))
+    if not args.execute and not found["ready"]:
+        raise HusaiError(f"{found['program']} cannot run here: {found['problems'][0]}")

@@ -38,6 +38,7 @@ def add_to(verbs) -> None:
     command.add_argument("--recipe", type=Path, help="trained recipe folder or its manifest")
     optional_path(command, "--activations", "activation folder or store: which latents are alive, functional agreement")
     optional_path(command, "--frozen", "trained frozen-decoder control: the fourth null")
+    command.add_argument("--drop-zero-rows", action="store_true", help="leave out decoder rows of length zero instead of refusing them")
     command.add_argument("--split", choices=["held_out", "confirmation"], default="held_out", help="rows of --recipe (default %(default)s)")
     command.add_argument("--out", type=Path, help="evidence file to write (with --recipe)")
     add_compute(command)
@@ -90,6 +91,6 @@ def run_stability(args) -> None:
         return
     from husai.stages.compare import compare_paths
 
-    found = compare_paths(args.paths, args.null, rows=args.activations, device=device)
+    found = compare_paths(args.paths, args.null, rows=args.activations, device=device, drop_zero_rows=args.drop_zero_rows)
     text = json.dumps(found.record, indent=1) if args.json else found.table
     print(text)
