@@ -127,7 +127,7 @@ def test_auxk_revives_latents_that_never_fire():
     dead = []
     for coefficient in (0.0, 1 / 32):
         trainer = Trainer(recipe(steps=300, dead_after_rows=300, auxk_coefficient=coefficient), [Member(0)], DATA)
-        trainer.parameters["b_enc"][:, :24] -= 4.0
+        trainer.parameters["b_enc"][:, :24] -= 2.0
         for _ in range(300):
             trainer.step()
         dead.append(evaluate_sae(trainer.export(0), HELD_OUT)["dead_fraction"])
