@@ -103,7 +103,9 @@ def train_ensemble(
     checkpoint = Checkpoint(checkpoint_dir, recipe, members, dtype, data, checkpoint_every)
     trained = run_members(recipe, members, **rows, reference=reference, device=device, dtype=dtype, sparse=sparse,
                           checkpoint=checkpoint, progress=progress, curve_points=curve_points)  # fmt: skip
-    return EnsembleResult(*trained, recipe)
+    saes, initial_decoders, curves, final = trained
+    curves = [{name: value for name, value in row.items() if name != "member"} for row in curves]
+    return EnsembleResult(saes, initial_decoders, curves, final, recipe)
 
 
 def run_members(

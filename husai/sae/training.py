@@ -12,7 +12,7 @@ from husai.activations import ActivationStore, BatchReader
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
 from husai.sae.evaluate import batch_top_k_threshold
-from husai.sae.gradients import Gradients, Settings, gradients, prefers_sparse
+from husai.sae.gradients import Gradients, Settings, choose_kernels, gradients
 from husai.sae.initialise import initial_parameters, measure_units, member_generator
 from husai.sae.objectives import Consistency, auxk
 from husai.sae.optimiser import Optimiser, learning_rate_factor
@@ -83,8 +83,7 @@ class Trainer:
         self.initial_decoders = self.parameters["W_dec"].clone()
         self.coefficient = torch.tensor([m.coefficient for m in self.members], dtype=self.dtype, device=self.device)
         use_auxk = recipe.architecture in ("topk", "batchtopk", "transcoder") and recipe.auxk_coefficient > 0
-        sparse = prefers_sparse(recipe.architecture, recipe.d_sae, recipe.k) if sparse is None else sparse
-        self.settings = Settings(recipe.architecture, recipe.k, sparse, recipe.frozen_decoder, matmul_dtype, use_auxk)
+        self.settings = Settings(recipe.architecture, recipe.k, bool(sparse), recipe.frozen_decoder, matmul_dtype, use_auxk)
         S = len(self.members)
         self.groups = [slice(s, s + 1) for s in range(S)] if self.device.type == "cpu" else [slice(0, S)]
         self._optimisers = [self._optimiser(group) for group in self.groups]
@@ -99,6 +98,8 @@ class Trainer:
         self._bad_step = torch.full((S,), -1, dtype=torch.int64, device=self.device)
         self._centre_in = (self.units.centre_in * self.units.scale_in).to(device=self.device, dtype=self.dtype)
         self._loss_steps = self.done = 0
+        if sparse is None:
+            self._choose_kernels()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -207,6 +208,7 @@ class Trainer:
         """Everything the remaining steps depend on, as tensors and plain values."""
         return {
             "done": self.done,
+            "sparse": self.settings.sparse,
             "parameters": self.parameters,
             "optimisers": [o.state() for o in self._optimisers],
             "readers": [r.state() for r in self._readers],
@@ -218,6 +220,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`, bit-identically on a CPU with the same number of threads."""
+        self.settings = self.settings._replace(sparse=state["sparse"])
         for name, value in self.parameters.items():
             value.copy_(state["parameters"][name])
         for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
@@ -237,6 +240,20 @@ class Trainer:
         """Stop the readers' background threads."""
         for reader in self._readers:
             reader.close()
+
+    @torch.no_grad()
+    def _choose_kernels(self) -> None:
+        """Settle on sparse or dense kernels for batches like the sampled rows."""
+        group = self.groups[0]
+        parameters = {name: value[group] for name, value in self.parameters.items()}
+        repeats = -(-self.recipe.batch_size // len(self.units.sample_in)) if self.device.type == "cuda" else 1
+        x, y = (
+            rows.to(device=self.device, dtype=self.dtype)
+            .repeat(repeats, 1)[: self.recipe.batch_size]
+            .expand(len(self.members[group]), -1, -1)
+            for rows in (self.units.sample_in, self.units.sample_out)
+        )
+        self.settings = choose_kernels(self.settings, parameters, x, y)
 
     def _optimiser(self, group: slice) -> Optimiser:
         own = {name: value[group] for name, value in self.parameters.items()}
