@@ -227,7 +227,7 @@ class Slices:
         probing = self.config.external.probing.model_dump()
         engine = probing.pop("confirmation_engine")
         if split == "confirmation":
-            probing["engine"] = engine
+            probing |= {"engine": engine, "ks": [probing["gate_k"]]}
         sets = self.data_sets()
         return _dump({**probing, "split": split, "datasets": sets[split], "max_rows": sets["max_rows"]})
 
