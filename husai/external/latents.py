@@ -8,40 +8,51 @@ from husai.errors import HusaiError
 
 CHUNK_ROWS = 1024
 CANDIDATES = 32
+TOP_K = ("topk", "transcoder")
+NOT_FINITE = "probing: the SAE's code has NaN or infinite values; check the checkpoint and the activations"
 
 
 class SAEEncoder:
-    """Latents of an SAE; ``columns`` computes chosen latents without building the whole code where the architecture allows."""
+    """Latents of an SAE; only the columns a probe needs are built where the architecture allows it."""
 
     def __init__(self, sae):
         self.sae, self.d_in = sae, sae.d_in
+        self.architecture = getattr(sae, "architecture", None)
 
     @torch.inference_mode()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Code ``(n, d_sae)`` float32 of ``x (n, d_in)``."""
-        return (
-            torch.cat([self.sae.encode(rows).float() for rows in x.split(CHUNK_ROWS)])
-            if len(x) > CHUNK_ROWS
-            else self.sae.encode(x).float()
-        )
+        return torch.cat([self.sae.encode(rows).float() for rows in x.split(CHUNK_ROWS)])
+
+    @torch.inference_mode()
+    def best(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ``n`` best latents for labels ``y`` (see :func:`rank_latents`) and their columns of the code, ``(n_rows, n)``."""
+        if self.architecture not in TOP_K or self.sae.d_sae <= n + CANDIDATES:
+            z = self.encode(x)
+            latents = rank_latents(z, y, n)
+            return latents, z[:, latents]
+        parts = [self._top_k(rows) for rows in x.split(CHUNK_ROWS)]
+        pre, values, indices = (torch.cat(p) for p in zip(*parts, strict=True))
+        likely = _likely_from_code(values.float().relu(), indices, y, self.sae.d_sae, n)
+        z = _kept(pre[:, likely], values)
+        order = _rank_exactly(z, y)[:n]
+        return likely[order], z[:, order]
 
     @torch.inference_mode()
     def columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Columns ``latents`` of the code of ``x``, ``(n, len(latents))``."""
-        architecture = getattr(self.sae, "architecture", None)
-        if architecture in ("topk", "transcoder"):
-            return torch.cat([self._top_k_columns(rows, latents) for rows in x.split(CHUNK_ROWS)])
-        if architecture in ("relu", "jumprelu", "batchtopk"):
+        if self.architecture in TOP_K:
+            parts = [(pre[:, latents], values) for pre, values, _ in map(self._top_k, x.split(CHUNK_ROWS))]
+            return torch.cat([_kept(*part) for part in parts])
+        if self.architecture in ("relu", "jumprelu", "batchtopk"):
             return self._columns_alone(x, latents)
         return torch.cat([self.sae.encode(rows)[:, latents].float() for rows in x.split(CHUNK_ROWS)])
 
-    def _top_k_columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    def _top_k(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         from husai.sae.kernels import top_k
 
         pre = self.sae.pre_activations(x)
-        smallest = top_k(pre, self.sae.k)[0].amin(1, keepdim=True)
-        chosen = pre[:, latents]
-        return torch.where(chosen >= smallest, chosen.relu(), 0.0).float()
+        return pre, *top_k(pre, self.sae.k)
 
     def _columns_alone(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         sae = self.sae
@@ -53,6 +64,11 @@ class SAEEncoder:
         return pre.relu().float()
 
 
+def _kept(pre: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+    """Code of some latents from their pre-activations and the row's k largest."""
+    return torch.where(pre >= top.amin(1, keepdim=True), pre.relu(), 0.0).float()
+
+
 class Neurons:
     """The raw dimensions themselves: the top-k-neurons baseline."""
 
@@ -62,6 +78,11 @@ class Neurons:
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` itself."""
         return x.float()
+
+    def best(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ``n`` best dimensions for labels ``y`` and their columns."""
+        latents = rank_latents(x.float(), y, n)
+        return latents, x[:, latents].float()
 
     def columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Chosen dimensions of ``x``."""
@@ -80,16 +101,29 @@ def rank_latents(z: torch.Tensor, y: torch.Tensor, n: int | None = None) -> torc
     y : Tensor, ``(n_rows,)``
     """
     n = z.shape[1] if n is None else min(n, z.shape[1])
-    membership = torch.stack([y == 0, y == 1]).to(z.dtype)
-    sums = membership @ z
-    if not torch.isfinite(sums).all():
-        raise HusaiError("probing: the SAE's code has NaN or infinite values; check the checkpoint and the activations")
+    if not torch.isfinite(z.sum(0)).all():
+        raise HusaiError(NOT_FINITE)
     if z.shape[1] <= n + CANDIDATES:
         return _rank_exactly(z, y)[:n]
-    means = z.abs().sum(0) / ((z != 0).sum(0) + 1e-6) + 1e-6
-    rates = sums / membership.sum(1, keepdim=True) / means
-    likely = (rates[1] - rates[0]).abs().topk(n + CANDIDATES).indices.sort().values
+    likely = _likely(torch.stack([y == 0, y == 1]).to(z.dtype) @ z, z.abs().sum(0), (z != 0).sum(0), y, n)
     return likely[_rank_exactly(z[:, likely], y)[:n]]
+
+
+def _likely(sums: torch.Tensor, total: torch.Tensor, fired: torch.Tensor, y: torch.Tensor, n: int) -> torch.Tensor:
+    """Sorted latents among which the ``n`` best are, by class sums ``(2, d_sae)``; rounding moves nothing past the margin."""
+    rows = torch.stack([(y == 0).sum(), (y == 1).sum()]).unsqueeze(1)
+    rates = sums / rows / (total / (fired + 1e-6) + 1e-6)
+    return (rates[1] - rates[0]).abs().topk(n + CANDIDATES).indices.sort().values
+
+
+def _likely_from_code(values: torch.Tensor, indices: torch.Tensor, y: torch.Tensor, d_sae: int, n: int) -> torch.Tensor:
+    """:func:`_likely` from a non-negative sparse code ``(n_rows, k)``, without its dense form."""
+    if not torch.isfinite(values).all():
+        raise HusaiError(NOT_FINITE)
+    cell = (indices + d_sae * y.unsqueeze(1)).flatten()
+    sums = torch.bincount(cell, values.flatten(), 2 * d_sae).view(2, d_sae)
+    fired = torch.bincount(indices.flatten(), (values > 0).flatten().to(values.dtype), d_sae)
+    return _likely(sums, sums.sum(0), fired, y, n)
 
 
 def _rank_exactly(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -12,13 +12,12 @@ from typing import NamedTuple
 import torch
 
 from husai.errors import HusaiError
-from husai.external.parallel import parallel_map
 
 TOLERANCE = 1.0e-4
 GAMMA = 1 - 0.5**0.5
 MAX_EPOCHS = 1000.0
-RATIO = 1.5
-FIRST_EPOCH = 0.05
+RATIO = 1.6
+FIRST_EPOCH = 0.1
 NEWTON_GRADIENT = 1.0e-6
 NEWTON_STEPS = 60
 GROUPS_AT_ONCE = 4
@@ -72,7 +71,7 @@ def fit(X: torch.Tensor, y: torch.Tensor, row_weight: torch.Tensor, support: tor
     C = C.expand(len(X), support.shape[0])
     size = GROUPS_AT_ONCE if X.device.type == "cpu" else max(len(X), 1)
     slices = [slice(i, i + size) for i in range(0, len(X), size)]
-    blocks = parallel_map(lambda s: _fit_block(X[s], y[s], row_weight[s], support, C[s], penalty), slices, X.device)
+    blocks = [_fit_block(X[s], y[s], row_weight[s], support, C[s], penalty) for s in slices]
     return Fit(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
 

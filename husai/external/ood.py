@@ -12,7 +12,7 @@ import torch
 from husai.errors import HusaiError
 from husai.external import scores
 from husai.external.baselines import fit_dense
-from husai.external.latents import rank_latents
+from husai.external.parallel import one_thread
 from husai.external.probing import MAX_TRAIN, MIN_TEST, PROBE_SEED, Features, ProbeData, check_width, final_probes, probe_split
 from husai.external.saebench import cycle3_summary
 
@@ -58,12 +58,11 @@ def sae_drops(
         check_width(encoder, out)
         train, rest = ood_rows(data.y, seed, data.name)
         x, y = data.x.to(device), torch.as_tensor(data.y, device=device)
-        z = encoder.encode(x[train])
-        best = rank_latents(z, y[train], k)
-        columns = encoder.columns(x[rest], best)
-        features.append(Features(data.name, data.family, z[:, best], y[train], columns, y[rest], best.tolist()))
+        best, columns = encoder.best(x[train], y[train], k)
+        features.append(Features(data.name, data.family, columns, y[train], encoder.columns(x[rest], best), y[rest], best.tolist()))
         tests.append((encoder.columns(out.x.to(device), best), torch.as_tensor(out.y, device=device)))
-    chosen = final_probes(features, [k], penalty=penalty)
+    with one_thread(device):
+        chosen = final_probes(features, [k], penalty=penalty)
     drops = []
     for i, (f, (x_ood, y_ood)) in enumerate(zip(features, tests, strict=True)):
         inside, outside = (scores.auc(chosen.probability(i, x), y) for x, y in ((f.test, f.y_test), (x_ood, y_ood)))

@@ -5,7 +5,7 @@ The protocol is that of ``run_sae_evals(setting="normal")`` in sae-probes 0.4.2 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,9 +14,8 @@ import torch
 
 from husai.errors import HusaiError
 from husai.external import scores
-from husai.external.latents import rank_latents
 from husai.external.logistic import fit
-from husai.external.parallel import parallel_map
+from husai.external.parallel import ahead, one_thread
 
 PROBE_SEED = 42
 MAX_TRAIN = 1024
@@ -24,6 +23,7 @@ MIN_TEST = 100
 MIN_TRAIN = 128
 VALIDATION_ROWS = 100
 MAX_K = 128
+WEAK_PENALTY = 2.0e-7
 C_GRID = tuple(float(c) for c in np.logspace(5, -5, 10))
 KS = (1, 2, 5, 16)
 
@@ -112,18 +112,16 @@ def probe_split(
 def select_features(encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_SEED, device="cpu") -> Features:
     """Encode a data set, rank the latents on its training rows and keep the best ``max_k`` columns.
 
-    ``encoder`` has ``d_in``, ``encode(x)`` and ``columns(x, latents)``; see :mod:`husai.external.latents`.
+    ``encoder`` has ``d_in``, ``best(x, y, n)`` and ``columns(x, latents)``; see :mod:`husai.external.latents`.
     """
     check_width(encoder, data)
     if len(data.x) != len(data.y):
         raise HusaiError(f"data set '{data.name}': {len(data.x)} activation rows for {len(data.y)} labels; run the probe activations again")
     train, test = probe_split(data.y, seed, name=data.name)
     x, y = data.x.to(device), torch.as_tensor(data.y, device=device)
-    z = encoder.encode(x[torch.as_tensor(train, device=device)])
-    y_train = y[torch.as_tensor(train, device=device)]
-    best = rank_latents(z, y_train, max_k)
-    test_rows = torch.as_tensor(test, device=device)
-    return Features(data.name, data.family, z[:, best], y_train, encoder.columns(x[test_rows], best), y[test_rows], best.tolist())
+    train_rows, test_rows = torch.as_tensor(train, device=device), torch.as_tensor(test, device=device)
+    best, columns = encoder.best(x[train_rows], y[train_rows], max_k)
+    return Features(data.name, data.family, columns, y[train_rows], encoder.columns(x[test_rows], best), y[test_rows], best.tolist())
 
 
 def check_width(encoder, data: ProbeData) -> None:
@@ -155,8 +153,9 @@ def probe(features: Sequence[Features], ks: Sequence[int] = KS, *, penalty: str 
     """Score the final probe of every data set and k on its test rows; see :func:`final_probes`."""
     if not features:
         return []
-    chosen = final_probes(features, ks, penalty=penalty, Cs=Cs)
-    return [result for i, f in enumerate(features) for result in _score(f, i, ks, chosen)]
+    with one_thread(features[0].train.device):
+        chosen = final_probes(features, ks, penalty=penalty, Cs=Cs)
+        return [result for i, f in enumerate(features) for result in _score(f, i, ks, chosen)]
 
 
 def final_probes(features: Sequence[Features], ks: Sequence[int], *, penalty: str = "l1", Cs: Sequence[float] = C_GRID) -> Chosen:
@@ -175,15 +174,27 @@ def final_probes(features: Sequence[Features], ks: Sequence[int], *, penalty: st
     n_fit = (n_train - n_val).to(device)
     fold = torch.where(rows < n_fit.unsqueeze(1), 1.0 / n_fit.unsqueeze(1), 0.0)
     K, n_C = len(ks), len(Cs)
-    path = fit(X * (fold > 0).unsqueeze(-1), y, fold, support.repeat_interleave(n_C, 0), grid.repeat(K), penalty=penalty)
+    solved, copy_of = _distinct(Cs, int(n_fit.min()), penalty)
+    path = fit(X * (fold > 0).unsqueeze(-1), y, fold, support.repeat_interleave(len(solved), 0), grid[solved].repeat(K), penalty=penalty)
+    places = (torch.arange(K, device=device).unsqueeze(1) * len(solved) + torch.tensor(copy_of, device=device)).flatten()
     val_auc, choice = torch.zeros(len(features), K, dtype=torch.float64), torch.zeros(len(features), K, dtype=torch.int64)
     for i, f in enumerate(features):
         held = slice(int(n_fit[i]), len(f.train))
-        prob = _probability(f.train[held], path.coef[i], path.intercept[i]).view(K, n_C, -1)
+        prob = _probability(f.train[held], path.coef[i, places], path.intercept[i, places]).view(K, n_C, -1)
         val_auc[i], choice[i] = best_of_grid(prob, f.y_train[held])
     full = torch.where(rows < n_train.to(device).unsqueeze(1), 1.0 / n_train.to(device).unsqueeze(1), 0.0)
     final = fit(X, y, full, support, grid[choice.to(device)], penalty=penalty)
     return Chosen(final.coef, final.intercept, val_auc, [[Cs[c] for c in row] for row in choice.tolist()])
+
+
+def _distinct(Cs: Sequence[float], n: int, penalty: str) -> tuple[list[int], list[int]]:
+    """Positions in the grid to solve, and for every C which of those stands for it.
+
+    Values of C whose l1 penalty on the mean loss is below 2e-7, the resolution of the official float32 iterates, share one solution.
+    """
+    weak = [i for i, C in enumerate(Cs) if penalty == "l1" and 1.0 / (C * n) < WEAK_PENALTY]
+    solved = [i for i in range(len(Cs)) if i not in weak[:-1]]
+    return solved, [solved.index(weak[-1] if i in weak else i) for i in range(len(Cs))]
 
 
 def validation_rows(n_train: int) -> int:
@@ -272,11 +283,15 @@ def probe_datasets(
     """
     check_ks(ks)
     results: list[ProbeResult] = []
-    sources = iter(sources)
-    while held := list(islice(sources, block)):
-        features = parallel_map(lambda data: select_features(encoder, data, max(ks), seed=seed, device=device), held, device)
+    for features in ahead(_feature_blocks(encoder, sources, max(ks), seed, device, block), device):
         found = probe(features, ks, penalty=penalty)
         results.extend(found)
         if on_block is not None:
             on_block(found)
     return results
+
+
+def _feature_blocks(encoder, sources: Iterable[ProbeData], max_k: int, seed: int, device, block: int) -> Iterator[list[Features]]:
+    sources = iter(sources)
+    while held := list(islice(sources, block)):
+        yield [select_features(encoder, data, max_k, seed=seed, device=device) for data in held]
