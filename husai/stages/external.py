@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from husai import provenance
 from husai.compute import resolve_device, use_threads
@@ -107,50 +107,73 @@ def saebench_job(
     engine : {"fast", "official"}, optional
         Overrides the spec's.
     """
-    from husai.sae import load_sae
-    from husai.stages.cebench import identity
-
     use_threads(threads)
     settings = probing_settings({**spec, **({"engine": engine} if engine else {})})
     where = resolve_device(device)
-    sae_dir = Path(sae_dir)
-    sae = load_sae(sae_dir, device=where)
-    name = identity(sae_dir, sae, spec)
-    hook = name["hook_name"] or missing_hook(sae_dir)
-    base = read_baselines(baselines, probes, hook, settings)
-    files = sae_files(sae_dir)
-    weights = provenance.hash_json([provenance.sha256_file(p) for p in files])
-    hashes = base["activations"]
-    protocol = {**_protocol(settings), "engine": settings["engine"], "hook_name": hook}
-    keys = {n: provenance.hash_json(["sae", weights, hashes[n], protocol]) for n in settings["datasets"]}
-    partial = Partial(out, keys)
-    content = {"weights": weights, "protocol": protocol}
-    _probe_missing(SAEEncoder(sae), partial, probes, hook, settings, content, hashes, where, Path(out).parent)
+    measured = identified(sae_dir, spec, where)
+    base = read_baselines(baselines, probes, measured.hook_name, settings)
+    hashes = {n: base["activations"][n] for n in settings["datasets"]}
+    content = {"weights": measured.weights, "hook_name": measured.hook_name, "engine": settings["engine"], **_protocol(settings)}
+    partial = Partial(out, {n: provenance.hash_json([content, sha]) for n, sha in hashes.items()})
+    _probe_missing(measured, partial, probes, settings, content, hashes, where, Path(out).parent)
     rows = paired_rows([row for value in partial.values() for row in value], base["datasets"])
-    dense = {n: base["datasets"][n]["dense"] for n in settings["datasets"]}
+    name = measured.name
     record = provenance.evidence(
         "saebench",
         name["subject"],
         name["recipe"],
         name["recipe_hash"],
         metrics(rows, settings["gate_k"]),
-        [*files, Path(baselines)],
+        [*measured.files, Path(baselines)],
         spec,
         [] if name["seed"] is None else [name["seed"]],
         seed=name["seed"],
-        hook_name=hook,
+        hook_name=measured.hook_name,
         sae_meta=name["sae_meta"],
-        sae_sha256=weights,
+        sae_sha256=measured.weights,
         engine=settings["engine"],
         probing=settings,
-        activations={n: hashes[n] for n in settings["datasets"]},
+        activations=hashes,
         validation_k=validation_k(rows),
-        summary=cycle3_summary(rows, dense),
+        summary=cycle3_summary(rows, {n: base["datasets"][n]["dense"] for n in hashes}),
         per_dataset=rows,
     )
     provenance.write_json(out, record)
     partial.finish()
     return record
+
+
+class Identified(NamedTuple):
+    """An SAE to measure: what it is, where it was trained, and its content."""
+
+    encoder: SAEEncoder
+    name: dict
+    """subject, recipe, recipe_hash, seed, hook_name, sae_meta; see :func:`husai.stages.cebench.identity`."""
+    hook_name: str
+    files: list[Path]
+    weights: str
+    """One hash over the checkpoint's files."""
+
+
+def identified(sae_dir: str | Path, spec: dict, device) -> Identified:
+    """Load an SAE and say which subject, recipe, seed and hook it belongs to.
+
+    Raises
+    ------
+    HusaiError
+        No checkpoint, or neither it nor the spec names its hook.
+    """
+    from husai.sae import load_sae
+    from husai.stages.cebench import identity
+
+    sae_dir = Path(sae_dir)
+    files = sae_files(sae_dir)
+    sae = load_sae(sae_dir, device=device)
+    name = identity(sae_dir, sae, spec)
+    if not name["hook_name"]:
+        raise HusaiError(f"{sae_dir}: the SAE does not say which hook it was trained on; add hook_name to the spec")
+    weights = provenance.hash_json([provenance.sha256_file(p) for p in files])
+    return Identified(SAEEncoder(sae), name, name["hook_name"], files, weights)
 
 
 def read_baselines(path: str | Path, probes: str | Path, hook_name: str, settings: dict) -> dict:
@@ -179,8 +202,11 @@ def sae_files(sae_dir: Path) -> list[Path]:
     return [sae_dir] if sae_dir.is_file() else sorted(p for p in sae_dir.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
-def _probe_missing(encoder, partial: Partial, probes, hook: str, settings: dict, content: dict, hashes: dict, where, folder: Path) -> None:
+def _probe_missing(
+    measured: Identified, partial: Partial, probes, settings: dict, content: dict, hashes: dict, where, folder: Path
+) -> None:
     """Probe the data sets that have no result yet, keeping each block as it is done."""
+    encoder, hook = measured.encoder, measured.hook_name
     progress = Progress(len(partial.keys), "sparse probing: data sets")
     progress.update(len(partial.keys) - len(partial.missing))
 
@@ -232,8 +258,3 @@ def _subject_of(probes: str | Path) -> str:
     path = Path(probes)
     folder = path.parent if path.suffix == ".json" else path
     return folder.resolve().parent.name
-
-
-def missing_hook(sae_dir) -> str:
-    """The error for an SAE of an unknown hook."""
-    raise HusaiError(f"{sae_dir}: the SAE does not say which hook it was trained on; add hook_name to the spec")

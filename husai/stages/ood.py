@@ -11,12 +11,13 @@ from husai import provenance
 from husai.compute import resolve_device, use_threads
 from husai.errors import HusaiError
 from husai.external import datasets, ood
-from husai.external.baselines import baseline_rows
-from husai.external.latents import SAEEncoder
+from husai.external.baselines import dense_probe
+from husai.external.parallel import parallel_map
 from husai.external.probe_files import load_probe_data, probe_data, probe_path
 from husai.external.probing import probe_datasets
-from husai.external.saebench import paired_rows
-from husai.stages.external import blocks, missing_hook, sae_files
+from husai.stages.external import Identified, blocks, identified
+
+CYCLE3_KS = (1, 2, 5)
 
 
 def ood_job(
@@ -35,74 +36,64 @@ def ood_job(
     sae_dirs : sequence of path
         One checkpoint per seed.
     """
-    from husai.sae import load_sae
-    from husai.stages.cebench import identity
     from husai.statistics import crossed_interval, jackknife_t
 
     use_threads(threads)
     where = resolve_device(device)
     if not sae_dirs:
         raise HusaiError("ood: no SAE was given; name at least one seed of the candidate")
-    saes = [load_sae(d, device=where) for d in sae_dirs]
-    ids = [identity(Path(d), sae, spec) for d, sae in zip(sae_dirs, saes, strict=True)]
-    hook, k, penalty = ids[0]["hook_name"] or missing_hook(sae_dirs[0]), spec.get("gate_k", 16), spec.get("penalty", "l1")
+    saes = [identified(d, spec, where) for d in sae_dirs]
+    first = saes[0]
+    k, penalty, max_rows = spec.get("gate_k", 16), spec.get("penalty", "l1"), spec.get("max_rows")
     names = datasets.check_names(spec.get("ood") or datasets.ood_names(), "external.datasets.ood: data set")
-    loaded = [
-        (load_probe_data(probes, hook, n, spec.get("max_rows")), load_probe_data(probes, hook, n, spec.get("max_rows"), ood=True))
-        for n in names
-    ]
-    dense = [ood.dense_drop(*pair) for pair in loaded]
-    drops = [ood.sae_drops(SAEEncoder(sae), loaded, k, penalty=penalty, device=where) for sae in saes]
+    pairs = [tuple(load_probe_data(probes, first.hook_name, n, max_rows, ood=o) for o in (False, True)) for n in names]
+    dense = [ood.dense_drop(*pair) for pair in pairs]
+    drops = [ood.sae_drops(sae.encoder, pairs, k, penalty=penalty, device=where) for sae in saes]
     table = [ood.excess_drops(found, dense).tolist() for found in drops]
-    families = [pair[0].family for pair in loaded]
-    alphabetical = _alphabetical(spec, saes, probes, hook, where)
-    per_dataset = [
-        {
-            "dataset": n,
-            "family": f,
-            "k": k,
-            "seed": name["seed"],
-            "sae_id": s["id"],
-            "sae_ood": s["ood"],
-            "llm_id": d["id"],
-            "llm_ood": d["ood"],
-        }
-        for name, found in zip(ids, drops, strict=True)
-        for n, f, s, d in zip(names, families, found, dense, strict=True)
-    ]
-    inputs = [p for d in sae_dirs for p in sae_files(Path(d))] + [probe_path(probes, hook, n, o) for n in names for o in (False, True)]
+    alphabetical = _alphabetical(spec, saes, probes, where)
+    old = [a["ood_drop"] for a in alphabetical]
     record = provenance.evidence(
         "ood",
-        ids[0]["subject"],
-        ids[0]["recipe"],
-        ids[0]["recipe_hash"],
+        first.name["subject"],
+        first.name["recipe"],
+        first.name["recipe_hash"],
         {
-            "excess_drop": crossed_interval(table, families).metric(),
-            "ood_drop": jackknife_t([a["ood_drop"] for a in alphabetical]).metric(),
+            "excess_drop": crossed_interval(table, [data.family for data, _ in pairs]).metric(),
+            "ood_drop": jackknife_t(old).metric(),
         },
-        inputs,
+        [p for sae in saes for p in sae.files] + [probe_path(probes, first.hook_name, n, o) for n in names for o in (False, True)],
         spec,
-        [name["seed"] for name in ids if name["seed"] is not None],
-        hook_name=hook,
+        [sae.name["seed"] for sae in saes if sae.name["seed"] is not None],
+        hook_name=first.hook_name,
         k=k,
-        per_dataset=per_dataset,
-        alphabetical={**alphabetical[0], "per_seed": [a["ood_drop"] for a in alphabetical]},
+        per_dataset=_rows(saes, pairs, drops, dense, k),
+        alphabetical={**alphabetical[0], "per_seed": old},
     )
     provenance.write_json(out, record)
     return record
 
 
-def _alphabetical(spec: dict, saes: Sequence, probes, hook: str, where: torch.device) -> list[dict]:
+def _rows(saes: Sequence[Identified], pairs: Sequence, drops: Sequence, dense: Sequence, k: int) -> list[dict]:
+    """One row per seed and data set: AUC in and out of domain of the SAE's probe and of the dense probe."""
+    return [
+        {"dataset": data.name, "family": data.family, "k": k, "seed": sae.name["seed"],
+         "sae_id": s["id"], "sae_ood": s["ood"], "llm_id": d["id"], "llm_ood": d["ood"]}
+        for sae, found in zip(saes, drops, strict=True)
+        for (data, _), s, d in zip(pairs, found, dense, strict=True)
+    ]  # fmt: skip
+
+
+def _alphabetical(spec: dict, saes: Sequence[Identified], probes, where: torch.device) -> list[dict]:
     """The original's drop for every SAE, on all data sets the spec names."""
     wanted = list(dict.fromkeys([*(spec.get("selection") or []), *(spec.get("confirmation") or []), *(spec.get("ood") or [])]))
     names = datasets.check_names(wanted or datasets.ood_names(), "ood: data set")
-    penalty, ks = spec.get("penalty", "l1"), [1, 2, 5]
-    rows = [[] for _ in saes]
-    base: dict[str, dict] = {}
+    rows: list[list[dict]] = [[] for _ in saes]
+    dense: dict[str, dict] = {}
     for block in blocks(names):
-        sources = list(probe_data(probes, hook, block, spec.get("max_rows")))
-        base.update({row["dataset"]: row for row in baseline_rows(sources, ks, penalty=penalty)})
-        for found, sae in zip(rows, saes, strict=True):
-            found += probe_datasets(SAEEncoder(sae), sources, ks, penalty=penalty, device=where)
-    dense = {n: row["dense"] for n, row in base.items()}
-    return [ood.alphabetical_drop(paired_rows(found, base), dense) for found in rows]
+        sources = list(probe_data(probes, saes[0].hook_name, block, spec.get("max_rows")))
+        found = parallel_map(dense_probe, sources)
+        dense.update({data.name: result._asdict() for data, result in zip(sources, found, strict=True)})
+        for mine, sae in zip(rows, saes, strict=True):
+            results = probe_datasets(sae.encoder, sources, CYCLE3_KS, penalty=spec.get("penalty", "l1"), device=where)
+            mine += [result._asdict() for result in results]
+    return [ood.alphabetical_drop(mine, dense) for mine in rows]
