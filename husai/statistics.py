@@ -296,8 +296,11 @@ def _noncentrality(t: float, df: int, q: float) -> float:
     from scipy.special import nctdtr
 
     def gap(noncentrality: float) -> float:
-        probability = nctdtr(df, noncentrality, t) if t >= 0 else 1 - nctdtr(df, -noncentrality, -t)
-        return probability - q
+        sign = 1.0 if t >= 0 else -1.0
+        probability = nctdtr(df, sign * noncentrality, sign * t)
+        if math.isnan(probability):  # far in a tail the series fails; there the probability is 0 or 1
+            probability = 0.0 if sign * noncentrality > sign * t else 1.0
+        return (probability if t >= 0 else 1 - probability) - q
 
     reach = 10.0 + 2 * abs(t)
     return float(brentq(gap, t - reach, t + reach, xtol=1e-10))

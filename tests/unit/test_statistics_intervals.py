@@ -234,3 +234,14 @@ def test_an_interval_is_a_metric_of_an_evidence_record():
     found = jackknife_t([1.0, 2.0, 3.0]).metric()
     assert set(found) == {"value", "lcb", "ucb", "n", "method"}
     assert found["n"] == 3
+
+
+@pytest.mark.parametrize("distance", [1.0, 10.0, 40.0, 200.0])
+def test_cohens_d_interval_exists_however_far_the_samples_are_apart(distance):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=10), rng.normal(size=10) - distance
+    for found, sign in ((cohens_d(a, b), 1), (cohens_d(b, a), -1)):
+        assert sign * found.value > 0
+        assert found.lcb < found.value < found.ucb
+        spread = math.sqrt(0.2 + found.value**2 / 40)  # large-sample standard error (Hedges & Olkin 1985)
+        assert (found.ucb - found.lcb) / (2 * 1.96 * spread) == pytest.approx(1.0, abs=0.15)
