@@ -20,7 +20,7 @@ from husai.sae.kernels import matmul
 from husai.sae.recipe import FIXED_K
 
 JUMPRELU_BANDWIDTH = 0.05
-MEASURED_CROSSOVER = 1 / 8
+MEASURED_CROSSOVER = 0.2
 Parameters = dict[str, torch.Tensor]
 
 
