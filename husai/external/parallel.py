@@ -1,10 +1,11 @@
-"""Two kinds of work side by side on a CPU: many independent calls, or preparing the next block while the present one is solved."""
+"""Two kinds of work side by side on a CPU: many independent calls, or preparing what comes next while the present is solved."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -41,13 +42,28 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T], device: torch.d
         return list(pool.map(function, items))
 
 
-def ahead(blocks: Iterator[T], device: torch.device | str = "cpu") -> Iterator[T]:
-    """The same blocks, each made by a second thread while the one before is in use; plain iteration with one thread or off the CPU."""
-    if torch.device(device).type != "cpu" or torch.get_num_threads() == 1:
-        yield from blocks
+def prepared(
+    function: Callable[[T], R], items: Iterable[T], device: torch.device | str = "cpu", waiting: int = 16
+) -> Iterator[tuple[int, R]]:
+    """``(i, function(item i))`` in any order, made by other threads while the caller works on what it has; for few large operations.
+
+    At most ``waiting`` are made ahead of the caller. With one thread, or off the CPU, plainly one after the other.
+    """
+    threads, numbered = torch.get_num_threads(), enumerate(items)
+    if torch.device(device).type != "cpu" or threads == 1:
+        yield from ((i, function(item)) for i, item in numbered)
         return
-    with one_thread(), _pool(1) as pool:
-        waiting = pool.submit(next, blocks, None)
-        while (block := waiting.result()) is not None:
-            waiting = pool.submit(next, blocks, None)
-            yield block
+    lock = threading.Lock()
+
+    def step(_: int) -> tuple[int, R] | None:
+        with lock:
+            taken = next(numbered, None)
+        return None if taken is None else (taken[0], function(taken[1]))
+
+    with one_thread(), _pool(threads) as pool:
+        running = {pool.submit(step, 0) for _ in range(waiting)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            found = [result for future in done if (result := future.result()) is not None]
+            running |= {pool.submit(step, 0) for _ in found}
+            yield from found

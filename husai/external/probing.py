@@ -5,8 +5,7 @@ The protocol is that of ``run_sae_evals(setting="normal")`` in sae-probes 0.4.2 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from husai.errors import HusaiError
 from husai.external import scores
 from husai.external.logistic import fit
-from husai.external.parallel import ahead, one_thread
+from husai.external.parallel import one_thread, prepared
 
 PROBE_SEED = 42
 MAX_TRAIN = 1024
@@ -282,16 +281,21 @@ def probe_datasets(
     ``sources`` may load lazily: a data set's activations are dropped once its best columns are taken.
     """
     check_ks(ks)
-    results: list[ProbeResult] = []
-    for features in ahead(_feature_blocks(encoder, sources, max(ks), seed, device, block), device):
-        found = probe(features, ks, penalty=penalty)
-        results.extend(found)
+    by_source: dict[int, list[ProbeResult]] = {}
+    waiting: list[tuple[int, Features]] = []
+
+    def solve() -> None:
+        found = probe([f for _, f in waiting], ks, penalty=penalty)
+        for place, (i, _) in enumerate(waiting):
+            by_source[i] = found[place * len(ks) : (place + 1) * len(ks)]
+        waiting.clear()
         if on_block is not None:
             on_block(found)
-    return results
 
-
-def _feature_blocks(encoder, sources: Iterable[ProbeData], max_k: int, seed: int, device, block: int) -> Iterator[list[Features]]:
-    sources = iter(sources)
-    while held := list(islice(sources, block)):
-        yield [select_features(encoder, data, max_k, seed=seed, device=device) for data in held]
+    for item in prepared(lambda data: select_features(encoder, data, max(ks), seed=seed, device=device), sources, device, 2 * block):
+        waiting.append(item)
+        if len(waiting) >= block:
+            solve()
+    if waiting:
+        solve()
+    return [result for i in sorted(by_source) for result in by_source[i]]
