@@ -103,5 +103,5 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
     assert metric["value"] == pytest.approx(np.mean(excess)) and metric["lcb"] < metric["value"] < metric["ucb"]
     assert record["metrics"]["ood_drop"]["n"] == 3
     assert record["alphabetical"]["ood_domains"] == ["living-room"]
-    with pytest.raises(HusaiError, match="no activations of data set .90_glue_qnli"):
+    with pytest.raises(HusaiError, match=r"no activations of data set .90_glue_qnli"):
         ood_job({**spec, "ood": ["90_glue_qnli"]}, directories, tmp_path / "toy" / "probes", tmp_path / "o.json")
