@@ -14,12 +14,15 @@ import torch
 from husai.errors import HusaiError
 
 TOLERANCE = 1.0e-4
-GAMMA = 1 - 0.5**0.5
 MAX_EPOCHS = 1000.0
-RATIO = 1.6
-FIRST_EPOCH = 0.1
+FIRST_EPOCH = 0.05
+RATIO = 1.5
+TRUST = 0.1
+NEWTON_RATIO = 4.0
 NEWTON_GRADIENT = 1.0e-6
-NEWTON_STEPS = 60
+MAX_STEPS = 200
+GRADIENT_NOISE = 1.0e-6
+GAMMA = 1 - 0.5**0.5
 GROUPS_AT_ONCE = 4
 
 
@@ -45,6 +48,23 @@ class Problem(NamedTuple):
     ridge: torch.Tensor
     allowed: torch.Tensor
     epoch: torch.Tensor
+
+
+class State(NamedTuple):
+    """Where every problem is: each has its own clock, and the point before, to return to when a step was too long."""
+
+    w: torch.Tensor
+    t: torch.Tensor
+    step: torch.Tensor
+    """Epochs the last step took."""
+    speed: torch.Tensor
+    """Largest change of a weight per epoch at ``w``."""
+    w_before: torch.Tensor
+    speed_before: torch.Tensor
+    g_before: torch.Tensor
+    H_before: torch.Tensor
+    bent: torch.Tensor
+    """How far the gradient at ``w`` may be from the one the linear model foresaw."""
 
 
 def fit(X: torch.Tensor, y: torch.Tensor, row_weight: torch.Tensor, support: torch.Tensor, C: torch.Tensor, *, penalty: str = "l1") -> Fit:
@@ -82,26 +102,32 @@ def _fit_block(X, y, row_weight, support, C, penalty: str) -> Fit:
     todo = _not_excluded(problem, w)
     w[..., -1].masked_fill_(todo, 0.0)
     epochs = torch.zeros(todo.shape, dtype=torch.float64, device=X.device)
-    speed = torch.full_like(epochs, torch.inf)
-    last, steps = 0.0, _time_grid() if penalty == "l1" else [3.0**i for i in range(NEWTON_STEPS)]
-    part = None
-    for now in steps:
+    whole, part = _start(w), None
+    for _ in range(MAX_STEPS):
         if part is None:
             at = _live(todo)
             if at[1].shape[1] == 0:
                 break
-            part, here, before, live = _subset(problem, *at), w[at], speed[at], todo[at]
-        if penalty == "l1":
-            new, before, moving = _advance(part, here, before, now, last)
-        else:
-            new, moving = _newton(part, here, now - last)
-        here = torch.where(live.unsqueeze(-1), new, here)
-        last = now
-        if now == steps[-1] or bool((live & ~moving).any()):
-            w[at], speed[at], todo[at] = here, before, live & moving
-            epochs[at] = torch.where(live, now, epochs[at])
+            part, state, live = _subset(problem, *at), State(*(t[at] for t in whole)), todo[at]
+        state, result, ended = _advance(part, state, penalty)
+        ended &= live
+        if bool(ended.any()):
+            w[at] = torch.where(ended.unsqueeze(-1), result, w[at])
+            epochs[at] = torch.where(ended, state.t, epochs[at])
+            todo[at] = live & ~ended
+            for kept, now in zip(whole, state, strict=True):
+                kept[at] = now
             part = None
+    else:
+        w[at] = torch.where(todo[at].unsqueeze(-1), state.w, w[at])
     return Fit(w[..., :-1], w[..., -1], epochs)
+
+
+def _start(w: torch.Tensor) -> State:
+    clock = torch.zeros_like(w[..., 0])
+    matrices = w.new_zeros(*w.shape, w.shape[-1])
+    infinite = torch.full_like(clock, torch.inf)
+    return State(w.clone(), clock, clock.clone(), infinite, w.clone(), infinite.clone(), torch.zeros_like(w), matrices, infinite.clone())
 
 
 def _live(todo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,14 +162,6 @@ def _subset(p: Problem, groups: torch.Tensor, places: torch.Tensor) -> Problem:
     return Problem(*shared, *(t[groups, places] for t in (p.lasso, p.ridge, p.allowed, p.epoch)))
 
 
-def _time_grid() -> list[float]:
-    """Epochs at which the flow is evaluated: geometric up to the official limit."""
-    grid = [FIRST_EPOCH]
-    while grid[-1] < MAX_EPOCHS:
-        grid.append(min(grid[-1] * RATIO, MAX_EPOCHS))
-    return grid
-
-
 def _logit_of_mean(p: Problem) -> torch.Tensor:
     mean = (p.y * p.row_weight).sum((1, 2)).to(torch.float64).clamp(1e-9, 1 - 1e-9)
     return torch.log(mean / (1 - mean))
@@ -157,27 +175,49 @@ def _not_excluded(p: Problem, w: torch.Tensor) -> torch.Tensor:
     return ((gradient.abs() > p.lasso) & p.allowed)[..., :-1].any(-1)
 
 
-def _advance(p: Problem, w: torch.Tensor, speed: torch.Tensor, now: float, last: float):
-    """Take all problems from epoch ``last`` to ``now``; return weights, their speed per epoch, and which still move.
+def _advance(p: Problem, s: State, penalty: str) -> tuple[State, torch.Tensor, torch.Tensor]:
+    """Judge the last step of every problem, then take the next; also returns the answers and which problems are done.
 
-    A problem that slows down to SAGA's stop within the step is put back to where it did, its speed taken to decay exponentially.
+    A step after which the gradient is not what the linear model foresaw is taken back and made four times shorter.
     """
-    g, H = _derivatives(p, w)
-    new, slope = _flow_step(w, g, H, p.lasso, p.allowed, (p.epoch * (now - last)).unsqueeze(-1))
-    after = (slope[..., :-1].abs().amax(-1)) * p.epoch
-    stop = TOLERANCE * new[..., :-1].abs().amax(-1)
-    moving = (after > stop) | (now < 1.0)
-    back = torch.where(moving, 0.0, ((stop - after) / (speed - after)).nan_to_num(0.0).clamp(0.0, 1.0)).unsqueeze(-1)
-    return torch.where(new == 0, new, new + back * (w - new)), after, moving
+    g, H = _derivatives(p, s.w)
+    foreseen = s.g_before + (s.H_before @ (s.w - s.w_before).unsqueeze(-1)).squeeze(-1)
+    bad = ((g - foreseen) * p.allowed).abs().amax(-1) > s.bent
+    back = bad.unsqueeze(-1)
+    result, stopped = _stopped(p, s, g, penalty)
+    w, t = torch.where(back, s.w_before, s.w), torch.where(bad, s.t - s.step, s.t)
+    g, H = torch.where(back, s.g_before, g), torch.where(back.unsqueeze(-1), s.H_before, H)
+    speed = torch.where(bad, s.speed_before, s.speed)
+    step = torch.where(bad, s.step / 4, _longer(t, s.step, penalty))
+    if penalty == "l1":
+        step = torch.minimum(step, MAX_EPOCHS - t)
+    new, slope, size = _flow_step(w, g, H, p.lasso, p.allowed, (p.epoch * step).unsqueeze(-1))
+    after = slope[..., :-1].abs().amax(-1) * p.epoch
+    done = stopped & ~bad
+    size = torch.maximum(size, TOLERANCE * w[..., :-1].abs().amax(-1) / p.epoch) + GRADIENT_NOISE
+    return State(new, t + step, step, after, w, speed, g, H, TRUST * size), result, done
 
 
-def _newton(p: Problem, w: torch.Tensor, duration: float):
-    """A damped Newton step of the ridge problems (an implicit step of the flow, ever longer) and which are not at the optimum."""
-    g, H = _derivatives(p, w)
-    A = H * (p.allowed.unsqueeze(-1) & p.allowed.unsqueeze(-2))
-    A.diagonal(dim1=-2, dim2=-1).add_(1.0 / (p.epoch * duration).unsqueeze(-1))
-    g = g * p.allowed
-    return w - torch.linalg.solve_ex(A, g.unsqueeze(-1))[0].squeeze(-1), g.abs().amax(-1) > NEWTON_GRADIENT
+def _longer(t: torch.Tensor, step: torch.Tensor, penalty: str) -> torch.Tensor:
+    """The next step of a problem whose last one was good: a fixed share of its time, growing by a bounded factor."""
+    if penalty == "l2":
+        return torch.where(step == 0, 1.0, NEWTON_RATIO * step)
+    return torch.where(step == 0, FIRST_EPOCH, torch.minimum(torch.maximum((RATIO - 1) * t, step), 2.5 * step))
+
+
+def _stopped(p: Problem, s: State, g: torch.Tensor, penalty: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Final weights of the problems that are done at ``s.w`` and which these are.
+
+    l1: SAGA's stop. A problem that slowed down to it within the last step is put back to where it did, its speed taken to decay
+    exponentially. l2: a vanishing gradient.
+    """
+    if penalty == "l2":
+        return s.w, (g * p.allowed).abs().amax(-1) <= NEWTON_GRADIENT
+    limit = TOLERANCE * s.w[..., :-1].abs().amax(-1)
+    slow = (s.speed <= limit) & (s.t >= 1.0)
+    share = torch.where(slow, ((limit - s.speed) / (s.speed_before - s.speed)).nan_to_num(0.0).clamp(0.0, 1.0), 0.0)
+    between = s.w + share.unsqueeze(-1) * (s.w_before - s.w)
+    return torch.where(s.w == 0, 0.0, between), slow | (s.t >= MAX_EPOCHS)
 
 
 def _derivatives(p: Problem, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -200,7 +240,8 @@ def _symmetric(packed: torch.Tensor, m: int) -> torch.Tensor:
 def _flow_step(w, g, H, lasso, allowed, duration):
     """One L-stable second-order step (SDIRK2, gamma = 1 - 1/sqrt 2) of the linearised flow; a weight about to change sign stops at 0.
 
-    ``w, g, lasso, allowed (g, L, m)``; ``H (g, L, m, m)``; ``duration (g, L, 1)``. Also returns the slope at the end of the step.
+    ``w, g, lasso, allowed (g, L, m)``; ``H (g, L, m, m)``; ``duration (g, L, 1)``. Also returns the slope at the end of the step
+    and the size of the one at its start.
     """
     at_zero = w == 0
     sign = torch.where(at_zero, -torch.sign(g), torch.sign(w))
@@ -213,4 +254,4 @@ def _flow_step(w, g, H, lasso, allowed, duration):
     first = torch.linalg.lu_solve(factors, pivots, slope.unsqueeze(-1))
     second = torch.linalg.lu_solve(factors, pivots, slope.unsqueeze(-1) - (1 - GAMMA) * duration.unsqueeze(-1) * (H @ first)).squeeze(-1)
     new = w + duration * ((1 - GAMMA) * first.squeeze(-1) + GAMMA * second)
-    return torch.where((new * sign < 0) & (lasso > 0), 0.0, new), second
+    return torch.where((new * sign < 0) & (lasso > 0), 0.0, new), second, slope.abs().amax(-1)

@@ -238,8 +238,9 @@ def _pad(blocks: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> tupl
 
 
 def _probability(x: torch.Tensor, coef: torch.Tensor, intercept: torch.Tensor) -> torch.Tensor:
-    """``(P, n)`` probabilities in the dtype of the features, as scikit-learn gives them (ties of saturated rows included)."""
-    return torch.sigmoid(coef[:, : x.shape[1]].to(x.dtype) @ x.T + intercept.to(x.dtype).unsqueeze(1))
+    """``(P, n)`` float32 probabilities; computed in float64 and rounded, so that equal rows score the same whatever the order of sums."""
+    decision = coef[:, : x.shape[1]].double() @ x.double().T + intercept.double().unsqueeze(1)
+    return torch.sigmoid(decision.float())
 
 
 def _score(f: Features, i: int, ks: Sequence[int], chosen: Chosen) -> list[ProbeResult]:

@@ -163,6 +163,42 @@ def test_a_feature_the_penalty_excludes_scores_one_half():
                torch.tensor([1e-5])).coef.abs().max() == 0  # fmt: skip
 
 
+def test_a_step_too_long_for_the_model_is_taken_back():
+    # Tiny features make SAGA's step huge; one linear step of that length would overshoot into saturation and stay there.
+    data = sparse_data(700, scale=0.02, seed=7)
+    n = len(data.y)
+    found = fit(
+        data.x[None], torch.tensor(data.y)[None], torch.full((1, n), 1 / n), torch.ones(1, 8, dtype=torch.bool), torch.tensor([1e5])
+    )
+    saga = LogisticRegression(C=1e5, penalty="l1", solver="saga", random_state=42, max_iter=1000).fit(data.x.numpy(), data.y)
+    np.testing.assert_allclose(found.coef[0, 0].numpy(), saga.coef_[0], atol=0.02 * np.abs(saga.coef_).max())
+
+
+def test_rows_that_are_equal_tie_whatever_their_place():
+    data = sparse_data(700, m=6)
+    twice = data._replace(x=torch.cat([data.x, data.x]), y=np.r_[data.y, data.y])
+    features = probe_datasets(Neurons(6), [twice], [3])
+    assert 0.5 < features[0].auc < 1
+    from husai.external.probing import _probability
+
+    x = torch.rand(1, 6).repeat(1001, 1)
+    assert len(_probability(x, torch.randn(3, 6, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))[0].unique()) == 1
+
+
+def test_threads_change_neither_results_nor_order():
+    sets = [sparse_data(300 + 20 * i, seed=i) for i in range(5)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = probe_datasets(Neurons(8), iter(sets), [1, 4], block=2)
+        torch.set_num_threads(2)
+        together = probe_datasets(Neurons(8), iter(sets), [1, 4], block=2)
+    finally:
+        torch.set_num_threads(before)
+    assert [r.n_train for r in together] == [r.n_train for r in alone]
+    assert [r.auc for r in together] == pytest.approx([r.auc for r in alone], abs=2e-3)
+
+
 def test_k_above_the_number_of_latents_uses_all_of_them():
     result = probe_datasets(Neurons(8), [sparse_data()], [16])[0]
     assert len(result.latents) == 8 and result.k == 16
