@@ -21,9 +21,11 @@ TRUST = 0.1
 NEWTON_RATIO = 4.0
 NEWTON_GRADIENT = 1.0e-6
 MAX_STEPS = 200
+SETTLED = 5.0
 GRADIENT_NOISE = 1.0e-6
 GAMMA = 1 - 0.5**0.5
-GROUPS_AT_ONCE = 4
+GROUPS_AT_ONCE = 8
+REPACK = 0.7
 
 
 class Fit(NamedTuple):
@@ -48,6 +50,8 @@ class Problem(NamedTuple):
     ridge: torch.Tensor
     allowed: torch.Tensor
     epoch: torch.Tensor
+    noise: torch.Tensor
+    """Rounding of a gradient summed in float32."""
 
 
 class State(NamedTuple):
@@ -111,10 +115,14 @@ def _fit_block(X, y, row_weight, support, C, penalty: str) -> Fit:
             part, state, live = _subset(problem, *at), State(*(t[at] for t in whole)), todo[at]
         state, result, ended = _advance(part, state, penalty)
         ended &= live
-        if bool(ended.any()):
-            w[at] = torch.where(ended.unsqueeze(-1), result, w[at])
-            epochs[at] = torch.where(ended, state.t, epochs[at])
-            todo[at] = live & ~ended
+        if not bool(ended.any()):
+            continue
+        w[at] = torch.where(ended.unsqueeze(-1), result, w[at])
+        epochs[at] = torch.where(ended, state.t, epochs[at])
+        live = live & ~ended
+        todo[at] = live
+        left = live.sum(1)
+        if int(left.min()) == 0 or int(left.max()) <= REPACK * live.shape[1]:
             for kept, now in zip(whole, state, strict=True):
                 kept[at] = now
             part = None
@@ -142,8 +150,8 @@ def _assemble(X, y, row_weight, support, C, penalty: str) -> Problem:
     P = support.shape[0]
     counts = row_weight > 0
     n_rows = counts.sum(1, keepdim=True)
-    squares = X.square() @ support.to(X.dtype).T
-    epoch = (n_rows * 2.0 / (squares.amax(1) + 1.0)).to(torch.float64)
+    largest = ((X.square() @ support.to(X.dtype).T).amax(1) + 1.0).to(torch.float64)
+    epoch = n_rows * 2.0 / largest
     X1 = torch.cat([X, counts.to(X.dtype).unsqueeze(-1)], -1)
     rows, cols = torch.triu_indices(m + 1, m + 1, device=X.device)
     strength = torch.zeros(G, P, m + 1, dtype=torch.float64, device=X.device)
@@ -152,14 +160,15 @@ def _assemble(X, y, row_weight, support, C, penalty: str) -> Problem:
     lasso, ridge = (strength, none) if penalty == "l1" else (none, strength)
     allowed = torch.cat([support, torch.ones(P, 1, dtype=torch.bool, device=X.device)], -1).expand(G, P, m + 1)
     labels = (y * counts).unsqueeze(1).to(X.dtype)
-    return Problem(X1, X1[..., rows] * X1[..., cols], labels, row_weight.unsqueeze(1).to(X.dtype), lasso, ridge, allowed, epoch)
+    noise = GRADIENT_NOISE * largest.sqrt()
+    return Problem(X1, X1[..., rows] * X1[..., cols], labels, row_weight.unsqueeze(1).to(X.dtype), lasso, ridge, allowed, epoch, noise)
 
 
 def _subset(p: Problem, groups: torch.Tensor, places: torch.Tensor) -> Problem:
     """The problems at ``places (g, L)`` of ``groups (g, 1)``."""
     rows = groups[:, 0]
     shared = (p.X, p.pairs, p.y, p.row_weight) if len(rows) == len(p.X) else (t[rows] for t in (p.X, p.pairs, p.y, p.row_weight))
-    return Problem(*shared, *(t[groups, places] for t in (p.lasso, p.ridge, p.allowed, p.epoch)))
+    return Problem(*shared, *(t[groups, places] for t in (p.lasso, p.ridge, p.allowed, p.epoch, p.noise)))
 
 
 def _logit_of_mean(p: Problem) -> torch.Tensor:
@@ -178,11 +187,12 @@ def _not_excluded(p: Problem, w: torch.Tensor) -> torch.Tensor:
 def _advance(p: Problem, s: State, penalty: str) -> tuple[State, torch.Tensor, torch.Tensor]:
     """Judge the last step of every problem, then take the next; also returns the answers and which problems are done.
 
-    A step after which the gradient is not what the linear model foresaw is taken back and made four times shorter.
+    An early step after which the gradient is not what the linear model foresaw is taken back and made four times shorter; once the
+    stiff directions have settled the implicit step is safe at any length.
     """
     g, H = _derivatives(p, s.w)
     foreseen = s.g_before + (s.H_before @ (s.w - s.w_before).unsqueeze(-1)).squeeze(-1)
-    bad = ((g - foreseen) * p.allowed).abs().amax(-1) > s.bent
+    bad = (((g - foreseen) * p.allowed).abs().amax(-1) > s.bent) & (s.t - s.step < SETTLED)
     back = bad.unsqueeze(-1)
     result, stopped = _stopped(p, s, g, penalty)
     w, t = torch.where(back, s.w_before, s.w), torch.where(bad, s.t - s.step, s.t)
@@ -194,8 +204,8 @@ def _advance(p: Problem, s: State, penalty: str) -> tuple[State, torch.Tensor, t
     new, slope, size = _flow_step(w, g, H, p.lasso, p.allowed, (p.epoch * step).unsqueeze(-1))
     after = slope[..., :-1].abs().amax(-1) * p.epoch
     done = stopped & ~bad
-    size = torch.maximum(size, TOLERANCE * w[..., :-1].abs().amax(-1) / p.epoch) + GRADIENT_NOISE
-    return State(new, t + step, step, after, w, speed, g, H, TRUST * size), result, done
+    size = torch.maximum(size, TOLERANCE * w[..., :-1].abs().amax(-1) / p.epoch)
+    return State(new, t + step, step, after, w, speed, g, H, TRUST * size + p.noise), result, done
 
 
 def _longer(t: torch.Tensor, step: torch.Tensor, penalty: str) -> torch.Tensor:

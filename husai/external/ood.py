@@ -65,7 +65,7 @@ def sae_drops(
         chosen = final_probes(features, [k], penalty=penalty)
     drops = []
     for i, (f, (x_ood, y_ood)) in enumerate(zip(features, tests, strict=True)):
-        inside, outside = (scores.auc(chosen.probability(i, x), y) for x, y in ((f.test, f.y_test), (x_ood, y_ood)))
+        inside, outside = (scores.auc(chosen.probabilities(i, x), y.cpu()) for x, y in ((f.test, f.y_test), (x_ood, y_ood)))
         drops.append({"id": float(inside[0]), "ood": float(outside[0])})
     return drops
 

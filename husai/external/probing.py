@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from husai.errors import HusaiError
 from husai.external import scores
@@ -143,9 +144,9 @@ class Chosen(NamedTuple):
     """``(G, K)``"""
     C: list[list[float]]
 
-    def probability(self, i: int, x: torch.Tensor) -> torch.Tensor:
-        """Probability of class 1, ``(K, n)``, for rows ``x (n, m)`` of data set i."""
-        return _probability(x, self.coef[i], self.intercept[i])
+    def probabilities(self, i: int, x: torch.Tensor) -> torch.Tensor:
+        """Probabilities of class 1 ``(K, n)``, on the CPU, of rows ``x (n, m)`` of data set i."""
+        return _probabilities(x, self.coef[i], self.intercept[i])
 
 
 def probe(features: Sequence[Features], ks: Sequence[int] = KS, *, penalty: str = "l1", Cs: Sequence[float] = C_GRID) -> list[ProbeResult]:
@@ -179,8 +180,8 @@ def final_probes(features: Sequence[Features], ks: Sequence[int], *, penalty: st
     val_auc, choice = torch.zeros(len(features), K, dtype=torch.float64), torch.zeros(len(features), K, dtype=torch.int64)
     for i, f in enumerate(features):
         held = slice(int(n_fit[i]), len(f.train))
-        prob = _probability(f.train[held], path.coef[i, places], path.intercept[i, places]).view(K, n_C, -1)
-        val_auc[i], choice[i] = best_of_grid(prob, f.y_train[held])
+        prob = _probabilities(f.train[held], path.coef[i, places], path.intercept[i, places]).view(K, n_C, -1)
+        val_auc[i], choice[i] = best_of_grid(prob, f.y_train[held].cpu())
     full = torch.where(rows < n_train.to(device).unsqueeze(1), 1.0 / n_train.to(device).unsqueeze(1), 0.0)
     final = fit(X, y, full, support, grid[choice.to(device)], penalty=penalty)
     return Chosen(final.coef, final.intercept, val_auc, [[Cs[c] for c in row] for row in choice.tolist()])
@@ -213,7 +214,7 @@ def best_of_grid(prob: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, tor
     """Best validation AUC ``(K,)`` over the grid of C of ``prob (K, n_C, n)`` and its position; ties as the official argmax breaks them."""
     val = scores.auc(prob, y).cpu()
     tied = val > val.amax(-1, keepdim=True) - 1e-9
-    labels, prob = y.cpu().numpy(), prob.cpu().numpy()
+    labels, prob = y.numpy(), prob.numpy()
     choice = torch.zeros(len(val), dtype=torch.int64)
     for i in range(len(val)):
         places = tied[i].nonzero().squeeze(1).tolist()
@@ -237,16 +238,19 @@ def _pad(blocks: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> tupl
     return X, y, torch.arange(n, device=X.device).unsqueeze(0)
 
 
-def _probability(x: torch.Tensor, coef: torch.Tensor, intercept: torch.Tensor) -> torch.Tensor:
-    """``(P, n)`` float32 probabilities; computed in float64 and rounded, so that equal rows score the same whatever the order of sums."""
-    decision = coef[:, : x.shape[1]].double() @ x.double().T + intercept.double().unsqueeze(1)
-    return torch.sigmoid(decision.float())
+def _probabilities(x: torch.Tensor, coef: torch.Tensor, intercept: torch.Tensor) -> torch.Tensor:
+    """``(P, n)`` float32 probabilities of class 1 on the CPU, with the ties scikit-learn's have.
+
+    Decision values are summed in float64 and rounded, so that equal rows score the same whatever the order of the sum, and go through
+    the scalar sigmoid that scikit-learn uses: a vectorised one differs in the last bit between its lanes and its remainder.
+    """
+    found = coef[:, : x.shape[1]].double() @ x.double().T + intercept.double().unsqueeze(1)
+    return torch.from_numpy(expit(found.float().cpu().numpy()))
 
 
 def _score(f: Features, i: int, ks: Sequence[int], chosen: Chosen) -> list[ProbeResult]:
-    prob = chosen.probability(i, f.test)
-    decision = prob - 0.5
-    measured = (scores.auc(prob, f.y_test), scores.accuracy(decision, f.y_test), scores.weighted_f1(decision, f.y_test))
+    prob, y = chosen.probabilities(i, f.test), f.y_test.cpu()
+    measured = (scores.auc(prob, y), scores.accuracy(prob - 0.5, y), scores.weighted_f1(prob - 0.5, y))
     auc, accuracy, f1 = (values.tolist() for values in measured)
     return [
         ProbeResult(

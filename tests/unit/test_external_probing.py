@@ -179,10 +179,10 @@ def test_rows_that_are_equal_tie_whatever_their_place():
     twice = data._replace(x=torch.cat([data.x, data.x]), y=np.r_[data.y, data.y])
     features = probe_datasets(Neurons(6), [twice], [3])
     assert 0.5 < features[0].auc < 1
-    from husai.external.probing import _probability
+    from husai.external.probing import _probabilities
 
     x = torch.rand(1, 6).repeat(1001, 1)
-    assert len(_probability(x, torch.randn(3, 6, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))[0].unique()) == 1
+    assert len(_probabilities(x, torch.randn(3, 6, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))[0].unique()) == 1
 
 
 def test_threads_change_neither_results_nor_order():
