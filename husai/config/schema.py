@@ -24,7 +24,11 @@ class Section(BaseModel):
 class Compute(Section):
     """Where jobs run. Not part of any recipe: changing it reruns nothing."""
 
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; asking for CUDA where there is none is an error")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; asking for CUDA where there is none is an error",
+    )
     dtype: Literal["float32", "float64", "bfloat16"] = Field("float32", description="number format of SAE training and evaluation")
     train_threads: PositiveInt = Field(1, description="CPU threads of a training or evaluation job")
     gpu_mem_mb: PositiveInt = Field(20000, description="GPU memory a GPU job asks of the scheduler, MB")
