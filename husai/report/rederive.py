@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from husai.errors import HusaiError
 from husai.provenance import finite, library_versions
 from husai.report.document import FORMAT, derived, escape_markdown, format_value, resolve_pointer
+from husai.report.log import read_events, render_log, runs_path
 from husai.report.render import render
 
 if TYPE_CHECKING:
@@ -40,6 +41,22 @@ def check_report(found: Findings) -> None:
         if now != then:
             found.mismatch(report, f"line {number} is not what the evidence gives: '{then[:80]}' should be '{now[:80]}'")
     _check_page(found, again.html)
+
+
+def check_log(found: Findings) -> None:
+    """The experiment log from the record of runs, line by line."""
+    log, record = found.reports / "experiment_log.md", found.reports / "runs.jsonl"
+    if not log.is_file() or not record.is_file():
+        return
+    try:
+        again = render_log(read_events(record, *([runs_path(found.root / "results")] if found.has_results else [])))
+    except (HusaiError, KeyError, TypeError, AttributeError) as error:
+        found.mismatch(record, f"the experiment log cannot be made again ({error})")
+        return
+    found.count("log entries made again", again.count("\n## "))
+    for number, (now, then) in enumerate(_pairs(again, log.read_text(errors="replace")), start=1):
+        if now != then:
+            found.mismatch(log, f"line {number} is not what runs.jsonl gives: '{then[:80]}' should be '{now[:80]}'")
 
 
 def _check_page(found: Findings, again: str) -> None:

@@ -143,6 +143,13 @@ def test_figures_of_another_matplotlib_are_compared_by_their_words(run):
     )
 
 
+def test_an_edited_experiment_log_still_disagrees_with_the_record_of_runs(run):
+    path = run / "reports/experiment_log.md"
+    assert "profiles/local" in path.read_text()
+    path.write_text(path.read_text().replace("profiles/local", "profiles/lokal"))
+    assert any(re.match(r"reports/experiment_log.md: line \d+ is not what runs.jsonl gives", m) for m in forge(run, path).mismatches)
+
+
 def test_numbers_edited_together_with_all_checksums_still_disagree_with_the_evidence(run):
     path = run / "reports/numbers.json"
     numbers = json.loads(path.read_text())
