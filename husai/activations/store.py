@@ -132,10 +132,14 @@ class ActivationStore:
         """The first ``n_rows`` rows in the stored dtype on ``device``, loaded once and shared by every reader of this store object."""
         key = (n_rows, str(device))
         if key not in self._resident:
-            host = torch.empty(n_rows, self.d, dtype=self.torch_dtype)
-            self.read_into(0, host)
-            self._resident[key] = host.to(device)
+            held = torch.empty(n_rows, self.d, dtype=self.torch_dtype, device=device)
+            self.read_into(0, held)
+            self._resident[key] = held
         return self._resident[key]
+
+    def is_resident(self, n_rows: int, device: torch.device) -> bool:
+        """Whether :meth:`resident` has these rows there already."""
+        return (n_rows, str(device)) in self._resident
 
     def verify(self) -> None:
         """Compare every shard with its sha256.
