@@ -1,12 +1,10 @@
-"""Where a job computes: device, number format and CPU threads, resolved from configuration with clear errors."""
+"""Where a job computes: device and CPU threads, resolved from configuration with clear errors."""
 
 from __future__ import annotations
 
 import torch
 
 from husai.errors import HusaiError
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -25,13 +23,6 @@ def resolve_device(name: str = "auto") -> torch.device:
     if kind == "cuda" and not torch.cuda.is_available():
         raise HusaiError(f"compute.device: '{name}' was asked for but this machine has no CUDA device; set compute.device to cpu or auto")
     return torch.device(name)
-
-
-def resolve_dtype(name: str = "float32") -> torch.dtype:
-    """Return the torch dtype called ``name``."""
-    if name not in DTYPES:
-        raise HusaiError(f"compute.dtype: '{name}' is not one of {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def use_threads(threads: int | None) -> None:

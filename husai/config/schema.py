@@ -25,7 +25,10 @@ class Compute(Section):
     """Where jobs run. Not part of any recipe: changing it reruns nothing."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; asking for CUDA where there is none is an error")
-    dtype: Literal["float32", "float64", "bfloat16"] = Field("float32", description="number format of SAE training and evaluation")
+    dtype: Literal["float32", "tf32", "bfloat16", "float64"] = Field(
+        "float32",
+        description="number format of SAE training; tf32 and bfloat16 round the operands of products, on a GPU, if the gradients stay right",
+    )
     train_threads: PositiveInt = Field(1, description="CPU threads of a training or evaluation job")
     gpu_mem_mb: PositiveInt = Field(20000, description="GPU memory a GPU job asks of the scheduler, MB")
     mem_mb: PositiveInt = Field(2500, description="main memory a job asks of the scheduler, MB")

@@ -11,10 +11,11 @@ import torch
 
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
+from husai.sae.arithmetic import FORMATS
 from husai.sae.evaluate import evaluate_sae
 from husai.sae.recipe import FIXED_K, Recipe
 from husai.sae.resume import Checkpoint
-from husai.sae.training import FORMATS, Member, Rows, Trainer
+from husai.sae.training import Member, Rows, Trainer
 
 CURVE_POINTS = 20
 CURVE_ROWS = 4096

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 
 from husai.activations import ActivationStore, BatchReader
+from husai.activations.batches import free_bytes
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
+from husai.sae.arithmetic import FORMATS, Arithmetic, Problem, choose, tf32
 from husai.sae.evaluate import batch_top_k_threshold
-from husai.sae.gradients import Gradients, Settings, choose_kernels, gradients
+from husai.sae.export import exported
+from husai.sae.gradients import Gradients, Settings, gradients
+from husai.sae.graphs import StepRunner, recorder_for
 from husai.sae.initialise import initial_parameters, measure_units, member_generator
 from husai.sae.objectives import Consistency, auxk
 from husai.sae.optimiser import Optimiser, learning_rate_factor
 from husai.sae.recipe import Recipe
 
 Rows = torch.Tensor | ActivationStore
-FORMATS = {
-    "float32": (torch.float32, None),
-    "tf32": (torch.float32, None),
-    "bfloat16": (torch.float32, torch.bfloat16),
-    "float64": (torch.float64, None),
-}
 SPARSITY_WARMUP = 0.1
 DEAD_CHECK_STEPS = 20
 SHARED_ORDER_SEED = 0
@@ -41,12 +38,24 @@ class Member(NamedTuple):
         return f"seed {self.seed}" + (f" (sparsity coefficient {self.coefficient:g})" if self.coefficient else "")
 
 
+class Clock(NamedTuple):
+    """What changes from step to step by plan: tensors () that a recorded step reads."""
+
+    rate: torch.Tensor
+    """Learning rate."""
+    ramp: torch.Tensor
+    """Share of the sparsity coefficient."""
+    step: torch.Tensor
+    """Number of the step, from 0."""
+
+
 class Trainer:
     """Trains the members of one recipe together.
 
     On a CPU each member's step is computed on its own (its working set then stays in cache), on a GPU all members share every kernel. A
     member sees the same rows and the same arithmetic either way: on a CPU its weights are bit-identical to training it alone as long as the
-    number of threads is the same and the member's slices of the stacked weights are aligned alike (widths that are multiples of 16).
+    number of threads is the same and the member's slices of the stacked weights are aligned alike (widths that are multiples of 16). On a
+    GPU the step of a small ensemble is replayed as a CUDA graph, except while latents are dead: how many is known to the host alone.
 
     Parameters
     ----------
@@ -58,7 +67,8 @@ class Trainer:
     reference : Tensor (d_sae, d_out) or None
         Decoder to align to when the recipe has a consistency weight.
     device, dtype
-        Where, and in which of ``float32``, ``tf32``, ``bfloat16`` (products only) or ``float64``, to compute.
+        Where, and in which of ``float32``, ``tf32``, ``bfloat16`` (products only) or ``float64``, to compute. A rounded format is used if
+        its gradients pass the check of :func:`husai.sae.arithmetic.choose`, and float32 otherwise.
     sparse : bool or None
         Kernels of the TopK family; None chooses by the measured crossover.
     """
@@ -75,17 +85,16 @@ class Trainer:
         sparse: bool | None = None,
     ):
         self.recipe, self.members, self.device = recipe, list(members), torch.device(device)
-        self.dtype, matmul_dtype = FORMATS[dtype]
-        self.use_tf32 = dtype == "tf32"
+        self.dtype = FORMATS[dtype].weights
         self.units = measure_units(recipe, data, target)
         per_member = [initial_parameters(recipe, m.seed, self.units, self.dtype) for m in self.members]
         self.parameters = {name: torch.stack([p[name] for p in per_member]).to(self.device) for name in per_member[0]}
         self.initial_decoders = self.parameters["W_dec"].clone()
         self.coefficient = torch.tensor([m.coefficient for m in self.members], dtype=self.dtype, device=self.device)
         use_auxk = recipe.architecture in ("topk", "batchtopk", "transcoder") and recipe.auxk_coefficient > 0
-        self.settings = Settings(recipe.architecture, recipe.k, bool(sparse), recipe.frozen_decoder, matmul_dtype, use_auxk)
-        S = len(self.members)
-        self.groups = [slice(s, s + 1) for s in range(S)] if self.device.type == "cpu" else [slice(0, S)]
+        self.settings = Settings(recipe.architecture, recipe.k, frozen_decoder=recipe.frozen_decoder, count_fired=use_auxk)
+        S, on_cpu = len(self.members), self.device.type == "cpu"
+        self.groups = [slice(s, s + 1) for s in range(S)] if on_cpu else [slice(0, S)]
         self._optimisers = [self._optimiser(group) for group in self.groups]
         self._readers = self._make_readers(data, target)
         self._consistency = None
@@ -97,36 +106,51 @@ class Trainer:
         self._loss_sum = torch.zeros(S, dtype=torch.float64, device=self.device)
         self._bad_step = torch.full((S,), -1, dtype=torch.int64, device=self.device)
         self._centre_in = (self.units.centre_in * self.units.scale_in).to(device=self.device, dtype=self.dtype)
+        # Torch's fused Adam reads a rate on a GPU as float32; on a CPU float64 is the number itself.
+        kinds = (torch.float64 if on_cpu else torch.float32, self.dtype, torch.int64)
+        self._clock = Clock(*(torch.zeros((), dtype=kind, device=self.device) for kind in kinds))
         self._loss_steps = self.done = 0
-        if sparse is None:
-            self._choose_kernels()
+        self._compute_in(choose(self.settings, FORMATS[dtype], self._problem(), sparse))
 
     @torch.no_grad()
     def step(self) -> None:
-        """One optimiser step of every member."""
+        """One optimiser step of every member. Nothing in it waits for the device, but for the search for dead latents once in a while."""
+        recipe = self.recipe
         if self.settings.count_fired and self.done % DEAD_CHECK_STEPS == 0:
             self._find_dead()
         if self._consistency is not None:
             self._consistency.renew(self.done, self.parameters["W_dec"])
-        recipe = self.recipe
-        rate = recipe.learning_rate * learning_rate_factor(self.done, recipe.steps, recipe.warmup_fraction, recipe.decay_fraction)
+        factor = learning_rate_factor(self.done, recipe.steps, recipe.warmup_fraction, recipe.decay_fraction)
         ramp = min(1.0, (self.done + 1) / max(1, round(SPARSITY_WARMUP * recipe.steps)))
+        for now, value in zip(self._clock, (recipe.learning_rate * factor, ramp, self.done), strict=True):
+            now.fill_(value)
         batches = [next(reader) for reader in self._readers]
-        with _tf32(self.use_tf32):
-            for group, optimiser in zip(self.groups, self._optimisers, strict=True):
-                own = batches if len(batches) == 1 else batches[group]
-                loss, found = self._gradients(group, *self._normalised(group, own), ramp)
-                optimiser.step(found, rate)
-                self._loss_sum[group] += loss
-                seen = self._bad_step[group]
-                seen.copy_(torch.where((seen < 0) & ~torch.isfinite(loss), self.done, seen))
+        if recipe.architecture == "transcoder":
+            batches = [batch[i] for i in (0, 1) for batch in batches]
+        if self._runner is None:
+            size = len(self.members) * recipe.batch_size * recipe.d_sae
+            self._runner = StepRunner(self._update, recorder_for(self.device, size))
+        run = self._runner if all(dead is None for dead in self._dead) else self._update
+        with tf32(self._arithmetic.tf32):
+            run(*batches)
         self.done += 1
         self._loss_steps += 1
 
-    def _gradients(self, group: slice, x: torch.Tensor, y: torch.Tensor, ramp: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _update(self, *batches: torch.Tensor) -> None:
+        """The arithmetic of a step on the readers' inputs, then their targets; changes tensors in place and nothing else."""
+        n = len(self._readers)
+        for group, optimiser in zip(self.groups, self._optimisers, strict=True):
+            own = [part if n == 1 else part[group] for part in (batches[:n], batches[n:])]
+            loss, found = self._gradients(group, *self._normalised(group, *own))
+            optimiser.step(found, self._clock.rate)
+            self._loss_sum[group].add_(loss)
+            seen = self._bad_step[group]
+            seen.copy_(torch.where((seen < 0) & ~torch.isfinite(loss), self._clock.step, seen))
+
+    def _gradients(self, group: slice, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Losses (S',) and gradients of the members in ``group`` on their centred rows."""
         p = {name: value[group] for name, value in self.parameters.items()}
-        result: Gradients = gradients(self.settings, p, x, y, self.coefficient[group] * ramp)
+        result: Gradients = gradients(self.settings, p, x, y, self.coefficient[group] * self._clock.ramp)
         loss, found = result.loss, result.by_name
         if result.fired is not None:
             since = self._rows_since_fired[group]
@@ -140,19 +164,21 @@ class Trainer:
             loss = loss + self._consistency.add(p["W_dec"], found["W_dec"], group)
         return loss, found
 
-    def _normalised(self, group: slice, batches: list) -> tuple[torch.Tensor, torch.Tensor]:
+    def _normalised(
+        self, group: slice, inputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Centred input and target (S', B, d) in normalised units; one batch stands for all members when the order is shared."""
         size = group.stop - group.start
         b_dec = self.parameters["b_dec"][group].unsqueeze(1)
+        x = _stacked(inputs, size)
         if self.recipe.architecture != "transcoder":
-            x = _stacked(batches, size)
             x = torch.add(b_dec.neg(), x, alpha=self.units.scale_in)
             return x, x
-        x, y = _stacked([b[0] for b in batches], size), _stacked([b[1] for b in batches], size)
-        return torch.add(-self._centre_in, x, alpha=self.units.scale_in), torch.add(b_dec.neg(), y, alpha=self.units.scale_out)
+        x = torch.add(-self._centre_in, x, alpha=self.units.scale_in)
+        return x, torch.add(b_dec.neg(), _stacked(targets, size), alpha=self.units.scale_out)
 
     def _find_dead(self) -> None:
-        """Note which latents have not fired for too many rows; the only host synchronisation of training, once in a few steps."""
+        """Note which latents have not fired for too many rows."""
         dead = self._rows_since_fired > self.recipe.dead_after_rows
         has = dead.any(1).tolist()
         self._dead = [dead[s].nonzero().view(-1) if has[s] else None for s in range(len(self.members))]
@@ -188,18 +214,8 @@ class Trainer:
 
         A BatchTopK member gets the threshold at which it has k active latents per row of ``calibration_rows``.
         """
-        p, units = {n: v[index].double() for n, v in self.parameters.items()}, self.units
-        W_enc, b_enc = p["W_enc"].t(), p["b_enc"]
-        if self.recipe.architecture == "transcoder":
-            b_enc = b_enc - self._centre_in.double() @ W_enc
-        W_enc, b_enc = W_enc * (units.scale_in / units.scale_out), b_enc / units.scale_out
-        threshold = p["threshold"] / units.scale_out if "threshold" in p else None
-        if self.recipe.architecture == "batchtopk":
-            threshold = torch.zeros_like(b_enc)
-        parts = [W_enc, p["W_dec"], b_enc, p["b_dec"] / units.scale_out, threshold]
-        parts = [None if t is None else t.to(torch.float64 if self.dtype == torch.float64 else torch.float32).contiguous() for t in parts]
-        k = self.recipe.k if self.recipe.k is not None else None
-        sae = SAE(self.recipe.architecture, *parts, k=k, cfg=self._metadata(index))
+        own = {name: value[index] for name, value in self.parameters.items()}
+        sae = exported(self.recipe, self.members[index].seed, own, self.units)
         if self.recipe.architecture == "batchtopk" and calibration_rows is not None:
             sae.threshold.fill_(batch_top_k_threshold(sae, calibration_rows, self.recipe.k, max_rows))
         return sae
@@ -208,7 +224,7 @@ class Trainer:
         """Everything the remaining steps depend on, as tensors and plain values."""
         return {
             "done": self.done,
-            "sparse": self.settings.sparse,
+            "arithmetic": tuple(self._arithmetic),
             "parameters": self.parameters,
             "optimisers": [o.state() for o in self._optimisers],
             "readers": [r.state() for r in self._readers],
@@ -220,7 +236,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`, bit-identically on a CPU with the same number of threads."""
-        self.settings = self.settings._replace(sparse=state["sparse"])
+        self._compute_in(Arithmetic(*state["arithmetic"]))
         for name, value in self.parameters.items():
             value.copy_(state["parameters"][name])
         for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
@@ -230,22 +246,26 @@ class Trainer:
         self._rows_since_fired.copy_(state["rows_since_fired"])
         self._dead = [None if d is None else d.to(self.device) for d in state["dead"]]
         if self._consistency is not None and state["assignment"] is not None:
-            self._consistency.assignment = state["assignment"].to(self.device)
+            self._consistency.assign(state["assignment"])
         loss_sum, self._loss_steps, bad_step = state["loss"]
         self._loss_sum.copy_(loss_sum)
         self._bad_step.copy_(bad_step)
         self.done = state["done"]
 
     def close(self) -> None:
-        """Stop the readers' background threads."""
+        """Stop the readers' background threads and forget a recorded step; training can go on afterwards."""
+        self._runner = None
         for reader in self._readers:
             reader.close()
 
-    @torch.no_grad()
-    def _choose_kernels(self) -> None:
-        """Settle on sparse or dense kernels for batches like the sampled rows."""
+    def _compute_in(self, arithmetic: Arithmetic) -> None:
+        """Use ``arithmetic`` from the next step on."""
+        self._arithmetic, self._runner = arithmetic, None
+        self.settings = self.settings._replace(sparse=arithmetic.sparse, matmul_dtype=arithmetic.products)
+
+    def _problem(self) -> Problem:
+        """A step like those to come, of the members computed together: the sampled rows, as many as a batch has on a GPU."""
         group = self.groups[0]
-        parameters = {name: value[group] for name, value in self.parameters.items()}
         repeats = -(-self.recipe.batch_size // len(self.units.sample_in)) if self.device.type == "cuda" else 1
         x, y = (
             rows.to(device=self.device, dtype=self.dtype)
@@ -253,48 +273,26 @@ class Trainer:
             .expand(len(self.members[group]), -1, -1)
             for rows in (self.units.sample_in, self.units.sample_out)
         )
-        self.settings = choose_kernels(self.settings, parameters, x, y)
+        return Problem({name: value[group] for name, value in self.parameters.items()}, x, y, self.coefficient[group])
 
     def _optimiser(self, group: slice) -> Optimiser:
         own = {name: value[group] for name, value in self.parameters.items()}
         return Optimiser(own, self.recipe.gradient_clip, self.recipe.frozen_decoder)
 
     def _make_readers(self, data: Rows, target: Rows | None) -> list[BatchReader]:
-        data, target = (_on_device(rows, self.device) for rows in (data, target))
+        data, target = (_on_device(rows, self.recipe.n_rows, self.device) for rows in (data, target))
         seeds = [SHARED_ORDER_SEED] if self.recipe.shared_data_order else [m.seed for m in self.members]
         shared = {"n_rows": self.recipe.n_rows, "device": self.device, "dtype": self.dtype, "target": target}
         return [BatchReader(data, self.recipe.batch_size, member_generator(s, "rows").initial_seed(), **shared) for s in seeds]
 
-    def _metadata(self, index: int) -> dict[str, Any]:
-        recipe, member = self.recipe, self.members[index]
-        return {
-            "subject": recipe.subject,
-            "hook_name": recipe.hook_name,
-            "target_hook_name": recipe.target_hook_name,
-            "recipe": recipe.to_dict(),
-            "recipe_id": recipe.id,
-            "recipe_hash": recipe.hash,
-            "seed": member.seed,
-        }
+
+def _stacked(batches: Sequence[torch.Tensor], size: int) -> torch.Tensor:
+    return batches[0].expand(size, -1, -1) if len(batches) == 1 else torch.stack(list(batches))
 
 
-def _stacked(batches: list[torch.Tensor], size: int) -> torch.Tensor:
-    return batches[0].expand(size, -1, -1) if len(batches) == 1 else torch.stack(batches)
-
-
-def _on_device(rows: Rows | None, device: torch.device) -> Rows | None:
-    """A tensor moved to the GPU when it takes at most half of the free memory there; anything else as it is."""
-    if device.type != "cuda" or not isinstance(rows, torch.Tensor) or rows.device == device:
+def _on_device(rows: Rows | None, n_rows: int | None, device: torch.device) -> Rows | None:
+    """The first ``n_rows`` rows of a tensor, on the GPU when they take at most half of its free memory; readers place stores themselves."""
+    if device.type != "cuda" or not isinstance(rows, torch.Tensor) or rows.device.type == device.type:
         return rows
-    free, _ = torch.cuda.mem_get_info(device)
-    return rows.to(device) if rows.numel() * rows.element_size() <= free // 2 else rows
-
-
-@contextmanager
-def _tf32(enabled: bool):
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = enabled or before
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+    rows = rows if n_rows is None else rows[:n_rows]
+    return rows.to(device) if rows.numel() * rows.element_size() <= free_bytes(device) // 2 else rows
