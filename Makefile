@@ -9,7 +9,7 @@ EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: run test smoke lint lock verify schema clean bench-sae bench-sae-gpu bench-sae-scaling bench-probes bench-cebench bench-stability
+.PHONY: run test smoke lint lock verify schema clean bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory cuda-device bench-probes bench-cebench bench-stability
 
 run: $(READY)
 	$(EXCLUSIVE) .snakemake/run.lock $(SNAKEMAKE) --profile profiles/local
@@ -53,11 +53,17 @@ BENCH_READY := $(BENCH)/.ready
 bench-sae: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/bench_sae.py
 
-bench-sae-gpu: $(BENCH_READY)
+bench-sae-gpu: cuda-device $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/bench_sae.py --device cuda
+
+cuda-device:
+	@nvidia-smi -L > /dev/null 2>&1 || { echo "bench-sae-gpu: this machine has no CUDA device; make bench-sae measures on the CPU" >&2; exit 1; }
 
 bench-sae-scaling: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/bench_sae.py --scaling
+
+bench-sae-memory: $(READY)
+	$(BIN)/python benchmarks/bench_sae.py --store-memory
 
 bench-probes: $(READY)
 	$(BIN)/python -W ignore benchmarks/bench_probes.py

@@ -131,7 +131,7 @@ class Trainer:
             size = len(self.members) * recipe.batch_size * recipe.d_sae
             self._runner = StepRunner(self._update, recorder_for(self.device, size))
         run = self._runner if all(dead is None for dead in self._dead) else self._update
-        with tf32(self._arithmetic.tf32):
+        with tf32(self.arithmetic.tf32):
             run(*batches)
         self.done += 1
         self._loss_steps += 1
@@ -224,7 +224,7 @@ class Trainer:
         """Everything the remaining steps depend on, as tensors and plain values."""
         return {
             "done": self.done,
-            "arithmetic": tuple(self._arithmetic),
+            "arithmetic": tuple(self.arithmetic),
             "parameters": self.parameters,
             "optimisers": [o.state() for o in self._optimisers],
             "readers": [r.state() for r in self._readers],
@@ -260,7 +260,7 @@ class Trainer:
 
     def _compute_in(self, arithmetic: Arithmetic) -> None:
         """Use ``arithmetic`` from the next step on."""
-        self._arithmetic, self._runner = arithmetic, None
+        self.arithmetic, self._runner = arithmetic, None
         self.settings = self.settings._replace(sparse=arithmetic.sparse, matmul_dtype=arithmetic.products)
 
     def _problem(self) -> Problem:
