@@ -75,7 +75,7 @@ def compare_paths(
     null : str
         ``worst`` (of those that can be measured), ``gaussian``, ``init`` (SAEs trained here) or ``covariance`` (needs ``rows``).
     rows : path or Tensor (n, d_in), optional
-        Activations of the hook, for living latents, activation agreement and the covariance null.
+        Activations of the hook (a store, or a folder with a ``held_out`` one), for living latents, activation agreement and the covariance null.
     drop_zero_rows : bool
         Leave out decoder rows of length zero instead of refusing them.
 
@@ -122,7 +122,8 @@ def _activations(rows):
         return rows
     from husai.activations import ActivationStore
 
-    return ActivationStore.open(rows)
+    held_out = Path(rows) / "held_out"
+    return ActivationStore.open(held_out if held_out.is_dir() else rows)
 
 
 def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Brought:
