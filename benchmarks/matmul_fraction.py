@@ -14,9 +14,11 @@ import time
 import torch
 
 from husai.sae.arithmetic import tf32
+from husai.sae.ensemble import STEPS_AT_ONCE
 from husai.sae.kernels import matmul
 from husai.sae.recipe import Recipe
 from husai.sae.training import Member, Trainer
+from husai.sae.workers import Workers
 
 HEADER = "| size | batch | SAEs | format | kernels | ms per step | useful GFLOP | reached GFLOP/s | matmul GFLOP/s | fraction | of operations performed |"
 
@@ -50,7 +52,7 @@ def seconds(work, device: torch.device, blocks: int = 5, least: float = 0.2) -> 
 
 def matmul_rate(trainer: Trainer, d_in: int) -> float:
     """Operations per second of the encoder's product alone: the best of several blocks."""
-    recipe, chosen, S = trainer.recipe, trainer.arithmetic, trainer.groups[0].stop
+    recipe, chosen, S = trainer.recipe, trainer.arithmetic, trainer.lanes[0].size
     x = torch.randn(S, recipe.batch_size, d_in, device=trainer.device).to(chosen.products or trainer.dtype)
     W = trainer.parameters["W_enc"][:S].to(x.dtype).mT
     with tf32(chosen.tf32), torch.no_grad():
@@ -62,10 +64,10 @@ def measure(d_in: int, d_sae: int, k: int, batch: int, seeds: int, rows: torch.T
     """One line of the table as a dictionary."""
     recipe = Recipe("bench", "rows", "topk", d_sae, k=k, steps=10**6, batch_size=batch, auxk_coefficient=0.0, b_dec_init="mean")
     trainer = Trainer(recipe, [Member(s) for s in range(seeds)], rows, device=device, dtype=dtype)
-    for _ in range(6):
-        trainer.step()
-    step = sorted(seconds(trainer.step, trainer.device))[2]
-    rate, sparse = matmul_rate(trainer, d_in), trainer.settings.sparse
+    rate, sparse = matmul_rate(trainer, d_in), trainer.arithmetic.sparse
+    with Workers(seeds, trainer.device) as workers:
+        trainer.advance(6, workers)
+        step = sorted(seconds(lambda: trainer.advance(STEPS_AT_ONCE, workers), trainer.device))[2] / STEPS_AT_ONCE
     trainer.close()
     useful, performed = seeds * useful_flops(recipe, d_in, d_in), seeds * performed_flops(recipe, d_in, d_in, sparse)
     products = str(trainer.arithmetic.products or trainer.dtype).removeprefix("torch.")

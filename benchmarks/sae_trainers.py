@@ -1,9 +1,9 @@
 """One SAE trainer, run in a process of its own on rows from a file; :mod:`bench_sae` starts it once per trainer and compares.
 
 Every trainer fits the same TopK (no AuxK) to the same rows with Adam, the same learning rate, warm-up and decay, and gradient norm 1.
-Time is taken between requests for a batch, so it covers everything a step does: on the clock, and as CPU time of the process (all
-threads), which other work on the machine disturbs less. On a GPU it is taken every 20th request alone, as reading the clock means to wait
-for the device.
+Time is taken between requests for a batch (HUSAI's: between reports of progress, every ten steps), so it covers everything a step does: on
+the clock, and as CPU time of the process (all threads), which other work on the machine disturbs less. On a GPU it is taken every 20 steps,
+as reading the clock means to wait for the device.
 """
 
 import argparse
@@ -17,23 +17,23 @@ import torch
 
 
 class Stopwatch:
-    """Notes the time of every ``stride``-th step."""
+    """Notes the time every few steps: as often as it is told of steps on a CPU, after 20 of them on a GPU."""
 
     def __init__(self, device):
         self.stride, self.steps, self.stamps = 20 if device.type == "cuda" else 1, 0, []
         self.sync = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
 
-    def step(self):
-        """Called once a step."""
-        if self.steps % self.stride == 0:
+    def step(self, n=1):
+        """Called after ``n`` more steps."""
+        self.steps += n
+        if not self.stamps or self.steps - self.stamps[-1][0] >= self.stride:
             self.sync()
-            self.stamps.append((time.perf_counter(), time.process_time()))
-        self.steps += 1
+            self.stamps.append((self.steps, time.perf_counter(), time.process_time()))
 
     def median(self):
-        """Seconds of a step on the clock and of CPU time, without the first intervals."""
-        spans = torch.tensor(self.stamps, dtype=torch.float64).diff(dim=0)
-        return (spans[3:].median(dim=0).values / self.stride).tolist()
+        """Seconds of a step on the clock and of CPU time, the first steps left out."""
+        spans = torch.tensor(self.stamps, dtype=torch.float64).diff(dim=0)[3:]
+        return (spans[:, 1:] / spans[:, :1]).median(dim=0).values.tolist()
 
 
 def batches(rows, spec, seed, watch):
@@ -149,7 +149,7 @@ def husai(rows, spec, seed, watch):
     )
 
     def progress(n, note):
-        watch.step()
+        watch.step(n)
 
     device = str(rows.device)
     seeds = list(range(seed, seed + spec["seeds"]))

@@ -81,9 +81,9 @@ class Consistency:
             self.assignment = torch.empty_like(assignment, device=self.reference.device)
         self.assignment.copy_(assignment)
 
-    def add(self, W_dec: torch.Tensor, dW_dec: torch.Tensor, members: slice) -> torch.Tensor:
-        """Add the penalty's gradient at unit rows W_dec (S', d_sae, d_out) in place and return the penalties (S',)."""
-        matched = self.reference[self.assignment[members]]
+    def add(self, W_dec: torch.Tensor, dW_dec: torch.Tensor) -> torch.Tensor:
+        """Add the penalty's gradient at unit rows W_dec (S, d_sae, d_out) in place and return the penalties (S,)."""
+        matched = self.reference[self.assignment]
         cosine = (W_dec * matched).sum(-1, keepdim=True)
         dW_dec.addcmul_(matched, cosine.sign(), value=-self.weight / W_dec.shape[1])
         return self.weight * (1.0 - cosine.abs().mean((1, 2)))

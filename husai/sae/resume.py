@@ -49,6 +49,10 @@ class Checkpoint:
         log(f"{trainer.recipe.id}: resumed at step {trainer.done} of {trainer.recipe.steps}")
         return saved["curves"]
 
+    def next_due(self, done: int) -> int:
+        """The step after ``done`` at which the state is saved next."""
+        return (done // self.every + 1) * self.every
+
     def save(self, trainer: Trainer, curves: list[dict[str, Any]]) -> None:
         """Write the state when it is due (every ``every`` steps and at the end), atomically."""
         due = trainer.done % self.every == 0 or trainer.done >= trainer.recipe.steps

@@ -1,4 +1,4 @@
-"""The training loop of an ensemble: members stacked in one set of parameters, each with its own initialisation, rows and coefficient."""
+"""The members of an ensemble: one set of stacked parameters, trained in lanes, and what can be read off them along the way."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ from husai.activations import ActivationStore, BatchReader
 from husai.activations.batches import free_bytes
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
-from husai.sae.arithmetic import FORMATS, Arithmetic, Problem, choose, tf32
+from husai.sae.arithmetic import FORMATS, Arithmetic, choose
 from husai.sae.evaluate import batch_top_k_threshold
 from husai.sae.export import exported
-from husai.sae.gradients import Gradients, Settings, gradients
-from husai.sae.graphs import StepRunner, recorder_for
 from husai.sae.initialise import initial_parameters, measure_units, member_generator
-from husai.sae.objectives import Consistency, auxk
-from husai.sae.optimiser import Optimiser, learning_rate_factor
+from husai.sae.lane import Lane
 from husai.sae.recipe import Recipe
+from husai.sae.workers import Workers
 
 Rows = torch.Tensor | ActivationStore
-SPARSITY_WARMUP = 0.1
-DEAD_CHECK_STEPS = 20
 SHARED_ORDER_SEED = 0
 
 
@@ -38,24 +34,13 @@ class Member(NamedTuple):
         return f"seed {self.seed}" + (f" (sparsity coefficient {self.coefficient:g})" if self.coefficient else "")
 
 
-class Clock(NamedTuple):
-    """What changes from step to step by plan: tensors () that a recorded step reads."""
-
-    rate: torch.Tensor
-    """Learning rate."""
-    ramp: torch.Tensor
-    """Share of the sparsity coefficient."""
-    step: torch.Tensor
-    """Number of the step, from 0."""
-
-
 class Trainer:
     """Trains the members of one recipe together.
 
-    On a CPU each member's step is computed on its own (its working set then stays in cache), on a GPU all members share every kernel. A
-    member sees the same rows and the same arithmetic either way: on a CPU its weights are bit-identical to training it alone as long as the
-    number of threads is the same and the member's slices of the stacked weights are aligned alike (widths that are multiples of 16). On a
-    GPU the step of a small ensemble is replayed as a CUDA graph, except while latents are dead: how many is known to the host alone.
+    On a CPU each member has a lane of its own, and lanes run side by side; on a GPU all members share one, whose steps are replayed as a
+    CUDA graph when they are small, except while latents are dead: how many is known to the host alone. A member sees the same rows and the
+    same arithmetic either way: on a CPU its weights are bit-identical to training it alone as long as each member has the same number of
+    threads (:class:`husai.sae.workers.Workers`) and its slices of the stacked weights are aligned alike (widths that are multiples of 16).
 
     Parameters
     ----------
@@ -90,98 +75,30 @@ class Trainer:
         per_member = [initial_parameters(recipe, m.seed, self.units, self.dtype) for m in self.members]
         self.parameters = {name: torch.stack([p[name] for p in per_member]).to(self.device) for name in per_member[0]}
         self.initial_decoders = self.parameters["W_dec"].clone()
-        self.coefficient = torch.tensor([m.coefficient for m in self.members], dtype=self.dtype, device=self.device)
-        use_auxk = recipe.architecture in ("topk", "batchtopk", "transcoder") and recipe.auxk_coefficient > 0
-        self.settings = Settings(recipe.architecture, recipe.k, frozen_decoder=recipe.frozen_decoder, count_fired=use_auxk)
-        S, on_cpu = len(self.members), self.device.type == "cpu"
-        self.groups = [slice(s, s + 1) for s in range(S)] if on_cpu else [slice(0, S)]
-        self._optimisers = [self._optimiser(group) for group in self.groups]
-        self._readers = self._make_readers(data, target)
-        self._consistency = None
-        if recipe.consistency_weight and not recipe.frozen_decoder:
-            matrix = reference.to(device=self.device, dtype=self.dtype)
-            self._consistency = Consistency(matrix, recipe.consistency_weight, recipe.consistency_interval)
-        self._rows_since_fired = torch.zeros(S, recipe.d_sae, dtype=torch.int64, device=self.device)
-        self._dead: list[torch.Tensor | None] = [None] * S
-        self._loss_sum = torch.zeros(S, dtype=torch.float64, device=self.device)
-        self._bad_step = torch.full((S,), -1, dtype=torch.int64, device=self.device)
-        self._centre_in = (self.units.centre_in * self.units.scale_in).to(device=self.device, dtype=self.dtype)
-        # Torch's fused Adam reads a rate on a GPU as float32; on a CPU float64 is the number itself.
-        kinds = (torch.float64 if on_cpu else torch.float32, self.dtype, torch.int64)
-        self._clock = Clock(*(torch.zeros((), dtype=kind, device=self.device) for kind in kinds))
-        self._loss_steps = self.done = 0
-        self._compute_in(choose(self.settings, FORMATS[dtype], self._problem(), sparse))
+        aligned = recipe.consistency_weight and not recipe.frozen_decoder
+        self.lanes = self._make_lanes(data, target, reference if aligned else None)
+        arithmetic = choose(self.lanes[0].settings, FORMATS[dtype], self.lanes[0].problem(), sparse)
+        for lane in self.lanes:
+            lane.compute_in(arithmetic)
 
-    @torch.no_grad()
+    @property
+    def done(self) -> int:
+        """Steps taken by every member."""
+        return self.lanes[0].done
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Kernels and number format in use."""
+        return self.lanes[0].arithmetic
+
     def step(self) -> None:
-        """One optimiser step of every member. Nothing in it waits for the device, but for the search for dead latents once in a while."""
-        recipe = self.recipe
-        if self.settings.count_fired and self.done % DEAD_CHECK_STEPS == 0:
-            self._find_dead()
-        if self._consistency is not None:
-            self._consistency.renew(self.done, self.parameters["W_dec"])
-        factor = learning_rate_factor(self.done, recipe.steps, recipe.warmup_fraction, recipe.decay_fraction)
-        ramp = min(1.0, (self.done + 1) / max(1, round(SPARSITY_WARMUP * recipe.steps)))
-        for now, value in zip(self._clock, (recipe.learning_rate * factor, ramp, self.done), strict=True):
-            now.fill_(value)
-        batches = [next(reader) for reader in self._readers]
-        if recipe.architecture == "transcoder":
-            batches = [batch[i] for i in (0, 1) for batch in batches]
-        if self._runner is None:
-            size = len(self.members) * recipe.batch_size * recipe.d_sae
-            self._runner = StepRunner(self._update, recorder_for(self.device, size))
-        run = self._runner if all(dead is None for dead in self._dead) else self._update
-        with tf32(self.arithmetic.tf32):
-            run(*batches)
-        self.done += 1
-        self._loss_steps += 1
+        """One optimiser step of every member, in the calling thread."""
+        for lane in self.lanes:
+            lane.step()
 
-    def _update(self, *batches: torch.Tensor) -> None:
-        """The arithmetic of a step on the readers' inputs, then their targets; changes tensors in place and nothing else."""
-        n = len(self._readers)
-        for group, optimiser in zip(self.groups, self._optimisers, strict=True):
-            own = [part if n == 1 else part[group] for part in (batches[:n], batches[n:])]
-            loss, found = self._gradients(group, *self._normalised(group, *own))
-            optimiser.step(found, self._clock.rate)
-            self._loss_sum[group].add_(loss)
-            seen = self._bad_step[group]
-            seen.copy_(torch.where((seen < 0) & ~torch.isfinite(loss), self._clock.step, seen))
-
-    def _gradients(self, group: slice, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Losses (S',) and gradients of the members in ``group`` on their centred rows."""
-        p = {name: value[group] for name, value in self.parameters.items()}
-        result: Gradients = gradients(self.settings, p, x, y, self.coefficient[group] * self._clock.ramp)
-        loss, found = result.loss, result.by_name
-        if result.fired is not None:
-            since = self._rows_since_fired[group]
-            since.add_(x.shape[1]).masked_fill_(result.fired, 0)
-            for i, dead in enumerate(self._dead[group]):
-                if dead is not None:
-                    one, gradient = ({n: v[i] for n, v in q.items()} for q in (p, found))
-                    centred = self.settings.architecture != "transcoder"
-                    loss[i] += auxk(one, gradient, x[i], result.residual[i], dead, self.recipe.auxk_coefficient, centred)
-        if self._consistency is not None:
-            loss = loss + self._consistency.add(p["W_dec"], found["W_dec"], group)
-        return loss, found
-
-    def _normalised(
-        self, group: slice, inputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centred input and target (S', B, d) in normalised units; one batch stands for all members when the order is shared."""
-        size = group.stop - group.start
-        b_dec = self.parameters["b_dec"][group].unsqueeze(1)
-        x = _stacked(inputs, size)
-        if self.recipe.architecture != "transcoder":
-            x = torch.add(b_dec.neg(), x, alpha=self.units.scale_in)
-            return x, x
-        x = torch.add(-self._centre_in, x, alpha=self.units.scale_in)
-        return x, torch.add(b_dec.neg(), _stacked(targets, size), alpha=self.units.scale_out)
-
-    def _find_dead(self) -> None:
-        """Note which latents have not fired for too many rows."""
-        dead = self._rows_since_fired > self.recipe.dead_after_rows
-        has = dead.any(1).tolist()
-        self._dead = [dead[s].nonzero().view(-1) if has[s] else None for s in range(len(self.members))]
+    def advance(self, steps: int, workers: Workers) -> None:
+        """``steps`` optimiser steps of every member, members side by side."""
+        workers.advance(self.lanes, steps)
 
     def take_losses(self) -> list[float]:
         """Mean training loss of each member since the last call.
@@ -191,17 +108,14 @@ class Trainer:
         HusaiError
             A loss was NaN or infinite; names the step and the member.
         """
-        bad = self._bad_step.tolist()
-        for member, step in zip(self.members, bad, strict=True):
+        taken = [lane.take_losses() for lane in self.lanes]
+        for member, step in zip(self.members, [step for _, bad in taken for step in bad], strict=True):
             if step >= 0:
                 raise HusaiError(
                     f"{self.recipe.id}: the loss of {member} became NaN or infinite at step {step}; lower learning_rate "
                     f"({self.recipe.learning_rate:g}), or check the activations for extreme rows"
                 )
-        losses = (self._loss_sum / max(1, self._loss_steps)).tolist() if self._loss_steps else [float("nan")] * len(bad)
-        self._loss_sum.zero_()
-        self._loss_steps = 0
-        return losses
+        return [loss for losses, _ in taken for loss in losses]
 
     def cosine_to_initial(self) -> torch.Tensor:
         """Median over latents of the cosine of a decoder row to its initial row, per member: (S,) on the CPU."""
@@ -222,72 +136,33 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything the remaining steps depend on, as tensors and plain values."""
-        return {
-            "done": self.done,
-            "arithmetic": tuple(self.arithmetic),
-            "parameters": self.parameters,
-            "optimisers": [o.state() for o in self._optimisers],
-            "readers": [r.state() for r in self._readers],
-            "rows_since_fired": self._rows_since_fired,
-            "dead": self._dead,
-            "assignment": None if self._consistency is None else self._consistency.assignment,
-            "loss": (self._loss_sum, self._loss_steps, self._bad_step),
-        }
+        return {"parameters": self.parameters, "lanes": [lane.state() for lane in self.lanes]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`, bit-identically on a CPU with the same number of threads."""
-        self._compute_in(Arithmetic(*state["arithmetic"]))
+        """Continue from :meth:`state`, bit-identically on a CPU with the same number of threads per member."""
         for name, value in self.parameters.items():
             value.copy_(state["parameters"][name])
-        for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
-            optimiser.restore(saved)
-        for reader, saved in zip(self._readers, state["readers"], strict=True):
-            reader.restore(saved)
-        self._rows_since_fired.copy_(state["rows_since_fired"])
-        self._dead = [None if d is None else d.to(self.device) for d in state["dead"]]
-        if self._consistency is not None and state["assignment"] is not None:
-            self._consistency.assign(state["assignment"])
-        loss_sum, self._loss_steps, bad_step = state["loss"]
-        self._loss_sum.copy_(loss_sum)
-        self._bad_step.copy_(bad_step)
-        self.done = state["done"]
+        for lane, saved in zip(self.lanes, state["lanes"], strict=True):
+            lane.restore(saved)
 
     def close(self) -> None:
-        """Stop the readers' background threads and forget a recorded step; training can go on afterwards."""
-        self._runner = None
-        for reader in self._readers:
-            reader.close()
+        """Stop background threads and forget recorded steps; training can go on afterwards."""
+        for lane in self.lanes:
+            lane.close()
 
-    def _compute_in(self, arithmetic: Arithmetic) -> None:
-        """Use ``arithmetic`` from the next step on."""
-        self.arithmetic, self._runner = arithmetic, None
-        self.settings = self.settings._replace(sparse=arithmetic.sparse, matmul_dtype=arithmetic.products)
+    def _make_lanes(self, data: Rows, target: Rows | None, reference: torch.Tensor | None) -> list[Lane]:
+        recipe, members = self.recipe, self.members
+        data, target = (_on_device(rows, recipe.n_rows, self.device) for rows in (data, target))
+        shared = {"n_rows": recipe.n_rows, "device": self.device, "dtype": self.dtype, "target": target}
+        coefficient = torch.tensor([m.coefficient for m in members], dtype=self.dtype, device=self.device)
 
-    def _problem(self) -> Problem:
-        """A step like those to come, of the members computed together: the sampled rows, as many as a batch has on a GPU."""
-        group = self.groups[0]
-        repeats = -(-self.recipe.batch_size // len(self.units.sample_in)) if self.device.type == "cuda" else 1
-        x, y = (
-            rows.to(device=self.device, dtype=self.dtype)
-            .repeat(repeats, 1)[: self.recipe.batch_size]
-            .expand(len(self.members[group]), -1, -1)
-            for rows in (self.units.sample_in, self.units.sample_out)
-        )
-        return Problem({name: value[group] for name, value in self.parameters.items()}, x, y, self.coefficient[group])
+        def lane(own: slice) -> Lane:
+            seeds = [SHARED_ORDER_SEED] if recipe.shared_data_order else [m.seed for m in members[own]]
+            readers = [BatchReader(data, recipe.batch_size, member_generator(s, "rows").initial_seed(), **shared) for s in seeds]
+            return Lane(recipe, self.units, {n: v[own] for n, v in self.parameters.items()}, coefficient[own], readers, reference)
 
-    def _optimiser(self, group: slice) -> Optimiser:
-        own = {name: value[group] for name, value in self.parameters.items()}
-        return Optimiser(own, self.recipe.gradient_clip, self.recipe.frozen_decoder)
-
-    def _make_readers(self, data: Rows, target: Rows | None) -> list[BatchReader]:
-        data, target = (_on_device(rows, self.recipe.n_rows, self.device) for rows in (data, target))
-        seeds = [SHARED_ORDER_SEED] if self.recipe.shared_data_order else [m.seed for m in self.members]
-        shared = {"n_rows": self.recipe.n_rows, "device": self.device, "dtype": self.dtype, "target": target}
-        return [BatchReader(data, self.recipe.batch_size, member_generator(s, "rows").initial_seed(), **shared) for s in seeds]
-
-
-def _stacked(batches: Sequence[torch.Tensor], size: int) -> torch.Tensor:
-    return batches[0].expand(size, -1, -1) if len(batches) == 1 else torch.stack(list(batches))
+        n = len(members)
+        return [lane(own) for own in ([slice(s, s + 1) for s in range(n)] if self.device.type == "cpu" else [slice(0, n)])]
 
 
 def _on_device(rows: Rows | None, n_rows: int | None, device: torch.device) -> Rows | None:

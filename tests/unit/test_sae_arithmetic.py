@@ -106,10 +106,11 @@ def test_a_format_that_passes_is_used_and_trains_as_well(capsys):
 
 def test_a_resumed_run_keeps_the_arithmetic_it_began_with():
     first = Trainer(recipe(), [Member(0)], DATA, dtype="bfloat16")
-    assert first.settings.matmul_dtype == torch.bfloat16
+    assert first.lanes[0].settings.matmul_dtype == torch.bfloat16
     second = Trainer(recipe(), [Member(0)], DATA, sparse=False)
     second.restore(first.state())
-    assert (second.settings.matmul_dtype, second.settings.sparse) == (torch.bfloat16, True)
+    resumed = second.lanes[0].settings
+    assert (resumed.matmul_dtype, resumed.sparse) == (torch.bfloat16, True)
 
 
 def test_tf32_is_on_for_products_of_the_step_alone(monkeypatch):

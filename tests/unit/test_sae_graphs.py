@@ -84,7 +84,11 @@ def run(trained, steps):
         trained.step()
     losses = trained.take_losses()
     trained.close()
-    return {**trained.parameters, "losses": torch.tensor(losses, dtype=torch.float64), "since": trained._rows_since_fired}
+    return {
+        **trained.parameters,
+        "losses": torch.tensor(losses, dtype=torch.float64),
+        "since": torch.cat([lane.rows_since_fired for lane in trained.lanes]),
+    }
 
 
 def assert_same(a, b):
@@ -95,7 +99,7 @@ def assert_same(a, b):
 def rehearsal(monkeypatch):
     recorder = Rehearsal()
     monkeypatch.setattr(kernels, "code_gradient", gpu_code_gradient)
-    yield recorder, lambda: monkeypatch.setattr("husai.sae.training.recorder_for", lambda *_: recorder)
+    yield recorder, lambda: monkeypatch.setattr("husai.sae.lane.recorder_for", lambda *_: recorder)
 
 
 @pytest.mark.parametrize(("architecture", "sparse"), KINDS)
@@ -105,7 +109,7 @@ def test_a_recorded_step_trains_bit_identically(rehearsal, architecture, sparse,
     eager = run(trainer(architecture, sparse, **changes), 25)
     use()
     assert_same(eager, run(trainer(architecture, sparse, **changes), 25))
-    assert recorder.replays == 25 - WARM_UP_CALLS
+    assert recorder.replays == 3 * (25 - WARM_UP_CALLS)
 
 
 def test_a_replayed_step_sees_a_new_assignment(rehearsal, monkeypatch):
@@ -147,9 +151,9 @@ def test_steps_with_dead_latents_are_not_replayed(rehearsal):
             trained = trainer("topk", True, **changes)
         trained.parameters["b_enc"][:, :20] -= 5.0
         counted.append(run(trained, 45))
-        assert any(d is not None for d in trained._dead)
+        assert any(d is not None for lane in trained.lanes for d in lane.dead)
     assert_same(*counted)
-    assert recorder.replays == 20 - WARM_UP_CALLS
+    assert recorder.replays == 3 * (20 - WARM_UP_CALLS)
 
 
 def test_a_resumed_run_records_its_own_step(rehearsal):
@@ -166,10 +170,10 @@ def test_a_resumed_run_records_its_own_step(rehearsal):
 
 def test_a_recording_that_fails_leaves_the_steps_as_they_were(monkeypatch, capsys):
     eager = run(trainer("topk", True), 12)
-    monkeypatch.setattr("husai.sae.training.recorder_for", lambda *_: Refusal())
+    monkeypatch.setattr("husai.sae.lane.recorder_for", lambda *_: Refusal())
     assert_same(eager, run(trainer("topk", True), 12))
     logged = capsys.readouterr().err.strip().splitlines()
-    assert len(logged) == 1
+    assert len(logged) == 3
     assert "steps run kernel by kernel, as recording one failed: operation not permitted when stream is capturing" in logged[0]
 
 
@@ -200,10 +204,11 @@ def test_the_step_of_a_gpu_reads_nothing_back_and_stays_on_its_device(monkeypatc
     """Meta tensors take the branches of a GPU and have shapes but no values: reading one, or a shape that depends on one, is an error."""
     monkeypatch.setattr("husai.sae.training.choose", lambda *_: Arithmetic(sparse, products, False))
     trained = trainer(architecture, sparse, device="meta", gradient_clip=1.0)
-    assert trained.groups == [slice(0, 3)]
+    (lane,) = trained.lanes
+    assert lane.size == 3
     batches = [torch.zeros(64, 16, device="meta")] * 3 + [torch.zeros(64, 5, device="meta")] * 3 * (architecture == "transcoder")
     with OneDevice(), torch.no_grad():
-        trained._update(*batches)
+        lane._update(*batches)
 
 
 def test_what_a_gpu_must_not_do_is_an_error_there():
@@ -225,7 +230,7 @@ def test_only_small_steps_on_a_gpu_are_recorded():
 def test_a_gpu_replays_what_it_would_launch(monkeypatch, architecture, sparse):
     replayed = trainer(architecture, sparse, device="cuda")
     a = run(replayed, 25)
-    monkeypatch.setattr("husai.sae.training.recorder_for", lambda *_: None)
+    monkeypatch.setattr("husai.sae.lane.recorder_for", lambda *_: None)
     b = run(trainer(architecture, sparse, device="cuda"), 25)
     for name, value in b.items():
         torch.testing.assert_close(a[name], value, rtol=1e-3, atol=1e-4)
