@@ -11,10 +11,10 @@ import torch
 
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
-from husai.sae.evaluate import evaluate_sae
 from husai.sae.recipe import FIXED_K, Recipe
 from husai.sae.resume import Checkpoint
 from husai.sae.training import FORMATS, Member, Rows, Trainer
+from husai.stability import evaluate_sae, mean_to_others, pairwise
 
 CURVE_POINTS = 20
 CURVE_ROWS = 4096
@@ -177,8 +177,6 @@ def _agreement(trainer: Trainer) -> list[float | None]:
     """Each member's mean PWMCC with the others, all latents: the trajectory of stability; None for a single member."""
     if len(trainer.members) < 2:
         return [None] * len(trainer.members)
-    from husai.stability import mean_to_others, pairwise
-
     return mean_to_others(pairwise(list(trainer.parameters["W_dec"].detach().float()))).tolist()
 
 

@@ -11,12 +11,12 @@ import torch
 from husai.activations import ActivationStore, BatchReader
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
-from husai.sae.evaluate import batch_top_k_threshold
 from husai.sae.gradients import Gradients, Settings, choose_kernels, gradients
 from husai.sae.initialise import initial_parameters, measure_units, member_generator
 from husai.sae.objectives import Consistency, auxk
 from husai.sae.optimiser import Optimiser, learning_rate_factor
 from husai.sae.recipe import Recipe
+from husai.sae.threshold import batch_top_k_threshold
 
 Rows = torch.Tensor | ActivationStore
 FORMATS = {
