@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 from husai.errors import HusaiError
@@ -38,3 +43,45 @@ def use_threads(threads: int | None) -> None:
     """Limit torch's CPU threads to what the scheduler granted this job."""
     if threads:
         torch.set_num_threads(max(1, int(threads)))
+
+
+@contextmanager
+def single_threaded() -> Iterator[int]:
+    """Inside, every torch operation on the CPU runs on one thread; yields how many threads there were, for work divided another way.
+
+    A sum that is split over threads depends on their number in its last bits, and training magnifies last bits until figures differ.
+    """
+    granted = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield granted
+    finally:
+        torch.set_num_threads(granted)
+
+
+class Workers:
+    """Computes independent parts of a job at the same time; results come in the order of the parts.
+
+    Parameters
+    ----------
+    count : int
+        Parts computed at the same time; 1 computes them one after the other in the caller's thread.
+    """
+
+    def __init__(self, count: int):
+        self._count, self._pool = count, None
+
+    def map(self, function: Callable[[int], Any], indices: Iterable[int]) -> list:
+        """``function`` of every index. The first time nothing runs side by side: what is done once per process is done then."""
+        if self._pool is not None:
+            return list(self._pool.map(function, indices))
+        found = [function(i) for i in indices]
+        if self._count > 1:
+            self._pool = ThreadPoolExecutor(self._count)
+        return found
+
+    def close(self) -> None:
+        """End the threads; the workers can be used again."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None

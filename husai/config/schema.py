@@ -51,7 +51,9 @@ class Compute(Section):
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; asking for CUDA where there is none is an error")
     dtype: Literal["float32", "float64", "bfloat16"] = Field("float32", description="number format of SAE training and evaluation")
-    train_threads: PositiveInt = Field(1, description="CPU threads of a training or evaluation job")
+    train_threads: PositiveInt = Field(
+        1, description="CPU threads of a training or evaluation job; SAE training gives each its own seeds. No figure depends on it"
+    )
     gpu_mem_mb: PositiveInt = Field(20000, description="GPU memory a GPU job asks of the scheduler, MB")
     mem_mb: PositiveInt = Field(2500, description="main memory a job asks of the scheduler, MB")
     runtime: PositiveInt = Field(240, description="time limit a job asks of the scheduler, minutes")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from husai.compute import single_threaded
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
 from husai.sae.recipe import FIXED_K, Recipe
@@ -123,8 +124,27 @@ def run_members(
     progress: Callable[[int, str], None] | None = None,
     curve_points: int = CURVE_POINTS,
 ) -> tuple[list[SAE], torch.Tensor, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Train any members (seeds, coefficients) together: SAEs, initial decoders, curve rows and final figures."""
-    trainer = Trainer(recipe, members, data, target, reference, device, dtype, sparse)
+    """Train any members (seeds, coefficients) together: SAEs, initial decoders, curve rows and final figures.
+
+    On a CPU the threads torch may use become workers, each of which computes one member at a time: no figure depends on their number.
+    """
+    with single_threaded() as workers:
+        trainer = Trainer(recipe, members, data, target, reference, device, dtype, sparse, workers)
+        if trainer.device.type == "cpu":
+            return _run(trainer, held_out, held_out_target, checkpoint, progress, curve_points)
+    return _run(trainer, held_out, held_out_target, checkpoint, progress, curve_points)
+
+
+def _run(
+    trainer: Trainer,
+    held_out: Rows,
+    held_out_target: Rows | None,
+    checkpoint: Checkpoint | None,
+    progress: Callable[[int, str], None] | None,
+    curve_points: int,
+) -> tuple[list[SAE], torch.Tensor, list[dict[str, Any]], list[dict[str, Any]]]:
+    """All steps of a trainer with its curves, checkpoints and final figures."""
+    recipe = trainer.recipe
     curves: list[dict[str, Any]] = [] if checkpoint is None else checkpoint.load(trainer)
     points = curve_steps(recipe.steps, curve_points)
     recorded = {row["step"] for row in curves}
@@ -139,10 +159,10 @@ def run_members(
             trainer.step()
             if progress is not None:
                 progress(1, recipe.id)
+        saes = trainer.workers.map(lambda i: trainer.export(i, held_out), range(len(trainer.members)))
+        final = _final_rows(trainer, saes, curves, held_out, held_out_target)
     finally:
         trainer.close()
-    saes = [trainer.export(i, held_out) for i in range(len(members))]
-    final = _final_rows(trainer, saes, curves, held_out, held_out_target)
     return [s.to("cpu") for s in saes], trainer.initial_decoders.float().cpu(), curves, final
 
 
@@ -164,9 +184,11 @@ def _plateau_start(steps: int) -> int:
 
 def _curve_rows(trainer: Trainer, held_out: Rows, held_out_target: Rows | None) -> list[dict[str, Any]]:
     losses, cosines, agreement = trainer.take_losses(), trainer.cosine_to_initial(), _agreement(trainer)
-    rows = []
-    for i, member in enumerate(trainer.members):
-        found = evaluate_sae(trainer.export(i, held_out, CURVE_ROWS), held_out, held_out_target, max_rows=CURVE_ROWS)
+    rows, indices = [], range(len(trainer.members))
+    measured = trainer.workers.map(
+        lambda i: evaluate_sae(trainer.export(i, held_out, CURVE_ROWS), held_out, held_out_target, max_rows=CURVE_ROWS), indices
+    )
+    for i, (member, found) in enumerate(zip(trainer.members, measured, strict=True)):
         row = {"seed": member.seed, "step": trainer.done, "loss": losses[i]}
         row |= {name: found[name] for name in ("explained_variance", "l0", "dead_fraction")}
         rows.append({**row, "cos_to_init": float(cosines[i]), "pwmcc": agreement[i], "member": i})
@@ -184,8 +206,8 @@ def _final_rows(
     trainer: Trainer, saes: list[SAE], curves: list[dict], held_out: Rows, held_out_target: Rows | None
 ) -> list[dict[str, Any]]:
     cosines, rows = trainer.cosine_to_initial(), []
-    for i, (member, sae) in enumerate(zip(trainer.members, saes, strict=True)):
-        found = evaluate_sae(sae, held_out, held_out_target)
+    measured = trainer.workers.map(lambda i: evaluate_sae(saes[i], held_out, held_out_target), range(len(saes)))
+    for i, (member, found) in enumerate(zip(trainer.members, measured, strict=True)):
         gain = plateau_gain([(r["step"], r["explained_variance"]) for r in curves if r["member"] == i], trainer.recipe.steps)
         row = {"seed": member.seed} | {name: found[name] for name in ("explained_variance", "l0", "dead_fraction")}
         row |= {"cos_to_init": float(cosines[i]), "plateau_gain": gain, "plateau": gain < PLATEAU_GAIN}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from husai.activations import ActivationStore, BatchReader
+from husai.compute import Workers
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
 from husai.sae.gradients import Gradients, Settings, choose_kernels, gradients
@@ -45,8 +46,8 @@ class Trainer:
     """Trains the members of one recipe together.
 
     On a CPU each member's step is computed on its own (its working set then stays in cache), on a GPU all members share every kernel. A
-    member sees the same rows and the same arithmetic either way: on a CPU its weights are bit-identical to training it alone as long as the
-    number of threads is the same and the member's slices of the stacked weights are aligned alike (widths that are multiples of 16).
+    member sees the same rows and the same arithmetic either way: on a CPU its weights are bit-identical to training it alone, and where
+    torch runs on one thread (:func:`husai.compute.single_threaded`) also whatever the number of workers.
 
     Parameters
     ----------
@@ -61,6 +62,8 @@ class Trainer:
         Where, and in which of ``float32``, ``tf32``, ``bfloat16`` (products only) or ``float64``, to compute.
     sparse : bool or None
         Kernels of the TopK family; None chooses by the measured crossover.
+    workers : int
+        Members computed at the same time on a CPU.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Trainer:
         device: str | torch.device = "cpu",
         dtype: str = "float32",
         sparse: bool | None = None,
+        workers: int = 1,
     ):
         self.recipe, self.members, self.device = recipe, list(members), torch.device(device)
         self.dtype, matmul_dtype = FORMATS[dtype]
@@ -86,6 +90,7 @@ class Trainer:
         self.settings = Settings(recipe.architecture, recipe.k, bool(sparse), recipe.frozen_decoder, matmul_dtype, use_auxk)
         S = len(self.members)
         self.groups = [slice(s, s + 1) for s in range(S)] if self.device.type == "cpu" else [slice(0, S)]
+        self.workers = Workers(min(workers, len(self.groups)))
         self._optimisers = [self._optimiser(group) for group in self.groups]
         self._readers = self._make_readers(data, target)
         self._consistency = None
@@ -113,15 +118,20 @@ class Trainer:
         ramp = min(1.0, (self.done + 1) / max(1, round(SPARSITY_WARMUP * recipe.steps)))
         batches = [next(reader) for reader in self._readers]
         with _tf32(self.use_tf32):
-            for group, optimiser in zip(self.groups, self._optimisers, strict=True):
-                own = batches if len(batches) == 1 else batches[group]
-                loss, found = self._gradients(group, *self._normalised(group, own), ramp)
-                optimiser.step(found, rate)
-                self._loss_sum[group] += loss
-                seen = self._bad_step[group]
-                seen.copy_(torch.where((seen < 0) & ~torch.isfinite(loss), self.done, seen))
+            self.workers.map(lambda i: self._step_group(i, batches, rate, ramp), range(len(self.groups)))
         self.done += 1
         self._loss_steps += 1
+
+    @torch.no_grad()
+    def _step_group(self, index: int, batches: list, rate: float, ramp: float) -> None:
+        """The optimiser step of one group of members."""
+        group = self.groups[index]
+        own = batches if len(batches) == 1 else batches[group]
+        loss, found = self._gradients(group, *self._normalised(group, own), ramp)
+        self._optimisers[index].step(found, rate)
+        self._loss_sum[group] += loss
+        seen = self._bad_step[group]
+        seen.copy_(torch.where((seen < 0) & ~torch.isfinite(loss), self.done, seen))
 
     def _gradients(self, group: slice, x: torch.Tensor, y: torch.Tensor, ramp: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Losses (S',) and gradients of the members in ``group`` on their centred rows."""
@@ -219,7 +229,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`, bit-identically on a CPU with the same number of threads."""
+        """Continue from :meth:`state`, bit-identically on a CPU."""
         self.settings = self.settings._replace(sparse=state["sparse"])
         for name, value in self.parameters.items():
             value.copy_(state["parameters"][name])
@@ -237,7 +247,8 @@ class Trainer:
         self.done = state["done"]
 
     def close(self) -> None:
-        """Stop the readers' background threads."""
+        """Stop the workers and the readers' background threads."""
+        self.workers.close()
         for reader in self._readers:
             reader.close()
 
