@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from husai.errors import HusaiError
@@ -29,3 +32,17 @@ def use_threads(threads: int | None) -> None:
     """Limit torch's CPU threads to what the scheduler granted this job."""
     if threads:
         torch.set_num_threads(max(1, int(threads)))
+
+
+@contextmanager
+def single_threaded() -> Iterator[int]:
+    """Inside, every torch operation on the CPU runs on one thread; yields how many threads there were, for work divided another way.
+
+    A sum that is split over threads depends on their number in its last bits, and training magnifies last bits until figures differ.
+    """
+    granted = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield granted
+    finally:
+        torch.set_num_threads(granted)

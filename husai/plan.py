@@ -70,17 +70,21 @@ class Plan:
 
     @cached_property
     def baseline(self) -> tuple[list[Recipe], list[int]]:
-        """The baseline TopK and its frozen-decoder control."""
-        b = self.config.baseline
-        recipe = self.recipe(b.subject, "topk", b.d_sae, k=b.k)
-        return [recipe, self.recipe(b.subject, "topk", b.d_sae, k=b.k, frozen_decoder=True)], b.seeds
+        """The baseline TopK of every subject and its frozen-decoder control."""
+        b, out = self.config.baseline, []
+        for subject in b.subjects:
+            sizes = {"d_sae": b.at("d_sae", subject), "k": b.at("k", subject)}
+            out += [self.recipe(subject, "topk", **sizes), self.recipe(subject, "topk", **sizes, frozen_decoder=True)]
+        return out, b.seeds
 
     @cached_property
     def ablations(self) -> tuple[list[Recipe], list[int]]:
-        """The k grid and the d_sae grid."""
-        a = self.config.ablations
-        grid = [(a.k_at_d_sae, k) for k in a.k] + [(d, a.d_sae_at_k) for d in a.d_sae]
-        return [self.recipe(a.subject, "topk", d, k=k) for d, k in dict.fromkeys(grid)], a.seeds
+        """The k grid and the d_sae grid of every subject."""
+        a, out = self.config.ablations, []
+        for subject in a.subjects:
+            grid = [(a.at("k_at_d_sae", subject), k) for k in a.k] + [(d, a.d_sae_at_k) for d in a.d_sae]
+            out += [self.recipe(subject, "topk", d, k=k) for d, k in dict.fromkeys(grid)]
+        return out, a.seeds
 
     @cached_property
     def calibration_search(self) -> tuple[list[Recipe], list[int]]:
@@ -103,14 +107,12 @@ class Plan:
 
     @cached_property
     def consistency(self) -> list[Recipe]:
-        """One recipe per weight; weight 0 is the plain control and holds the reference."""
-        c = self.config.consistency
-        out = []
-        for weight in dict.fromkeys([0.0, *c.weights]):
-            fields = (
-                {"consistency_weight": float(weight), "consistency_interval": c.interval, "reference_seed": c.seeds[0]} if weight else {}
-            )
-            out.append(self.recipe(c.subject, "topk", c.d_sae, k=c.k, **fields))
+        """One recipe per subject and weight; weight 0 is the plain control and holds the reference."""
+        c, out = self.config.consistency, []
+        for subject in c.subjects:
+            for weight in dict.fromkeys([0.0, *c.weights]):
+                fields = {"consistency_weight": float(weight), "consistency_interval": c.interval, "reference_seed": c.seeds[0]}
+                out.append(self.recipe(subject, "topk", c.at("d_sae", subject), k=c.at("k", subject), **(fields if weight else {})))
         return out
 
     @cached_property
@@ -238,7 +240,10 @@ class Slices:
     def stage(self, name: str) -> str:
         """A summary stage's own section."""
         section = getattr(self.config, name).model_dump()
-        extra = {"gate_k": self.config.external.probing.gate_k} if name in ("frontier", "scaling") else {}
+        probed = name in ("frontier", "scaling") or (
+            name == "consistency" and self.config.external.subject in self.config.consistency.subjects
+        )
+        extra = {"gate_k": self.config.external.probing.gate_k} if probed else {}
         return _dump({name: section, **extra})
 
     def confirmation(self) -> str:

@@ -12,11 +12,11 @@ import torch
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
 from husai.sae.arithmetic import FORMATS
-from husai.sae.evaluate import evaluate_sae
 from husai.sae.recipe import FIXED_K, Recipe
 from husai.sae.resume import Checkpoint
 from husai.sae.training import Member, Rows, Trainer
 from husai.sae.workers import Workers
+from husai.stability import evaluate_sae, mean_to_others, pairwise
 
 CURVE_POINTS = 20
 CURVE_ROWS = 4096
@@ -126,7 +126,10 @@ def run_members(
     progress: Callable[[int, str], None] | None = None,
     curve_points: int = CURVE_POINTS,
 ) -> tuple[list[SAE], torch.Tensor, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Train any members (seeds, coefficients) together: SAEs, initial decoders, curve rows and final figures."""
+    """Train any members (seeds, coefficients) together: SAEs, initial decoders, curve rows and final figures.
+
+    On a CPU each of torch's threads computes one member at a time, so no figure depends on their number.
+    """
     with Workers(len(members), torch.device(device)) as workers:
         trainer = Trainer(recipe, members, data, target, reference, device, dtype, sparse)
         curves: list[dict[str, Any]] = [] if checkpoint is None else checkpoint.load(trainer)
@@ -187,8 +190,6 @@ def _agreement(trainer: Trainer) -> list[float | None]:
     """Each member's mean PWMCC with the others, all latents: the trajectory of stability; None for a single member."""
     if len(trainer.members) < 2:
         return [None] * len(trainer.members)
-    from husai.stability import mean_to_others, pairwise
-
     return mean_to_others(pairwise(list(trainer.parameters["W_dec"].detach().float()))).tolist()
 
 

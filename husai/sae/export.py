@@ -15,7 +15,7 @@ def exported(recipe: Recipe, seed: int, parameters: dict[str, torch.Tensor], uni
     """One member's parameters (without the member axis, see ``gradients``) as an :class:`SAE`; float64 stays, anything else gives float32.
 
     Folding the units into the weights is exact, as every activation here is positively homogeneous. The threshold of a BatchTopK SAE is 0;
-    it is measured on held-out rows (:func:`husai.sae.evaluate.batch_top_k_threshold`).
+    it is measured on held-out rows (:func:`husai.sae.threshold.batch_top_k_threshold`).
     """
     dtype = torch.float64 if parameters["W_dec"].dtype == torch.float64 else torch.float32
     p = {name: value.double() for name, value in parameters.items()}

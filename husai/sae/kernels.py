@@ -126,7 +126,7 @@ def code_gradient(code: Code, g: torch.Tensor, W_dec: torch.Tensor) -> torch.Ten
     """Entries of ``g @ W_dec^T`` where the code has entries, zero where its value is 0 (ReLU): (n,) from g (S*B, d_out)."""
     decoder = W_dec.reshape(-1, W_dec.shape[-1])
     if g.device.type == "cpu":
-        _warn_once_quietly()
+        quiet()
         shape = (g.shape[0], decoder.shape[0])
         pattern = torch.sparse_csr_tensor(code.starts, code.columns, torch.zeros_like(code.values), shape, check_invariants=False)
         gradient = torch.sparse.sampled_addmm(pattern, g, decoder.t(), beta=0.0).values()
@@ -194,7 +194,7 @@ def _fixed_rows(n_rows: int, k: int) -> torch.Tensor:
 
 
 @functools.cache
-def _warn_once_quietly() -> None:
+def quiet() -> None:
     """Torch says once per process that CSR support is in beta; let it say so here, unheard."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

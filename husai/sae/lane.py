@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from husai.activations import BatchReader
+from husai.sae import kernels
 from husai.sae.arithmetic import Arithmetic, Problem, tf32
 from husai.sae.gradients import Gradients, Parameters, Settings, gradients
 from husai.sae.graphs import StepRunner, recorder_for
@@ -63,6 +64,7 @@ class Lane:
         self.device, self.dtype, self.size = coefficient.device, coefficient.dtype, len(coefficient)
         use_auxk = recipe.architecture in ("topk", "batchtopk", "transcoder") and recipe.auxk_coefficient > 0
         self.settings = Settings(recipe.architecture, recipe.k, frozen_decoder=recipe.frozen_decoder, count_fired=use_auxk)
+        kernels.quiet()
         self._optimiser = Optimiser(parameters, recipe.gradient_clip, recipe.frozen_decoder)
         self._consistency = None
         if reference is not None:

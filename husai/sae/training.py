@@ -12,11 +12,11 @@ from husai.activations.batches import free_bytes
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
 from husai.sae.arithmetic import FORMATS, Arithmetic, choose
-from husai.sae.evaluate import batch_top_k_threshold
 from husai.sae.export import exported
 from husai.sae.initialise import initial_parameters, measure_units, member_generator
 from husai.sae.lane import Lane
 from husai.sae.recipe import Recipe
+from husai.sae.threshold import batch_top_k_threshold
 from husai.sae.workers import Workers
 
 Rows = torch.Tensor | ActivationStore
@@ -39,8 +39,8 @@ class Trainer:
 
     On a CPU each member has a lane of its own, and lanes run side by side; on a GPU all members share one, whose steps are replayed as a
     CUDA graph when they are small, except while latents are dead: how many is known to the host alone. A member sees the same rows and the
-    same arithmetic either way: on a CPU its weights are bit-identical to training it alone as long as each member has the same number of
-    threads (:class:`husai.sae.workers.Workers`) and its slices of the stacked weights are aligned alike (widths that are multiples of 16).
+    same arithmetic either way: on a CPU, inside :class:`husai.sae.workers.Workers`, its weights are bit-identical to training it alone, on any
+    number of threads, as long as its slices of the stacked weights are aligned alike (widths that are multiples of 16).
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class Trainer:
         return {"parameters": self.parameters, "lanes": [lane.state() for lane in self.lanes]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`, bit-identically on a CPU with the same number of threads per member."""
+        """Continue from :meth:`state`, bit-identically on a CPU."""
         for name, value in self.parameters.items():
             value.copy_(state["parameters"][name])
         for lane, saved in zip(self.lanes, state["lanes"], strict=True):

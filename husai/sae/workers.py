@@ -1,13 +1,16 @@
-"""CPU threads shared out among the members of an ensemble, so that members run side by side instead of waiting for each other in every kernel."""
+"""The members of an ensemble side by side on the threads of a CPU, instead of all threads waiting for each other in every kernel."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Protocol, TypeVar
 
 import torch
+
+from husai.compute import single_threaded
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,34 +24,34 @@ class Steps(Protocol):
 
 
 class Workers:
-    """A context in which torch's CPU threads are split evenly: ``min(threads, n)`` workers, each with its own share.
+    """A context in which each of torch's CPU threads computes one member at a time, alone.
 
-    A member is computed by the threads of one worker, which is one thread unless there are twice as many threads as members. How many
-    threads there are then decides how fast its figures come, and not what they are. Off the CPU everything runs in the calling thread.
+    Sums that a kernel splits over threads depend on their number in the last bits, and training magnifies last bits until figures differ.
+    Here the threads decide how fast figures come and not what they are. Off the CPU everything runs in the calling thread.
 
     Parameters
     ----------
     n : int
-        Members to share the threads.
+        Members to be computed.
     device : torch.device
     """
 
     def __init__(self, n: int, device: torch.device):
-        self._threads = torch.get_num_threads()
-        self._count = min(self._threads, n) if device.type == "cpu" else 1
-        self._share = self._threads // self._count
+        self._on_cpu, self._n, self._threads = device.type == "cpu", n, 1
+        self._exit = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
-        torch.set_num_threads(self._share)
-        if self._count > 1:
-            self._pool = ThreadPoolExecutor(self._count, initializer=torch.set_num_threads, initargs=(self._share,))
+        if self._on_cpu:
+            self._threads = min(self._n, self._exit.enter_context(single_threaded()))
+            if self._threads > 1:
+                pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+                self._pool = self._exit.enter_context(pool)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-        torch.set_num_threads(self._threads)
+        self._pool = None
+        self._exit.close()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """``[function(i) for i in items]``, items side by side."""
@@ -75,4 +78,4 @@ class Workers:
                     to_go[i] -= 1
                     waiting.add(i)
 
-        self.map(work, range(self._count))
+        self.map(work, range(self._threads))

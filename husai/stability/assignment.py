@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from husai.errors import HusaiError
-from husai.stability.similarity import UnitRows, unit_pair
+from husai.stability.rows import UnitRows, matrix_of, unit_pair
 
 EXACT_LIMIT = 8192
 CANDIDATES = 32
@@ -124,7 +124,14 @@ def _pair_cosines(a: UnitRows, b: UnitRows, partner: np.ndarray, step: int = 409
 def pw_mcc(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, device=None) -> float:
     """Mean signed cosine under a one-to-one Hungarian matching (Song et al., arXiv 2505.20254).
 
-    Not PWMCC: signed, and no feature is used twice. With different numbers of rows the mean is over the matched ones.
+    Not PWMCC: signed, and no feature is used twice. With different numbers of rows the mean is over the matched ones. Parameters and
+    errors are those of :func:`husai.stability.pwmcc`.
+
+    Examples
+    --------
+    >>> A = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+    >>> pw_mcc(A, A[[1, 0]]), pw_mcc(A, -A)
+    (1.0, 0.0)
     """
     return pw_mcc_of(hungarian(A, B, alive_a, alive_b, device))
 
@@ -155,9 +162,18 @@ def shared_fraction(
         Decoders, features as rows.
     enc_a, enc_b : Tensor (d_sae, d_in) or None
         Encoders, features as rows (``W_enc.T``). None for both tests the decoder alone.
+
+    Examples
+    --------
+    >>> e = torch.eye(4)
+    >>> shared_fraction(e, e[[1, 0, 3, 2]]), shared_fraction(e, e, e, e[[0, 1, 3, 2]])
+    (1.0, 0.5)
     """
     if (enc_a is None) != (enc_b is None):
         raise HusaiError("shared_fraction: pass both encoders or neither")
+    A, B = matrix_of(A, "A"), matrix_of(B, "B")
+    if enc_a is not None:
+        enc_a, enc_b = matrix_of(enc_a, "encoder A"), matrix_of(enc_b, "encoder B")
     for name, decoder, encoder in (("A", A, enc_a), ("B", B, enc_b)):
         if encoder is not None and encoder.shape[0] != decoder.shape[0]:
             raise HusaiError(
@@ -176,7 +192,7 @@ def shared_from_match(match: Match, enc_a: torch.Tensor | None, enc_b: torch.Ten
 
 
 def matched_cosines(match: Match, enc_a: torch.Tensor, enc_b: torch.Tensor, step: int = 4096) -> torch.Tensor:
-    """Signed cosine of the matched rows of two other matrices (the encoders), ``(n_matched,)`` float64."""
+    """Signed cosine of the matched rows of two other matrices (the encoders), ``(n_matched,)`` float64; 0 for a row of zeros."""
     if enc_a.shape[1] != enc_b.shape[1]:
         raise HusaiError(f"encoder A {tuple(enc_a.shape)} and encoder B {tuple(enc_b.shape)} do not live in one space")
     parts = []
@@ -184,4 +200,7 @@ def matched_cosines(match: Match, enc_a: torch.Tensor, enc_b: torch.Tensor, step
         left = enc_a[match.rows[i : i + step].to(enc_a.device)].double().cpu()
         right = enc_b[match.cols[i : i + step].to(enc_b.device)].double().cpu()
         parts.append(torch.nn.functional.cosine_similarity(left, right, dim=1, eps=1e-30))
-    return torch.cat(parts)
+    found = torch.cat(parts)
+    if not torch.isfinite(found).all():
+        raise HusaiError("encoders: hold NaN or infinite values; retrain or export the checkpoint again")
+    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from husai import provenance
 from husai.errors import HusaiError
 from husai.recipe import CALIBRATED
-from husai.stages.records import StabilityRecord, condition_row, load_records
+from husai.stages.records import StabilityRecord, common_nulls, condition_row, load_records
 from husai.stages.summary import write_summary
 from husai.statistics import jackknife_difference
 
@@ -17,12 +17,12 @@ L0_TOLERANCE = 0.05
 
 
 def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRecord, list[dict]]:
-    """The eligible candidate with the highest lower bound of S, and one row per candidate."""
+    """The eligible candidate with the highest lower bound of S (the default k where none is assessable), and one row per candidate."""
     section = spec["calibration"]
     candidates = [r for r in records.values() if r.recipe.k in section["k"] and set(section["seeds"]) <= set(r.seeds) and not r.recipe.tag]
-    rows = []
+    rows, nulls = [], common_nulls(candidates)
     for record in sorted(candidates, key=lambda r: r.recipe.k):
-        row = condition_row(record, section["seeds"])
+        row = condition_row(record, section["seeds"], nulls)
         rows.append({"role": "search", **row, "eligible": row["explained_variance"]["value"] >= section["min_explained_variance"]})
     eligible = [(row, record) for row, record in zip(rows, sorted(candidates, key=lambda r: r.recipe.k), strict=True) if row["eligible"]]
     if not eligible:
@@ -31,7 +31,8 @@ def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRe
             f"calibration: no k in {section['k']} reaches min_explained_variance {section['min_explained_variance']} "
             f"(best {best['explained_variance']['value']:.3f} at k = {best['k']}); lower the floor, add larger k or train longer"
         )
-    return max(eligible, key=lambda pair: pair[0]["S"]["lcb"])[1], rows
+    # Where no candidate is assessable nothing speaks against the default.
+    return max(eligible, key=lambda pair: (pair[0]["S"]["lcb"], pair[1].recipe.k == section["default_k"]))[1], rows
 
 
 def select_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
@@ -42,7 +43,7 @@ def select_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         "schema": "husai.calibration/1",
         section["subject"]: {"k": chosen.recipe.k},
         "default": {"k": chosen.recipe.k},
-        "rule": "highest lower bound of S among candidates above the floor on explained variance",
+        "rule": "highest lower bound of S among candidates above the floor on explained variance; the default k where none is assessable",
         "search": rows,
         "inputs": provenance.file_records(inputs),
         "provenance": provenance.provenance(spec, section["seeds"]),
@@ -62,20 +63,18 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
     _, rows = choose(spec, records)
     chosen = next(r for r in records.values() if r.recipe.k == CALIBRATED)
     control = next(r for r in records.values() if r.recipe.tag.endswith("control"))
-    rows += [
-        {"role": role, **condition_row(r, section["retrain_seeds"]), "eligible": None}
-        for role, r in (("chosen", chosen), ("control", control))
-    ]
+    seeds, nulls = section["retrain_seeds"], common_nulls([chosen, control])
+    rows += [{"role": role, **condition_row(r, seeds, nulls), "eligible": None} for role, r in (("chosen", chosen), ("control", control))]
     matched = [match_row(r, k, section["seeds"]) for r in records.values() if r.recipe.l0_target == CALIBRATED]
-    gain = jackknife_difference(chosen.s_matrix(section["retrain_seeds"]), control.s_matrix(section["retrain_seeds"]))
+    gain = jackknife_difference(*(r.s_matrix(seeds, r.null(among=nulls)) for r in (chosen, control)))
     off = [f"{r['recipe']}: L0 {r['l0']['value']:.2f} for a target of {k}" for r in matched if r["l0_error"] > L0_TOLERANCE]
     headline = (
         f"Chosen k = {k}; on fresh seeds S(chosen) - S(k = {section['default_k']}) = {gain.value:+.3f} [{gain.lcb:+.3f}, {gain.ucb:+.3f}]"
         f" over {gain.n} seeds each."
     )
     notes = [
-        f"Rule: {selected['rule']} ({section['min_explained_variance']}).",
-        "Each k is measured against its own worst null; the retrained seeds took no part in the search.",
+        f"Rule: {selected['rule']}; the floor is {section['min_explained_variance']}.",
+        "Each k is measured against the worst null of its own shape, of the kinds measured for every k; the retrained seeds took no part in the search.",
         f"L0 matching: {'all within 5% of the target' if not off else 'outside 5%: ' + '; '.join(off)}."
         if matched
         else "No architecture was L0-matched.",

@@ -10,7 +10,7 @@ import numpy as np
 from husai.errors import HusaiError
 from husai.provenance import metric, read_json
 from husai.recipe import Recipe
-from husai.statistics import Interval, jackknife_t
+from husai.statistics import Interval, assessable, chance_corrected, jackknife_t
 
 
 class StabilityRecord:
@@ -72,19 +72,25 @@ class StabilityRecord:
         index = self._index(seeds)
         return np.full(len(index), np.nan) if values is None else np.array(values, dtype=np.float64)[index]
 
-    def null(self, kind: str = "worst") -> float:
-        """Mean of a null; ``worst`` is the highest of those measured."""
+    def null(self, kind: str = "worst", among: Iterable[str] | None = None) -> float:
+        """Mean of a null; ``worst`` is the highest of those measured, or of those named in ``among``."""
         nulls = {name: n["mean"] for name, n in self.data["nulls"].items()}
         if kind == "worst":
-            return max(nulls.values())
+            return max(mean for name, mean in nulls.items() if among is None or name in set(among))
         if kind not in nulls:
             raise HusaiError(f"{self.path}: the {kind} null was not measured; measured were {', '.join(nulls)}")
         return nulls[kind]
 
     def s_matrix(self, seeds: Iterable[int] | None = None, null: float | None = None) -> np.ndarray:
-        """Chance-corrected agreement of every pair."""
+        """Chance-corrected agreement of every pair, against the worst null unless another value is given."""
+        return chance_corrected(self.matrix("pwmcc", seeds), self.null() if null is None else null)
+
+    def s_interval(self, seeds: Iterable[int] | None = None, null: float | None = None) -> Interval:
+        """S with its jackknife-t interval; undefined where the null is above what can be assessed."""
         null = self.null() if null is None else null
-        return (self.matrix("pwmcc", seeds) - null) / (1 - null)
+        if not assessable(null):
+            return Interval(float("nan"), float("-inf"), float("inf"), len(self._index(seeds)), f"not assessable: null {null:.3f}")
+        return interval(self.s_matrix(seeds, null))
 
 
 def interval(matrix: np.ndarray) -> Interval:
@@ -96,9 +102,13 @@ def interval(matrix: np.ndarray) -> Interval:
     return jackknife_t(values)
 
 
-def condition_row(record: StabilityRecord, seeds: Sequence[int] | None = None) -> dict:
-    """One row of a summary table: settings, stability against the worst null, quality, all over the given seeds."""
+def condition_row(record: StabilityRecord, seeds: Sequence[int] | None = None, nulls: Iterable[str] | None = None) -> dict:
+    """One row of a summary table: settings, stability against the worst null, quality, all over the given seeds.
+
+    ``nulls`` names those the worst is taken of, where conditions are compared that do not all have the same; by default all measured.
+    """
     recipe, seeds = record.recipe, list(seeds or record.seeds)
+    worst = record.null(among=nulls)
     quality = {
         name: interval(record.per_seed(name, seeds)).metric() for name in ("explained_variance", "l0", "dead_fraction", "cos_to_init")
     }
@@ -107,15 +117,25 @@ def condition_row(record: StabilityRecord, seeds: Sequence[int] | None = None) -
         "d_sae": recipe.d_sae,
         "k": record.data.get("resolved", {}).get("k", recipe.k),
         "n_seeds": len(seeds),
-        "S": interval(record.s_matrix(seeds)).metric(),
+        "S": record.s_interval(seeds, worst).metric(),
         "pwmcc": interval(record.matrix("pwmcc", seeds)).metric(),
-        "null_worst": metric(record.null(), n=1, method="mean over pairs of the worst null"),
+        "null_worst": metric(worst, n=1, method="mean over pairs of the worst null"),
         "shared_fraction": interval(record.matrix("shared", seeds)).metric(),
         **quality,
     }
 
 
-def load_records(paths: Iterable[str | Path]) -> dict[str, StabilityRecord]:
-    """``{recipe id: record}`` of the stability evidence among ``paths``."""
-    records = [StabilityRecord(p) for p in paths if "stability" in Path(p).parts]
-    return {r.id: r for r in records}
+def common_nulls(records: Iterable[StabilityRecord]) -> list[str]:
+    """Kinds of null that every record has: what conditions can be compared by without favouring one."""
+    kinds = [list(r.data["nulls"]) for r in records]
+    return [kind for kind in kinds[0] if all(kind in other for other in kinds)]
+
+
+def load_records(paths: Iterable[str | Path], subject: str | None = None) -> dict[str, StabilityRecord]:
+    """``{recipe id: record}`` of the stability evidence among ``paths``, of one subject where one is named."""
+    return {r.id: r for r in read_records(paths) if subject in (None, r.data["subject"])}
+
+
+def read_records(paths: Iterable[str | Path]) -> list[StabilityRecord]:
+    """The stability evidence among ``paths``, in their order."""
+    return [StabilityRecord(p) for p in paths if "stability" in Path(p).parts]

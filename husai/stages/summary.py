@@ -73,6 +73,8 @@ def write_parquet(path: Path, rows: Sequence[dict]) -> None:
 def shown(value) -> str:
     """A value as a table cell: four significant digits, a metric with its interval."""
     if isinstance(value, dict) and "value" in value:
+        if str(value.get("method", "")).startswith("not assessable"):
+            return "not assessable"
         if value["lcb"] is None or not math.isfinite(value["lcb"]):
             return f"{shown(value['value'])} (no interval)"
         return f"{shown(value['value'])} [{shown(value['lcb'])}, {shown(value['ucb'])}]"

@@ -62,6 +62,22 @@ def test_unknown_subject_is_named(tmp_path):
     assert any("baseline.subject: 'modullar' is not a subject" in line for line in problems(tmp_path, "baseline: {subject: modullar}"))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("baseline: {k: {modular: 4}}", "baseline.k: no value for subject 'language'"),
+        ("baseline: {k: {modular: 4, langauge: 4}}", "baseline.k: 'langauge' is not a subject; did you mean 'language'?"),
+        ("ablations: {subject: [modular, modular]}", "ablations.subject: ['modular', 'modular'] names a subject twice"),
+        ("consistency: {k: {modular: 4, language: -4}}", "consistency.k.language: got -4"),
+        ("consistency: {k: {modular: 999, language: 8}}", "consistency.k: k = 999 is larger than d_sae = 128"),
+        ("consistency: {interval: -1}", "consistency.interval: got -1"),
+        ("ablations: {subject: []}", "ablations.subject: got []"),
+    ],
+)
+def test_numbers_given_per_subject_are_checked(tmp_path, text, message):
+    assert any(message in line for line in problems(tmp_path, text))
+
+
 def test_duplicate_keys_are_refused(tmp_path):
     (line,) = problems(tmp_path, "gate: {null_campaigns: 10, null_campaigns: 20}")
     assert "given twice" in line

@@ -25,10 +25,24 @@ def test_a_recipe_two_stages_share_is_trained_once_with_the_union_of_seeds():
 
 def test_changing_one_ablation_k_changes_only_that_recipe():
     before, after = plan(), plan({"ablations": {"k": [8, 16, 32, 48]}})
-    assert set(before.trained) - set(after.trained) == {("modular", "topk-d128-k64")}
-    assert set(after.trained) - set(before.trained) == {("modular", "topk-d128-k48")}
+    assert set(before.trained) - set(after.trained) == {("modular", "topk-d128-k64"), ("language", "topk-d256-k64")}
+    assert set(after.trained) - set(before.trained) == {("modular", "topk-d128-k48"), ("language", "topk-d256-k48")}
     same = set(before.trained) & set(after.trained)
     assert all(Slices(before).train(*key) == Slices(after).train(*key) for key in same)
+
+
+def test_a_stage_on_several_subjects_trains_on_each_and_shares_what_others_train():
+    p = plan()
+    trained, controls = ([(r.subject, r.d_sae, r.k) for r in p.baseline[0] if r.frozen_decoder is frozen] for frozen in (False, True))
+    assert trained == controls == [("modular", 1024, 32), ("language", 256, 32)]
+    shared = p.trained["language", "topk-d256-k32"].seeds
+    stages = (p.config.baseline, p.config.ablations, p.config.calibration, p.config.consistency)
+    assert set(shared) == {seed for stage in stages for seed in stage.seeds}
+
+
+def test_one_subject_and_one_number_are_still_a_configuration():
+    p = plan({"baseline": {"subject": "language", "d_sae": 64, "k": 8}})
+    assert [(r.subject, r.id) for r in p.baseline[0]] == [("language", "topk-d64-k8"), ("language", "topk-d64-k8-frozen")]
 
 
 def test_slices_are_canonical_json():

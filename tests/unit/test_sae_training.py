@@ -11,10 +11,10 @@ from sae_helpers import recipe, rows
 
 from husai.activations import ActivationStore, write_store
 from husai.errors import HusaiError
+from husai.sae import evaluate_sae
 from husai.sae.architectures import SAE
 from husai.sae.calibrate import Trial, interpolate, match_l0
 from husai.sae.ensemble import curve_steps, plateau_gain, train_ensemble
-from husai.sae.evaluate import evaluate_sae
 from husai.sae.initialise import geometric_median, initial_decoder, measure_units
 from husai.sae.objectives import match_rows
 from husai.sae.optimiser import Optimiser, clip, learning_rate_factor
