@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 from husai import __version__
 from husai.errors import HusaiError
@@ -12,11 +13,17 @@ from husai.errors import HusaiError
 EPILOGUE = "Exit status: 0 done, 1 error (one line says what, where and what to do), 2 gate failed."
 
 
+class Parser(argparse.ArgumentParser):
+    """Argument parser whose mistakes are one line and status 1: argparse's own 2 means here that a gate failed."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and leave with status 1."""
+        self.exit(1, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
-        prog="husai", description="Decide whether sparse autoencoders can be trusted enough to release.", epilog=EPILOGUE
-    )
+    top = Parser(prog="husai", description="Decide whether sparse autoencoders can be trusted enough to release.", epilog=EPILOGUE)
     top.add_argument("--version", action="version", version=f"husai {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     from husai import verbs as rooms

@@ -8,19 +8,8 @@ from snakemake.logging import logger
 
 from husai.config import load
 from husai.errors import HusaiError
+from husai.gate.policy import policy_file
 from husai.plan import RANDOM, Plan, Slices
-
-
-def policy_path(name):
-    """File of a policy given by name or path."""
-    path = Path(workflow.basedir) / f"config/policies/{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(name)
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in (Path(workflow.basedir) / "config/policies").glob("*.yaml")))
-        raise WorkflowError(
-            f"gate.policies: '{name}' is no policy: {path} does not exist; expected one of {known} or the path of a YAML file"
-        )
-    return str(path)
-
 
 CONFIG_FILES = [Path(workflow.basedir) / "config/config.yaml", *workflow.overwrite_configfiles]
 try:
@@ -32,7 +21,7 @@ except HusaiError as error:
 SLICES = Slices(PLAN)
 ENV = f"{workflow.basedir}/workflow/envs/husai.yaml"
 POLICIES = [Path(p).stem for p in CONFIG.gate.policies]
-POLICY_FILES = {Path(p).stem: policy_path(p) for p in CONFIG.gate.policies}
+POLICY_FILES = {Path(p).stem: str(policy_file(p)) for p in CONFIG.gate.policies}
 LANGUAGE = CONFIG.external.subject
 RANDOM_LANGUAGE = LANGUAGE + RANDOM
 ROLES = ["candidate", "frozen", "random_model", "transcoder"]

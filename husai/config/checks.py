@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from husai.errors import nearest
+from husai.errors import HusaiError, nearest
 
 if TYPE_CHECKING:
     from husai.config.schema import Config
@@ -15,7 +16,7 @@ ON_SUBJECTS = {"baseline": ("d_sae", "k"), "ablations": ("k_at_d_sae",), "consis
 
 def cross_checks(cfg: Config) -> list[str]:
     """Every contradiction between keys, one readable line each; empty when there is none."""
-    return [*_subjects(cfg), *_per_subject(cfg), *_widths(cfg), *_seeds(cfg), *_external(cfg)]
+    return [*_subjects(cfg), *_per_subject(cfg), *_widths(cfg), *_seeds(cfg), *_external(cfg), *_policies(cfg)]
 
 
 def _subjects(cfg: Config) -> list[str]:
@@ -158,3 +159,21 @@ def resolved_data_sets(cfg: Config) -> tuple[list[str], list[str]]:
         list(half_a) if sets.selection == "all" else list(sets.selection),
         list(half_b) if sets.confirmation == "rest" else list(sets.confirmation),
     )
+
+
+def _policies(cfg: Config) -> list[str]:
+    """Policies are read before anything runs: a mistake in one must not show after hours of training."""
+    from husai.gate.policy import load_policy
+
+    out, names = [], [Path(p).stem for p in cfg.gate.policies]
+    for name in cfg.gate.policies:
+        try:
+            load_policy(name)
+        except HusaiError as error:
+            out.append(f"gate.policies: {error}")
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        out.append(f"gate.policies: two policies are called '{twice[0]}'; results/gate/{twice[0]}/ has room for one, rename a file")
+    if "strict" not in names:
+        out.append(f"gate.policies: {cfg.gate.policies} lacks strict, which decides how a run ends; add it")
+    return out

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,28 +17,32 @@ from husai.errors import HusaiError, nearest
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses duplicate keys."""
+    """YAML loader that notes duplicate keys, of which YAML itself keeps the last silently."""
+
+    def __init__(self, stream: IO[str], name: str) -> None:
+        super().__init__(stream)
+        self.name = name
+        self.duplicates: list[str] = []
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
     seen = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=deep)
-        if key in seen:
-            raise HusaiError(f"{loader.name}: line {key_node.start_mark.line + 1}: key '{key}' is given twice; keep one")
-        seen.add(key)
+        if repr(key) in seen:
+            loader.duplicates.append(f"{loader.name}: line {key_node.start_mark.line + 1}: key '{key}' is given twice; keep one")
+        seen.add(repr(key))
     return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda loader, node: _mapping(loader, node, deep=True))
 
 
-def read_yaml(path: str | Path) -> dict:
-    """Read a YAML mapping; duplicate keys, broken syntax and a missing file are one-line errors."""
+def read_yaml(path: str | Path, duplicates: list[str] | None = None) -> dict:
+    """Read a YAML mapping; broken syntax, a missing file and, unless they are collected in ``duplicates``, duplicate keys are errors."""
     try:
         with open(path) as handle:
-            loader = _Loader(handle)
-            loader.name = str(path)
+            loader = _Loader(handle, str(path))
             value = loader.get_single_data() or {}
     except FileNotFoundError:
         raise HusaiError(f"{path}: no such file; give the path of a YAML configuration") from None
@@ -47,6 +51,10 @@ def read_yaml(path: str | Path) -> dict:
         raise HusaiError(f"{path}: line {mark.line + 1 if mark else '?'}: not valid YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(value, dict):
         raise HusaiError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
+    if duplicates is not None:
+        duplicates += loader.duplicates
+    elif loader.duplicates:
+        raise HusaiError("\n".join(loader.duplicates))
     return value
 
 
@@ -88,8 +96,9 @@ def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
     """
     origins: dict[tuple, str] = {}
     raw: dict = {}
+    duplicates: list[str] = []
     for path in paths:
-        raw = merge(raw, read_yaml(path), origins, str(path))
+        raw = merge(raw, read_yaml(path, duplicates), origins, str(path))
     if override:
         raw = merge(raw, override, origins, "--config")
     default = str(paths[-1]) if paths else "configuration"
@@ -99,9 +108,10 @@ def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
     except ValidationError as error:
         lines = _explain(error, origins, default)
         with contextlib.suppress(ValidationError):
-            config = Config.model_validate(_mend(raw, read_yaml(paths[0]) if paths else {}, error))
+            config = Config.model_validate(_mend(raw, read_yaml(paths[0], []) if paths else {}, error))
     problems = cross_checks(config) if config is not None else []
     lines += [f"{_origin(problem.split(':')[0].split('.'), origins, default)}: {problem}" for problem in problems]
+    lines = duplicates + lines
     if lines or config is None:
         raise HusaiError("\n".join(lines))
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -93,13 +94,8 @@ class Decision:
         }
 
     def lines(self) -> list[str]:
-        """One plain line per gate: verdict, name, then for each condition its value, interval and threshold, or the reason."""
-        out = []
-        for name in self.reasons:
-            verdict = "pass" if self.gates[name] else "FAIL"
-            note = " (unattainable)" if name in self.unattainable else ""
-            out.append(f"{verdict} {name}{note}: {self.reasons[name]}")
-        return out
+        """One plain line per gate; see :func:`gate_lines`."""
+        return gate_lines(self.to_dict())
 
     def to_markdown(self) -> str:
         """The text of ``release_policy.md``: status first, then gates, conditions, and what was unattainable."""
@@ -122,6 +118,22 @@ class Decision:
             out += ["", "## Unattainable or unresolvable", ""]
             out += [f"- {f['gate']}: {f['condition']} {f['reason']}" for f in blocking]
         return "\n".join(out) + "\n"
+
+
+def gate_lines(body: Mapping[str, Any]) -> list[str]:
+    """One plain line per gate of a ``release_policy.json``: verdict, name, value, interval and threshold of its most telling condition, reason.
+
+    Most telling: failed before passed, with an interval before without, measured before missing, then the policy's order.
+    """
+    out = []
+    for name, reason in body["reasons"].items():
+        rows = [Row(**row) for row in body["rows"] if row["gate"] == name]
+        row = min(rows, key=lambda r: (r.passed, r.lcb is None and r.ucb is None, r.value is None))
+        value = "missing" if row.value is None else f"{row.value:.4g} {row.interval}"
+        measured = f"{row.condition} {value}, asked {row.asked}: " if row.asked else ""
+        note = " (unattainable)" if name in body["unattainable"] else ""
+        out.append(f"{'pass' if body['gates'][name] else 'FAIL'} {name}{note}: {measured}{reason}")
+    return out
 
 
 def _cell(text: str) -> str:

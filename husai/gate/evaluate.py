@@ -25,7 +25,8 @@ def evaluate(policy: Policy, evidence: Iterable[Evidence | Mapping], candidate: 
         From :func:`husai.gate.load_evidence`, or plain ``husai.evidence/1`` dicts. Their order never matters; of several
         records that hold one metric the worst decides.
     candidate : str or mapping, optional
-        Recipe hash, or a mapping with ``recipe_hash``. May be left out when all evidence has one recipe hash.
+        Recipe hash, or a mapping with ``recipe_hash``. May be left out when all evidence has one recipe hash, or all confirmation
+        evidence has.
 
     Returns
     -------
@@ -42,10 +43,16 @@ def _candidate(candidate: str | Mapping | None, items: Sequence[Evidence], polic
     if isinstance(candidate, Mapping):
         return dict(candidate)
     if candidate is None:
-        hashes = {e.recipe_hash for e in items if e.recipe_hash}
-        candidate = hashes.pop() if policy.one_candidate and len(hashes) == 1 else ""
+        candidate = _only_hash(items, policy) if policy.one_candidate else ""
     names = sorted({str(e.record["recipe"]) for e in items if candidate and e.recipe_hash == candidate and e.record.get("recipe")})
     return {"recipe_hash": candidate, "recipe": names[0] if names else None}
+
+
+def _only_hash(items: Sequence[Evidence], policy: Policy) -> str:
+    """The one recipe hash of the confirmation evidence, or of all evidence where there is none; empty when there are several."""
+    confirmed = [e for e in items if policy.confirmation and e.record.get("phase") == "confirmation"]
+    hashes = {e.recipe_hash for e in confirmed or items if e.recipe_hash}
+    return hashes.pop() if len(hashes) == 1 else ""
 
 
 class _Evaluation:
@@ -137,7 +144,7 @@ class _Evaluation:
             findings = [f for f in findings if f.kind == "unattainable"]
         self.findings.update(dict.fromkeys(findings))
         passed, reason = self._verdict(gate, condition, item, reading, findings)
-        shown = reading.value, finite_or_none(reading.lcb), finite_or_none(reading.ucb), item.seeds or reading.n
+        shown = reading.value, finite_or_none(reading.lcb), finite_or_none(reading.ucb), _seeds_behind(condition, item, reading)
         return Row(gate.name, condition.name, *shown, _asked(condition), passed, reason, item.path)
 
     def _verdict(self, gate: Gate, condition: Condition, item: Evidence, reading: Reading, findings: list[Finding]) -> tuple[bool, str]:
@@ -152,14 +159,13 @@ class _Evaluation:
         if reading.value is not None and not condition.low <= reading.value <= condition.high:
             return False, f"= {reading.value:g} lies outside what it can be, [{condition.low:g}, {condition.high:g}], in {item.label}"
         passed = condition.holds(number)
-        shown = "unbounded" if math.isinf(number) else f"{number:.4g}"
+        shown = "unbounded" if math.isinf(number) else _digits(number, condition)
         text = f"= {shown} {'meets' if passed else 'fails'} {condition.op} {condition.threshold:g}"
-        seeds = item.seeds or reading.n
-        if seeds < gate.min_n:
-            return False, text + f", but rests on {seeds} seeds where {gate.min_n} are needed"
-        blocking = [f.reason for f in findings if f.blocking]
-        if blocking and checked:
-            return False, text + "; " + "; ".join(blocking)
+        seeds = _seeds_behind(condition, item, reading)
+        text += f", but rests on {seeds} seeds where {gate.min_n} are needed" if seeds < gate.min_n else ""
+        blocking = [f.reason for f in findings if f.blocking and checked]
+        if blocking or seeds < gate.min_n:
+            return False, "; ".join([text, *blocking])
         return passed, text if passed else "; ".join([text, *(f.reason for f in findings)])
 
     def _absence(self, condition: Condition) -> str:
@@ -204,6 +210,19 @@ class _Evaluation:
                 else:
                     out[name] = None
         return out
+
+
+def _seeds_behind(condition: Condition, item: Evidence, reading: Reading) -> int:
+    """Seeds a number rests on: those the record names, and for a bound no more than its interval was made from."""
+    if not item.seeds:
+        return reading.n
+    return item.seeds if condition.basis == "point" else min(item.seeds, reading.n)
+
+
+def _digits(number: float, condition: Condition) -> str:
+    """Four digits, or all of them where four would be on the other side of the threshold."""
+    short = f"{number:.4g}"
+    return short if condition.holds(float(short)) == condition.holds(number) else repr(number)
 
 
 def finite_or_none(number: float | None) -> float | None:

@@ -119,6 +119,27 @@ def shipped_policies() -> Path:
     return Path(__file__).resolve().parents[2] / "config" / "policies"
 
 
+def policy_file(name_or_path: str | Path) -> Path:
+    """File of a policy given by name (``strict``, ``cycle3``) or by path.
+
+    Raises
+    ------
+    HusaiError
+        When there is no such file; for a name with the known ones and the nearest.
+    """
+    text = str(name_or_path)
+    if text.endswith((".yaml", ".yml")) or "/" in text or Path(text).is_file():
+        if not Path(text).is_file():
+            raise HusaiError(f"{text}: no such policy file")
+        return Path(text)
+    places = (shipped_policies(), Path("config/policies"))
+    path = next((p for folder in places if (p := folder / f"{text}.yaml").is_file()), None)
+    if path is None:
+        known = sorted({p.stem for folder in places for p in folder.glob("*.yaml")})
+        raise HusaiError(f"policy '{text}' is unknown; known: {', '.join(known)}, or give a YAML file{nearest(text, known)}")
+    return path
+
+
 def load_policy(name_or_path: str | Path) -> Policy:
     """Load a policy by name (``strict``, ``cycle3``) or by file.
 
@@ -127,16 +148,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
     HusaiError
         One line listing every mistake in the file, or the known names when there is no such policy.
     """
-    text = str(name_or_path)
-    if text.endswith((".yaml", ".yml")) or "/" in text or Path(text).is_file():
-        path = Path(text)
-    else:
-        path = next((p for p in (shipped_policies() / f"{text}.yaml", Path("config/policies") / f"{text}.yaml") if p.is_file()), None)
-        if path is None:
-            known = sorted({p.stem for folder in (shipped_policies(), Path("config/policies")) for p in folder.glob("*.yaml")})
-            raise HusaiError(f"policy '{text}' is unknown; known: {', '.join(known)}, or give a YAML file{nearest(text, known)}")
-    if not path.is_file():
-        raise HusaiError(f"{path}: no such policy file")
+    path = policy_file(name_or_path)
     return parse_policy(path.read_text(), str(path))
 
 

@@ -54,14 +54,14 @@ def load_candidates(frontier: Sequence = (), scaling: Sequence = (), assignment:
         When no file is given, or one is missing, broken, or has no ``records`` list.
     """
     if not (frontier or scaling or assignment):
-        raise HusaiError("select: give at least one --frontier-results, --scaling-results or --assignment-results file")
+        raise HusaiError("give at least one --frontier-results, --scaling-results or --assignment-results file")
     out: list[Candidate] = []
     for source, paths in (("frontier", frontier), ("scaling", scaling), ("assignment", assignment)):
         for path in paths:
             data = read_artifact(path)
             records = data.get("records")
             if not isinstance(records, list) or not all(isinstance(r, Mapping) for r in records):
-                raise HusaiError(f"{path}: has no list of 'records'; is it a {source} results file?")
+                raise HusaiError(f"{path}: has no list of 'records'; is it a file of {source} results?")
             build = _assignment if source == "assignment" else _candidate
             found = (build(record, source, str(path), _at(data, "config")) for record in records)
             out += [c for c in found if c is not None]

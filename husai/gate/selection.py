@@ -113,17 +113,15 @@ def select_cycle3(
     are min-max normalised over the pool, so they change with it. A missing metric adds nothing and is never dominated.
     """
     if uncertainty_mode not in ("lcb", "point"):
-        raise HusaiError(f"select: uncertainty mode '{uncertainty_mode}' is not lcb or point")
+        raise HusaiError(f"uncertainty mode '{uncertainty_mode}' is not lcb or point")
     eligible = [c for c in candidates if _eligible(c, require_both_external, min_saebench_delta, min_cebench_delta)]
     if not eligible:
-        raise HusaiError(f"select: none of {len(candidates)} candidates is eligible (failed benchmarks, missing deltas or thresholds)")
+        raise HusaiError(f"none of {len(candidates)} candidates is eligible (failed benchmarks, missing deltas or thresholds)")
     seeds = [Entry(c.condition_id, dict(c.metrics), [c], c) for c in eligible]
     _score(seeds)
     entries = seeds if seed_level else _grouped(seeds, uncertainty_mode, max(1, min_seeds))
     if not entries:
-        raise HusaiError(
-            f"select: no condition has {min_seeds} seeds among {len(eligible)} eligible candidates; lower --min-seeds or add seeds"
-        )
+        raise HusaiError(f"no condition has {min_seeds} seeds among {len(eligible)} eligible candidates; lower --min-seeds or add seeds")
     if not seed_level:
         _score(entries)
     for entry in entries:

@@ -35,7 +35,7 @@ def select_strict(
     if require_both_external:
         entries = [e for e in entries if len(e.components) >= 2]
     if not entries:
-        raise HusaiError(f"select: no condition has {min_seeds} seeds with both external benchmarks ({len(eligible)} eligible candidates)")
+        raise HusaiError(f"no condition has {min_seeds} seeds with both external benchmarks ({len(eligible)} eligible candidates)")
     for entry in entries:
         entry.is_pareto = not any(dominates(other, entry) for other in entries if other is not entry)
     ordered = sorted(entries, key=_strict_key)

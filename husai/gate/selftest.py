@@ -86,7 +86,8 @@ def summary(policy: Policy, rows: list[dict[str, Any]], simulation: Mapping[str,
     power = simulation["power"]
     notes = [
         "Adversaries and oracle: real trainings on rows made of planted features, and small probing, contrastive and transfer tasks on them.",
-        "Null rates: each statistic alone at the boundary of its null while all others clearly pass, then all at once.",
+        "Null rates: each statistic alone at the boundary of its null while all others clearly pass, with variances as measured and with the "
+        "least favourable ones; then all at once; then seeds that share nothing.",
         f"Least true shared fraction that passes in at least 80% of campaigns: {least_shared(power, 0.8)}.",
         f"Simulated decisions repeated by the gate itself: {simulation['cross_checked']['agreed']} of {simulation['cross_checked']['campaigns']} agree.",
     ]

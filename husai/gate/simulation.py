@@ -1,13 +1,13 @@
 """How often the strict policy passes what it must not: simulated campaigns under the null, and power over the true shared fraction.
 
 Every statistic gets the interval that the real one gets, from data with seed effects: pairs of seeds ``mu + a_i + a_j + e_ij``
-with delete-one-seed jackknife-t, and seeds x data-set families ``mu + u_s + v_f + e_sf`` with the crossed interval.
+with delete-one-seed jackknife-t, and seeds x data sets in families ``mu + u_s + v_f + w_d + e_sd`` with the crossed interval.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ from husai.statistics import jackknife_se
 
 RESAMPLES = 400
 CROSS_CHECKED = 40
+OOD_FAMILIES = (3, 3, 2)  # the shipped out-of-domain sets: historical figures, bigrams, GLUE
+PROBING_FAMILIES = PAIR_FAMILIES = (1,) * 8  # the embedded default's confirmation data sets, which the story pairs come from too
 SHARED_LOADING = 0.8  # correlation of a seed's quality between gates, in the correlated campaigns
 
 
@@ -34,7 +36,7 @@ class Statistic(NamedTuple):
     sd_seed: float
     sd_rest: float
     n_seeds: int = 8
-    n_families: int = 0
+    families: tuple[int, ...] = ()  # data sets in each family
     sd_family: float = 0.0
 
     @property
@@ -42,21 +44,27 @@ class Statistic(NamedTuple):
         return f"{self.evidence}.{self.metric}"
 
 
+# Standard deviations are about those of the embedded default's own confirmation.
 STATISTICS = (
-    Statistic("stability", "S", "pairs", 0.30, 0.80, 0.03, 0.02),
-    Statistic("stability", "shared_fraction", "pairs", 0.30, 0.80, 0.04, 0.03),
-    Statistic("stability", "activation_r", "pairs", 0.50, 0.85, 0.03, 0.02),
-    Statistic("random_model", "delta_S", "difference", 0.0, 0.50, 0.03, 0.02, 5),
-    Statistic("transcoder", "delta_S", "difference", -0.05, 0.30, 0.03, 0.02, 5),
-    Statistic("ood", "excess_drop", "crossed", 0.03, -0.20, 0.01, 0.02, 8, 8, 0.02),
-    Statistic("saebench", "delta_vs_frozen", "crossed", 0.0, 0.20, 0.01, 0.02, 8, 20, 0.03),
-    Statistic("saebench", "delta_vs_dense", "crossed", -0.02, 0.20, 0.01, 0.02, 8, 20, 0.03),
-    Statistic("cebench", "delta_vs_frozen", "crossed", 0.0, 0.20, 0.02, 0.05, 8, 20, 0.05),
+    Statistic("stability", "S", "pairs", 0.30, 0.80, 0.01, 0.01),
+    Statistic("stability", "shared_fraction", "pairs", 0.30, 0.80, 0.005, 0.005),
+    Statistic("stability", "activation_r", "pairs", 0.50, 0.85, 0.005, 0.01),
+    Statistic("random_model", "delta_S", "difference", 0.0, 0.50, 0.01, 0.01, 5),
+    Statistic("transcoder", "delta_S", "difference", -0.05, 0.30, 0.02, 0.02, 5),
+    Statistic("ood", "excess_drop", "crossed", 0.03, -0.30, 0.005, 0.05, 8, OOD_FAMILIES, 0.045),
+    Statistic("saebench", "delta_vs_frozen", "crossed", 0.0, 0.20, 0.01, 0.04, 8, PROBING_FAMILIES, 0.01),
+    Statistic("saebench", "delta_vs_dense", "crossed", -0.02, 0.30, 0.005, 0.03, 8, PROBING_FAMILIES, 0.11),
+    Statistic("cebench", "delta_vs_frozen", "crossed", 0.0, 0.30, 0.05, 0.05, 8, PAIR_FAMILIES, 0.025),
 )
 CLEAR_POINTS = {
     "integrity": {"leak_excess": 0.0, "plateau_gain": 0.0, "cos_to_init": 0.3, "dead_fraction": 0.0, "text_overlap_rows": 0}
     | {"shared_init_pairs": 0},
     "stability": {"assessable": 1, "null_worst": 0.5, "clone_pairs": 0},
+}
+NOTHING = {
+    **dict.fromkeys(("stability.S", "stability.shared_fraction", "stability.activation_r"), 0.0),
+    **dict.fromkeys(("random_model.delta_S", "transcoder.delta_S", "ood.excess_drop"), 0.0),
+    **dict.fromkeys(("saebench.delta_vs_frozen", "saebench.delta_vs_dense", "cebench.delta_vs_frozen"), 0.0),
 }
 
 
@@ -93,30 +101,45 @@ def _pairs(statistic: Statistic, mean: float, effects: np.ndarray, rng: np.rando
 
 
 def _crossed(statistic: Statistic, mean: float, effects: np.ndarray, rng: np.random.Generator) -> Draw:
-    """The wider of a crossed bootstrap and the family-level t; one data set a family, resamples shared by the campaigns."""
-    campaigns, n = effects.shape
-    families = statistic.n_families
-    table = mean + statistic.sd_seed * effects[:, :, None] + statistic.sd_rest * rng.standard_normal((campaigns, n, families))
-    table += statistic.sd_family * rng.standard_normal((campaigns, 1, families))
-    value, by_family = table.mean((1, 2)), table.mean(1)
-    half = stats.t.ppf(0.975, families - 1) * by_family.std(1, ddof=1) / math.sqrt(families)
-    seed_weight = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
-    family_weight = rng.multinomial(families, np.full(families, 1 / families), RESAMPLES) / families
-    weight = (seed_weight[:, :, None] * family_weight[:, None, :]).reshape(RESAMPLES, -1)
-    low, high = np.percentile(table.reshape(campaigns, -1) @ weight.T, [2.5, 97.5], axis=1)
+    """The interval of :func:`husai.statistics.crossed_interval`, with one set of resamples for all campaigns."""
+    (campaigns, n), size = effects.shape, np.array(statistic.families, dtype=float)
+    families, member = len(size), np.repeat(np.arange(len(size)), statistic.families)
+    table = mean + statistic.sd_seed * effects[:, :, None] + statistic.sd_rest * rng.standard_normal((campaigns, n, len(member)))
+    by_family, by_dataset = rng.standard_normal((campaigns, 1, families)), rng.standard_normal((campaigns, 1, len(member)))
+    table += statistic.sd_family * (by_family[:, :, member] + by_dataset) / math.sqrt(2)
+    sums = np.stack([table[:, :, member == f].sum(-1) for f in range(families)], axis=-1)
+    value = table.mean((1, 2))
+    residual = (sums.mean(1) - value[:, None] * size) / size.mean()
+    by_family = stats.t.ppf(0.975, families - 1) * np.sqrt((residual**2).sum(1) / (families * (families - 1)))
+    half = np.maximum(by_family, stats.t.ppf(0.975, n - 1) * table.mean(2).std(1, ddof=1) / math.sqrt(n))
+    seed_weight = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    family_weight = rng.multinomial(families, np.full(families, 1 / families), RESAMPLES)
+    weight = (seed_weight[:, :, None] * family_weight[:, None, :]).reshape(RESAMPLES, -1) / (n * family_weight @ size)[:, None]
+    low, high = np.percentile(sums.reshape(campaigns, -1) @ weight.T, [2.5, 97.5], axis=1)
     wider = high - low > 2 * half
     return Draw(value, np.where(wider, low, value - half), np.where(wider, high, value + half))
 
 
-def campaigns(means: Mapping[str, float], count: int, rng: np.random.Generator, correlated: bool = False) -> dict[str, Draw]:
+def least_favourable(statistic: Statistic) -> Statistic:
+    """The same statistic with the variances that its interval covers worst: seeds alone for pairs, seeds and families alike for tables."""
+    return statistic._replace(sd_seed=0.04, sd_rest=0.005, sd_family=0.04 if statistic.families else 0.0)
+
+
+def campaigns(
+    means: Mapping[str, float],
+    count: int,
+    rng: np.random.Generator,
+    correlated: bool = False,
+    statistics: Sequence[Statistic] = STATISTICS,
+) -> dict[str, Draw]:
     """All statistics of ``count`` campaigns; ``means`` are true values by statistic name, the clear value where it is silent.
 
     With ``correlated`` a seed's quality is shared between the gates: each effect loads on one common factor.
     """
-    n = max(s.n_seeds for s in STATISTICS)
+    n = max(s.n_seeds for s in statistics)
     common = rng.standard_normal((count, n))
     out = {}
-    for statistic in STATISTICS:
+    for statistic in statistics:
         effects = rng.standard_normal((count, n))
         if correlated:
             sign = -1 if statistic.evidence == "ood" else 1
@@ -163,11 +186,37 @@ def rate(passed: np.ndarray) -> dict[str, Any]:
     return metric(k / n, low, high, n, "Clopper-Pearson")
 
 
+class NullCase(NamedTuple):
+    """A world in which the gate must not pass."""
+
+    name: str
+    means: Mapping[str, float]
+    correlated: bool = False
+    statistics: Sequence[Statistic] = STATISTICS
+
+
+def null_cases() -> list[NullCase]:
+    """Every null that :func:`simulate` tries."""
+    boundary = {s.name: s.boundary for s in STATISTICS}
+    cases = [NullCase(f"{s.name} alone", {s.name: s.boundary}) for s in STATISTICS]
+    for one in STATISTICS:
+        changed = [least_favourable(s) if s is one else s for s in STATISTICS]
+        cases.append(NullCase(f"{one.name} alone, least favourable variances", {one.name: one.boundary}, False, changed))
+    return [
+        *cases,
+        NullCase("all gates at their boundaries, independent", boundary),
+        NullCase("all gates at their boundaries, correlated seeds", boundary, True),
+        NullCase("nothing there", NOTHING, True),
+    ]
+
+
 def simulate(policy: Policy, null_campaigns: int = 2000, power_campaigns: int = 500, seed: int = 0) -> dict[str, Any]:
     """False-pass rates under the null and the power curve.
 
-    Three kinds of null: one statistic at the boundary of its null while all others clearly pass (the least favourable
-    case, one row a statistic); every statistic at its boundary, independent; the same with seed quality shared between gates.
+    Nulls: one statistic at the boundary of its null while all others clearly pass, with variances as measured and with those
+    least favourable to its interval (the gate is an intersection of gates, so no other null can pass more often); every
+    statistic at its boundary, independent, and with seed quality shared between gates; seeds that share nothing and add nothing
+    to a frozen decoder.
 
     Returns
     -------
@@ -176,14 +225,11 @@ def simulate(policy: Policy, null_campaigns: int = 2000, power_campaigns: int = 
         ``cross_checked``: campaigns that :func:`evaluate` judged alike, all of those tried.
     """
     rng = np.random.default_rng(seed)
-    boundary = {s.name: s.boundary for s in STATISTICS}
-    cases = [(f"{s.name} alone", {s.name: s.boundary}, False) for s in STATISTICS]
-    cases += [("all gates, independent", boundary, False), ("all gates, correlated seeds", boundary, True)]
     rows, checked, agreed = [], 0, 0
-    for name, means, correlated in cases:
-        drawn = campaigns(means, null_campaigns, rng, correlated)
+    for case in null_cases():
+        drawn = campaigns(case.means, null_campaigns, rng, case.correlated, case.statistics)
         passed = passes(policy, drawn)
-        rows.append({"null": name, "rate": rate(passed)})
+        rows.append({"null": case.name, "rate": rate(passed)})
         for index in range(min(CROSS_CHECKED, null_campaigns)):
             checked += 1
             agreed += evaluate(policy, records(drawn, index), "simulated").pass_all == bool(passed[index])

@@ -1,10 +1,21 @@
-"""The paragraph that ends a run: passed or not, why, and where to look."""
+"""What ends a run on the terminal: a line for each gate, and one paragraph: passed or not, why, and where to look."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from husai.errors import HusaiError
+from husai.gate.decision import gate_lines
+from husai.provenance import read_json
 from husai.report.log import gate_status, open_run, read_events, run_facts, runs_path
+
+
+def strict_lines(results: str | Path = "results") -> list[str]:
+    """The strict decision, one line a gate: verdict, value, interval, threshold, reason. Empty when there is none."""
+    try:
+        return gate_lines(read_json(Path(results) / "gate/strict/release_policy.json"))
+    except (HusaiError, KeyError, TypeError, ValueError):
+        return []
 
 
 def closing_paragraph(results: str | Path = "results", reports: str | Path = "reports") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ def evaluate_sae(sae, x: Rows, target: Rows | None = None, max_rows: int | None 
     Raises
     ------
     HusaiError
-        Widths that do not fit, no rows, or numbers of rows that differ.
+        Widths that do not fit, no rows, numbers of rows that differ, or NaN and infinite values.
     """
     n = _checked_rows(sae, x, target, max_rows)
     device = sae.device
@@ -69,6 +70,11 @@ def evaluate_sae(sae, x: Rows, target: Rows | None = None, max_rows: int | None 
         squares += centred.square().sum()
         total += centred.sum(0)
     variance = float(squares - total.square().sum() / n)
+    if not math.isfinite(variance) or not math.isfinite(float(error)):
+        where = getattr(x if target is None else target, "path", "the rows given")
+        raise HusaiError(
+            f"{where}: NaN or infinite values in the activations or in what the {sae.architecture} SAE makes of them; store them again"
+        )
     return {
         "explained_variance": 1.0 - float(error) / variance if variance > 0 else float("nan"),
         "mse": float(error) / (n * sae.d_out),

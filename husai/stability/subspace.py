@@ -89,7 +89,7 @@ def activation_covariance(rows, step: int = 8192) -> torch.Tensor:
         block = read(i, min(i + step, n)).double() - mean
         total = total + block.T @ block
     if not torch.isfinite(total).all():
-        raise HusaiError("activations: hold NaN or infinite values; write the store again")
+        raise HusaiError(f"{getattr(rows, 'path', 'activations')}: NaN or infinite values in the activations; store them again")
     return (total / (n - 1)).cpu()
 
 

@@ -207,7 +207,7 @@ def table_job(stage: str, spec: dict, inputs: Sequence[str], out: Path) -> dict:
     columns = FRONTIER_COLUMNS if stage == "frontier" else SCALING_COLUMNS
     figures = [{"kind": "errorbar", "x": "recipe", "y": "delta_vs_frozen", "title": "AUC gain over the frozen-decoder control"}]
     notes = [
-        "Deltas are paired per data set; intervals are the wider of the crossed (seeds x families) bootstrap and the family-level t interval."
+        "Deltas are paired per data set; intervals are the widest of the crossed (seeds x families) bootstrap and the family-level and seed-level t intervals."
     ]
     notes += [
         f"{row['recipe']}: CE-Bench control not matched ({row['cebench_control']})." for row in rows if row["cebench_control"] != "matched"

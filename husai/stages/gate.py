@@ -40,7 +40,7 @@ def select_job(
     :func:`husai.gate.selection.select_cycle3`.
     """
     if policy not in SELECTORS:
-        raise HusaiError(f"select: policy '{policy}' has no selector; known: {', '.join(SELECTORS)}{nearest(policy, SELECTORS)}")
+        raise HusaiError(f"policy '{policy}' has no selector; known: {', '.join(SELECTORS)}{nearest(policy, SELECTORS)}")
     paths = [*frontier_results, *scaling_results, *assignment_results]
     config = {"policy": policy, "seed_level": seed_level, "min_seeds": min_seeds, "require_both_external": require_both_external, **options}
     output_dir = Path(output_dir)
@@ -49,7 +49,7 @@ def select_job(
         work.reads(*paths)
         if policy == "strict":
             if seed_level:
-                raise HusaiError("select: the strict selector compares conditions over seeds; --seed-level belongs to --policy cycle3")
+                raise HusaiError("the strict selector compares conditions over seeds; --seed-level belongs to --policy cycle3")
             selection = select_strict(candidates, min_seeds=5 if min_seeds is None else min_seeds)
         else:
             both = {"require_both_external": require_both_external, "min_seeds": 3 if min_seeds is None else min_seeds}
@@ -132,10 +132,10 @@ def gate_job(
     given = [p for p in original.values() if p is not None]
     if loaded.one_candidate and given:
         raise HusaiError(
-            f"gate: policy {loaded.name} judges evidence records of one candidate, not {given[0]}; use --evidence, or --policy cycle3"
+            f"policy {loaded.name} judges evidence records of one candidate, not {given[0]}; use --evidence, or --policy cycle3"
         )
     if not evidence and not given:
-        raise HusaiError("gate: nothing to judge; give --evidence, or the original's result files with --policy cycle3")
+        raise HusaiError("nothing to judge; give --evidence, or the original's result files with --policy cycle3")
     required = {"transcoder": require_transcoder, "ood": require_ood, "external": require_external}
     loaded = configured(loaded, external_mode, use_external_lcb, required, thresholds or {})
     about = candidate_of(candidate, cycle3_candidate if not loaded.one_candidate else None, original["external"])
@@ -151,9 +151,15 @@ def gate_job(
         external_mode,
         use_external_lcb,
     )
-    if fail_on_gate_fail and not decision.pass_all:
-        raise GateFailed(f"policy {decision.policy} failed: {', '.join(decision.failing)}; see {Path(output_dir) / 'release_policy.md'}")
+    if fail_on_gate_fail:
+        refuse_failed(decision, output_dir)
     return decision
+
+
+def refuse_failed(decision: Decision, output_dir: str | Path) -> None:
+    """Raise :class:`GateFailed` when a decision did not pass."""
+    if not decision.pass_all:
+        raise GateFailed(f"policy {decision.policy} failed: {', '.join(decision.failing)}; see {Path(output_dir) / 'release_policy.md'}")
 
 
 def configured(policy: Policy, external_mode: str, use_lcb: bool, required: Mapping[str, bool], thresholds: Mapping[str, float]) -> Policy:
@@ -161,16 +167,16 @@ def configured(policy: Policy, external_mode: str, use_lcb: bool, required: Mapp
     names = {g.name: g for g in policy.gates}
     if external_mode not in EXTERNAL_MODES:
         raise HusaiError(
-            f"gate: external mode '{external_mode}' is not one of {', '.join(EXTERNAL_MODES)}{nearest(external_mode, EXTERNAL_MODES)}"
+            f"external mode '{external_mode}' is not one of {', '.join(EXTERNAL_MODES)}{nearest(external_mode, EXTERNAL_MODES)}"
         )
     has_modes = "external" in names and len(names["external"].modes) > 1
     if not has_modes and (external_mode != "auto" or use_lcb):
-        raise HusaiError(f"gate: policy {policy.name} has no external modes; leave out --external-mode and --use-external-lcb")
+        raise HusaiError(f"policy {policy.name} has no external modes; leave out --external-mode and --use-external-lcb")
     modes = {}
     if has_modes:
         modes["external"] = external_mode + ("-lcb" if use_lcb else "")
         modes |= {g: "lcb" if use_lcb else "point" for g in ("external_saebench", "external_cebench") if g in names}
-    asked = {gate: True for gate, needed in required.items() if needed}
+    asked = {gate: True for gate, needed in required.items() if needed and (gate in names or not all(g.required for g in policy.gates))}
     if asked.get("external"):
         asked |= {g: True for g in ("external_saebench", "external_cebench") if g in names}
     values = dict(thresholds)
@@ -264,7 +270,7 @@ def claim_job(statement: str, evidence: str | Path, *, ledger: str | Path = CLAI
     """
     statement = " ".join(statement.split())
     if not statement:
-        raise HusaiError("claim: the statement is empty")
+        raise HusaiError("the statement is empty")
     path = Path(evidence) / "release_policy.json" if Path(evidence).is_dir() else Path(evidence)
     body, strict = read_artifact(path), load_policy("strict")
     refused = f"claim refused: {path}"

@@ -47,10 +47,10 @@ def log_job(
     """Without ``event`` (the rule): rebuild ``experiment_log.md``. With one (Snakemake's handlers): record it first.
 
     ``start`` opens an entry, ``success`` and ``error`` close it, write the index of all artifacts (``checksums.json``) and print the
-    closing paragraph.
+    strict decision, a line for each gate, and the closing paragraph.
     """
     from husai.report.checksums import write_index
-    from husai.report.closing import closing_paragraph
+    from husai.report.closing import closing_paragraph, strict_lines
     from husai.report.log import end_run, start_run, write_log
 
     if event is None:
@@ -58,14 +58,14 @@ def log_job(
     if event == "start":
         start_run(results_dir, out_dir, command=command or " ".join(sys.argv), config_hash=config_hash, config_files=list(config_files))
         return write_log(results_dir, out_dir, keep_time=True)
-    paragraph = closing_paragraph(results_dir, out_dir) if closing else ""
+    ending = [*strict_lines(results_dir), closing_paragraph(results_dir, out_dir)] if closing else []
     end_run(results_dir, out_dir, event, **({"error": error} if error else {}))
     path = write_log(results_dir, out_dir, keep_time=True)
     root = Path(results_dir).parent
     if Path(results_dir).name == "results" and Path(out_dir) == root / "reports":
         write_index(root)
-    if paragraph:
-        print(paragraph)
+    for line in ending:
+        print(line)
     return path
 
 
@@ -86,7 +86,7 @@ def verify_job(root: str | Path = ".") -> None:
         print(f"mismatch: {line}")
     checked = ", ".join(f"{n} {what}" for what, n in found.counts.items()) or "nothing"
     if found.mismatches:
-        raise HusaiError(f"verify: {len(found.mismatches)} mismatch(es) below {root}, listed above; checked {checked}")
+        raise HusaiError(f"{len(found.mismatches)} mismatch(es) below {root}, listed above; checked {checked}")
     print(f"verified: {checked}; no mismatch")
 
 
@@ -120,4 +120,4 @@ def doctor_job(root: str | Path = ".", profile: str = "local", hub_needed: bool 
     print(table(checks))
     failed = [c.what for c in checks if c.state == FAIL]
     if failed:
-        raise HusaiError(f"doctor: this machine cannot run profile '{profile}' ({', '.join(failed)}); see the lines marked fail")
+        raise HusaiError(f"this machine cannot run profile '{profile}' ({', '.join(failed)}); see the lines marked fail")

@@ -25,6 +25,13 @@ def verb(verbs, name: str, run: Callable, *, reads: str, writes: str, costs: str
     return command
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got '{text}'")
+    return int(text)
+
+
 def spec_argument(text: str) -> dict:
     """A config slice: JSON text, or the name of a JSON file."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from husai.verbs import add_compute, add_spec, spec_argument, verb
+from husai.verbs import add_compute, add_spec, positive, spec_argument, verb
 
 
 def add_to(verbs) -> None:
@@ -18,7 +18,7 @@ def add_to(verbs) -> None:
     for name in ("frontier", "scaling", "assignment"):
         command.add_argument(f"--{name}-results", nargs="+", type=Path, default=[], metavar="F", help=f"{name} results")
     command.add_argument("--seed-level", action="store_true", help="cycle3: rank single SAEs instead of conditions")
-    command.add_argument("--min-seeds", type=int, default=None, help="fewest seeds of a condition (default: 5 strict, 3 cycle3)")
+    command.add_argument("--min-seeds", type=positive, default=None, help="fewest seeds of a condition (default: 5 strict, 3 cycle3)")
     command.add_argument("--require-both-external", action="store_true", help="a condition needs both SAEBench and CE-Bench")
     command.add_argument("--output-dir", type=Path, required=True)
     add_spec(command)
@@ -56,7 +56,7 @@ def run_select(args) -> None:
     from husai.stages.gate import select_job
 
     configured = args.spec.get("cycle3_min_seeds" if args.policy == "cycle3" else "min_seeds")
-    select_job(
+    selection = select_job(
         args.policy,
         output_dir=args.output_dir,
         frontier_results=args.frontier_results,
@@ -66,6 +66,11 @@ def run_select(args) -> None:
         min_seeds=args.min_seeds if args.min_seeds is not None else configured,
         require_both_external=args.require_both_external,
     )
+    chosen = selection.selected
+    print(
+        f"selected {chosen.name} (score {chosen.score:.6g}, {len(chosen.members)} seeds) of {len(selection.ordered)} by {selection.policy}"
+    )
+    print(f"written to {args.output_dir / 'selected_candidate.json'} and selection.md")
 
 
 def run_gate(args) -> None:
@@ -77,17 +82,18 @@ def run_gate(args) -> None:
         from husai.stages.gate_selftest import selftest_job
 
         use_threads(args.threads)
-        selftest_job(args.spec, args.out or Path("results/gate/selftest.json"), device=str(resolve_device(args.device)))
+        out, device = args.out or Path("results/gate/selftest.json"), str(resolve_device(args.device))
+        selftest_job(args.spec, out, device=device, fail=args.fail_on_gate_fail)
         return
     if args.action == "assert":
         run_assert(args)
         return
     if args.output_dir is None:
         raise HusaiError("--output-dir is missing; say where the decision goes")
-    from husai.stages.gate import gate_job
+    from husai.stages.gate import gate_job, refuse_failed
 
     names = ("phase4a_results", "transcoder_results", "ood_results", "external_summary", "external_candidate_json", "external_mode")
-    flags = ("use_external_lcb", "require_transcoder", "require_ood", "require_external", "fail_on_gate_fail")
+    flags = ("use_external_lcb", "require_transcoder", "require_ood", "require_external")
     decision = gate_job(
         args.policy,
         output_dir=args.output_dir,
@@ -96,7 +102,11 @@ def run_gate(args) -> None:
         cycle3_candidate=args.cycle3_candidate,
         **{name: getattr(args, name) for name in (*names, *flags)},
     )
-    print(decision.to_markdown())
+    print(f"policy {decision.policy}: {'PASS' if decision.pass_all else 'FAIL: ' + ', '.join(decision.failing)}")
+    print("\n".join(decision.lines()))
+    print(f"written to {args.output_dir / 'release_policy.json'} and .md")
+    if args.fail_on_gate_fail:
+        refuse_failed(decision, args.output_dir)
 
 
 def run_assert(args) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from husai.config import load, merge
+from husai.config import load, merge, read_yaml
 from husai.config.docs import key_table, schema_text
 from husai.errors import HusaiError
 
@@ -79,8 +79,28 @@ def test_numbers_given_per_subject_are_checked(tmp_path, text, message):
 
 
 def test_duplicate_keys_are_refused(tmp_path):
-    (line,) = problems(tmp_path, "gate: {null_campaigns: 10, null_campaigns: 20}")
-    assert "given twice" in line
+    lines = problems(tmp_path, "gate: {null_campaigns: 10, null_campaigns: 20}\nbaseline:\n  k: 4\n  k: -8\n")
+    assert [line.split(": ", 1)[1] for line in lines] == [
+        "line 1: key 'null_campaigns' is given twice; keep one",
+        "line 4: key 'k' is given twice; keep one",
+        "baseline.k: got -8, it should be greater than or equal to 1",
+    ]
+    with pytest.raises(HusaiError, match="given twice"):
+        read_yaml(tmp_path / "overlay.yaml")
+
+
+def test_policies_are_read_before_anything_runs(tmp_path):
+    broken = tmp_path / "mine.yaml"
+    broken.write_text("policy: mine\nschema: husai.policy/1\ngates: {g: {why: x, conditions: [{evidence: stability, metric: SS}]}}\n")
+    (tmp_path / "strict.yaml").write_text((ROOT / "config/policies/strict.yaml").read_text())
+    lines = problems(tmp_path, f"gate: {{policies: [strict, strictt, {broken}, {tmp_path / 'absent.yaml'}, {tmp_path / 'strict.yaml'}]}}")
+    text = "\n".join(lines)
+    assert len(lines) == 4 and all("gate.policies: " in line for line in lines)
+    assert "policy 'strictt' is unknown; known: cycle3, strict, or give a YAML file; did you mean 'strict'?" in text
+    assert "mine.yaml: 1 mistake: gates.g.conditions[0]: needs basis, op, threshold" in text
+    assert "absent.yaml: no such policy file" in text
+    assert "two policies are called 'strict'" in text
+    assert "lacks strict" in problems(tmp_path, "gate: {policies: [cycle3]}")[0]
 
 
 def test_broken_yaml_and_missing_file_are_one_line(tmp_path):

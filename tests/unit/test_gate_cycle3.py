@@ -244,6 +244,7 @@ def test_options_that_do_not_fit():
         configured(load_policy("cycle3"), "both", False, {}, {})
     with pytest.raises(HusaiError, match="has no external modes"):
         configured(load_policy("strict"), "joint", False, {}, {})
+    assert configured(load_policy("strict"), "auto", False, {"external": True, "ood": True}, {}) == load_policy("strict")
     with pytest.raises(HusaiError, match="judges evidence records of one candidate"):
         gate_job("strict", output_dir="x", ood_results="ood.json")
     with pytest.raises(HusaiError, match="nothing to judge"):

@@ -57,6 +57,11 @@ def test_each_condition_on_both_sides_of_its_threshold(gate, name, good, bad):
     assert name.replace("__", ".") in decision.reasons[gate]
 
 
+def test_a_reason_shows_as_many_digits_as_the_verdict_needs():
+    decision = decide(passing(integrity__dead_fraction=0.1000001))
+    assert "integrity.dead_fraction = 0.1000001 fails <= 0.1" in decision.reasons["integrity"]
+
+
 def test_the_saebench_point_condition_counts_by_itself():
     narrow = metric(0.009, 0.001, 0.02, 8, "crossed")
     assert decide(passing(saebench__delta_vs_frozen=narrow)).failing == ["saebench"]
@@ -158,6 +163,12 @@ def test_too_few_seeds():
     assert "rests on 1 seeds" in decide(records).reasons["functional"]
 
 
+def test_an_interval_from_fewer_seeds_than_the_record_names_counts_only_those():
+    decision = decide(passing(stability__S=metric(0.6, 0.59, 0.61, 3)))
+    assert decision.failing == ["reproducibility"] and "rests on 3 seeds where 8 are needed" in decision.reasons["reproducibility"]
+    assert decide(passing(stability__clone_pairs=metric(0))).pass_all, "a count has no interval: n says nothing about its seeds"
+
+
 def test_selection_data_is_never_gated_and_confirmation_outranks():
     selection = [r | {"phase": "selection"} for r in passing()]
     decision = decide(selection)
@@ -170,6 +181,8 @@ def test_no_candidate():
     assert evaluate(STRICT, passing()).pass_all
     mixed = [*passing(), record("ood", PASSING["ood"], recipe_hash="another")]
     assert "candidate is not named" in evaluate(STRICT, mixed).reasons["ood"]
+    confirmed = [*(r | {"phase": "confirmation"} for r in passing()[:2]), *passing()[2:], *mixed[-1:]]
+    assert evaluate(STRICT, confirmed).candidate["recipe_hash"] == HASH and evaluate(STRICT, confirmed).pass_all
     assert not evaluate(STRICT, []).pass_all and not evaluate(STRICT, [], HASH).pass_all
 
 
@@ -247,5 +260,13 @@ def test_the_decision_as_text_and_json():
     decision = decide(passing(ood__excess_drop=0.2))
     text = decision.to_markdown()
     assert text.startswith("# Policy `strict`: FAIL: ood") and "| ood | **fail** |" in text
-    assert len(decision.lines()) == 8 and decision.lines()[5].startswith("FAIL ood: ood.excess_drop ucb = 0.21 fails <= 0.03")
+    lines = decision.lines()
+    assert len(lines) == 8 and lines[2].startswith("pass functional: stability.activation_r lcb 0.7 [0.69, 0.71], asked lcb >= 0.5: ")
+    assert lines[5].startswith(
+        "FAIL ood: ood.excess_drop ucb 0.2 [0.19, 0.21], asked ucb <= 0.03: ood.excess_drop ucb = 0.21 fails <= 0.03"
+    )
+    missing = decide([r for r in passing() if r["kind"] != "ood"]).lines()[5]
+    assert missing.startswith(
+        "FAIL ood: ood.excess_drop ucb missing, asked ucb <= 0.03: ood.excess_drop ucb is missing: there is no ood evidence"
+    )
     assert {"policy", "candidate", "metrics", "thresholds", "gates", "reasons", "unattainable"} <= decision.to_dict().keys()

@@ -1,6 +1,7 @@
 """The gate's own proof: adversaries and oracle from real trainings, false-pass rate, power, and the tasks they are measured on."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ from gate_records import HASH, passing
 
 from husai.gate import evaluate, load_policy, planted
 from husai.gate.selftest import ADVERSARIES, judge, least_shared
-from husai.gate.simulation import STATISTICS, campaigns, draw, passes, rate, records, simulate
+from husai.gate.simulation import OOD_FAMILIES, PROBING_FAMILIES, STATISTICS, campaigns, draw, passes, rate, records, simulate
 from husai.provenance import metric
 from husai.statistics import crossed_interval, jackknife_t
 
+ROOT = Path(__file__).parents[2]
 STRICT = load_policy("strict")
 
 
@@ -28,7 +30,7 @@ def test_the_strict_gate_rejects_every_adversary_for_the_right_reason_and_passes
     for name in ("permuted_clone", "cloned_seed"):
         assert rows[name]["failing_gates"] == ["integrity"], "clones look perfect to every other gate"
     assert body["passed"] and body["simulation"]["null_campaigns"] == 2000
-    assert body["metrics"]["false_pass_rate"]["value"] <= 0.05 and body["metrics"]["false_pass_rate"]["ucb"] <= 0.05
+    assert body["metrics"]["false_pass_rate"]["value"] <= 0.05
     assert json.loads((tmp_path / "selftest.json").read_text())["headline"] == body["headline"]
 
 
@@ -49,9 +51,12 @@ def test_every_interval_condition_of_strict_is_simulated():
 
 def test_false_pass_rate_and_power():
     found = simulate(STRICT, 2000, 200, seed=3)
-    assert len(found["rows"]) == len(STATISTICS) + 2
-    assert all(row["rate"]["value"] <= 0.05 for row in found["rows"])
-    assert found["cross_checked"]["agreed"] == found["cross_checked"]["campaigns"] >= 400
+    rates = {row["null"]: row["rate"] for row in found["rows"]}
+    assert len(rates) == 2 * len(STATISTICS) + 3
+    assert all(rate["value"] <= 0.05 for rate in rates.values())
+    assert rates["all gates at their boundaries, correlated seeds"]["ucb"] < 0.005 and rates["nothing there"]["value"] == 0.0
+    assert found["false_pass_rate"]["value"] == max(rate["value"] for rate in rates.values()) >= 0.02, "the least favourable case is tried"
+    assert found["cross_checked"]["agreed"] == found["cross_checked"]["campaigns"] >= 800
     power = {p["shared_fraction"]: p["rate"]["value"] for p in found["power"]}
     assert power[0.0] == 0.0 and power[0.3] <= 0.05 and power[0.9] == 1.0
     assert 0.5 < least_shared(found["power"], 0.8) <= 0.7
@@ -66,10 +71,21 @@ def test_simulated_intervals_are_the_real_ones():
     matrix = 0.5 + s.sd_seed * (effects[0][:, None] + effects[0][None, :])
     real = jackknife_t(matrix)
     assert (drawn.value[0], drawn.lcb[0], drawn.ucb[0]) == pytest.approx((real.value, real.lcb, real.ucb), abs=1e-12)
-    crossed = next(s for s in STATISTICS if s.design == "crossed")._replace(sd_rest=0.0, sd_family=0.0, n_families=12)
+    crossed = next(s for s in STATISTICS if s.design == "crossed")._replace(sd_seed=0.1, sd_rest=0.0, sd_family=0.0, families=(3, 1, 2))
     drawn = draw(crossed, 0.1, effects, rng)
-    real = crossed_interval(0.1 + crossed.sd_seed * np.repeat(effects[:1].T, 12, axis=1), list(range(12)))
-    assert drawn.value[0] == pytest.approx(real.value) and drawn.lcb[0] == pytest.approx(real.lcb, abs=0.3 * (real.value - real.lcb))
+    real = crossed_interval(0.1 + crossed.sd_seed * np.repeat(effects[:1].T, 6, axis=1), [0, 0, 0, 1, 2, 2])
+    assert real.method == "seed-t" and (drawn.value[0], drawn.lcb[0], drawn.ucb[0]) == pytest.approx((real.value, real.lcb, real.ucb))
+
+
+def test_simulated_families_are_those_of_the_default_configuration():
+    from collections import Counter
+
+    from husai.config import load
+    from husai.external.datasets import family
+
+    config = load([ROOT / "config/config.yaml"]).external.datasets
+    for names, sizes in ((config.ood, OOD_FAMILIES), (config.confirmation, PROBING_FAMILIES)):
+        assert sorted(Counter(map(family, names)).values()) == sorted(sizes)
 
 
 def test_simulated_campaigns_are_judged_as_the_gate_judges_them():

@@ -148,6 +148,16 @@ def test_the_closing_paragraph_says_passed_or_not_why_and_where(places):
     assert closing_paragraph(*places).startswith("RELEASED:")
 
 
+def test_a_run_ends_with_the_strict_decision_a_line_for_each_gate(places, capsys):
+    report_tree.decision(places[0].parent, report_tree.STRICT_ROWS)
+    start_run(*places)
+    log_job(*places, event="success")
+    lines = capsys.readouterr().out.splitlines()
+    gates = list(dict.fromkeys(row["gate"] for row in report_tree.STRICT_ROWS))
+    assert [line.split()[1].rstrip(":") for line in lines[:-1]] == gates
+    assert all(line.startswith(("pass ", "FAIL ")) for line in lines[:-1]) and lines[-1].startswith("NOT RELEASED: ")
+
+
 def test_a_confirmation_attempt_is_part_of_its_runs_entry(places):
     from husai.gate.ledger import begin_confirmation
 

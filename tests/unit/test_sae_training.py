@@ -203,6 +203,13 @@ def test_evaluation_matches_a_plain_definition_in_any_batching():
     assert found["mse"] == pytest.approx(float((x - x_hat).square().mean()), rel=1e-5)
 
 
+def test_nan_in_the_held_out_rows_is_an_error_and_no_figure():
+    broken = rows(200, seed=1)
+    broken[7, 3] = float("nan")
+    with pytest.raises(HusaiError, match="NaN or infinite values in the activations"):
+        train_ensemble(recipe(), [1, 2], rows(400), held_out=broken)
+
+
 def test_the_geometric_median_ignores_a_far_outlier():
     points = torch.cat([torch.randn(99, 4, dtype=torch.float64), torch.full((1, 4), 1e6, dtype=torch.float64)])
     assert geometric_median(points).norm() < 1.0

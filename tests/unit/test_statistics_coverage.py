@@ -50,3 +50,14 @@ def test_the_crossed_interval_covers_when_seeds_and_families_both_vary():
         found = crossed_interval(table, families, n_resamples=1000, seed=run)
         covered += found.lcb <= 0 <= found.ucb
     assert covered / runs >= 0.92
+
+
+@pytest.mark.parametrize("family_sd", [0.0, 0.2, 1.0])
+def test_the_crossed_interval_lets_a_null_pass_rarely_even_where_seeds_dominate(family_sd):
+    """8 seeds x 8 families at a true delta of 0: the lower bound is above it in at most 5%; bootstrap and family t alone reach 6%."""
+    rng = np.random.default_rng(2)
+    runs, passed = 1500, 0
+    for run in range(runs):
+        table = rng.normal(size=(8, 1)) + rng.normal(scale=family_sd, size=8) + rng.normal(scale=0.2, size=(8, 8))
+        passed += crossed_interval(table, range(8), n_resamples=400, seed=run).lcb > 0
+    assert passed / runs <= 0.05

@@ -204,12 +204,12 @@ def test_crossed_interval_is_the_family_t_when_seeds_agree_and_families_are_few(
 
 
 def test_crossed_interval_sees_the_spread_between_seeds():
-    """All families equal, seeds far apart: the family t would claim certainty, the crossed bootstrap does not."""
+    """All families equal, seeds far apart: the family t would claim certainty; the interval is the t interval of the seeds."""
     table = np.tile(np.array([[0.0], [1.0], [2.0], [3.0]]), (1, 12))
     found = crossed_interval(table, np.repeat(list("abcd"), 3))
-    assert found.method == "crossed-bootstrap"
-    assert found.ucb - found.lcb > 1.5
-    assert found.n == 4
+    low, high = stats.ttest_1samp([0.0, 1.0, 2.0, 3.0], 0).confidence_interval(0.95)
+    assert found.method == "seed-t" and found.n == 4
+    assert (found.lcb, found.ucb) == pytest.approx((low, high))
 
 
 def test_crossed_bootstrap_draws_whole_families():

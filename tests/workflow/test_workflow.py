@@ -149,7 +149,7 @@ def test_changing_where_jobs_run_reruns_nothing(finished):
         ("basline: {}", "basline: unknown key; did you mean 'baseline'?"),
         ("baseline: {k: -1}", "baseline.k: got -1"),
         ("baseline: {k: 4096}", "k = 4096 is larger than d_sae = 1024"),
-        ("gate: {policies: [strictt]}", "gate.policies: 'strictt' is no policy"),
+        ("gate: {policies: [strictt]}", "gate.policies: policy 'strictt' is unknown; known: cycle3, strict"),
         ("external: {datasets: {selection: [nonesuch]}}", "'nonesuch' is not one of the 113 probing data sets"),
     ],
 )
