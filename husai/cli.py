@@ -12,11 +12,17 @@ from husai.errors import HusaiError
 EPILOGUE = "Exit status: 0 done, 1 error (one line says what, where and what to do), 2 gate failed."
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose refusals are one line and exit status 1: 2 is kept for a gate that failed."""
+
+    def error(self, message: str):
+        """Say what is wrong with the command and stop."""
+        self.exit(1, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
-        prog="husai", description="Decide whether sparse autoencoders can be trusted enough to release.", epilog=EPILOGUE
-    )
+    top = Parser(prog="husai", description="Decide whether sparse autoencoders can be trusted enough to release.", epilog=EPILOGUE)
     top.add_argument("--version", action="version", version=f"husai {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     from husai import verbs as rooms
