@@ -9,7 +9,8 @@ EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: run test smoke lint lock verify schema clean bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory cuda-device bench-probes bench-cebench bench-stability
+.PHONY: run test smoke lint lock verify schema clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
+        bench-probes bench-cebench bench-stability bench-stability-memory
 
 run: $(READY)
 	$(EXCLUSIVE) .snakemake/run.lock $(SNAKEMAKE) --profile profiles/local
@@ -73,6 +74,13 @@ bench-cebench: $(READY)
 
 bench-stability: $(READY)
 	$(BIN)/python benchmarks/bench_stability.py
+
+bench-stability-memory: $(READY)
+	$(BIN)/python benchmarks/bench_stability.py --memory
+
+# Needs a finished `make run`: trains its baseline recipes again with 1 and 2 threads.
+check-invariance: $(READY)
+	$(BIN)/python benchmarks/check_invariance.py
 
 $(BENCH_READY): benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
 	$(PYTHON) -m venv $(BENCH)

@@ -45,9 +45,7 @@ def hungarian(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, devi
     """
     a, b = unit_pair(A, B, alive_a, alive_b, device)
     if max(a.n, b.n) <= exact_limit:
-        cosines = (a.block(0, a.n) @ b.block(0, b.n).T).cpu().numpy()
-        rows, cols = linear_sum_assignment(cosines, maximize=True)
-        value = cosines[rows, cols]
+        rows, cols, value = _exact_assignment(a.block(0, a.n), b.block(0, b.n))
     else:
         rows, cols, value = _sparse_assignment(a, b, exact_limit)
     rows, cols = torch.from_numpy(np.asarray(rows, np.int64)), torch.from_numpy(np.asarray(cols, np.int64))
@@ -55,6 +53,16 @@ def hungarian(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, devi
     rows = rows if a.index is None else a.index.cpu()[rows]
     cols = cols if b.index is None else b.index.cpu()[cols]
     return Match(rows, cols, value, a.n, b.n)
+
+
+def _exact_assignment(left: torch.Tensor, right: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and cosine of the best one-to-one matching of unit rows.
+
+    The solver works on float64 costs; handing it those, already negated, spares it two copies of the matrix.
+    """
+    cost = (left @ right.T).cpu().double().neg_().numpy()
+    rows, cols = linear_sum_assignment(cost)
+    return rows, cols, -cost[rows, cols]
 
 
 def _candidate_edges(a: UnitRows, b: UnitRows, count: int, step: int = 1024) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,8 +116,7 @@ def _match_leftovers(a: UnitRows, b: UnitRows, left: np.ndarray, free: np.ndarra
     for i in range(0, left.size, exact_limit):
         rows = left[i : i + exact_limit]
         some = free[: max(exact_limit, rows.size)]
-        cosines = (a.take(torch.from_numpy(rows)) @ b.take(torch.from_numpy(some)).T).cpu().numpy()
-        r, c = linear_sum_assignment(cosines, maximize=True)
+        r, c, _ = _exact_assignment(a.take(torch.from_numpy(rows)), b.take(torch.from_numpy(some)))
         partner[i + r] = some[c]
         free = np.setdiff1d(free, some[c])
     return partner

@@ -88,7 +88,8 @@ def compare_paths(
         raise HusaiError(f"--null: '{null}' is not one of {', '.join(NULLS)}{nearest(null, NULLS)}")
     paths, device = _expand(paths), resolve_device(str(device))
     if len(paths) < 2:
-        raise HusaiError(f"stability compares SAEs of different seeds: got {len(paths)} checkpoint; give at least two paths")
+        found = f"{len(paths)} checkpoint{'' if len(paths) == 1 else 's'}"
+        raise HusaiError(f"stability compares SAEs of different seeds: got {found}; give at least two paths")
     activations = _activations(rows)
     brought = [_bring(p, activations, device, drop_zero_rows) for p in paths]
     _check_widths(brought)
@@ -144,7 +145,7 @@ def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Brought:
         count, first = int((~alive).sum()), int((~alive).nonzero()[0])
         raise HusaiError(
             f"{path}: {count} of {sae.d_sae} decoder rows are zero (first: row {first}) and have no direction; "
-            "drop them explicitly, or give held-out rows so that dead latents are left out"
+            "leave them out with --drop-zero-rows, or give held-out rows (--activations) so that dead latents are left out"
         )
     if not bool(alive.any()):
         why = "fire on none of the rows given" if rows is not None else "have a decoder row of length zero"
@@ -205,7 +206,7 @@ def _nulls(brought: list[Brought], rows, device) -> tuple[dict[str, NullResult],
     nulls = {"gaussian": null_pwmcc(d_out, sizes[0], n, sizes=sizes, device=device)}
     unavailable = {}
     if rows is None:
-        unavailable["covariance"] = "needs activations to draw directions from; give held-out rows"
+        unavailable["covariance"] = "needs activations to draw directions from; give held-out rows (--activations)"
     else:
         covariance = activation_covariance(rows)
         nulls["covariance"] = null_pwmcc(d_out, sizes[0], n, "covariance", covariance=covariance, sizes=sizes, device=device)

@@ -82,7 +82,7 @@ def train_job(
             sae.cfg.update(
                 subject=configured.subject,
                 hook_name=configured.hook_name,
-                recipe=configured.id,
+                recipe_id=configured.id,
                 recipe_hash=configured.hash,
                 seed=int(seed),
             )
