@@ -74,9 +74,12 @@ class Problem(NamedTuple):
 
 @contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
-    """Let float32 products on a GPU use TF32."""
+    """Let float32 products on a GPU use TF32; the setting is one for all threads."""
+    if not enabled:
+        yield
+        return
     before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = enabled or before
+    torch.backends.cuda.matmul.allow_tf32 = True
     try:
         yield
     finally:

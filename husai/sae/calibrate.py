@@ -126,7 +126,7 @@ class _Rounds:
 
         members = [Member(self.seed, c) for c in coefficients]
         where = None if self.directory is None else Path(self.directory) / f"l0-search-{self.count}"
-        checkpoint = Checkpoint(where, recipe, members, self.dtype, self.data)
+        checkpoint = Checkpoint(where, recipe, members, self.dtype, [self.data, self.held_out])
         _, _, _, final = run_members(
             recipe, members, self.data, self.held_out, device=self.device, dtype=self.dtype, checkpoint=checkpoint, curve_points=1
         )

@@ -103,7 +103,7 @@ def train_ensemble(
         coefficient = match_l0(recipe, data, held_out, device=device, dtype=dtype, checkpoint_dir=checkpoint_dir, required=l0_required)
         recipe = replace(recipe, sparsity_coefficient=coefficient)
     members = [Member(int(seed), recipe.sparsity_coefficient or 0.0) for seed in seeds]
-    checkpoint = Checkpoint(checkpoint_dir, recipe, members, dtype, data, checkpoint_every)
+    checkpoint = Checkpoint(checkpoint_dir, recipe, members, dtype, [*rows.values(), reference], checkpoint_every)
     trained = run_members(recipe, members, **rows, reference=reference, device=device, dtype=dtype, sparse=sparse,
                           checkpoint=checkpoint, progress=progress, curve_points=curve_points)  # fmt: skip
     saes, initial_decoders, curves, final = trained

@@ -6,6 +6,12 @@ With rows x, unit decoder rows w_i, and everything in normalised units (see :mod
 
 so the first part is close to the fraction of variance unexplained. ``sparsity`` is 0 for the TopK family, ``sum_i z_i ||w_i||`` for ReLU
 and the number of active latents for JumpReLU; c is the recipe's ``sparsity_coefficient`` (the unit of the papers, where errors are summed).
+
+- ``topk``: the k largest pre-activations of a row, then ReLU (Gao et al. 2406.04093, eq. 2); AuxK is in :mod:`husai.sae.objectives`.
+- ``batchtopk``: the k*B largest of a batch (Bussmann et al. 2412.06410, eq. 3).
+- ``relu``: L1 of the activations weighted by the norms of their decoder rows (Bricken et al. 2023; Anthropic, April 2024 update), which are 1.
+- ``jumprelu``: L0 through a step with a rectangle of width ``bandwidth`` for its derivative (Rajamanoharan et al. 2407.14435, eq. 11, 12).
+- ``transcoder``: TopK from one space to another (Dunefsky et al. 2406.11944), with a target of its own.
 """
 
 from __future__ import annotations

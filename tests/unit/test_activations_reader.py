@@ -96,6 +96,19 @@ def test_a_tensor_and_a_resident_store_give_the_same_batches(tmp_path):
     assert torch.equal(stream(BatchReader(store, 7, 1), 20), stream(BatchReader(store.tensor(), 7, 1), 20))
 
 
+def test_readers_in_several_threads_load_the_rows_once(tmp_path, monkeypatch):
+    store, loads = numbered(tmp_path, 5000, d=64), []
+    right = ActivationStore.read_into
+    monkeypatch.setattr(ActivationStore, "read_into", lambda self, *a: loads.append(1) or right(self, *a))
+    readers = [BatchReader(store, 8, seed) for seed in range(4)]
+    threads = [threading.Thread(target=next, args=(reader,)) for reader in readers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loads) == 1
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rows_held_on_the_device_come_in_the_order_of_streaming(tmp_path, dtype):
     store, other = numbered(tmp_path, 103, dtype=dtype), numbered(tmp_path, 103, d=3, name="target")
