@@ -62,14 +62,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp" + path.suffix, dir=path.parent)
         os.close(descriptor)
         temporary = Path(name)
-        os.chmod(temporary, 0o666 & ~_umask())
         yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # after the writer: some put a private file of their own in its place
         os.replace(temporary, path)
-    except OSError as error:
-        raise HusaiError(f"{path}: cannot be written ({error.strerror or error}); free space or fix permissions, then run again") from error
+    except HusaiError:
+        raise
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else _no_space(temporary)
+        if cause is None:
+            raise
+        raise HusaiError(f"{path}: cannot be written ({cause.strerror or cause}); free space or fix permissions, then run again") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _no_space(temporary: Path | None, size: int = 2**20) -> OSError | None:
+    """Why a further MiB cannot be written, None when it can: weight formats report a full disk as errors of their own."""
+    try:
+        with open(temporary or os.devnull, "ab") as handle:
+            handle.write(bytes(size))
+    except OSError as error:
+        return error
+    return None
 
 
 @functools.cache

@@ -152,11 +152,16 @@ def _explain(error: ValidationError, origins: dict[tuple, str], default: str) ->
 
 def _phrase(item: dict) -> str:
     value = item["input"]
+    shown = json.dumps(value, default=str)
+    shown = shown if len(shown) < 80 else shown[:77] + "..."
     if item["type"] == "extra_forbidden":
-        return f"unknown key{nearest(item['loc'][-1], _known_keys(item['loc']))}"
+        return f"unknown key, set to {shown}{nearest(item['loc'][-1], _known_keys(item['loc']))}"
     if item["type"] == "missing":
         return "missing; this key is required"
-    shown = json.dumps(value, default=str)
+    if item["type"] in ("model_type", "dict_type"):
+        return f"got {shown}, expected a block of keys"
+    if item["type"] == "string_pattern_mismatch":
+        return f"got {shown}, it should match {item['ctx']['pattern']}"
     if isinstance(value, str):
         try:
             float(value)
@@ -165,7 +170,7 @@ def _phrase(item: dict) -> str:
         except ValueError:
             pass
     message = item["msg"][0].lower() + item["msg"][1:]
-    return f"got {shown if len(shown) < 80 else shown[:77] + '...'}, {message.replace('input should', 'it should')}"
+    return f"got {shown}, {message.replace('input should', 'it should')}"
 
 
 def _known_keys(loc: tuple) -> list[str]:

@@ -49,7 +49,11 @@ class OnSubjects(Section):
 class Compute(Section):
     """Where jobs run. Not part of any recipe: changing it reruns nothing."""
 
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; asking for CUDA where there is none is an error")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; asking for CUDA where there is none is an error",
+    )
     dtype: Literal["float32", "tf32", "bfloat16", "float64"] = Field(
         "float32",
         description="number format of SAE training; tf32 and bfloat16 round the operands of products, on a GPU, if the gradients stay right",

@@ -18,10 +18,10 @@ def strict_lines(results: str | Path = "results") -> list[str]:
         return []
 
 
-def closing_paragraph(results: str | Path = "results", reports: str | Path = "reports") -> str:
-    """One paragraph on the state of a run, for the terminal."""
+def closing_paragraph(results: str | Path = "results", reports: str | Path = "reports", event: str = "success") -> str:
+    """One paragraph on the state of a run that ended with ``event``, for the terminal."""
     results, reports = Path(results), Path(reports)
-    parts = [_outcome(results), *_trouble(results, reports)]
+    parts = [_outcome(results), *_trouble(results, reports, event)]
     look = [p for p in (reports / "gate_report.html", reports / "gate_report.md", reports / "experiment_log.md") if p.is_file()]
     parts.append(f"Read {', '.join(map(str, look))}." if look else f"No report yet in {reports}/; see logs/ for what stopped it.")
     return " ".join(parts)
@@ -43,7 +43,9 @@ def _outcome(results: Path) -> str:
     return f"NOT RELEASED: the strict gate failed on {', '.join(strict['failed'])}; a failed gate is a result, not an error." + also
 
 
-def _trouble(results: Path, reports: Path) -> list[str]:
+def _trouble(results: Path, reports: Path, event: str) -> list[str]:
     run = open_run(read_events(reports / "runs.jsonl", runs_path(results)))
     failed = run_facts(results, run["time"] if run else "9999")["failed_jobs"]
-    return [f"{len(failed)} job(s) failed, first {failed[0]['job']}: {failed[0]['error']}."] if failed else []
+    if failed:
+        return [f"{len(failed)} job(s) failed, first {failed[0]['job']}: {failed[0]['error'].removeprefix('HusaiError: ')}."]
+    return ["A job failed before it could say why here; its log is shown above and kept in logs/."] if event == "error" else []

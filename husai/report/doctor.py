@@ -147,7 +147,8 @@ def _meminfo(name: str) -> int | None:
 
 
 def _disk(root: Path, wanted_gib: float = 10.0) -> Check:
-    free = shutil.disk_usage(root).free / GIB
+    place = root / "results" if (root / "results").is_dir() else root  # results/ may be a disk of its own
+    free = shutil.disk_usage(place).free / GIB
     state = OK if free >= wanted_gib else WARN if free >= 2 else FAIL
     return Check(state, "disk", f"{free:.0f} GiB free for results/; the embedded default wants {wanted_gib:.0f}")
 

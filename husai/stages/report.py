@@ -58,7 +58,7 @@ def log_job(
     if event == "start":
         start_run(results_dir, out_dir, command=command or " ".join(sys.argv), config_hash=config_hash, config_files=list(config_files))
         return write_log(results_dir, out_dir, keep_time=True)
-    ending = [*strict_lines(results_dir), closing_paragraph(results_dir, out_dir)] if closing else []
+    ending = [*strict_lines(results_dir), closing_paragraph(results_dir, out_dir, event)] if closing else []
     end_run(results_dir, out_dir, event, **({"error": error} if error else {}))
     path = write_log(results_dir, out_dir, keep_time=True)
     root = Path(results_dir).parent

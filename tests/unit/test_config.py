@@ -35,10 +35,18 @@ def test_all_mistakes_are_reported_at_once_each_with_file_key_and_expectation(tm
     assert len(lines) == 5
     assert all(line.startswith(str(tmp_path / "overlay.yaml")) for line in lines)
     assert "baseline.k: got -3" in text
-    assert "baseline.d_see: unknown key; did you mean 'd_sae'?" in text
+    assert "baseline.d_see: unknown key, set to 4; did you mean 'd_sae'?" in text
     assert 'learning_rate: got the text "1e-3", expected a number; YAML reads 1e-3 as text here, write it as 1.0e-3' in text
     assert "frontier.k: k = 9999 is larger than d_sae = " in text
     assert "names a seed twice" in text
+
+
+def test_a_device_and_a_block_that_cannot_be(tmp_path):
+    lines = problems(tmp_path, "compute: {device: gpu}\nbaseline:\n")
+    assert [line.split(": ", 1)[1] for line in lines] == [
+        'compute.device: got "gpu", it should match ^(auto|cpu|cuda(:\\d+)?)$',
+        "baseline: got null, expected a block of keys",
+    ]
 
 
 def test_unknown_data_set_names_the_nearest_known_one(tmp_path):

@@ -12,6 +12,17 @@ from husai import provenance
 from husai.errors import HusaiError
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 400 kB; needs the right to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def test_interrupted_write_leaves_the_old_file(tmp_path):
     target = tmp_path / "a.txt"
     provenance.write_text(target, "old")
@@ -32,6 +43,41 @@ def test_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
     ):
         raise OSError(28, "No space left on device")
     assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("writer", ["safetensors", "torch", "parquet", "text"])
+def test_a_writer_on_a_really_full_disk_is_one_clear_line(small_disk, writer):
+    """Each library has its own error for it: an exception of its own, a RuntimeError, an OSError."""
+    import pandas
+    import safetensors.torch
+    import torch
+
+    numbers = torch.arange(200_000, dtype=torch.float32)
+    write = {
+        "safetensors": lambda path: safetensors.torch.save_file({"x": numbers}, path),
+        "torch": lambda path: torch.save({"x": numbers}, path),
+        "parquet": lambda path: pandas.DataFrame({"x": numbers.numpy()}).to_parquet(path),
+        "text": lambda path: path.write_text("x" * 800_000),
+    }[writer]
+    target = small_disk / "a.bin"
+    target.write_text("old")
+    with (
+        pytest.raises(HusaiError, match=r"a\.bin: cannot be written \(.*No space left on device\); free space"),
+        provenance.atomic_path(target) as path,
+    ):
+        write(path)
+    assert [p.name for p in small_disk.iterdir()] == ["a.bin"] and target.read_text() == "old"
+
+
+def test_written_files_are_readable_by_others(tmp_path):
+    import safetensors.torch
+    import torch
+
+    with provenance.atomic_path(tmp_path / "w.safetensors") as path:
+        safetensors.torch.save_file({"x": torch.zeros(3)}, path)
+    provenance.write_text(tmp_path / "t.txt", "x")
+    modes = {p.name: p.stat().st_mode for p in tmp_path.iterdir()}
+    assert modes["w.safetensors"] == modes["t.txt"]
 
 
 def test_json_is_strict_and_infinities_become_null(tmp_path):

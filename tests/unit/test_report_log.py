@@ -78,6 +78,14 @@ def test_a_failed_job_is_named_with_its_error(places):
     assert "1 job(s) failed" not in closing_paragraph(*places)
 
 
+def test_the_closing_paragraph_of_a_failed_run_names_the_job_or_the_logs(places):
+    start_run(*places)
+    assert "its log is shown above and kept in logs/" in closing_paragraph(*places, event="error")
+    with contextlib.suppress(HusaiError), job(places[0] / "stress/manifest.json"):
+        raise HusaiError("not enough rows")
+    assert "1 job(s) failed, first" in (text := closing_paragraph(*places, event="error")) and "stress: not enough rows." in text
+
+
 def test_the_log_outlives_deleted_results_and_deleted_reports(places):
     finished_run(places, "first")
     runs_path(places[0]).unlink()

@@ -146,7 +146,7 @@ def test_changing_where_jobs_run_reruns_nothing(finished):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("basline: {}", "basline: unknown key; did you mean 'baseline'?"),
+        ("basline: {}", "basline: unknown key, set to {}; did you mean 'baseline'?"),
         ("baseline: {k: -1}", "baseline.k: got -1"),
         ("baseline: {k: 4096}", "k = 4096 is larger than d_sae = 1024"),
         ("gate: {policies: [strictt]}", "gate.policies: policy 'strictt' is unknown; known: cycle3, strict"),
