@@ -15,6 +15,8 @@ from husai.config.checks import cross_checks
 from husai.config.schema import Config
 from husai.errors import HusaiError, nearest
 
+TYPES = ("int", "str", "union")  # pydantic names the branch of a union in an error's place
+
 
 class _Loader(yaml.SafeLoader):
     """YAML loader that refuses duplicate keys."""
@@ -130,7 +132,7 @@ def _explain(error: ValidationError, origins: dict[tuple, str], default: str) ->
         where = tuple(
             str(p) for p in item["loc"] if str(p) not in ("modular", "language", "hub") or len(item["loc"]) < 3 or p != item["loc"][2]
         )
-        where = tuple(p for p in where if not p.startswith(("function-", "list[", "literal[", "constrained-", "tuple[", "int", "union")))
+        where = tuple(p for p in where if not p.startswith(("function-", "list[", "literal[", "constrained-", "tuple[")) and p not in TYPES)
         lines.append(f"{_origin(where, origins, default)}: {'.'.join(where)}: {_phrase(item)}")
     return list(dict.fromkeys(lines))
 

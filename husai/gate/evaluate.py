@@ -148,7 +148,8 @@ class _Evaluation:
             return False, f"{reading.problem} in {item.label}"
         number = reading.at(condition.basis)
         if number is None or (reading.value is None and checked):
-            return False, f"is missing (null) in {item.label}"
+            why = item.record["metrics"][condition.metric].get("method")
+            return False, f"is missing (null) in {item.label}" + (f": {why}" if isinstance(why, str) and why else "")
         if reading.value is not None and not condition.low <= reading.value <= condition.high:
             return False, f"= {reading.value:g} lies outside what it can be, [{condition.low:g}, {condition.high:g}], in {item.label}"
         passed = condition.holds(number)

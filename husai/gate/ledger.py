@@ -84,6 +84,7 @@ def begin_confirmation(
     data: Any,
     selection_seeds: list[int] = (),
     force: bool = False,
+    at_least: int = 8,
     ledger: str | Path = CONFIRMATION_LEDGER,
     **extra: Any,
 ) -> dict[str, Any]:
@@ -99,6 +100,8 @@ def begin_confirmation(
         The held-out data it uses; with the seeds it identifies the attempt.
     force : bool
         Allow a further attempt; it is marked ``forced`` and so is every report of it.
+    at_least : int
+        Fewest seeds; fewer than 8 where they were brought and no more exist (the gate then fails for want of seeds).
 
     Returns
     -------
@@ -114,8 +117,8 @@ def begin_confirmation(
     seen = sorted(set(seeds) & set(selection_seeds))
     if seen:
         raise HusaiError(f"confirm: seeds {seen} were already used for the selection; confirmation needs fresh seeds")
-    if len(set(seeds)) < 8:
-        raise HusaiError(f"confirm: {len(set(seeds))} different seeds given, confirmation needs at least 8")
+    if len(set(seeds)) < at_least:
+        raise HusaiError(f"confirm: {len(set(seeds))} different seeds given, confirmation needs at least {at_least}")
     path = Path(ledger)
     with _locked(path):
         mine = [e for e in read_ledger(path) if e.get("config_hash") == config_hash]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from husai.activations import ActivationStore, BatchReader
-from husai.errors import HusaiError
+from husai.errors import RecipeFailed
 from husai.sae.architectures import SAE
 from husai.sae.evaluate import batch_top_k_threshold
 from husai.sae.gradients import Gradients, Settings, choose_kernels, gradients
@@ -162,13 +162,14 @@ class Trainer:
 
         Raises
         ------
-        HusaiError
-            A loss was NaN or infinite; names the step and the member.
+        RecipeFailed
+            A loss or a weight was NaN or infinite; names the step and the member.
         """
-        bad = self._bad_step.tolist()
+        broken = torch.stack([~torch.isfinite(p).flatten(1).all(1) for p in self.parameters.values()]).any(0)
+        bad = torch.where((self._bad_step < 0) & broken, self.done, self._bad_step).tolist()
         for member, step in zip(self.members, bad, strict=True):
             if step >= 0:
-                raise HusaiError(
+                raise RecipeFailed(
                     f"{self.recipe.id}: the loss of {member} became NaN or infinite at step {step}; lower learning_rate "
                     f"({self.recipe.learning_rate:g}), or check the activations for extreme rows"
                 )

@@ -89,6 +89,8 @@ def selection_markdown(selection: Selection) -> str:
         ]
         cells = [f"`{entry.name}`", str(len(entry.members)), f"{entry.score:.6g}", "yes" if entry.is_pareto else "no", *shown]
         out.append(f"| {' | '.join(cells)} | seed {entry.representative.seed} |")
+    out += ["", "Could not be chosen:", ""] if selection.left_out else []
+    out += [f"- `{name}`: {reason}" for name, reason in selection.left_out.items()]
     return "\n".join(out) + "\n"
 
 
