@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from husai.errors import HusaiError
+from husai.levels import stated_bounds
 from husai.provenance import metric
 
 
@@ -234,6 +235,12 @@ def crossed_interval(table, families: Sequence[Hashable], n_resamples: int = 10_
     if high - low > by_family.ucb - by_family.lcb:
         return Interval(value, float(low), float(high), n_seeds, "crossed-bootstrap")
     return by_family
+
+
+def crossed_metric(table, families: Sequence[Hashable]) -> dict:
+    """:func:`crossed_interval` as a metric of an evidence record, with the bounds that further candidates are judged by."""
+    bounds = stated_bounds(lambda confidence: crossed_interval(table, families, confidence=confidence))
+    return {**crossed_interval(table, families).metric(), "bounds": bounds}
 
 
 def holm(pvalues) -> np.ndarray:

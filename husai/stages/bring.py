@@ -229,4 +229,5 @@ def _begin(recipe: Recipe, spec: dict, about: dict, content: str, seen: Sequence
     from husai.gate.ledger import begin_confirmation
 
     data = {"datasets": spec.get("datasets"), "members": content}
-    begin_confirmation(recipe.hash, seeds=about["seeds"], data=data, selection_seeds=list(seen), force=spec["force"], at_least=2)
+    begin_confirmation(recipe.hash, seeds=about["seeds"], data=data, selection_seeds=list(seen), force=spec["force"], at_least=2,
+                       subject=recipe.subject)  # fmt: skip

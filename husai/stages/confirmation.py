@@ -13,7 +13,7 @@ from husai.errors import HusaiError
 from husai.recipe import FIXED_K, RANDOM, Recipe
 from husai.stages.frontier import probe_table
 from husai.stages.records import StabilityRecord
-from husai.statistics import crossed_interval
+from husai.statistics import crossed_metric
 
 ROLES = ("candidate", "frozen", "random_model", "transcoder")
 
@@ -83,6 +83,7 @@ def train_role_job(role: str, candidate: Path, spec: dict, out: Path, *, calibra
             data=spec.get("datasets"),
             selection_seeds=spec.get("selection_seeds", []),
             force=spec["force"],
+            subject=recipe.subject,
         )
     stores = Path("results/subjects") / recipe.subject / "activations"
     target = stores / recipe.target_hook_name if recipe.target_hook_name else None
@@ -173,7 +174,7 @@ def write_saebench(spec: dict, recipe: Recipe, candidate: Sequence[Path], frozen
     metrics, tables = {}, {}
     for name, against in (("frozen", controls), ("dense", "dense_auc"), ("neurons", "neurons_auc"), ("pca", "pca_auc")):
         table, families = probe_table(records, k, against)
-        metrics[f"delta_vs_{name}"] = crossed_interval(table, families).metric()
+        metrics[f"delta_vs_{name}"] = crossed_metric(table, families)
         tables[f"delta_vs_{name}"] = table.tolist()
     datasets = sorted({row["dataset"] for row in records[0]["per_dataset"]})
     mean = np.array([[row["auc"] for row in r["per_dataset"] if row["k"] == k] for r in records]).mean()

@@ -252,7 +252,7 @@ def table_job(stage: str, spec: dict, inputs: Sequence[str], out: Path) -> dict:
 
 def headline_of(rows: list[dict], failed: list[dict], k: int) -> str:
     """The table in one sentence."""
-    lost = f" {len(failed)} recipes failed: {', '.join(row['recipe'] for row in failed)}." if failed else ""
+    lost = f" Failed: {', '.join(row['recipe'] for row in failed)}." if failed else ""
     if not rows:
         return f"No recipe could be measured.{lost}"
     best = max(rows, key=lambda r: r["delta_vs_frozen"]["value"])

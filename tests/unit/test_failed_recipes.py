@@ -78,7 +78,7 @@ def test_the_table_has_a_row_for_every_recipe_with_the_reason_of_each_failure(co
     assert row(table, "relu-d32-l0_31.9")["status"].startswith("failed: recipe relu-d32-l0_31.9: l0_target 31.9 not reached")
     assert row(table, "topk-d16-k4")["status"].startswith("failed: its control topk-d16-k4-frozen failed: ")
     assert all("delta_vs_frozen" not in r and "pareto" not in r for r in table["rows"] if r["status"] != "measured")
-    assert "3 recipes failed" in table["headline"] and len(table["negatives"]) == 3
+    assert "Failed: topk-d24-k4, relu-d32-l0_31.9, topk-d16-k4." in table["headline"] and len(table["negatives"]) == 3
     text = (root / "results/external/frontier.md").read_text()
     assert "| topk-d24-k4 | 3 |" in text and "failed: topk-d24-k4: the loss of seed 0" in text
     frame = pd.read_parquet(root / "results/external/frontier.parquet")
