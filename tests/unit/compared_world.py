@@ -61,12 +61,12 @@ def probing(names):
     return {**PROBING, "datasets": names}
 
 
-def train(recipe, seeds=(0, 1, 2), **spec):
+def train(recipe, seeds=(0, 1, 2), wait=None, **spec):
     """Train a recipe where the workflow would; returns what ``recipe.json`` says."""
     from husai.recipe import Recipe
 
     out = Path(f"results/saes/{SUBJECT}/{Recipe.from_dict(recipe).id}/manifest.json")
-    return train_job({"recipe": recipe, "seeds": list(seeds), **spec}, list(seeds), STORE, out, calibration=spec.get("wait"), device="cpu")
+    return train_job({"recipe": recipe, "seeds": list(seeds), **spec}, list(seeds), STORE, out, calibration=wait, device="cpu")
 
 
 def husai(*args):

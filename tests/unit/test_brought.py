@@ -19,9 +19,11 @@ from husai.provenance import read_json, sha256_file, write_json
 from husai.recipe import Recipe
 from husai.sae import SAE, load_sae, save_sae
 from husai.sae.ensemble import train_ensemble
-from husai.stages.bring import bring_job
-from husai.stages.confirmation import confirmation_job, read_candidate, role_recipe, train_role_job
+from husai.stages.bring import bring_job, confirm_brought
+from husai.stages.confirmation import confirmation_job, read_candidate, role_recipe, train_role_job, write_integrity
 from husai.stages.gate import select_job
+from husai.stages.records import StabilityRecord
+from husai.stages.stability import stability_job
 
 STRICT = load_policy("strict")
 
@@ -329,6 +331,34 @@ def test_members_that_were_selected_are_not_fresh(confirmed, tmp_path):
     as_sparsify(copy, tmp_path / "copy/seed77")
     decision = confirmed(["kept", str(tmp_path / "copy")])
     assert "no fresh seeds" in decision.reasons["integrity"] and "took part in the selection as" in decision.reasons["integrity"]
+
+
+def test_facts_that_the_metadata_declare_count_and_are_marked_as_declared(here, tmp_path, monkeypatch):
+    """Eleven SAEs that HUSAI trained elsewhere, whose owner also declares that their training text was disjoint."""
+    recipe = {**world.TOPK, "steps": 200, "tag": "elsewhere"}
+    world.train(recipe, range(20, 31))
+    elsewhere = Path("results/saes/language/topk-d32-k4-elsewhere")
+    for cfg in elsewhere.glob("seed*/cfg.json"):
+        settings = read_json(cfg)
+        settings["metadata"]["text_overlap_rows"] = 0
+        write_json(cfg, settings)
+    imported([str(elsewhere / f"seed{s}") for s in range(20, 23)], "own")
+    described = read_json("results/saes/language/brought-own/recipe.json")
+    own = Recipe.from_dict(described["recipe"])
+    shutil.copytree("results", tmp_path / "results")
+    fresh = [str(Path.cwd() / elsewhere / f"seed{s}") for s in range(23, 31)]
+    monkeypatch.chdir(tmp_path)
+    spec = {**CONFIRM, "brought": spec_of(fresh[:1], "own", fresh)[1]}
+    folder = Path("results/confirmation")
+    confirm_brought(own, spec, folder / "candidate", device="cpu")
+    stability_job(folder / "candidate", world.STORE, folder / "stability/candidate.json", split="confirmation")
+    candidate, stability = read_json(folder / "candidate/recipe.json"), StabilityRecord(folder / "stability/candidate.json")
+    write_integrity(spec, own, candidate, stability, folder, folder / "integrity.json", {})
+    metrics = read_json(folder / "integrity.json")["metrics"]
+    for name in ("plateau_gain", "cos_to_init", "text_overlap_rows"):
+        assert metrics[name]["value"] == max(f[name] for f in candidate["final"])
+        assert metrics[name]["method"].endswith("(declared by the brought SAEs)")
+    assert metrics["shared_init_pairs"]["value"] == 0.0 and "init" in stability.data["nulls"]
 
 
 def test_a_second_set_of_members_is_a_second_attempt(confirmed):

@@ -163,6 +163,29 @@ def test_only_recipes_that_a_table_compares_may_fail():
     assert isinstance(p, Plan)
 
 
+def test_the_calibration_lists_an_l0_matching_that_failed(compared, tmp_path, monkeypatch):
+    from husai.stages.calibration import calibration_job, select_job
+
+    root, _ = compared
+    monkeypatch.chdir(root)
+    section = {"subject": "language", "d_sae": 32, "k": [3, 4], "default_k": 3, "seeds": SEEDS, "retrain_seeds": [7, 8, 9]}
+    spec, out = {"calibration": {**section, "min_explained_variance": 0.0}}, root / "results/calibration"
+    search = [{**world.TOPK, "k": k} for k in (3, 4)]
+    matched = {**world.TOPK, "architecture": "relu", "k": None, "l0_target": "calibrated", "steps": 1}
+    retrained = [{**world.TOPK, "k": "calibrated"}, {**world.TOPK, "k": 3, "tag": "control"}]
+    for recipe in search:
+        world.train(recipe, SEEDS)
+    measured = [world.measure(Recipe.from_dict(r).id, [])[0] for r in search]
+    select_job(spec, measured, out / "selected.json")
+    for recipe, seeds in ((retrained[0], [7, 8, 9]), (retrained[1], [7, 8, 9]), (matched, SEEDS)):
+        world.train(recipe, seeds, wait=out / "selected.json", may_fail=recipe is matched)
+        measured += world.measure(Recipe.from_dict(recipe).id, [])
+    record = calibration_job(spec, [str(out / "selected.json"), *measured], out / "summary.json")
+    row = next(r for r in record["rows"] if r["recipe"] == "relu-d32-l0cal")
+    assert row["status"].startswith("failed: recipe relu-d32-l0_") and "not reached" in record["negatives"][0]
+    assert "relu-d32-l0cal: failed: " in (out / "summary.md").read_text()
+
+
 def test_codes_that_are_not_finite_are_a_failed_measurement(compared, monkeypatch):
     from husai.external import latents
 
