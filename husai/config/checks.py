@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from husai.brought import default_name, expand, listed
 from husai.errors import HusaiError, nearest
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ ON_SUBJECTS = {"baseline": ("d_sae", "k"), "ablations": ("k_at_d_sae",), "consis
 
 def cross_checks(cfg: Config) -> list[str]:
     """Every contradiction between keys, one readable line each; empty when there is none."""
-    return [*_subjects(cfg), *_per_subject(cfg), *_widths(cfg), *_seeds(cfg), *_external(cfg), *_policies(cfg)]
+    return [*_subjects(cfg), *_per_subject(cfg), *_widths(cfg), *_seeds(cfg), *_external(cfg), *_candidates(cfg), *_policies(cfg)]
 
 
 def _subjects(cfg: Config) -> list[str]:
@@ -125,6 +127,50 @@ def _external(cfg: Config) -> list[str]:
     if probing.gate_k not in probing.ks:
         out.append(f"external.probing.gate_k: {probing.gate_k} is not among external.probing.ks {probing.ks}; add it")
     return [*out, *_data_sets(cfg)]
+
+
+def _candidates(cfg: Config) -> list[str]:
+    out: list[str] = []
+    names: dict[str, int] = {}
+    for i, one in enumerate(cfg.external.candidates):
+        where, subject = f"external.candidates.{i}", cfg.subjects.get(one.subject)
+        name = one.name or default_name(one.path)
+        if subject is None:
+            known = list(cfg.subjects)
+            out.append(
+                f"{where}.subject: '{one.subject}' is not a subject; expected one of {', '.join(known)}{nearest(one.subject, known)}"
+            )
+        elif one.subject != cfg.external.subject:
+            out.append(f"{where}.subject: '{one.subject}' is not external.subject ('{cfg.external.subject}'), whose SAEs are compared")
+        elif one.hook not in subject.hooks:
+            known = ", ".join(subject.hooks)
+            out.append(
+                f"{where}.hook: '{one.hook}' is not stored for {one.subject}; expected one of {known}{nearest(one.hook, subject.hooks)}"
+            )
+        if not name:
+            out.append(f"{where}.name: missing; {one.path!r} gives no name, so say one")
+        elif name in names:
+            out.append(f"{where}.name: '{name}' is also the name of external.candidates.{names[name]}; give each its own name")
+        names.setdefault(name, i)
+        out += _paths(f"{where}.path", one.path) + _paths(f"{where}.confirmation", one.confirmation)
+        out += _members(where, expand(one.path), expand(one.confirmation))
+    return out
+
+
+def _paths(where: str, path: str | list[str]) -> list[str]:
+    absent = [p for p in listed(path) if not Path(p).exists()]
+    return [f"{where}: {p}: no such file or folder (looked from {Path.cwd()}); give a checkpoint or a folder of seed*/" for p in absent]
+
+
+def _members(where: str, members: Sequence[Path], fresh: Sequence[Path]) -> list[str]:
+    out = [] if members else [f"{where}.path: empty; name at least one checkpoint"]
+    places = [p.resolve() for p in (*members, *fresh)]
+    twice = sorted({str(p) for p in places if places.count(p) > 1})
+    if twice:
+        out.append(f"{where}: {twice[0]} is named twice; one SAE is one observation, and confirmation needs others than the selection")
+    if len(fresh) == 1:
+        out.append(f"{where}.confirmation: one member; agreement between seeds needs at least two (the strict policy 8)")
+    return out
 
 
 def _data_sets(cfg: Config) -> list[str]:

@@ -224,6 +224,24 @@ class CEBench(Section):
     max_tokens: PositiveInt = Field(128, description="tokens read of each story")
 
 
+class BroughtSAE(Section):
+    """SAEs of another trainer (SAELens, dictionary_learning, sparsify, HUSAI) that enter frontier, selection, confirmation and gate."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = Field(
+        None, description="name in tables; null takes that of the path"
+    )
+    path: str | list[str] = Field(
+        description="a checkpoint, a folder of seed*/ checkpoints, or a list of either: the members of one ensemble; "
+        "absolute, or relative to the folder of results/"
+    )
+    subject: str = Field(description="subject whose activations it reads; that of external.subject")
+    hook: str = Field(description="hook point it reads")
+    confirmation: str | list[str] = Field(
+        [],
+        description="members that took no part in the choice, for the confirmation: 8 for the strict policy; without them its integrity gate fails",
+    )
+
+
 class External(Section):
     """External benchmarks of the language subject."""
 
@@ -231,6 +249,7 @@ class External(Section):
     datasets: DataSets
     probing: Probing
     cebench: CEBench
+    candidates: list[BroughtSAE] = Field([], description="SAEs you bring, compared with those trained here")
 
 
 class Frontier(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from husai.errors import HusaiError
+from husai.errors import RecipeFailed
 
 CHUNK_ROWS = 1024
 CANDIDATES = 32
@@ -102,7 +102,7 @@ def rank_latents(z: torch.Tensor, y: torch.Tensor, n: int | None = None) -> torc
     """
     n = z.shape[1] if n is None else min(n, z.shape[1])
     if not torch.isfinite(z.sum(0)).all():
-        raise HusaiError(NOT_FINITE)
+        raise RecipeFailed(NOT_FINITE)
     if z.shape[1] <= n + CANDIDATES:
         return _rank_exactly(z, y)[:n]
     likely = _likely(torch.stack([y == 0, y == 1]).to(z.dtype) @ z, z.abs().sum(0), (z != 0).sum(0), y, n)
@@ -119,7 +119,7 @@ def _likely(sums: torch.Tensor, total: torch.Tensor, fired: torch.Tensor, y: tor
 def _likely_from_code(values: torch.Tensor, indices: torch.Tensor, y: torch.Tensor, d_sae: int, n: int) -> torch.Tensor:
     """:func:`_likely` from a non-negative sparse code ``(n_rows, k)``, without its dense form."""
     if not torch.isfinite(values).all():
-        raise HusaiError(NOT_FINITE)
+        raise RecipeFailed(NOT_FINITE)
     cell = (indices + d_sae * y.unsqueeze(1)).flatten()
     sums = torch.bincount(cell, values.flatten(), 2 * d_sae).view(2, d_sae)
     fired = torch.bincount(indices.flatten(), (values > 0).flatten().to(values.dtype), d_sae)

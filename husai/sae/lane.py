@@ -151,11 +151,13 @@ class Lane:
         self.dead = [dead[s].nonzero().view(-1) if has[s] else None for s in range(self.size)]
 
     def take_losses(self) -> tuple[list[float], list[int]]:
-        """Mean loss of each member since the last call, and the first step at which it was NaN or infinite, -1 for none."""
+        """Mean loss of each member since the last call, and the step at which its loss or a weight was NaN or infinite, -1 for none."""
+        broken = torch.stack([~torch.isfinite(p).flatten(1).all(1) for p in self.parameters.values()]).any(0)
+        bad = torch.where((self._bad_step < 0) & broken, self.done, self._bad_step)
         losses = (self._loss_sum / self._loss_steps).tolist() if self._loss_steps else [float("nan")] * self.size
         self._loss_sum.zero_()
         self._loss_steps = 0
-        return losses, self._bad_step.tolist()
+        return losses, bad.tolist()
 
     def problem(self) -> Problem:
         """A step like those to come: the sampled rows, as many as a batch has on a GPU."""

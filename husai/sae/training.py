@@ -9,7 +9,7 @@ import torch
 
 from husai.activations import ActivationStore, BatchReader
 from husai.activations.batches import free_bytes
-from husai.errors import HusaiError
+from husai.errors import RecipeFailed
 from husai.sae.architectures import SAE
 from husai.sae.arithmetic import FORMATS, Arithmetic, choose
 from husai.sae.export import exported
@@ -105,13 +105,13 @@ class Trainer:
 
         Raises
         ------
-        HusaiError
-            A loss was NaN or infinite; names the step and the member.
+        RecipeFailed
+            A loss or a weight was NaN or infinite; names the step and the member.
         """
         taken = [lane.take_losses() for lane in self.lanes]
         for member, step in zip(self.members, [step for _, bad in taken for step in bad], strict=True):
             if step >= 0:
-                raise HusaiError(
+                raise RecipeFailed(
                     f"{self.recipe.id}: the loss of {member} became NaN or infinite at step {step}; lower learning_rate "
                     f"({self.recipe.learning_rate:g}), or check the activations for extreme rows"
                 )

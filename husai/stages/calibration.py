@@ -8,7 +8,7 @@ from pathlib import Path
 from husai import provenance
 from husai.errors import HusaiError
 from husai.recipe import CALIBRATED
-from husai.stages.records import StabilityRecord, common_nulls, condition_row, load_records
+from husai.stages.records import StabilityRecord, common_nulls, condition_row, failed_records, load_records
 from husai.stages.summary import write_summary
 from husai.statistics import jackknife_difference
 
@@ -67,12 +67,14 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
     rows += [{"role": role, **condition_row(r, seeds, nulls), "eligible": None} for role, r in (("chosen", chosen), ("control", control))]
     matched = [match_row(r, k, section["seeds"]) for r in records.values() if r.recipe.l0_target == CALIBRATED]
     gain = jackknife_difference(*(r.s_matrix(seeds, r.null(among=nulls)) for r in (chosen, control)))
+    failed = failed_records(inputs)
     off = [f"{r['recipe']}: L0 {r['l0']['value']:.2f} for a target of {k}" for r in matched if r["l0_error"] > L0_TOLERANCE]
     headline = (
         f"Chosen k = {k}; on fresh seeds S(chosen) - S(k = {section['default_k']}) = {gain.value:+.3f} [{gain.lcb:+.3f}, {gain.ucb:+.3f}]"
         f" over {gain.n} seeds each."
     )
-    notes = [
+    notes = [*(f"{name}: failed: {reason}" for name, reason in failed.items())]
+    notes += [
         f"Rule: {selected['rule']}; the floor is {section['min_explained_variance']}.",
         "Each k is measured against the worst null of its own shape, of the kinds measured for every k; the retrained seeds took no part in the search.",
         f"L0 matching: {'all within 5% of the target' if not off else 'outside 5%: ' + '; '.join(off)}."
@@ -83,7 +85,7 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
     return write_summary(
         "calibration",
         out,
-        [*rows, *matched],
+        [*rows, *matched, *({"role": "L0-matched", "recipe": name, "k": k, "status": f"failed: {why}"} for name, why in failed.items())],
         columns=COLUMNS,
         headline=headline,
         notes=notes,
@@ -92,6 +94,7 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         config=spec,
         selected_k=k,
         gain_over_control=gain.metric(),
+        negatives=[f"{name}: failed: {reason}" for name, reason in failed.items()],
     )
 
 

@@ -210,7 +210,7 @@ def _nulls(brought: list[Brought], rows, device) -> tuple[dict[str, NullResult],
     else:
         covariance = activation_covariance(rows)
         nulls["covariance"] = null_pwmcc(d_out, sizes[0], n, "covariance", covariance=covariance, sizes=sizes, device=device)
-    initial = [_initial(b) for b in brought]
+    initial = [initial_of(b.sae) for b in brought]
     if len(brought) > 1 and all(d is not None for d in initial):
         nulls["init"] = null_pwmcc(d_out, sizes[0], n, "init", decoders=initial, device=device)
     else:
@@ -218,15 +218,19 @@ def _nulls(brought: list[Brought], rows, device) -> tuple[dict[str, NullResult],
     return nulls, unavailable
 
 
-def _initial(brought: Brought) -> torch.Tensor | None:
-    """The untrained decoder of an SAE that was trained here, from the recipe and seed in its metadata."""
+def initial_of(sae) -> torch.Tensor | None:
+    """The untrained decoder of an SAE that HUSAI trained, from the recipe and the seed in its metadata; None when they do not say."""
     from husai.sae import Recipe, initial_decoder
 
-    recipe = brought.sae.cfg.get("recipe")
-    if brought.seed is None or not isinstance(recipe, dict):
+    recipe, origin = sae.cfg.get("recipe"), sae.cfg.get("origin")
+    seed = origin.get("seed") if isinstance(origin, dict) else sae.cfg.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not isinstance(recipe, dict):
         return None
-    decoder = initial_decoder(Recipe.from_dict(recipe), brought.seed, brought.sae.d_in, brought.sae.d_out)
-    return decoder if decoder.shape == brought.sae.W_dec.shape else None
+    try:
+        decoder = initial_decoder(Recipe.from_dict(recipe), seed, sae.d_in, sae.d_out)
+    except (HusaiError, TypeError):  # another trainer's idea of a recipe
+        return None
+    return decoder if decoder.shape == sae.W_dec.shape else None
 
 
 def _summary(matrix: torch.Tensor, independent: list[int], null: NullResult | None = None) -> Interval:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from husai.errors import HusaiError
+from husai.errors import HusaiError, RecipeFailed
 from husai.provenance import metric, read_json
 from husai.recipe import Recipe
+from husai.stages.failed import failure
 from husai.statistics import Interval, assessable, chance_corrected, jackknife_t
 
 
@@ -29,6 +30,8 @@ class StabilityRecord:
         self.path, self.data = Path(path), read_json(path)
         if self.data.get("kind") != "stability":
             raise HusaiError(f"{path}: expected stability evidence, found kind {self.data.get('kind')!r}; run the stability job again")
+        if failure(self.data):
+            raise RecipeFailed(f"{path}: {failure(self.data)}")
         self.recipe = Recipe.from_dict(self.data["recipe_fields"])
         self.seeds = [int(s) for s in self.data["per_seed"]["seed"]]
 
@@ -132,10 +135,20 @@ def common_nulls(records: Iterable[StabilityRecord]) -> list[str]:
 
 
 def load_records(paths: Iterable[str | Path], subject: str | None = None) -> dict[str, StabilityRecord]:
-    """``{recipe id: record}`` of the stability evidence among ``paths``, of one subject where one is named."""
+    """``{recipe id: record}`` of :func:`read_records`, of one subject where one is named."""
     return {r.id: r for r in read_records(paths) if subject in (None, r.data["subject"])}
 
 
 def read_records(paths: Iterable[str | Path]) -> list[StabilityRecord]:
-    """The stability evidence among ``paths``, in their order."""
-    return [StabilityRecord(p) for p in paths if "stability" in Path(p).parts]
+    """The stability evidence among ``paths``, in their order; that of recipes that failed is left out."""
+    return [StabilityRecord(p) for p in _stability(paths) if not failure(read_json(p))]
+
+
+def failed_records(paths: Iterable[str | Path]) -> dict[str, str]:
+    """``{recipe id: reason}`` of the recipes among ``paths`` that failed."""
+    records = [read_json(p) for p in _stability(paths)]
+    return {r["recipe"]: reason for r in records if (reason := failure(r))}
+
+
+def _stability(paths: Iterable[str | Path]) -> list[Path]:
+    return [p for p in map(Path, paths) if "stability" in p.parts]

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import special
 
 from husai.errors import HusaiError
+from husai.levels import stated_bounds
 from husai.provenance import metric
 
 
@@ -257,3 +258,9 @@ def crossed_interval(table, families: Sequence[Hashable], n_resamples: int = 10_
     by_seed = _symmetric(value, seed_se, n_seeds - 1, n_seeds, "seed-t", confidence)
     bootstrap = Interval(value, float(low), float(high), n_seeds, "crossed-bootstrap")
     return max(by_family, by_seed, bootstrap, key=lambda interval: interval.ucb - interval.lcb)
+
+
+def crossed_metric(table, families: Sequence[Hashable]) -> dict:
+    """:func:`crossed_interval` as a metric of an evidence record, with the bounds that further candidates are judged by."""
+    bounds = stated_bounds(lambda confidence: crossed_interval(table, families, confidence=confidence))
+    return {**crossed_interval(table, families).metric(), "bounds": bounds}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2] / "husai"
-LIGHT = {"errors", "provenance", "progress", "recipe", "compute"}
+LIGHT = {"errors", "provenance", "progress", "recipe", "compute", "levels"}
 """Modules that any room may import."""
 MAY_IMPORT = {
     "statistics": LIGHT,
