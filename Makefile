@@ -60,7 +60,7 @@ bench-sae-scaling: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/bench_sae.py --scaling
 
 bench-probes: $(READY)
-	$(BIN)/python -W ignore benchmarks/bench_probes.py
+	$(BIN)/python -W ignore benchmarks/bench_probes.py --all-datasets
 
 bench-cebench: $(READY)
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_cebench.py
