@@ -67,7 +67,7 @@ bench-sae-memory: $(READY)
 	$(BIN)/python benchmarks/bench_sae.py --store-memory
 
 bench-probes: $(READY)
-	$(BIN)/python -W ignore benchmarks/bench_probes.py
+	$(BIN)/python -W ignore benchmarks/bench_probes.py --all-datasets
 
 bench-cebench: $(READY)
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_cebench.py

@@ -84,22 +84,21 @@ def _by_kernels(f: Features, ks: Sequence[int], penalty: str, Cs: Sequence[float
     n_fit = len(x) - validation_rows(len(x))
     grid = np.array(Cs)
     solved, copy_of = distinct(Cs, n_fit, penalty)
-    paths = np.stack([solve(x, y, n_fit, k, grid[solved], penalty) for k in ks])
+    paths = solve(x, y, n_fit, ks, np.tile(grid[solved], (len(ks), 1)), penalty)
     found = probabilities(paths.reshape(-1, paths.shape[2]), f.train[n_fit:]).reshape(len(ks), len(solved), -1)
     val_auc, choice = best_of_grid(found[:, copy_of], y[n_fit:])
-    models = np.concatenate([solve(x, y, len(x), k, grid[[c]], penalty) for k, c in zip(ks, choice, strict=True)])
+    models = solve(x, y, len(x), ks, grid[choice][:, None], penalty)[:, 0]
     return Chosen(models, val_auc, [Cs[c] for c in choice])
 
 
-def solve(x: np.ndarray, y: np.ndarray, n: int, k: int, Cs: np.ndarray, penalty: str = "l1") -> np.ndarray:
-    """Models ``(n_C, 1 + m)``, intercept first, by the compiled kernels.
+def solve(x: np.ndarray, y: np.ndarray, n: int, ks: Sequence[int], Cs: np.ndarray, penalty: str = "l1") -> np.ndarray:
+    """Models ``(K, n_C, 1 + m)``, intercepts first, of every k at every C of its row ``Cs (K, n_C)``, by the compiled kernels.
 
-    ``x (n_rows, m)`` float32 in row order and labels ``y`` int64 0/1, of which the first ``n`` rows and ``k`` features count.
+    ``x (n_rows, m)`` float32 in row order and labels ``y`` int64 0/1, of which the first ``n`` rows count.
     """
-    kernels, k = probe_kernels().paths, min(k, x.shape[1])
-    found, epochs = np.empty((len(Cs), 1 + k)), np.empty(len(Cs))
-    kernels.paths(*kernels.blocked(x, y, n, k), Cs, penalty == "l1", RULES, found, epochs)
-    return np.pad(found, ((0, 0), (0, x.shape[1] - k)))
+    models = np.empty((*Cs.shape, 1 + x.shape[1]))
+    probe_kernels().paths.paths(x, y, n, np.array(ks), Cs, penalty == "l1", RULES, models)
+    return models
 
 
 def _in_torch(features: Sequence[Features], ks: Sequence[int], penalty: str, Cs: Sequence[float]) -> list[Chosen]:

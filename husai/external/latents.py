@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from husai.errors import RecipeFailed
-from husai.external import cpu_codes
+from husai.external import sparse_codes
 
 CHUNK_ROWS = 1024
 CANDIDATES = 32
@@ -29,7 +29,7 @@ class SAEEncoder:
     def best(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The ``n`` best latents for labels ``y`` (see :func:`rank_latents`) and their columns of the code, ``(n_rows, n)``."""
         if self.architecture is not None and self.sae.d_sae > n + CANDIDATES:
-            if cpu_codes.applies(self.sae, x):
+            if sparse_codes.applies(self.sae, x):
                 return self._best_by_kernels(x, y, n)
             if self.architecture in TOP_K:
                 return self._best_of_top_k(x, y, n)
@@ -38,7 +38,7 @@ class SAEEncoder:
         return latents, z[:, latents]
 
     def _best_by_kernels(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        code = cpu_codes.ClassSums(self.sae, x, y)
+        code = sparse_codes.ClassSums(self.sae, x, y)
         if not torch.isfinite(code.sums).all():
             raise RecipeFailed(NOT_FINITE)
         likely = _likely(code.sums, code.sums.sum(0), code.fired, y, n)
@@ -58,12 +58,12 @@ class SAEEncoder:
     def columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Columns ``latents`` of the code of ``x``, ``(n, len(latents))``."""
         if self.architecture in TOP_K:
-            if cpu_codes.applies(self.sae, x):
-                return cpu_codes.top_k_columns(self.sae, x, latents)
+            if sparse_codes.applies(self.sae, x):
+                return sparse_codes.top_k_columns(self.sae, x, latents)
             parts = [(pre[:, latents], values) for pre, values, _ in map(self._top_k, x.split(CHUNK_ROWS))]
             return torch.cat([_kept(*part) for part in parts])
-        if self.architecture in ("relu", "jumprelu", "batchtopk"):
-            return self._columns_alone(x, latents)
+        if self.architecture in sparse_codes.THRESHOLDED:
+            return sparse_codes.threshold_columns(self.sae, x, latents)
         return torch.cat([self.sae.encode(rows)[:, latents].float() for rows in x.split(CHUNK_ROWS)])
 
     def _top_k(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -71,15 +71,6 @@ class SAEEncoder:
 
         pre = self.sae.pre_activations(x)
         return pre, *top_k(pre, self.sae.k)
-
-    def _columns_alone(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        sae = self.sae
-        x = x.to(sae.W_enc.dtype)
-        x = x - sae.b_dec if sae.apply_b_dec_to_input else x
-        pre = x @ sae.W_enc[:, latents] + sae.b_enc[latents]
-        if sae.threshold is not None:
-            return (pre.relu() * (pre > sae.threshold[latents])).float()
-        return pre.relu().float()
 
 
 def _kept(pre: torch.Tensor, top: torch.Tensor) -> torch.Tensor:

@@ -23,9 +23,9 @@ LOG2_E, LEAST = np.float32(math.log2(math.e)), np.float32(-126.0)
 E1, E2, E3, E4, E5, E6, E7 = (np.float32(math.log(2) ** n / math.factorial(n)) for n in range(1, 8))
 
 
-@kernel(nogil=True)
-def blocked(x, y, n, m):
-    """The first ``n`` rows and ``m`` columns of ``x (n_rows, features)`` float32 with labels ``y`` 0/1, laid out for the other kernels.
+@kernel()
+def _blocked(x, y, n, m):
+    """The first ``n`` rows and ``m`` columns of ``x`` and the labels, laid out for the other kernels.
 
     Returns ``(chunks, columns, rows)`` with a column of ones first (and one of zeros last where that makes the number even), and signed
     multiplicities ``(chunks, rows)``, positive for label 1. Rows of zeros, of which a sparse code has many, are merged into one per label;
@@ -226,7 +226,7 @@ def _distance_to_foreseen(g, g_before, H_before, w, w_before):
 
 @kernel()
 def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w):
-    """Follow the flow of one problem from zero to where SAGA stops, in ``w``; returns the epochs. See ``logistic._advance``.
+    """Follow the flow of one problem from zero to where SAGA stops, in ``w``. See ``logistic._advance``.
 
     ``start`` is the intercept alone that fits best: a penalty that lets no feature in at it is solved by it.
     """
@@ -240,7 +240,7 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w):
         w[0] = start
         _derivatives(X, signed, n, w, 0.0, g, H, work)
         if _largest(g[:size], 1) <= lasso:
-            return 0.0
+            return
         w[0] = 0.0
     t, step, speed, speed_before, bent, steep, steep_before = 0.0, 0.0, np.inf, np.inf, np.inf, np.inf, np.inf
     for _ in range(rules.max_steps):
@@ -257,11 +257,11 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w):
                 share = min((limit - speed) / (speed_before - speed), 1.0) if slow and speed_before > speed else 0.0
                 for a in range(size):
                     w[a] += share * (w_before[a] - w[a]) if w[a] != 0.0 else 0.0
-                return t
+                return
             step = rules.first_epoch if step == 0.0 else min(max((rules.ratio - 1.0) * t, step), 2.5 * step)
         else:
             if _largest(g[:size], 0) <= rules.newton_gradient:
-                return t
+                return
             step = 1.0 if step == 0.0 else rules.newton_ratio * step
         if lasso > 0.0:
             step = min(step, rules.max_epochs - t)
@@ -272,35 +272,34 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w):
         g, g_before, H, H_before = g_before, g, H_before, H
         t += step
         speed_before, speed, steep_before = speed, after * epoch, steep
-    return t
 
 
 @kernel(nogil=True)
-def paths(X, signed, Cs, l1, rules, models, epochs):
-    """Solve one problem at every C: ``models (n_C, 1 + m)`` float64 gets intercepts and weights, ``epochs (n_C,)`` how far each went.
+def paths(x, y, n, ks, Cs, l1, rules, models):
+    """Solve every k at every C of its row: ``models (K, n_C, 1 + features)`` float64 gets intercepts, weights and zeros beyond k.
 
-    ``X (chunks, columns, rows)`` and ``signed (chunks, rows)`` as :func:`blocked` makes them.
+    The first ``n`` rows of ``x (n_rows, features)`` float32 and ``y (n_rows,)`` labels 0/1 count; ``Cs (K, n_C)``.
     """
-    m = models.shape[1] - 1
-    n, positives, longest = 0.0, 0.0, 0.0
-    for c in range(X.shape[0]):
-        for i in range(X.shape[2]):
-            n += abs(signed[c, i])
-            positives += max(signed[c, i], ZERO)
+    models[:] = 0.0
+    for q in range(len(ks)):
+        m = min(ks[q], x.shape[1])
+        X, signed = _blocked(x, y, n, m)
+        positives = np.sum(y[:n] > 0)
+        mean = min(max(positives / n, 1e-9), 1 - 1e-9)
+        longest = 1.0
+        for i in range(n):
             length = 1.0
-            for j in range(1, m + 1):
-                length += np.float64(X[c, j, i]) ** 2
+            for j in range(m):
+                length += np.float64(x[i, j]) ** 2
             longest = max(longest, length)
-    mean = min(max(positives / n, 1e-9), 1 - 1e-9)
-    for c in range(len(Cs)):
-        strength = 1.0 / (Cs[c] * n)
-        lasso, ridge = (strength, 0.0) if l1 else (0.0, strength)
-        epochs[c] = _follow(
-            X, signed, n, math.log(mean / (1 - mean)), lasso, ridge, 2.0 * n / longest, rules.noise * math.sqrt(longest), rules, models[c]
-        )
+        epoch, noise = 2.0 * n / longest, rules.noise * math.sqrt(longest)
+        for c in range(Cs.shape[1]):
+            strength = 1.0 / (Cs[q, c] * n)
+            lasso, ridge = (strength, 0.0) if l1 else (0.0, strength)
+            _follow(X, signed, n, math.log(mean / (1 - mean)), lasso, ridge, epoch, noise, rules, models[q, c, : m + 1])
 
 
 def compile_all() -> None:
     """Compile every kernel, or load it from disk, by running it on little."""
-    X, signed = blocked(np.array([[0.0], [1.0]], np.float32), np.array([0, 1]), 2, 1)
-    paths(X, signed, np.array([1.0]), True, Rules(), np.empty((1, 2)), np.empty(1))
+    x, y = np.array([[0.0], [1.0]], np.float32), np.array([0, 1])
+    paths(x, y, 2, np.array([1]), np.array([[1.0]]), True, Rules(), np.empty((1, 1, 2)))

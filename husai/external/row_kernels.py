@@ -13,6 +13,7 @@ GROUPS = 32
 # No permission to disregard NaN: it must reach the sums, where it is found.
 VECTORS = {"reassoc", "contract", "nsz"}
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
+MOST = int(np.float32(np.inf).view(np.int32))
 
 
 @kernel(nogil=True, fastmath=VECTORS)
@@ -27,10 +28,19 @@ def add_above(pre, y, threshold, sums, fired):
             fired[j] += ONE if value > ZERO else ZERO
 
 
+@kernel()
+def _groups(k):
+    """At least k, a power of two: it divides most widths."""
+    groups = GROUPS
+    while groups < k:
+        groups *= 2
+    return groups
+
+
 @kernel(nogil=True, fastmath=VECTORS)
 def add_top_k(pre, y, k, sums, fired, least):
     """As :func:`add_above` for "the k largest of a row, then ReLU"; ``least (n,)`` gets a positive number that the row's code reaches."""
-    highest = np.empty(max(GROUPS, k), np.float32)
+    highest = np.empty(_groups(k), np.float32)
     for i in range(len(pre)):
         row, total = pre[i], sums[y[i]]
         least[i] = _separator(row, k, highest)
@@ -41,14 +51,26 @@ def add_top_k(pre, y, k, sums, fired, least):
             fired[j] += ONE if value > ZERO else ZERO
 
 
+@kernel()
+def _bits(number):
+    return np.float32(number).view(np.int32)
+
+
+@kernel()
+def _number(bits):
+    return np.int32(bits).view(np.float32)
+
+
 @kernel(fastmath=VECTORS)
-def _lower_bound(row, highest):
-    """Some value that at least ``len(highest)`` elements reach, the least of the maxima of so many groups; no bound for a short row."""
+def _bounds(row, highest):
+    """A positive number that at least ``len(highest)`` elements reach if so many are positive, and one that none exceeds: the least and the
+    largest of the maxima of so many groups. Short rows, and their ends, are not looked at."""
     groups = len(highest)
-    if len(row) < 4 * groups:
-        return np.float32(-np.inf)
-    highest[:] = -np.inf
-    for start in range(0, len(row) - 4 * groups + 1, 4 * groups):
+    low, high = _number(1), _number(MOST)
+    if len(row) < 4 * groups or len(row) % (4 * groups):
+        return low, high
+    highest[:] = ZERO
+    for start in range(0, len(row), 4 * groups):
         a, b = row[start : start + groups], row[start + groups : start + 2 * groups]
         c, d = row[start + 2 * groups : start + 3 * groups], row[start + 3 * groups : start + 4 * groups]
         for j in range(groups):
@@ -56,10 +78,11 @@ def _lower_bound(row, highest):
             second = c[j] if c[j] > d[j] else d[j]
             first = first if first > second else second
             highest[j] = first if first > highest[j] else highest[j]
-    bound = highest[0]
+    least, most = highest[0], highest[0]
     for j in range(1, groups):
-        bound = highest[j] if highest[j] < bound else bound
-    return bound
+        least = highest[j] if highest[j] < least else least
+        most = highest[j] if highest[j] > most else most
+    return max(low, least), max(low, most)
 
 
 @kernel(fastmath=VECTORS)
@@ -81,22 +104,11 @@ def _count_above(row, value):
 
 
 @kernel()
-def _bits(number):
-    return np.float32(number).view(np.int32)
-
-
-@kernel()
-def _number(bits):
-    return np.int32(bits).view(np.float32)
-
-
-@kernel()
 def _separator(row, k, highest):
     """A positive number that the k largest elements reach and, but for ties with the least of them, no others; with fewer than k positive
     ones, that all of those reach. By bisection of bit patterns, which are in the order of the numbers."""
-    low, high = max(_number(1), _lower_bound(row, highest)), _bits(np.inf)
-    count = _count_from(row, low)
-    first = _bits(low)
+    low, most = _bounds(row, highest)
+    count, first, high = _count_from(row, low), _bits(low), _bits(most) + 1
     while count > k and high - first > 1:
         middle = (first + high) // 2
         found = _count_from(row, _number(middle))
@@ -110,10 +122,10 @@ def _separator(row, k, highest):
 @kernel(nogil=True)
 def top_k_columns(pre, columns, k, out):
     """Columns of the code "the k largest of a row, then ReLU": ``out (n, len(columns))`` from ``pre (n, d_sae)``."""
-    highest = np.empty(max(GROUPS, k), np.float32)
+    highest = np.empty(_groups(k), np.float32)
     for i in range(len(pre)):
         row = pre[i]
-        on, least = np.float32(np.inf), max(_number(1), _lower_bound(row, highest))
+        on, least = np.float32(np.inf), _bounds(row, highest)[0]
         for c in range(len(columns)):
             value = row[columns[c]]
             if value >= least and value < on:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from husai.external import cpu_codes, scores
+from husai.external import scores, sparse_codes
 from husai.external.compiled import kernel, probe_kernels
 from husai.external.final import Features, final_probes, solve
 from husai.external.logistic import fit
@@ -38,7 +38,7 @@ def in_torch(x, y, Cs, penalty="l1"):
 
 
 def by_kernels(x, y, Cs, penalty="l1"):
-    return solve(x, y, len(x), x.shape[1], np.array(Cs), penalty)
+    return solve(x, y, len(x), [x.shape[1]], np.array([Cs]), penalty)[0]
 
 
 def assert_same_probes(mine, theirs, x):
@@ -82,13 +82,13 @@ def test_special_columns_are_solved_as_in_torch(change):
 def test_one_feature_of_many_is_the_problem_of_that_feature_alone():
     x, y = rows(5, m=16)
     alone = by_kernels(np.ascontiguousarray(x[:, :1]), y, [10.0, 0.1])
-    among = solve(x, y, len(x), 1, np.array([10.0, 0.1]))
+    among = solve(x, y, len(x), [1], np.array([[10.0, 0.1]]))[0]
     assert np.array_equal(among[:, :2], alone) and (among[:, 2:] == 0).all()
 
 
 def test_rows_past_the_training_rows_do_not_count():
     x, y = rows(6)
-    assert np.array_equal(solve(x, y, 200, 4, np.array([1.0])), solve(x[:200], y[:200], 200, 4, np.array([1.0])))
+    assert np.array_equal(solve(x, y, 200, [4], np.array([[1.0]])), solve(x[:200], y[:200], 200, [4], np.array([[1.0]])))
 
 
 @pytest.mark.parametrize("solver", [by_kernels, in_torch])
@@ -159,13 +159,13 @@ def test_class_sums_and_columns_are_those_of_the_dense_code(architecture, d_sae,
     g = torch.Generator().manual_seed(1)
     x, y = torch.randn(600, 12, generator=g), torch.randint(0, 2, (600,), generator=g)
     x[7] = sae.b_dec - 100 * sae.W_enc.mean(1)  # few positive pre-activations
-    z, code = sae.encode(x), cpu_codes.ClassSums(sae, x, y)
+    z, code = sae.encode(x), sparse_codes.ClassSums(sae, x, y)
     latents = torch.randperm(d_sae, generator=g)[:20]
     torch.testing.assert_close(code.columns(latents), z[:, latents])
     torch.testing.assert_close(code.fired, (z != 0).sum(0).float())
     torch.testing.assert_close(code.sums, torch.stack([z[y == 0].sum(0), z[y == 1].sum(0)]), rtol=1e-4, atol=1e-3)
-    if architecture in cpu_codes.TOP_K:
-        torch.testing.assert_close(cpu_codes.top_k_columns(sae, x, latents), z[:, latents])
+    if architecture in sparse_codes.TOP_K:
+        torch.testing.assert_close(sparse_codes.top_k_columns(sae, x, latents), z[:, latents])
 
 
 def test_kernels_are_kept_on_disk_and_compiled_in_memory_where_they_cannot_be(tmp_path):

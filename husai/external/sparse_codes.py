@@ -1,4 +1,4 @@
-"""What a probe needs of an SAE's code, on a CPU in float32: class sums and single columns, without the code's dense form."""
+"""What a probe needs of an SAE's code, class sums and single columns, without the code's dense form; sums by kernels on a CPU in float32."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ class ClassSums:
 
     def __init__(self, sae, x: torch.Tensor, y: torch.Tensor):
         kernels, labels = probe_kernels().rows, y.numpy()
-        self.sae = sae
-        self.pre = _scratch(len(x), sae.d_sae)
+        top_k = sae.architecture in TOP_K
+        self.sae, self.x = sae, x
+        self.pre = _scratch(len(x) if top_k else min(CHUNK_ROWS, len(x)), sae.d_sae)
         self.least = np.zeros(len(x), np.float32)
         sums, fired = np.zeros((2, sae.d_sae), np.float32), np.zeros(sae.d_sae, np.float32)
         threshold = _threshold(sae).numpy()
         for rows, part in _chunks(sae, x, self.pre):
-            if sae.architecture in TOP_K:
+            if top_k:
                 kernels.add_top_k(part, labels[rows], sae.k, sums, fired, self.least[rows])
             else:
                 kernels.add_above(part, labels[rows], threshold, sums, fired)
@@ -41,10 +42,18 @@ class ClassSums:
 
     def columns(self, latents: torch.Tensor) -> torch.Tensor:
         """Columns of the code, ``(n, len(latents))``."""
+        if self.sae.architecture not in TOP_K:
+            return threshold_columns(self.sae, self.x, latents)
         pre = self.pre[:, latents]
-        if self.sae.architecture in TOP_K:
-            return torch.where(pre >= torch.from_numpy(self.least).unsqueeze(1), pre, 0.0)
-        return torch.where(pre > _threshold(self.sae)[latents], pre, 0.0)
+        return torch.where(pre >= torch.from_numpy(self.least).unsqueeze(1), pre, 0.0)
+
+
+def threshold_columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Columns ``latents`` of the code of ``x``, ``(n, len(latents))`` float32, of an SAE whose latents do not depend on each other."""
+    x = x.to(sae.W_enc.dtype)
+    x = x - sae.b_dec if sae.apply_b_dec_to_input else x
+    pre = x @ sae.W_enc[:, latents] + sae.b_enc[latents]
+    return torch.where(pre <= _threshold(sae)[latents], 0.0, pre).float()
 
 
 def top_k_columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
@@ -79,4 +88,4 @@ def _centred(sae, x: torch.Tensor) -> torch.Tensor:
 
 def _threshold(sae) -> torch.Tensor:
     """A latent is on above it."""
-    return torch.zeros(sae.d_sae) if sae.threshold is None else sae.threshold.clamp(min=0.0)
+    return torch.zeros_like(sae.b_enc) if sae.threshold is None else sae.threshold.clamp(min=0.0)
