@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from husai.errors import RecipeFailed
+from husai.external import cpu_codes
 
 CHUNK_ROWS = 1024
 CANDIDATES = 32
@@ -27,10 +28,25 @@ class SAEEncoder:
     @torch.inference_mode()
     def best(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The ``n`` best latents for labels ``y`` (see :func:`rank_latents`) and their columns of the code, ``(n_rows, n)``."""
-        if self.architecture not in TOP_K or self.sae.d_sae <= n + CANDIDATES:
-            z = self.encode(x)
-            latents = rank_latents(z, y, n)
-            return latents, z[:, latents]
+        if self.architecture is not None and self.sae.d_sae > n + CANDIDATES:
+            if cpu_codes.applies(self.sae, x):
+                return self._best_by_kernels(x, y, n)
+            if self.architecture in TOP_K:
+                return self._best_of_top_k(x, y, n)
+        z = self.encode(x)
+        latents = rank_latents(z, y, n)
+        return latents, z[:, latents]
+
+    def _best_by_kernels(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        code = cpu_codes.ClassSums(self.sae, x, y)
+        if not torch.isfinite(code.sums).all():
+            raise RecipeFailed(NOT_FINITE)
+        likely = _likely(code.sums, code.sums.sum(0), code.fired, y, n)
+        z = code.columns(likely)
+        order = _rank_exactly(z, y)[:n]
+        return likely[order], z[:, order]
+
+    def _best_of_top_k(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [self._top_k(rows) for rows in x.split(CHUNK_ROWS)]
         pre, values, indices = (torch.cat(p) for p in zip(*parts, strict=True))
         likely = _likely_from_code(values.float().relu(), indices, y, self.sae.d_sae, n)
@@ -42,6 +58,8 @@ class SAEEncoder:
     def columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Columns ``latents`` of the code of ``x``, ``(n, len(latents))``."""
         if self.architecture in TOP_K:
+            if cpu_codes.applies(self.sae, x):
+                return cpu_codes.top_k_columns(self.sae, x, latents)
             parts = [(pre[:, latents], values) for pre, values, _ in map(self._top_k, x.split(CHUNK_ROWS))]
             return torch.cat([_kept(*part) for part in parts])
         if self.architecture in ("relu", "jumprelu", "batchtopk"):

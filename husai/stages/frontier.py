@@ -12,6 +12,7 @@ from husai import provenance
 from husai.errors import HusaiError
 from husai.external.cebench_evidence import delta_table, mismatch, pair_delta, with_baseline
 from husai.recipe import Recipe
+from husai.stages.axes import axis_tables
 from husai.stages.failed import failure
 from husai.stages.records import failed_records, load_records
 from husai.stages.summary import write_summary
@@ -43,6 +44,8 @@ SCALING_COLUMNS = [
     "pareto",
     "status",
 ]
+SCALING_AXES = ("n_rows", "hook_name", "d_sae")
+MEASURED = ("explained_variance", "auc", "delta_vs_frozen", "delta_vs_dense", "cebench_delta_vs_frozen")
 
 
 class Measured:
@@ -246,7 +249,7 @@ def table_job(stage: str, spec: dict, inputs: Sequence[str], out: Path) -> dict:
     negatives = [f"{row['recipe']}: {row['status']}" for row in failed]
     return write_summary(
         stage, out, [*rows, *failed], columns=columns, headline=headline, notes=notes, figures=figures, inputs=inputs, config=spec,
-        records=records, negatives=negatives,
+        records=records, negatives=negatives, axes=axis_tables(rows, SCALING_AXES, MEASURED) if stage == "scaling" else [],
     )  # fmt: skip
 
 

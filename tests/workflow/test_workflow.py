@@ -87,9 +87,12 @@ def test_the_default_configuration_plans_every_stage(tmp_path):
         assert found[rule] >= 1
 
 
-def test_the_b200_profile_plans_without_a_gpu(tmp_path):
-    done = snakemake("--profile", str(ROOT / "profiles/b200"), "-n", "--configfile", str(ROOT / "config/b200.yaml"), directory=tmp_path)
-    assert jobs(done)["saebench"] > 50
+@pytest.mark.parametrize("profile", ["local", "b200", "slurm"])
+def test_every_profile_plans_without_a_gpu_or_a_scheduler(tmp_path, profile):
+    """An unknown key or an empty list in a profile would be an error of the command line."""
+    options = [] if profile == "local" else ["--configfile", str(ROOT / "config/b200.yaml")]
+    found = jobs(snakemake("--profile", str(ROOT / "profiles" / profile), "-n", *options, directory=tmp_path))
+    assert found["saebench"] > (50 if options else 5)
 
 
 @pytest.mark.parametrize("profile", ["local", "b200", "slurm"])
@@ -98,6 +101,8 @@ def test_profiles_name_only_rules_that_exist(profile):
     settings = yaml.safe_load((ROOT / f"profiles/{profile}/config.yaml").read_text())
     for key in ("set-resources", "set-threads"):
         assert set(settings.get(key, {})) <= rules
+    named = [n for values in settings.get("set-resources", {}).values() for n in values]
+    assert set(named) <= {"gpu", "gpu_mem_mb", "gpu_model", "mem_mb", "runtime", "slurm_partition"}
 
 
 def test_rule_files_are_short_and_every_rule_declares_log_benchmark_and_environment():
