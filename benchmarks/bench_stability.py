@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -90,11 +92,24 @@ def main() -> None:
         return
     device = resolve_device(args.device)
     use_threads(args.threads)
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    found = {"device": str(device), "machine": machine, "threads": torch.get_num_threads(), "shape": [args.seeds, args.d_sae, args.d_in]}
+    found = {
+        "device": str(device),
+        "machine": machine_name(device),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "shape": [args.seeds, args.d_sae, args.d_in],
+    }
     found |= {"pairs": bench_pairs(args.seeds, args.d_sae, args.d_in, device)}
     found |= {"hungarian": bench_hungarian(args.d_sae, args.d_in, device), "intervals": bench_intervals()}
     report(found, args.json)
+
+
+def machine_name(device: torch.device) -> str:
+    """Model of the GPU or CPU the figures are of."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def report(found: dict, path: str | None) -> None:

@@ -59,7 +59,8 @@ class Compute(Section):
         description="number format of SAE training; tf32 and bfloat16 round the operands of products, on a GPU, if the gradients stay right",
     )
     train_threads: PositiveInt = Field(
-        1, description="CPU threads of a training or evaluation job; SAE training gives each its own seeds. No figure depends on it"
+        1,
+        description="CPU threads of a training or evaluation job; SAE training gives each its own seeds, so that its figures do not depend on it",
     )
     gpu_mem_mb: PositiveInt = Field(20000, description="GPU memory a GPU job asks of the scheduler, MB")
     mem_mb: PositiveInt = Field(2500, description="main memory a job asks of the scheduler, MB")

@@ -9,6 +9,7 @@ import torch
 
 from husai.activations import ActivationStore, BatchReader
 from husai.activations.batches import free_bytes
+from husai.compute import single_threaded
 from husai.errors import RecipeFailed
 from husai.sae.architectures import SAE
 from husai.sae.arithmetic import FORMATS, Arithmetic, choose
@@ -71,8 +72,9 @@ class Trainer:
     ):
         self.recipe, self.members, self.device = recipe, list(members), torch.device(device)
         self.dtype = FORMATS[dtype].weights
-        self.units = measure_units(recipe, data, target)
-        per_member = [initial_parameters(recipe, m.seed, self.units, self.dtype) for m in self.members]
+        with single_threaded():  # on a GPU too the start of training must not depend on the threads of the CPU
+            self.units = measure_units(recipe, data, target)
+            per_member = [initial_parameters(recipe, m.seed, self.units, self.dtype) for m in self.members]
         self.parameters = {name: torch.stack([p[name] for p in per_member]).to(self.device) for name in per_member[0]}
         self.initial_decoders = self.parameters["W_dec"].clone()
         aligned = recipe.consistency_weight and not recipe.frozen_decoder

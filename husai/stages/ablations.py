@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from husai.stages.records import StabilityRecord, common_nulls, condition_row, load_records
+from husai.stages.records import StabilityRecord, common_nulls, condition_row, failed_records, load_records
 from husai.stages.summary import shown, write_summary
 
 COLUMNS = [
@@ -28,12 +28,13 @@ COLUMNS = [
 
 def ablations_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
     """Write ``results/ablations/summary.*``: one row per condition of each grid and subject, with intervals over seeds."""
-    section, rows, told = spec["ablations"], [], []
+    section, rows, told, failed = spec["ablations"], [], [], []
     subjects = [section["subject"]] if isinstance(section["subject"], str) else section["subject"]
     for subject in subjects:
         records = load_records(inputs, subject)
         nulls = common_nulls(records.values())
         rows += subject_rows(section, subject, records, nulls)
+        failed += [f"On {subject}: {name} failed: {reason}" for name, reason in failed_records(inputs, subject).items()]
         told.append(
             f"On {subject}: seeds {section['seeds']}; intervals are jackknife-t over seeds; the worst null is that of {', '.join(nulls)}."
         )
@@ -54,7 +55,8 @@ def ablations_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         rows,
         columns=COLUMNS,
         headline=" ".join(trend(subject, rows) for subject in subjects),
-        notes=told,
+        notes=[*failed, *told],
+        negatives=failed,
         figures=figures,
         inputs=inputs,
         config=spec,
@@ -67,9 +69,10 @@ def subject_rows(section: dict, subject: str, records: dict[str, StabilityRecord
     width = width[subject] if isinstance(width, dict) else width
     grids = {"k": [(width, k) for k in section["k"]], "d_sae": [(d, section["d_sae_at_k"]) for d in section["d_sae"]]}
     return [
-        {"subject": subject, "grid": grid, "curve": f"{subject}, {grid}", **ablation_row(find(records, *condition), seeds, nulls)}
+        {"subject": subject, "grid": grid, "curve": f"{subject}, {grid}", **ablation_row(record, seeds, nulls)}
         for grid, conditions in grids.items()
-        for condition in conditions
+        for record in (find(records, *condition) for condition in conditions)
+        if record is not None
     ]
 
 
@@ -80,14 +83,14 @@ def trend(subject: str, rows: Sequence[dict]) -> str:
     return f"On {subject}, S against d_sae / effective rank, worst null (gaussian null): {', '.join(steps)}."
 
 
-def find(records: dict[str, StabilityRecord], d_sae: int, k: int) -> StabilityRecord:
-    """The record of one condition."""
-    return next(r for r in records.values() if (r.recipe.d_sae, r.recipe.k) == (d_sae, k))
+def find(records: dict[str, StabilityRecord], d_sae: int, k: int) -> StabilityRecord | None:
+    """The record of one condition; None when its recipe failed."""
+    return next((r for r in records.values() if (r.recipe.d_sae, r.recipe.k) == (d_sae, k)), None)
 
 
 def ablation_row(record: StabilityRecord, seeds: Sequence[int], nulls: Sequence[str]) -> dict:
     """A condition with its width relative to the effective rank of the activations, also against the gaussian null alone."""
-    row, gaussian = condition_row(record, seeds, nulls), record.null("gaussian")
+    row, gaussian = condition_row(record, seeds, nulls), record.null("gaussian", seeds=seeds)
     rank = record.value("effective_rank")
     against = {"S_gaussian": record.s_interval(seeds, gaussian).metric(), "null_gaussian": gaussian}
     return {**row, **against, "effective_rank": rank, "width_over_rank": row["d_sae"] / rank}

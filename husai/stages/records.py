@@ -66,8 +66,7 @@ class StabilityRecord:
 
     def pairs(self, name: str, seeds: Iterable[int] | None = None) -> np.ndarray:
         """The upper triangle of :meth:`matrix`: one value per pair of seeds."""
-        matrix = self.matrix(name, seeds)
-        return matrix[np.triu_indices(len(matrix), 1)]
+        return upper(self.matrix(name, seeds))
 
     def per_seed(self, name: str, seeds: Iterable[int] | None = None) -> np.ndarray:
         """One value per seed: explained_variance, l0, dead_fraction or cos_to_init; NaN where it was not measured."""
@@ -75,25 +74,63 @@ class StabilityRecord:
         index = self._index(seeds)
         return np.full(len(index), np.nan) if values is None else np.array(values, dtype=np.float64)[index]
 
-    def null(self, kind: str = "worst", among: Iterable[str] | None = None) -> float:
-        """Mean of a null; ``worst`` is the highest of those measured, or of those named in ``among``."""
-        nulls = {name: n["mean"] for name, n in self.data["nulls"].items()}
-        if kind == "worst":
-            return max(mean for name, mean in nulls.items() if among is None or name in set(among))
-        if kind not in nulls:
-            raise HusaiError(f"{self.path}: the {kind} null was not measured; measured were {', '.join(nulls)}")
-        return nulls[kind]
+    def null_matrix(self, kind: str, seeds: Iterable[int] | None = None, nulls: str = "nulls") -> np.ndarray:
+        """Pairwise values ``(n, n)`` of a null for the given seeds: as many random draws, or these seeds' own initialisations.
+
+        A frozen control has seeds of its own and enters whole. ``nulls`` is ``nulls_all`` for those with dead latents.
+        """
+        if kind not in self.data[nulls]:
+            raise HusaiError(f"{self.path}: the {kind} null was not measured; measured were {', '.join(self.data[nulls])}")
+        matrix, index = pair_matrix(self.data[nulls][kind]["pairs"]), self._index(seeds)
+        if kind == "frozen" or len(matrix) != len(self.seeds):
+            return matrix
+        index = index if kind == "init" else range(len(index))
+        return matrix[np.ix_(index, index)]
+
+    def null(self, kind: str = "worst", among: Iterable[str] | None = None, seeds: Iterable[int] | None = None) -> float:
+        """Mean over pairs of a null; ``worst`` is the highest of those measured, or of those named in ``among``."""
+        kind = self.worst_null(among, seeds) if kind == "worst" else kind
+        return _mean_over_pairs(self.null_matrix(kind, seeds))
+
+    def worst_null(self, among: Iterable[str] | None = None, seeds: Iterable[int] | None = None) -> str:
+        """Kind of the highest null, of those measured or of those named in ``among``."""
+        kinds = [kind for kind in self.data["nulls"] if among is None or kind in set(among)]
+        return max(kinds, key=lambda kind: _mean_over_pairs(self.null_matrix(kind, seeds)))
 
     def s_matrix(self, seeds: Iterable[int] | None = None, null: float | None = None) -> np.ndarray:
         """Chance-corrected agreement of every pair, against the worst null unless another value is given."""
-        return chance_corrected(self.matrix("pwmcc", seeds), self.null() if null is None else null)
+        return chance_corrected(self.matrix("pwmcc", seeds), self.null(seeds=seeds) if null is None else null)
 
     def s_interval(self, seeds: Iterable[int] | None = None, null: float | None = None) -> Interval:
         """S with its jackknife-t interval; undefined where the null is above what can be assessed."""
-        null = self.null() if null is None else null
+        null = self.null(seeds=seeds) if null is None else null
         if not assessable(null):
             return Interval(float("nan"), float("-inf"), float("inf"), len(self._index(seeds)), f"not assessable: null {null:.3f}")
         return interval(self.s_matrix(seeds, null))
+
+    def conservative_delta(self, seeds: Iterable[int] | None = None, among: Iterable[str] | None = None) -> float:
+        """Lower bound of PWMCC less the upper bound of the worst null, both jackknife-t; ``-inf`` where the null is not assessable."""
+        matrix = self.null_matrix(self.worst_null(among, seeds), seeds)
+        if not assessable(_mean_over_pairs(matrix)):
+            return float("-inf")
+        return interval(self.matrix("pwmcc", seeds)).lcb - interval(matrix).ucb
+
+
+def pair_matrix(pairs: Sequence[float]) -> np.ndarray:
+    """Pairs (0, 1), (0, 2), ..., (1, 2), ... as a symmetric matrix with ones on the diagonal."""
+    n = round((1 + (1 + 8 * len(pairs)) ** 0.5) / 2)
+    found = np.eye(n)
+    found[np.triu_indices(n, 1)] = pairs
+    return np.maximum(found, found.T)
+
+
+def upper(matrix: np.ndarray) -> np.ndarray:
+    """The values above the diagonal, in the order of :func:`pair_matrix`."""
+    return matrix[np.triu_indices(len(matrix), 1)]
+
+
+def _mean_over_pairs(matrix: np.ndarray) -> float:
+    return float(upper(matrix).mean())
 
 
 def interval(matrix: np.ndarray) -> Interval:
@@ -111,7 +148,7 @@ def condition_row(record: StabilityRecord, seeds: Sequence[int] | None = None, n
     ``nulls`` names those the worst is taken of, where conditions are compared that do not all have the same; by default all measured.
     """
     recipe, seeds = record.recipe, list(seeds or record.seeds)
-    worst = record.null(among=nulls)
+    worst = record.null(among=nulls, seeds=seeds)
     quality = {
         name: interval(record.per_seed(name, seeds)).metric() for name in ("explained_variance", "l0", "dead_fraction", "cos_to_init")
     }
@@ -144,10 +181,10 @@ def read_records(paths: Iterable[str | Path]) -> list[StabilityRecord]:
     return [StabilityRecord(p) for p in _stability(paths) if not failure(read_json(p))]
 
 
-def failed_records(paths: Iterable[str | Path]) -> dict[str, str]:
-    """``{recipe id: reason}`` of the recipes among ``paths`` that failed."""
+def failed_records(paths: Iterable[str | Path], subject: str | None = None) -> dict[str, str]:
+    """``{recipe id: reason}`` of the recipes among ``paths`` that failed, of one subject where one is named."""
     records = [read_json(p) for p in _stability(paths)]
-    return {r["recipe"]: reason for r in records if (reason := failure(r))}
+    return {r["recipe"]: reason for r in records if subject in (None, r["subject"]) and (reason := failure(r))}
 
 
 def _stability(paths: Iterable[str | Path]) -> list[Path]:

@@ -10,12 +10,12 @@ import torch
 from husai import provenance
 from husai.recipe import Recipe
 from husai.sae import SAE
-from husai.stability import gaussian_decoder, measure_stability, planted_decoders
+from husai.stability import gaussian_decoder, measure_stability, null_pwmcc, planted_decoders
 from husai.stages.ablations import ablations_job
-from husai.stages.baseline import baseline_job, pair_matrix
+from husai.stages.baseline import baseline_job
 from husai.stages.calibration import choose
 from husai.stages.consistency import consistency_job
-from husai.stages.records import StabilityRecord, common_nulls, condition_row
+from husai.stages.records import StabilityRecord, common_nulls, condition_row, pair_matrix
 from husai.statistics import difference_pvalue, holm, jackknife_t
 
 D_IN, SEEDS = 16, [1, 2, 3, 4]
@@ -140,9 +140,9 @@ def test_conditions_are_compared_by_the_nulls_that_all_of_them_have(tmp_path):
     r, other = recipe(k=4), recipe(k=2)
     candidates = {x.id: StabilityRecord(write(tmp_path, x, 0.5, frozen=x.k == 4, seed=x.k)) for x in (r, other)}
     record = candidates[r.id]
-    record.data["nulls"]["frozen"]["mean"] = 0.89
+    record.data["nulls"]["frozen"]["pairs"] = [0.89] * 6
     assert common_nulls(candidates.values()) == ["gaussian", "init", "covariance"]
-    assert record.null() == 0.89
+    assert record.null() == pytest.approx(0.89)
     row = condition_row(record, SEEDS, common_nulls(candidates.values()))
     assert row["null_worst"]["value"] < 0.6
     section = {"k": [2, 4], "seeds": SEEDS, "default_k": 2, "min_explained_variance": -1e9}
@@ -181,6 +181,37 @@ def test_a_consistency_weight_needs_stability_and_on_text_an_external_gain(tmp_p
     assert rows["text", 0.1]["delta_without_reference"]["n"] == 3
 
 
+def test_a_weight_whose_probing_failed_is_not_accepted_and_a_failed_recipe_is_told(tmp_path):
+    plain = recipe("text")
+    pulled, worse = (replace(plain, consistency_weight=w, reference_seed=1) for w in (0.1, 0.2))
+    inputs = [write(tmp_path, plain, 0.25), write(tmp_path, pulled, 0.75, seed=1), failed(tmp_path, worse)]
+    inputs += [probing(tmp_path, plain, s, 0.7) for s in SEEDS]
+    path = tmp_path / "results/external" / pulled.id / "seed1/saebench.json"
+    provenance.write_json(path, {"subject": "text", "seed": 1, "status": "failed", "reason": "codes are not finite"})
+    section = {"subject": ["text"], "seeds": SEEDS, "max_ev_drop": 1e9}
+    summary = consistency_job({"consistency": section, "gate_k": 16}, [*inputs, str(path)], tmp_path / "summary.json")
+    assert [(r["weight"], r["external_delta"], r["accepted"]) for r in summary["rows"]] == [
+        (0.0, summary["rows"][0]["external_delta"], False),
+        (0.1, None, False),
+    ]
+    assert summary["negatives"] == [f"On text: {worse.id} failed: the loss became NaN"]
+
+
+def test_ablations_leave_a_failed_condition_out_and_say_why(tmp_path):
+    section = {"subject": "a", "k": [4], "k_at_d_sae": 16, "d_sae": [16, 32], "d_sae_at_k": 4, "seeds": [1, 2, 3]}
+    inputs = [write(tmp_path, recipe("a", 16, 4), 0.25), failed(tmp_path, recipe("a", 32, 4))]
+    summary = ablations_job({"ablations": section}, inputs, tmp_path / "summary.json")
+    assert [(r["grid"], r["d_sae"]) for r in summary["rows"]] == [("k", 16), ("d_sae", 16)]
+    assert summary["negatives"] == ["On a: topk-d32-k4 failed: the loss became NaN"]
+
+
+def failed(root, r):
+    path = root / "stability" / r.subject / f"{r.id}.json"
+    about = {"status": "failed", "reason": "the loss became NaN"}
+    provenance.write_json(path, provenance.evidence("stability", r.subject, r.id, r.hash, {}, **about))
+    return str(path)
+
+
 def test_nothing_is_accepted_where_chance_cannot_be_told_apart(tmp_path):
     plain = recipe("sums")
     pulled = replace(plain, consistency_weight=0.1, reference_seed=1)
@@ -189,6 +220,32 @@ def test_nothing_is_accepted_where_chance_cannot_be_told_apart(tmp_path):
     summary = consistency_job({"consistency": section}, inputs, tmp_path / "summary.json")
     assert [r["accepted"] for r in summary["rows"]] == [False, False]
     assert "no weight is accepted" in summary["headline"]
+
+
+def test_the_baseline_is_that_of_its_own_seeds_although_the_recipe_has_more(tmp_path):
+    few, all_seeds = [1, 3, 4], SEEDS
+    spec = {"baseline": {"subject": "wide", "d_sae": 32, "k": 4}}
+    inputs = [planted_file(tmp_path), write(tmp_path, recipe("wide"), 0.5, frozen=True), subject_files(tmp_path, "wide")]
+    record = StabilityRecord(inputs[1])
+    for seeds in (few, all_seeds):
+        spec["baseline"]["seeds"] = seeds
+        summary = baseline_job(spec, inputs, tmp_path / "summary.json")
+        index = np.array([s - 1 for s in seeds])
+        expected = jackknife_t(record.matrix("pwmcc")[np.ix_(index, index)])
+        assert [r["trained_pwmcc"]["value"] for r in summary["rows"]] == [expected.value] * 4
+        assert summary["rows"][0]["null_pwmcc"]["value"] == pytest.approx(null_pwmcc(D_IN, 32, len(seeds)).mean)
+        assert provenance.read_json(tmp_path / "evidence.json")["metrics"]["trained_pwmcc"]["n"] == len(seeds) * (len(seeds) - 1) // 2
+        assert f"{len(seeds)} seeds" in summary["headline"]
+    initial = [gaussian_decoder(D_IN, 32, 90 + s) for s in few]
+    assert record.null("init", seeds=few) == pytest.approx(null_pwmcc(D_IN, 32, 3, "init", decoders=initial).mean)
+    assert len(record.null_matrix("frozen", few)) == 4
+
+
+def test_the_conservative_delta_is_the_lower_bound_less_the_upper_bound_of_the_worst_null(tmp_path):
+    record = StabilityRecord(write(tmp_path, recipe(), 0.5))
+    worst = pair_matrix(record.data["nulls"][record.worst_null()]["pairs"])
+    assert record.conservative_delta() == jackknife_t(record.matrix("pwmcc")).lcb - jackknife_t(worst).ucb
+    assert StabilityRecord(write(tmp_path, recipe("narrow"), 0.5, NARROW)).conservative_delta() == -np.inf
 
 
 def test_a_condition_row_uses_the_seeds_it_is_given(tmp_path):
