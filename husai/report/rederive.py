@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from husai.errors import HusaiError
-from husai.provenance import finite
+from husai.provenance import code_hash, finite
 from husai.report.document import FORMAT, derived, escape_markdown, format_value, resolve_pointer
 from husai.report.render import render
 
@@ -21,6 +21,7 @@ def check_report(found: Findings) -> None:
     if not report.is_file() or not (found.reports / "evidence").is_dir():
         found.notes.append(f"{found.name(report)}: no report to derive again; run husai report")
         return
+    _note_other_code(found)
     text = report.read_text(errors="replace")
     try:
         numbers = json.loads(companion.read_text())
@@ -37,6 +38,16 @@ def check_report(found: Findings) -> None:
     page = found.reports / "gate_report.html"
     if not page.is_file() or _without_figures(page.read_text(errors="replace")) != _without_figures(again.html):
         found.mismatch(page, "is not what the evidence gives")
+
+
+def _note_other_code(found: Findings) -> None:
+    """Say so when another version of the code wrote the report: its wording may then differ where no number does."""
+    try:
+        then = json.loads((found.reports / "manifest.json").read_text()).get("code_hash")
+    except (OSError, ValueError, AttributeError):
+        return
+    if then and then != code_hash():
+        found.notes.append(f"{found.name(found.reports)}: written by code {then}, checked by {code_hash()}; husai report writes it again")
 
 
 def _pairs(now: str, then: str) -> list[tuple[str, str]]:
