@@ -22,7 +22,10 @@ from husai.errors import HusaiError
 
 EVIDENCE_SCHEMA = "husai.evidence/1"
 MANIFEST_SCHEMA = "husai.manifest/1"
-LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "transformer-lens", "sae-lens", "sae-probes", "snakemake", "pandas", "pyarrow")
+LIBRARIES = (
+    *("torch", "numpy", "scipy", "scikit-learn", "transformer-lens", "sae-lens", "sae-probes", "snakemake", "pandas", "pyarrow"),
+    "matplotlib",
+)
 
 
 def utc_now() -> str:

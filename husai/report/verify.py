@@ -13,7 +13,7 @@ from husai.report.checksums import APPEND_ONLY, INDEX, Digest, artifacts, digest
 from husai.report.log import chain_breaks
 from husai.report.mirror import SUMS, read_sums
 from husai.report.redecide import redecide
-from husai.report.rederive import check_report
+from husai.report.rederive import check_log, check_report
 
 
 class Findings:
@@ -85,6 +85,7 @@ def verify(root: str | Path = ".") -> Findings:
     check_ledgers(found)
     check_evidence(found)
     check_report(found)
+    check_log(found)
     redecide(found)
     return found
 

@@ -119,6 +119,37 @@ def test_a_report_edited_together_with_all_checksums_still_disagrees_with_the_ev
     assert any("'0.3127' is not how results/gate/strict/release_policy.json#/rows/2/value prints" in line for line in found.mismatches)
 
 
+@pytest.mark.parametrize("where", ["table", "tick label", "mark"])
+def test_an_edited_html_report_still_disagrees_with_the_evidence(run, where):
+    path = run / "reports/gate_report.html"
+    text = path.read_text()
+    start = text.index("<svg style=") if where != "table" else 0
+    head, rest = text[:start], text[start:]
+    pattern = {"table": r"0\.3127", "tick label": r"(?<=>)\d[.\d]*(?=</text>)", "mark": r"(?<=M )\d+\.\d+"}[where]
+    found = re.search(pattern, rest)
+    assert found, "the report of this tree has one"
+    path.write_text(head + rest[: found.start()] + "0.9127" + rest[found.end() :])
+    problem = "reports/gate_report.html: " + ("" if where == "table" else "figure 1 ") + "is not what the evidence gives"
+    assert [line for line in forge(run, path).mismatches if "evidence gives" in line] == [problem]
+
+
+def test_figures_of_another_matplotlib_are_compared_by_their_words(run):
+    report_tree.tamper(run / "reports/manifest.json", "versions", {"matplotlib": "0.1"})
+    path = run / "reports/gate_report.html"
+    path.write_text(re.sub(r"(?<=M )\d+\.\d+", "17", path.read_text()))
+    found = forge(run, path)
+    assert not any("evidence gives" in line for line in found.mismatches) and any(
+        "drawn by another matplotlib" in note for note in found.notes
+    )
+
+
+def test_an_edited_experiment_log_still_disagrees_with_the_record_of_runs(run):
+    path = run / "reports/experiment_log.md"
+    assert "profiles/local" in path.read_text()
+    path.write_text(path.read_text().replace("profiles/local", "profiles/lokal"))
+    assert any(re.match(r"reports/experiment_log.md: line \d+ is not what runs.jsonl gives", m) for m in forge(run, path).mismatches)
+
+
 def test_numbers_edited_together_with_all_checksums_still_disagree_with_the_evidence(run):
     path = run / "reports/numbers.json"
     numbers = json.loads(path.read_text())
