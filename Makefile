@@ -9,7 +9,8 @@ EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: run test smoke lint lock verify schema clean bench-sae bench-sae-gpu bench-sae-scaling bench-probes bench-cebench bench-stability
+.PHONY: run test smoke lint lock verify schema clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
+        bench-probes bench-cebench bench-stability bench-stability-memory
 
 run: $(READY)
 	$(EXCLUSIVE) .snakemake/run.lock $(SNAKEMAKE) --profile profiles/local
@@ -53,20 +54,33 @@ BENCH_READY := $(BENCH)/.ready
 bench-sae: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/bench_sae.py
 
-bench-sae-gpu: $(BENCH_READY)
+bench-sae-gpu: cuda-device $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/bench_sae.py --device cuda
+
+cuda-device:
+	@nvidia-smi -L > /dev/null 2>&1 || { echo "bench-sae-gpu: this machine has no CUDA device; make bench-sae measures on the CPU" >&2; exit 1; }
 
 bench-sae-scaling: $(BENCH_READY)
 	$(BENCH)/bin/python benchmarks/bench_sae.py --scaling
 
+bench-sae-memory: $(READY)
+	$(BIN)/python benchmarks/bench_sae.py --store-memory
+
 bench-probes: $(READY)
-	$(BIN)/python -W ignore benchmarks/bench_probes.py
+	$(BIN)/python -W ignore benchmarks/bench_probes.py --all-datasets
 
 bench-cebench: $(READY)
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_cebench.py
 
 bench-stability: $(READY)
 	$(BIN)/python benchmarks/bench_stability.py
+
+bench-stability-memory: $(READY)
+	$(BIN)/python benchmarks/bench_stability.py --memory
+
+# Needs a finished `make run`: trains its baseline recipes again with 1 and 2 threads.
+check-invariance: $(READY)
+	$(BIN)/python benchmarks/check_invariance.py
 
 $(BENCH_READY): benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
 	$(PYTHON) -m venv $(BENCH)

@@ -1,7 +1,8 @@
 """Sparse probing of one 1024-wide SAE on 20 data sets: sae-probes against HUSAI's fast engine, in one run, with a parity table for 3 SAEs.
 
-Both read the same stored activations; importing sae-probes and filling its cache are not counted. Without ``--probes`` the activations are
-hashed n-grams of the real texts, projected to ``--d-in`` dimensions.
+Both read the same stored activations. Not counted: importing sae-probes, filling its cache, and what the first use of the fast engine costs a
+process or a machine, which is printed. Times are medians of ``--repeats`` runs. Without ``--probes`` the activations are hashed n-grams of
+the real texts, projected to ``--d-in`` dimensions.
 
     python benchmarks/bench_probes.py [--probes results/subjects/language/probes --hook blocks.1.hook_resid_post] [--out FILE]
 """
@@ -12,9 +13,13 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import platform
 import re
 import resource
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -74,6 +79,30 @@ def data_sae(architecture: str, rows: torch.Tensor, d_sae: int, k: int, seed: in
     return SAE(architecture, W.T.contiguous(), W, b_enc, b_dec, threshold, k if architecture == "topk" else None)
 
 
+def median(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Median of each clock."""
+    return {clock: statistics.median(run[clock] for run in runs) for clock in runs[0]}
+
+
+def spread(runs: list[dict[str, float]]) -> str:
+    """The fastest and the slowest run by the wall clock, in words."""
+    walls = [run["wall"] for run in runs]
+    return f"{len(walls)} runs, {min(walls):.3f} to {max(walls):.3f} s"
+
+
+def first_use() -> dict[str, float]:
+    """Seconds that compiled kernels cost a process: as it finds them, and with nothing on disk (a machine's very first use)."""
+    program = "import time; t = time.perf_counter(); from husai.external.compiled import probe_kernels; probe_kernels()"
+    program = f"import torch, scipy.special; {program}; print(time.perf_counter() - t)"
+
+    def seconds(folder: str | None) -> float:
+        environment = {**os.environ, **({"NUMBA_CACHE_DIR": folder} if folder else {})}
+        return float(subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True).stdout)
+
+    with tempfile.TemporaryDirectory() as folder:
+        return {"compiling": seconds(folder), "loading": seconds(folder)}
+
+
 def clocks() -> tuple[float, float]:
     """Wall clock and CPU time of this process, seconds."""
     return time.perf_counter(), time.process_time()
@@ -120,14 +149,14 @@ def parity(found: list, official: dict) -> list[dict]:
 
 
 def summary(table: dict[str, list[dict]], ks) -> list[str]:
-    """Lines of the printed parity table."""
+    """Lines of the printed parity table: per SAE and k, and all together."""
     lines = [f"{'SAE':10} {'k':>3} {'probes':>6} {'same latents':>12} {'max |dAUC|':>11} {'mean |dAUC|':>11}"]
-    for name, rows in table.items():
-        for k in ks:
-            mine = [r for r in rows if r["k"] == k]
-            size = [abs(r["difference"]) for r in mine]
-            same = sum(r["same_latents"] for r in mine)
-            lines.append(f"{name:10} {k:>3} {len(mine):>6} {same:>12} {max(size):>11.6f} {sum(size) / len(size):>11.6f}")
+    for name, k, rows in [(n, str(k), [r for r in t if r["k"] == k]) for n, t in table.items() for k in ks] + [
+        ("all", "all", [r for t in table.values() for r in t])
+    ]:
+        size = [abs(r["difference"]) for r in rows]
+        same = sum(r["same_latents"] for r in rows)
+        lines.append(f"{name:10} {k:>3} {len(rows):>6} {same:>12} {max(size):>11.6f} {sum(size) / len(size):>11.6f}")
     return lines
 
 
@@ -145,9 +174,12 @@ def main() -> None:
     parser.add_argument("--all-datasets", action="store_true", help="also time the fast engine on every data set there is")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5, help="runs of the fast engine")
+    parser.add_argument("--official-repeats", type=int, default=3, help="runs of sae-probes")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    print(f"{machine()}; {args.threads} threads")
     with tempfile.TemporaryDirectory() as scratch:
         report = bench(args, Path(scratch))
     if args.out:
@@ -174,30 +206,52 @@ def bench(args, scratch: Path) -> dict:
         saes = {str(p): load_sae(p) for p in args.sae}
     else:
         saes = {a: data_sae(a, rows, args.d_sae, args.l0, i) for i, a in enumerate(ARCHITECTURES)}
+    cost = first_use()
+    print(
+        f"first use of the kernels on a machine {cost['compiling']:.1f} s, of a later process {cost['loading']:.2f} s (not counted below)"
+    )
     run_fast(next(iter(saes.values())), names[:1], args.hook, probes, KS, args.device)
-    table, seconds = {}, {}
+    report = {"machine": machine(), "threads": args.threads, "datasets": names, "first_use": cost, "seconds": {}, "parity": {}}
     for name, sae in saes.items():
-        found, fast = run_fast(sae.to(args.device), names, args.hook, probes, KS, args.device)
-        official, slow = run_official(sae, names, args.hook, scratch / "cache", scratch / "results" / name.replace("/", "-"), KS)
-        ratio = {clock: slow[clock] / fast[clock] for clock in slow}
-        table[name], seconds[name] = parity(found, official), {"official": slow, "fast": fast, "ratio": ratio}
-        print(
-            f"{name:10} official {slow['wall']:7.2f} s ({slow['cpu']:.2f} CPU)   fast {fast['wall']:6.3f} s ({fast['cpu']:.2f} CPU)   "
-            f"{ratio['wall']:6.1f}x ({ratio['cpu']:.1f}x CPU)   {len(names)} data sets, k = {KS}",
-            flush=True,
-        )
-    print("\n".join(summary(table, KS)))
-    large = [(s, r) for s, t in table.items() for r in t if abs(r["difference"]) > 0.0005 or not r["same_latents"]]
-    for name, r in large:
+        report["seconds"][name], report["parity"][name] = compare(name, sae.to(args.device), names, probes, scratch, args)
+    print("\n".join(summary(report["parity"], KS)))
+    for name, r in [(s, r) for s, t in report["parity"].items() for r in t if abs(r["difference"]) > 0.0005 or not r["same_latents"]]:
         print(
             f"difference: {name} {r['dataset']} k={r['k']} official {r['official_auc']:.5f} fast {r['auc']:.5f} same latents {r['same_latents']}"
         )
-    report = {"seconds": seconds, "parity": table, "machine": platform.machine(), "threads": args.threads, "datasets": names}
     if args.all_datasets:
-        _, report["all_seconds"] = run_fast(saes[next(iter(saes))].to(args.device), every, args.hook, probes, KS, args.device)
-        report["max_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"all {len(every)} data sets, one SAE: {report['all_seconds']['wall']:.1f} s, peak memory {report['max_rss_mb']:.0f} MB")
+        sae = saes[next(iter(saes))].to(args.device)
+        runs = [run_fast(sae, every, args.hook, probes, KS, args.device)[1] for _ in range(args.repeats)]
+        report["all_seconds"], report["max_rss_mb"] = runs, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        wall = median(runs)["wall"]
+        print(f"all {len(every)} data sets, one SAE: {wall:.2f} s ({spread(runs)}), peak memory {report['max_rss_mb']:.0f} MB")
     return report
+
+
+def compare(name: str, sae: SAE, names: list[str], probes: Path, scratch: Path, args) -> tuple[dict, list[dict]]:
+    """Time one SAE in both engines; returns the runs and every probe's difference."""
+    fast_runs, slow_runs = [], []
+    for _ in range(args.repeats):
+        found, seconds = run_fast(sae, names, args.hook, probes, KS, args.device)
+        fast_runs.append(seconds)
+    for i in range(args.official_repeats):
+        results = scratch / "results" / f"{name.replace('/', '-')}-{i}"
+        official, seconds = run_official(sae, names, args.hook, scratch / "cache", results, KS)
+        slow_runs.append(seconds)
+    fast, slow = median(fast_runs), median(slow_runs)
+    print(
+        f"{name:10} official {slow['wall']:7.2f} s ({slow['cpu']:.2f} CPU)   fast {fast['wall']:6.3f} s ({fast['cpu']:.2f} CPU; "
+        f"{spread(fast_runs)})   {slow['wall'] / fast['wall']:6.1f}x ({slow['cpu'] / fast['cpu']:.1f}x CPU)   "
+        f"{len(names)} data sets, k = {KS}",
+        flush=True,
+    )
+    return {"official": slow_runs, "fast": fast_runs, "ratio": {c: slow[c] / fast[c] for c in slow}}, parity(found, official)
+
+
+def machine() -> str:
+    """Processor model and how many cores and threads it shows, as Linux tells them."""
+    found = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M) if Path("/proc/cpuinfo").is_file() else []
+    return f"{found[0] if found else platform.processor()}, {os.cpu_count()} CPUs, {platform.machine()}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """SAE training speed side by side: HUSAI's ensemble against SAELens, dictionary_learning and sparsify, in one run on one machine.
 
     .bench-venv/bin/python benchmarks/bench_sae.py [--device cuda] [--quick] [--only NAME] [--scaling]
+    python benchmarks/bench_sae.py --crossover | --matmul-fraction [--sizes 64->512,128->1024] | --store-memory
 
 Prints milliseconds per step and per SAE, the ratio to HUSAI, and the explained variance on held-out rows; with ``--scaling`` how cost and
-memory grow with seeds and tokens; with ``--crossover`` where sparse and dense kernels meet. See README.md here for how to read it.
+memory grow with seeds and tokens. Three tables need HUSAI alone: ``--crossover`` where sparse and dense kernels meet, ``--matmul-fraction``
+the fraction of the device's matmul rate that is reached (on a GPU it follows the comparison), ``--store-memory`` the memory of training
+from a hundred million rows. See README.md here for how to read them.
 """
 
 import argparse
@@ -22,10 +25,8 @@ SIZES = {
     "128->1024": {"d_in": 128, "d_sae": 1024, "batch_size": 2048, "seeds": 5, "steps": 300},
     "512->2048": {"d_in": 512, "d_sae": 2048, "batch_size": 4096, "seeds": 3, "steps": 120},
 }
-GPU_SIZES = {
-    "512->2048": {"d_in": 512, "d_sae": 2048, "batch_size": 4096, "seeds": 5, "steps": 500},
-    "512->16384": {"d_in": 512, "d_sae": 16384, "batch_size": 4096, "seeds": 2, "steps": 200},
-}
+GPU_SIZES = {"512->2048": {"d_in": 512, "d_sae": 2048, "batch_size": 4096, "seeds": 5, "steps": 500}}
+GPU_FRACTION_SIZES, CPU_FRACTION_SIZES = "512->16384", "64->512,128->1024"
 OTHERS = ("saelens", "dictionary_learning", "sparsify")
 
 
@@ -117,11 +118,9 @@ def crossover(args):
     import time
 
     clock = time.process_time if args.device == "cpu" else time.perf_counter
-    sys.path.insert(0, str(HERE.parent))
     from husai.sae.recipe import Recipe
     from husai.sae.training import Member, Trainer
 
-    torch.set_num_threads(args.threads)
     print(
         "\n## Sparse against dense kernels, ms per step (CPU time on a CPU)\n\n| size | k | k / d_sae | sparse | dense |\n|---|---|---|---|---|"
     )
@@ -150,7 +149,7 @@ def machine(args):
     return f"{device}; torch {torch.__version__}; Python {platform.python_version()}; load {os.getloadavg()[0]:.1f}"
 
 
-def main():
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default=None, help="HUSAI's dtype; default float32 on a CPU, tf32 on a GPU")
@@ -159,20 +158,48 @@ def main():
     parser.add_argument("--only", help="one size, for example 512->2048")
     parser.add_argument("--scaling", action="store_true", help="also the table over seeds and tokens")
     parser.add_argument("--crossover", action="store_true", help="only the table of sparse against dense kernels")
+    parser.add_argument("--matmul-fraction", action="store_true", help="only the fraction of the matmul rate")
+    parser.add_argument(
+        "--store-memory", action="store_true", help="only the memory of training from 100 million rows (CPU, 0.3 GB of disk)"
+    )
+    parser.add_argument("--sizes", help="sizes of --matmul-fraction, for example 64->512,128->1024")
+    parser.add_argument("--k", type=int, default=32, help="k of --matmul-fraction")
+    parser.add_argument("--batch", type=int, default=4096, help="batch of --matmul-fraction")
+    parser.add_argument("--seeds", type=int, default=5, help="SAEs of --matmul-fraction and --store-memory")
+    parser.add_argument("--steps", type=int, default=20, help="steps of --store-memory")
     parser.add_argument("--json", help="also write the figures to this file")
     args = parser.parse_args()
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
+    on_gpu = args.device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
         sys.exit("bench_sae: this machine has no CUDA device; run without --device, or on a machine that has one")
-    args.dtype = args.dtype or ("tf32" if args.device.startswith("cuda") else "float32")
+    args.dtype = args.dtype or ("tf32" if on_gpu else "float32")
+    args.sizes = args.sizes or (GPU_FRACTION_SIZES if on_gpu else CPU_FRACTION_SIZES)
+    return args
+
+
+def main():
+    args = arguments()
+    on_gpu = args.device.startswith("cuda")
     print(machine(args))
+    torch.set_num_threads(args.threads)
+    sys.path.insert(0, str(HERE.parent))
+    records = {}
     if args.crossover:
         return crossover(args)
-    sizes = GPU_SIZES if args.device.startswith("cuda") else SIZES
-    with tempfile.TemporaryDirectory() as folder:
-        chosen = {n: s for n, s in sizes.items() if args.only in (None, n)}
-        records = {name: compare(name, size, args, folder) for name, size in chosen.items()}
-        if args.scaling:
-            records["scaling"] = scaling(args, folder)
+    if args.store_memory:
+        from store_memory import table
+
+        records["store_memory"] = table(args)
+    elif not args.matmul_fraction:
+        with tempfile.TemporaryDirectory() as folder:
+            chosen = {n: s for n, s in (GPU_SIZES if on_gpu else SIZES).items() if args.only in (None, n)}
+            records |= {name: compare(name, size, args, folder) for name, size in chosen.items()}
+            if args.scaling:
+                records["scaling"] = scaling(args, folder)
+    if args.matmul_fraction or (on_gpu and args.only is None):
+        from matmul_fraction import table
+
+        records["matmul_fraction"] = table(args, synthetic_rows)
     if args.json:
         Path(args.json).write_text(json.dumps({"machine": machine(args), **records}, indent=1))
 

@@ -1,22 +1,24 @@
 """Speed of the stability metrics and of the intervals: all pairs of 8 seeds against the bare matrix products, in one run.
 
-Usage: python benchmarks/bench_stability.py [--d-sae 4096] [--d-in 512] [--seeds 8] [--device cpu] [--threads N] [--json FILE] [--large]
+Usage: python benchmarks/bench_stability.py [--d-sae 4096] [--d-in 512] [--seeds 8] [--device cpu] [--threads N] [--json FILE] [--memory]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
-import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
+from memory_stability import run_cases
 
 from husai.compute import resolve_device, use_threads
-from husai.stability import gaussian_decoder, hungarian, pairwise, planted_decoders, pwmcc
+from husai.stability import gaussian_decoder, hungarian, pairwise, planted_decoders
 from husai.statistics import bootstrap_percentile, crossed_interval, jackknife_se, jackknife_t
 
 
@@ -74,22 +76,6 @@ def bench_intervals() -> dict[str, float]:
     return found
 
 
-def bench_large(device: torch.device, d_sae: int = 65536, d_in: int = 2304) -> dict[str, float]:
-    """65536 x 2304 against itself: seconds, and peak memory beyond the input."""
-    A = torch.randn((d_sae, d_in), device=device)
-    pwmcc(A[:64], A[:64])
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-    else:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    start = time.perf_counter()
-    value = pwmcc(A, A)
-    taken = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"d_sae": d_sae, "d_in": d_in, "seconds": taken, "value": value, "memory_beyond_input_mb": (peak - before) / 2**20}
-
-
 def main() -> None:
     """Parse the arguments, run, print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -98,21 +84,39 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--large", action="store_true", help="also 65536 x 2304 against itself (minutes on a CPU)")
-    parser.add_argument("--large-rows", type=int, default=65536)
+    parser.add_argument("--memory", action="store_true", help="instead: memory at 65536 x 2304, see memory_stability.py (minutes on a CPU)")
     parser.add_argument("--json", help="also write the figures to this file")
     args = parser.parse_args()
+    if args.memory:
+        report({"memory": run_cases(device=args.device, threads=args.threads)}, args.json)
+        return
     device = resolve_device(args.device)
     use_threads(args.threads)
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    found = {"device": str(device), "machine": machine, "threads": torch.get_num_threads(), "shape": [args.seeds, args.d_sae, args.d_in]}
-    if args.large:
-        found["large"] = bench_large(device, args.large_rows)
+    found = {
+        "device": str(device),
+        "machine": machine_name(device),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "shape": [args.seeds, args.d_sae, args.d_in],
+    }
     found |= {"pairs": bench_pairs(args.seeds, args.d_sae, args.d_in, device)}
     found |= {"hungarian": bench_hungarian(args.d_sae, args.d_in, device), "intervals": bench_intervals()}
+    report(found, args.json)
+
+
+def machine_name(device: torch.device) -> str:
+    """Model of the GPU or CPU the figures are of."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def report(found: dict, path: str | None) -> None:
+    """Print the figures, and write them where a file is named."""
     print(json.dumps(found, indent=1))
-    if args.json:
-        with open(args.json, "w") as handle:
+    if path:
+        with open(path, "w") as handle:
             json.dump(found, handle, indent=1)
 
 

@@ -1,8 +1,9 @@
 """One SAE trainer, run in a process of its own on rows from a file; :mod:`bench_sae` starts it once per trainer and compares.
 
 Every trainer fits the same TopK (no AuxK) to the same rows with Adam, the same learning rate, warm-up and decay, and gradient norm 1.
-Time is taken between two requests for a batch, so it covers everything a step does: on the clock, and as CPU time of the process (all
-threads), which other work on the machine disturbs less.
+Time is taken between requests for a batch (HUSAI's: between reports of progress, every ten steps), so it covers everything a step does: on
+the clock, and as CPU time of the process (all threads), which other work on the machine disturbs less. On a GPU it is taken every 20 steps,
+as reading the clock means to wait for the device.
 """
 
 import argparse
@@ -15,14 +16,33 @@ import types
 import torch
 
 
-def batches(rows, spec, seed, stamps, sync):
-    """Endless shuffled batches; notes the time of every request."""
+class Stopwatch:
+    """Notes the time every few steps: as often as it is told of steps on a CPU, after 20 of them on a GPU."""
+
+    def __init__(self, device):
+        self.stride, self.steps, self.stamps = 20 if device.type == "cuda" else 1, 0, []
+        self.sync = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+
+    def step(self, n=1):
+        """Called after ``n`` more steps."""
+        self.steps += n
+        if not self.stamps or self.steps - self.stamps[-1][0] >= self.stride:
+            self.sync()
+            self.stamps.append((self.steps, time.perf_counter(), time.process_time()))
+
+    def median(self):
+        """Seconds of a step on the clock and of CPU time, the first steps left out."""
+        spans = torch.tensor(self.stamps, dtype=torch.float64).diff(dim=0)[3:]
+        return (spans[:, 1:] / spans[:, :1]).median(dim=0).values.tolist()
+
+
+def batches(rows, spec, seed, watch):
+    """Endless shuffled batches; notes the time of requests."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(len(rows), generator=generator).to(rows.device)
         for start in range(0, len(rows) - spec["batch_size"] + 1, spec["batch_size"]):
-            sync()
-            stamps.append((time.perf_counter(), time.process_time()))
+            watch.step()
             yield rows[order[start : start + spec["batch_size"]]]
 
 
@@ -31,7 +51,7 @@ def rate(step, spec):
     return min(1.0, (step + 1) / spec["warmup"], (spec["steps"] - step) / spec["decay"])
 
 
-def saelens(rows, spec, seed, stamps, sync):
+def saelens(rows, spec, seed, watch):
     """SAELens' SAETrainer at its defaults but for the schedule and AuxK."""
     from sae_lens.config import SAETrainerConfig
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
@@ -54,11 +74,11 @@ def saelens(rows, spec, seed, stamps, sync):
     )
     sae = TopKTrainingSAE(config).to(device)
     sae.b_dec.data = rows[:4096].mean(0)
-    sae = SAETrainer(trainer_config, sae, batches(rows, spec, seed, stamps, sync)).fit()
+    sae = SAETrainer(trainer_config, sae, batches(rows, spec, seed, watch)).fit()
     return lambda x: sae(x)
 
 
-def dictionary_learning(rows, spec, seed, stamps, sync):
+def dictionary_learning(rows, spec, seed, watch):
     """dictionary_learning's TopKTrainer.update, as its trainSAE loop calls it."""
     # Its package imports nnsight for an activation buffer that is not used here.
     sys.modules["nnsight"] = types.SimpleNamespace(LanguageModel=None)
@@ -78,14 +98,14 @@ def dictionary_learning(rows, spec, seed, stamps, sync):
         seed=seed,
         device=str(rows.device),
     )
-    source = batches(rows, spec, seed, stamps, sync)
+    source = batches(rows, spec, seed, watch)
     for step in range(spec["steps"]):
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=spec["bf16"]):
             trainer.update(step, next(source))
     return trainer.ae
 
 
-def sparsify(rows, spec, seed, stamps, sync):
+def sparsify(rows, spec, seed, watch):
     """sparsify's SparseCoder with the operations of its Trainer's step, which itself needs a language model; fused Adam."""
     torch.cuda.is_bf16_supported = (lambda: False) if rows.device.type == "cpu" else torch.cuda.is_bf16_supported
     from sparsify import SparseCoder, SparseCoderConfig
@@ -95,7 +115,7 @@ def sparsify(rows, spec, seed, stamps, sync):
     sae.b_dec.data = rows[:4096].mean(0)
     adam = torch.optim.Adam(sae.parameters(), lr=spec["lr"], fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: rate(step, spec))
-    source = batches(rows, spec, seed, stamps, sync)
+    source = batches(rows, spec, seed, watch)
     for _ in range(spec["steps"]):
         x = next(source)
         sae.set_decoder_norm_to_unit_norm()
@@ -108,7 +128,7 @@ def sparsify(rows, spec, seed, stamps, sync):
     return lambda x: sae(x).sae_out
 
 
-def husai(rows, spec, seed, stamps, sync):
+def husai(rows, spec, seed, watch):
     """HUSAI's train_ensemble with all seeds at once, curves at 0, 80 and 100% of the steps."""
     from husai.sae.ensemble import train_ensemble
     from husai.sae.recipe import Recipe
@@ -129,8 +149,7 @@ def husai(rows, spec, seed, stamps, sync):
     )
 
     def progress(n, note):
-        sync()
-        stamps.append((time.perf_counter(), time.process_time()))
+        watch.step(n)
 
     device = str(rows.device)
     seeds = list(range(seed, seed + spec["seeds"]))
@@ -157,21 +176,20 @@ def main():
     if spec.get("threads"):
         torch.set_num_threads(spec["threads"])
     device = torch.device(spec["device"])
-    sync = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     saved = torch.load(args.rows, weights_only=True)
     rows, held_out = saved["rows"].to(device), saved["held_out"].to(device)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = spec.get("dtype") == "tf32"
         torch.cuda.reset_peak_memory_stats()
-    stamps: list[tuple[float, float]] = []
+    watch = Stopwatch(device)
     start = time.perf_counter()
-    model = globals()[args.trainer](rows, spec, 0, stamps, sync)
-    sync()
+    model = globals()[args.trainer](rows, spec, 0, watch)
+    watch.sync()
     total = time.perf_counter() - start
     with torch.no_grad():
         outputs = model(held_out)
     outputs = outputs if isinstance(outputs, list) else [outputs]
-    wall, cpu = torch.tensor(stamps, dtype=torch.float64).diff(dim=0)[3:].median(dim=0).values.tolist()
+    wall, cpu = watch.median()
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = {
         "ms_per_step": 1e3 * wall,

@@ -1,12 +1,13 @@
-"""Where a job computes: device, number format and CPU threads, resolved from configuration with clear errors."""
+"""Where a job computes: device and CPU threads, resolved from configuration with clear errors."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from husai.errors import HusaiError
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -27,14 +28,21 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def resolve_dtype(name: str = "float32") -> torch.dtype:
-    """Return the torch dtype called ``name``."""
-    if name not in DTYPES:
-        raise HusaiError(f"compute.dtype: '{name}' is not one of {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 def use_threads(threads: int | None) -> None:
     """Limit torch's CPU threads to what the scheduler granted this job."""
     if threads:
         torch.set_num_threads(max(1, int(threads)))
+
+
+@contextmanager
+def single_threaded() -> Iterator[int]:
+    """Inside, every torch operation on the CPU runs on one thread; yields how many threads there were, for work divided another way.
+
+    A sum that is split over threads depends on their number in its last bits, and training magnifies last bits until figures differ.
+    """
+    granted = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield granted
+    finally:
+        torch.set_num_threads(granted)

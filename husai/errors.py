@@ -1,8 +1,12 @@
-"""The one error type a user sees: a single line saying what is wrong, where, and what to do."""
+"""The errors a user sees: a single line saying what is wrong, where, and what to do."""
 
 
 class HusaiError(Exception):
     """A mistake the user can act on; the command line prints it as one line and exits 1."""
+
+
+class RecipeFailed(HusaiError):
+    """A recipe cannot be trained or measured as defined: it diverged, its L0 is out of reach. Where recipes are compared, a result."""
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

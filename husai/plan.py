@@ -1,22 +1,21 @@
-"""From configuration to work: which recipes are trained with which seeds, and the config slice each job depends on.
+"""From configuration to work: which recipes are trained with which seeds, and which SAEs are brought.
 
-A recipe that two stages share is trained once, with the union of their seeds. Every slice is canonical JSON, so that
-a job reruns exactly when something it depends on changed.
+A recipe that two stages share is trained once, with the union of their seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from husai.brought import Brought, bring
 from husai.config import Config
-from husai.config.checks import resolved_data_sets
-from husai.errors import HusaiError
-from husai.provenance import canonical_json
-from husai.recipe import CALIBRATED, Recipe
+from husai.errors import HusaiError, nearest
+from husai.recipe import CALIBRATED, MATCHED, RANDOM, Recipe
+from husai.slices import Slices
 
-RANDOM = "-random"
+__all__ = ["RANDOM", "Plan", "Slices", "Trained"]
 
 
 @dataclass
@@ -25,6 +24,11 @@ class Trained:
 
     recipe: Recipe
     seeds: list[int] = field(default_factory=list)
+
+    @property
+    def hook_name(self) -> str:
+        """Hook point its activations come from."""
+        return self.recipe.hook_name
 
     def add(self, seeds: Iterable[int]) -> None:
         """Add seeds not yet asked for, keeping their order of appearance."""
@@ -41,6 +45,7 @@ class Plan:
             self._train(recipes, seeds)
         self._train(self.consistency, config.consistency.seeds)
         self._train(self.frontier, config.frontier.seeds)
+        self._train(self.brought_controls, config.frontier.seeds)
         self._train(self.scaling, config.scaling.seeds)
 
     def _train(self, recipes: Iterable[Recipe], seeds: Iterable[int]) -> None:
@@ -70,17 +75,21 @@ class Plan:
 
     @cached_property
     def baseline(self) -> tuple[list[Recipe], list[int]]:
-        """The baseline TopK and its frozen-decoder control."""
-        b = self.config.baseline
-        recipe = self.recipe(b.subject, "topk", b.d_sae, k=b.k)
-        return [recipe, self.recipe(b.subject, "topk", b.d_sae, k=b.k, frozen_decoder=True)], b.seeds
+        """The baseline TopK of every subject and its frozen-decoder control."""
+        b, out = self.config.baseline, []
+        for subject in b.subjects:
+            sizes = {"d_sae": b.at("d_sae", subject), "k": b.at("k", subject)}
+            out += [self.recipe(subject, "topk", **sizes), self.recipe(subject, "topk", **sizes, frozen_decoder=True)]
+        return out, b.seeds
 
     @cached_property
     def ablations(self) -> tuple[list[Recipe], list[int]]:
-        """The k grid and the d_sae grid."""
-        a = self.config.ablations
-        grid = [(a.k_at_d_sae, k) for k in a.k] + [(d, a.d_sae_at_k) for d in a.d_sae]
-        return [self.recipe(a.subject, "topk", d, k=k) for d, k in dict.fromkeys(grid)], a.seeds
+        """The k grid and the d_sae grid of every subject."""
+        a, out = self.config.ablations, []
+        for subject in a.subjects:
+            grid = [(a.at("k_at_d_sae", subject), k) for k in a.k] + [(d, a.d_sae_at_k) for d in a.d_sae]
+            out += [self.recipe(subject, "topk", d, k=k) for d, k in dict.fromkeys(grid)]
+        return out, a.seeds
 
     @cached_property
     def calibration_search(self) -> tuple[list[Recipe], list[int]]:
@@ -103,14 +112,12 @@ class Plan:
 
     @cached_property
     def consistency(self) -> list[Recipe]:
-        """One recipe per weight; weight 0 is the plain control and holds the reference."""
-        c = self.config.consistency
-        out = []
-        for weight in dict.fromkeys([0.0, *c.weights]):
-            fields = (
-                {"consistency_weight": float(weight), "consistency_interval": c.interval, "reference_seed": c.seeds[0]} if weight else {}
-            )
-            out.append(self.recipe(c.subject, "topk", c.d_sae, k=c.k, **fields))
+        """One recipe per subject and weight; weight 0 is the plain control and holds the reference."""
+        c, out = self.config.consistency, []
+        for subject in c.subjects:
+            for weight in dict.fromkeys([0.0, *c.weights]):
+                fields = {"consistency_weight": float(weight), "consistency_interval": c.interval, "reference_seed": c.seeds[0]}
+                out.append(self.recipe(subject, "topk", c.at("d_sae", subject), k=c.at("k", subject), **(fields if weight else {})))
         return out
 
     @cached_property
@@ -133,33 +140,72 @@ class Plan:
                 out.append(self.sized(subject, "topk", d_sae, s.k, hook_name=hook, frozen_decoder=True))
         return out
 
-    def frozen_control(self, recipe: Recipe) -> Recipe:
+    @cached_property
+    def brought(self) -> list[Brought]:
+        """SAEs of other trainers, as configured."""
+        return [bring(c.name, c.path, c.subject, c.hook, c.confirmation) for c in self.config.external.candidates]
+
+    @cached_property
+    def brought_controls(self) -> list[Recipe]:
+        """A frozen-decoder TopK for each brought ensemble; its import says at which width and L0."""
+        return [self.frozen_control(b) for b in self.brought]
+
+    def frozen_control(self, recipe: Recipe | Brought) -> Recipe:
         """The frozen-decoder TopK that ``recipe`` is compared with: same subject, hook, width and L0."""
+        if isinstance(recipe, Brought):
+            fields = {"k": MATCHED, "hook_name": recipe.hook_name, "frozen_decoder": True, "tag": f"as-{recipe.name}"}
+            return self.recipe(recipe.subject, "topk", MATCHED, **fields)
         l0 = recipe.k if recipe.k is not None else recipe.l0_target
         return self.sized(
             recipe.subject, "topk", recipe.d_sae, int(l0) if l0 != CALIBRATED else l0, hook_name=recipe.hook_name, frozen_decoder=True
         )
 
-    def get(self, subject: str, recipe_id: str) -> Trained:
-        """The trained recipe of that name."""
+    def trained_control(self, subject: str, recipe_id: str) -> Recipe | None:
+        """The frozen-decoder control of a recipe or of brought SAEs, where one is trained; a control has none."""
+        found = self.get(subject, recipe_id)
+        recipe = found if isinstance(found, Brought) else found.recipe
+        if isinstance(recipe, Recipe) and recipe.frozen_decoder:
+            return None
+        control = self.frozen_control(recipe)
+        return control if (subject, control.id) in self.trained else None
+
+    def may_fail(self, recipe: Recipe) -> bool:
+        """Whether a failure of ``recipe`` is a row of a table that compares recipes: no other stage builds on it."""
+        needed = (*self.baseline[0], *self.ablations[0], *self.calibration_search[0], *self.calibration_retrain[0], *self.consistency)
+        compared = (*self.frontier, *self.brought_controls, *self.scaling, *self.l0_matched[0])
+        return recipe in compared and recipe not in needed
+
+    def waits_for(self, recipe: Recipe) -> str | None:
+        """The small JSON file that says what is left open in ``recipe``: the calibration's choice, or the import of a brought SAE."""
+        if recipe.d_sae == MATCHED:
+            like = next(b for b in self.brought if self.frozen_control(b) == recipe)
+            return f"results/saes/{like.subject}/{like.id}/matched.json"
+        return "results/calibration/selected.json" if recipe.needs_calibration else None
+
+    def get(self, subject: str, recipe_id: str) -> Trained | Brought:
+        """The trained recipe, or the brought SAEs, of that name."""
+        for brought in self.brought:
+            if (brought.subject, brought.id) == (subject, recipe_id):
+                return brought
         try:
             return self.trained[subject, recipe_id]
         except KeyError:
-            from husai.errors import nearest
-
-            names = [r for s, r in self.trained if s == subject]
+            names = [r for s, r in self.trained if s == subject] + [b.id for b in self.brought if b.subject == subject]
             raise HusaiError(
                 f"results/saes/{subject}/{recipe_id}: the configuration trains no such recipe{nearest(recipe_id, names)}"
             ) from None
 
-    def external_recipes(self) -> list[Trained]:
-        """Every recipe that external benchmarks measure."""
-        recipes = {r.id: r for r in (*self.frontier, *self.scaling)}
-        return [self.trained[self.config.external.subject, i] for i in recipes]
+    def compared(self) -> list[Recipe | Brought]:
+        """Everything the frontier table compares: recipes, brought SAEs and their frozen-decoder controls."""
+        return [*self.frontier, *self.brought, *self.brought_controls]
+
+    def reproducible(self) -> list[Recipe | Brought]:
+        """What the frontier table compares seed against seed: no controls, and no SAE that was brought alone."""
+        return [*(r for r in self.frontier if not r.frozen_decoder), *(b for b in self.brought if len(b.members) > 1)]
 
     def pool_hooks(self) -> list[str]:
         """Hooks the candidate may come from."""
-        hooks = [r.hook_name for r in (*self.frontier, *self.scaling)]
+        hooks = [r.hook_name for r in (*self.frontier, *self.scaling, *self.brought)]
         return list(dict.fromkeys(hooks))
 
     def pool_is_calibrated(self) -> bool:
@@ -169,115 +215,3 @@ class Plan:
     def subject_names(self) -> list[str]:
         """Configured subjects and the randomised copy of the external one."""
         return [*self.config.subjects, self.config.external.subject + RANDOM]
-
-
-def _dump(value) -> str:
-    return canonical_json(value)
-
-
-class Slices:
-    """The part of the configuration each job depends on, as canonical JSON: the only parameter of its rule."""
-
-    def __init__(self, plan: Plan):
-        self.plan, self.config = plan, plan.config
-
-    def subject(self, name: str) -> str:
-        """Training of a subject."""
-        base = name.removesuffix(RANDOM)
-        spec = self.config.subjects[base].model_dump()
-        spec.pop("hooks")
-        extra = {} if spec["kind"] == "modular" else {"corpus": self.corpus()}
-        return _dump({**spec, **extra, "name": name, "randomise": name.endswith(RANDOM)})
-
-    def corpus(self) -> dict:
-        """Which text is evaluation text, and how the rest is cut."""
-        a, b = resolved_data_sets(self.config)
-        sets = self.config.external.datasets
-        return {**self.config.corpus.model_dump(), "selection": a, "confirmation": b, "ood": list(sets.ood), "max_rows": sets.max_rows}
-
-    def activations(self, name: str) -> str:
-        """Rows stored of a subject."""
-        base = name.removesuffix(RANDOM)
-        rows = self.config.activations[base].model_dump() if base in self.config.activations else {}
-        extra = {} if self.config.subjects[base].kind == "modular" else {"corpus": self.corpus()}
-        return _dump({"name": name, **rows, **extra, "seed": self.config.subjects[base].seed})
-
-    def train(self, subject: str, recipe_id: str) -> str:
-        """A recipe and its seeds."""
-        trained = self.plan.get(subject, recipe_id)
-        return _dump({"recipe": trained.recipe.to_dict(), "seeds": trained.seeds})
-
-    def data_sets(self) -> dict:
-        """Data sets of selection, confirmation and OOD."""
-        a, b = resolved_data_sets(self.config)
-        sets = self.config.external.datasets
-        return {"selection": a, "confirmation": b, "ood": list(sets.ood), "max_rows": sets.max_rows}
-
-    def planted(self) -> str:
-        """Recovery of planted features."""
-        b = self.config.baseline
-        return _dump({**b.planted.model_dump(), "seeds": list(b.seeds)})
-
-    def probes(self) -> str:
-        """Which rows get probe activations."""
-        return _dump({**self.data_sets(), "hooks": self.plan.pool_hooks()})
-
-    def probing(self, split: str = "selection") -> str:
-        """Sparse probing of one split."""
-        probing = self.config.external.probing.model_dump()
-        engine = probing.pop("confirmation_engine")
-        if split == "confirmation":
-            probing |= {"engine": engine, "ks": [probing["gate_k"]]}
-        sets = self.data_sets()
-        return _dump({**probing, "split": split, "datasets": sets[split], "max_rows": sets["max_rows"]})
-
-    def cebench(self) -> str:
-        """Contrastive pairs."""
-        return _dump({**self.config.external.cebench.model_dump(), **self.data_sets(), "hooks": self.plan.pool_hooks()})
-
-    def stage(self, name: str) -> str:
-        """A summary stage's own section."""
-        section = getattr(self.config, name).model_dump()
-        extra = {"gate_k": self.config.external.probing.gate_k} if name in ("frontier", "scaling") else {}
-        return _dump({name: section, **extra})
-
-    def confirmation(self) -> str:
-        """Seeds of the confirmation, its data, and how its roles are trained."""
-        c = self.config
-        subjects = sorted({c.external.subject, c.stress.transcoder_subject})
-        return _dump(
-            {
-                **c.confirmation.model_dump(),
-                "stress": c.stress.model_dump(),
-                "training": {name: c.training[name].model_dump() for name in subjects},
-                "selection_seeds": sorted({*c.frontier.seeds, *c.scaling.seeds}),
-                "datasets": self.data_sets()["confirmation"],
-                "gate_k": c.external.probing.gate_k,
-            }
-        )
-
-    def ood(self) -> str:
-        """Out-of-domain probing of the candidate."""
-        probing = self.config.external.probing
-        return _dump({**self.data_sets(), "gate_k": probing.gate_k, "penalty": probing.penalty})
-
-    def selection(self) -> str:
-        """How the candidate is chosen."""
-        return _dump(self.config.selection.model_dump())
-
-    def gate_selftest(self) -> str:
-        """Size of the simulation."""
-        return _dump({"null_campaigns": self.config.gate.null_campaigns})
-
-    def gate_assert(self) -> str:
-        """Whether a failed gate ends the run with an error."""
-        return _dump({"fail_on_gate_fail": self.config.gate.fail_on_gate_fail})
-
-    def dag(self) -> str:
-        """Names of everything the workflow trains: what the picture shows."""
-        return _dump(sorted(f"{s}/{r}" for s, r in self.plan.trained))
-
-
-def recipe_json(recipe: Recipe) -> str:
-    """Canonical JSON of a recipe."""
-    return _dump(asdict(recipe))

@@ -11,6 +11,8 @@ from husai.errors import HusaiError, nearest
 ARCHITECTURES = ("topk", "batchtopk", "relu", "jumprelu", "transcoder")
 FIXED_K = ("topk", "batchtopk", "transcoder")
 CALIBRATED = "calibrated"
+MATCHED = "matched"
+RANDOM = "-random"  # suffix of a subject's randomised copy
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class Recipe:
         Where the activations come from; ``target_hook_name`` is what a transcoder reconstructs.
     architecture : str
         One of ``topk``, ``batchtopk``, ``relu``, ``jumprelu``, ``transcoder`` (TopK from one hook to another).
-    d_sae : int
-        Number of latents.
-    k : int or "calibrated" or None
+    d_sae : int or "matched"
+        Number of latents; ``matched``, with ``k: matched``, takes width and L0 of a brought SAE once it is imported.
+    k : int or "calibrated" or "matched" or None
         Active latents per row (``topk``, ``batchtopk``, ``transcoder``).
     l0_target : float or "calibrated" or None
-        ``relu``/``jumprelu``: the sparsity coefficient is searched so that held-out L0 matches this number.
+        ``relu``/``jumprelu``: the sparsity coefficient is searched so that held-out L0 matches this number. Of a brought SAE: its L0.
     sparsity_coefficient : float or None
         ``relu``/``jumprelu``: the coefficient itself, when no ``l0_target`` is given.
     steps, batch_size, learning_rate, warmup_fraction, decay_fraction, gradient_clip
@@ -47,12 +49,15 @@ class Recipe:
         All seeds read the rows in one order; by default each has its own.
     tag : str
         Readable suffix of the id naming what deviates from the subject's default training.
+    brought, content : str
+        Name of an SAE that another trainer wrote, and the hash of its files. The fields of the optimisation then say how its controls
+        are trained here; how it was trained itself is not known.
     """
 
     subject: str
     hook_name: str
     architecture: str
-    d_sae: int
+    d_sae: int | str
     k: int | str | None = None
     l0_target: float | str | None = None
     sparsity_coefficient: float | None = None
@@ -73,6 +78,8 @@ class Recipe:
     reference_seed: int | None = None
     shared_data_order: bool = False
     tag: str = ""
+    brought: str = ""
+    content: str = ""
 
     def __post_init__(self):
         problems = recipe_problems(asdict(self))
@@ -81,14 +88,10 @@ class Recipe:
 
     @property
     def id(self) -> str:
-        """Readable name, e.g. ``topk-d1024-k32`` or ``relu-d1024-l0_32-frozen``."""
-        parts = [self.architecture, f"d{self.d_sae}"]
-        if self.architecture in FIXED_K:
-            parts.append("kcal" if self.k == CALIBRATED else f"k{self.k}")
-        elif self.l0_target is not None:
-            parts.append("l0cal" if self.l0_target == CALIBRATED else f"l0_{self.l0_target:g}")
-        else:
-            parts.append(f"c{self.sparsity_coefficient:g}")
+        """Readable name, e.g. ``topk-d1024-k32``, ``relu-d1024-l0_32-frozen`` or ``brought-NAME``."""
+        if self.brought:
+            return brought_id(self.brought)
+        parts = [self.architecture, *self._size()]
         if self.n_rows is not None:
             parts.append(f"rows{self.n_rows}")
         if self.consistency_weight:
@@ -99,19 +102,40 @@ class Recipe:
             parts.append(self.tag)
         return "-".join(parts)
 
+    def _size(self) -> list[str]:
+        """Width and sparsity as parts of the id."""
+        if self.d_sae == MATCHED:
+            return [MATCHED]
+        if self.architecture in FIXED_K:
+            sparsity = "kcal" if self.k == CALIBRATED else f"k{self.k}"
+        elif self.l0_target is not None:
+            sparsity = "l0cal" if self.l0_target == CALIBRATED else f"l0_{self.l0_target:g}"
+        else:
+            sparsity = f"c{self.sparsity_coefficient:g}"
+        return [f"d{self.d_sae}", sparsity]
+
     @property
     def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of the canonical JSON of every field."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """First 16 hex digits of the SHA-256 of the canonical JSON of every field that :meth:`to_dict` names."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def needs_calibration(self) -> bool:
-        """True while k or the L0 target waits for ``results/calibration/selected.json``."""
-        return CALIBRATED in (self.k, self.l0_target)
+        """True while k, the L0 target or the width waits for a small JSON file that another job writes."""
+        return CALIBRATED in (self.k, self.l0_target) or self.d_sae == MATCHED
 
-    def resolve(self, k: int) -> Recipe:
-        """Return this recipe with the calibrated k (or L0 target) filled in."""
+    @property
+    def matched_l0(self) -> float:
+        """The L0 that a matched control shares: the measured one of a brought SAE, else k or the L0 target."""
+        if self.brought:
+            return float(min(max(1, round(self.l0_target)), self.d_sae))
+        return float(self.k if self.k is not None else self.l0_target)
+
+    def resolve(self, k: int, d_sae: int | None = None) -> Recipe:
+        """Return this recipe with the calibrated k (or L0 target), or the width and L0 of a brought SAE, filled in."""
+        if self.d_sae == MATCHED:
+            return replace(self, d_sae=int(d_sae), k=int(k))
         if self.k == CALIBRATED:
             return replace(self, k=int(k))
         if self.l0_target == CALIBRATED:
@@ -123,8 +147,8 @@ class Recipe:
         return replace(self, consistency_weight=0.0, reference_seed=None, consistency_interval=Recipe.consistency_interval)
 
     def to_dict(self) -> dict:
-        """All fields as plain JSON values."""
-        return asdict(self)
+        """All fields as plain JSON values; those only a brought SAE has are left out of all others."""
+        return {k: v for k, v in asdict(self).items() if v or k not in ("brought", "content")}
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:
@@ -136,13 +160,24 @@ class Recipe:
         return cls(**values)
 
 
+def brought_id(name: str) -> str:
+    """Id of the recipe of a brought SAE."""
+    return f"brought-{name}"
+
+
 def recipe_problems(r: dict) -> list[str]:
     """Everything wrong with the fields of a recipe, as readable phrases; empty when it is sound."""
     out = []
     if r["architecture"] not in ARCHITECTURES:
         return [f"architecture '{r['architecture']}' is not one of {', '.join(ARCHITECTURES)}"]
+    if MATCHED in (r["d_sae"], r["k"]):
+        return (
+            [] if r["d_sae"] == r["k"] == MATCHED and r["architecture"] in FIXED_K else ["width and k are matched together, for TopK only"]
+        )
     if not isinstance(r["d_sae"], int) or r["d_sae"] < 1:
         return [f"d_sae must be a positive integer, got {r['d_sae']!r}"]
+    if r["brought"] and not (r["content"] and isinstance(r["l0_target"], (int, float))):
+        return ["a brought SAE needs the hash of its files and its measured L0"]
     if r["architecture"] in FIXED_K:
         k = r["k"]
         if k != CALIBRATED and (not isinstance(k, int) or isinstance(k, bool) or k < 1):

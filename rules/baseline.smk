@@ -27,8 +27,8 @@ rule planted:
 rule baseline:
     input:
         planted="results/baseline/planted.json",
-        stability=stability_of(PLAN.baseline[0][:1]),
-        subject=f"results/subjects/{CONFIG.baseline.subject}/model/manifest.json",
+        stability=stability_of([r for r in PLAN.baseline[0] if not r.frozen_decoder]),
+        subjects=expand("results/subjects/{subject}/model/manifest.json", subject=CONFIG.baseline.subjects),
     output:
         json="results/baseline/summary.json",
         parquet="results/baseline/summary.parquet",

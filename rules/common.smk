@@ -26,6 +26,7 @@ LANGUAGE = CONFIG.external.subject
 RANDOM_LANGUAGE = LANGUAGE + RANDOM
 ROLES = ["candidate", "frozen", "random_model", "transcoder"]
 POOL_HOOKS = PLAN.pool_hooks()
+COMPARED = PLAN.compared()
 
 # Where a job runs is not what it computes: these reach the command but not the params, so changing them reruns nothing.
 RUN = {

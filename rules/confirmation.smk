@@ -1,18 +1,18 @@
 # The candidate again: fresh seeds, held-out data families, one attempt.
 
 
-def role_activations(wildcards):
-    """Stores a role may train on: the candidate's hook is not known before the run, so all of them."""
-    subject = RANDOM_LANGUAGE if wildcards.role == "random_model" else LANGUAGE
+def role_sources(wildcards):
+    """What a role may be made of: which recipe is the candidate is not known before the run, so all stores and all brought SAEs."""
     if wildcards.role == "transcoder":
         return [activations(CONFIG.stress.transcoder_subject, h) for h in CONFIG.stress.transcoder_hooks]
-    return [activations(subject, h) for h in POOL_HOOKS]
+    subject = RANDOM_LANGUAGE if wildcards.role == "random_model" else LANGUAGE
+    return [*(activations(subject, h) for h in POOL_HOOKS), *(brought_sources() if wildcards.role == "candidate" else [])]
 
 
 rule confirm_train:
     input:
         candidate="results/selection/selected_candidate.json",
-        activations=role_activations,
+        sources=role_sources,
         calibration="results/calibration/selected.json" if PLAN.pool_is_calibrated() else [],
     output:
         "results/confirmation/{role}/manifest.json",

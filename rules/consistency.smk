@@ -1,9 +1,16 @@
 # Alignment to a reference decoder (assignment v2).
 
 
+def probed_consistency():
+    """Sparse probing of the consistency recipes of the subject that has external benchmarks."""
+    recipes = [r for r in PLAN.consistency if r.subject == LANGUAGE]
+    return [f"results/external/{r.id}/seed{s}/saebench.json" for r in recipes for s in CONFIG.consistency.seeds]
+
+
 rule consistency:
     input:
         stability=stability_of(PLAN.consistency),
+        probing=probed_consistency(),
     output:
         json="results/consistency/summary.json",
         parquet="results/consistency/summary.parquet",

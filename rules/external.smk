@@ -3,7 +3,8 @@
 
 def external_sae(wildcards):
     """Manifest of the recipe an external record is about."""
-    return f"results/saes/{LANGUAGE}/{PLAN.get(LANGUAGE, wildcards.recipe).recipe.id}/manifest.json"
+    PLAN.get(LANGUAGE, wildcards.recipe)
+    return f"results/saes/{LANGUAGE}/{wildcards.recipe}/manifest.json"
 
 
 rule probe_baselines:
@@ -38,7 +39,7 @@ rule saebench:
     input:
         saes=external_sae,
         probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
-        baselines=lambda w: f"results/external/baselines/selection/{PLAN.get(LANGUAGE, w.recipe).recipe.hook_name}.json",
+        baselines=lambda w: f"results/external/baselines/selection/{PLAN.get(LANGUAGE, w.recipe).hook_name}.json",
     output:
         "results/external/{recipe}/seed{seed}/saebench.json",
     log:
@@ -91,9 +92,9 @@ rule cebench:
 
 rule frontier:
     input:
-        saebench=measured("saebench", PLAN.frontier),
-        cebench=measured("cebench", PLAN.frontier),
-        stability=stability_of([r for r in PLAN.frontier if not r.frozen_decoder]),
+        saebench=measured("saebench", COMPARED),
+        cebench=measured("cebench", COMPARED),
+        stability=stability_of(PLAN.reproducible()),
     output:
         json="results/external/frontier.json",
         parquet="results/external/frontier.parquet",

@@ -1,32 +1,65 @@
-# Ensembles: every seed of a recipe trained in one process.
+# Ensembles: every seed of a recipe trained in one process; SAEs of other trainers imported.
 
 
-def planned(wildcards):
-    """The recipe a path names."""
-    return PLAN.get(wildcards.subject, wildcards.recipe).recipe
+def stored(wildcards):
+    """Activations of the hook that a recipe reads."""
+    return activations(wildcards.subject, PLAN.get(wildcards.subject, wildcards.recipe).hook_name)
 
 
 def reference_ensemble(wildcards):
     """Manifest of the plain twin whose decoder a consistency recipe aligns to."""
-    recipe = planned(wildcards)
+    recipe = PLAN.get(wildcards.subject, wildcards.recipe).recipe
     return recipe_manifest(recipe.plain_twin()) if recipe.consistency_weight else []
 
 
 def calibrated_l0(wildcards):
-    """The choice of the calibration stage, for recipes that wait for it."""
-    return "results/calibration/selected.json" if planned(wildcards).needs_calibration else []
+    """What a recipe waits for: the choice of the calibration stage, or width and L0 of a brought SAE."""
+    return PLAN.waits_for(PLAN.get(wildcards.subject, wildcards.recipe).recipe) or []
 
 
 def frozen_twin(wildcards):
     """Manifest of the frozen-decoder control of a recipe, where one is trained: the fourth null."""
-    recipe = planned(wildcards)
-    control = PLAN.frozen_control(recipe)
-    return recipe_manifest(control) if (control.subject, control.id) in PLAN.trained and not recipe.frozen_decoder else []
+    control = PLAN.trained_control(wildcards.subject, wildcards.recipe)
+    return recipe_manifest(control) if control else []
+
+
+def brought_sources():
+    """Imported SAEs, and the files of those kept for the confirmation."""
+    return [f for b in PLAN.brought for f in (f"results/saes/{b.subject}/{b.id}/manifest.json", *b.fresh_files())]
+
+
+rule bring:
+    input:
+        files=lambda w: PLAN.get(w.subject, w.recipe).files(),
+        activations=stored,
+    output:
+        manifest="results/saes/{subject}/{recipe}/manifest.json",
+        matched="results/saes/{subject}/{recipe}/matched.json",
+    log:
+        "logs/bring/{subject}/{recipe}.log",
+    benchmark:
+        "results/benchmarks/bring/{subject}/{recipe}.tsv"
+    wildcard_constraints:
+        recipe="brought-[^/]+",
+    conda:
+        ENV
+    threads: RUN["threads"]
+    resources:
+        gpu=1,
+        gpu_mem_mb=RUN["gpu_mem_mb"],
+        mem_mb=RUN["mem_mb"],
+        runtime=RUN["runtime"],
+    params:
+        spec=lambda w: SLICES.bring(w.recipe),
+    message:
+        "Import {wildcards.recipe}"
+    shell:
+        "husai bring --spec {params.spec:q} --activations {input.activations} --out {output.manifest} {RUN[where]} --threads {threads} > {log} 2>&1"
 
 
 rule train:
     input:
-        activations=lambda w: activations(w.subject, planned(w).hook_name),
+        activations=stored,
         reference=reference_ensemble,
         calibration=calibrated_l0,
     output:
@@ -35,6 +68,8 @@ rule train:
         "logs/train/{subject}/{recipe}.log",
     benchmark:
         "results/benchmarks/train/{subject}/{recipe}.tsv"
+    wildcard_constraints:
+        recipe="(?!brought-)[^/]+",
     conda:
         ENV
     threads: RUN["threads"]
@@ -55,7 +90,7 @@ rule train:
 rule stability:
     input:
         saes="results/saes/{subject}/{recipe}/manifest.json",
-        activations=lambda w: activations(w.subject, planned(w).hook_name),
+        activations=stored,
         frozen=frozen_twin,
     output:
         "results/stability/{subject}/{recipe}.json",

@@ -17,7 +17,7 @@ rule subject:
         "results/benchmarks/subject/{subject}.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: 1
     resources:
         gpu=1,
         gpu_mem_mb=RUN["gpu_mem_mb"],

@@ -64,12 +64,19 @@ class BlockOrder:
 
     def blocks(self, window: Window) -> list[tuple[int, int]]:
         """``(start, stop)`` row ranges of a window's blocks, in ascending order so that the disk reads forward."""
-        chosen = self._order(window.epoch)[self._cut(window.index) : self._cut(window.index + 1)].sort().values
-        return [(b * self.block_rows, min((b + 1) * self.block_rows, self.n_rows)) for b in chosen.tolist()]
+        return [(b * self.block_rows, min((b + 1) * self.block_rows, self.n_rows)) for b in self._chosen(window).tolist()]
+
+    def rows(self, window: Window) -> torch.Tensor:
+        """Numbers of a window's rows in the order in which its blocks are read, int64 ``(window.n_rows,)``."""
+        numbers = (self._chosen(window)[:, None] * self.block_rows + torch.arange(self.block_rows)).view(-1)
+        return numbers[numbers < self.n_rows]
 
     def shuffle(self, window: Window) -> torch.Tensor:
         """The permutation of a window's rows."""
         return permutation(window.n_rows, self.seed, window.epoch, 1 + window.index)
+
+    def _chosen(self, window: Window) -> torch.Tensor:
+        return self._order(window.epoch)[self._cut(window.index) : self._cut(window.index + 1)].sort().values
 
     def _order(self, epoch: int) -> torch.Tensor:
         if epoch != self._epoch:

@@ -35,7 +35,7 @@ class Prefetcher:
             raise StopIteration
         item, ready, error = self._items.get()
         if error is not None:
-            self.stop()
+            self.close()
             raise error
         self._slots.release()
         if ready is not None:
@@ -45,7 +45,7 @@ class Prefetcher:
                 tensor.record_stream(current)
         return item
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the thread; what it prepared is dropped."""
         self._stop.set()
         self._slots.release()

@@ -20,21 +20,21 @@ BLOCK_BYTES = 64 << 10
 class BatchReader:
     """Infinite iterator of shuffled batches ``(batch_size, d)``, or of pairs ``(x, y)`` when a ``target`` is given.
 
-    The order depends only on ``seed``, the number of rows and the sizes below, never on the device or on prefetching. Every epoch reads
-    every row exactly once; a batch spans two epochs when ``batch_size`` does not divide the rows.
+    The order depends only on ``seed``, the number of rows and the sizes below, never on the device, on where the rows are held or on
+    prefetching. Every epoch reads every row exactly once; a batch spans two epochs when ``batch_size`` does not divide the rows.
 
-    - *Resident*: a tensor, or a store of at most ``resident_bytes``, is read in an exact uniform permutation per epoch.
-    - *Streamed*: a larger store is read by block shuffle and a buffer. Each epoch takes its contiguous blocks of b rows in uniformly
+    - *Permuted*: a tensor, or a store of at most ``resident_bytes``, is read in an exact uniform permutation per epoch, from memory.
+    - *In windows*: a larger store is read by block shuffle and a buffer. Each epoch takes its contiguous blocks of b rows in uniformly
       random order; as many as fit in ``window_bytes`` form a window of M rows, which is loaded (sequential reads inside a block) and
-      emitted in a uniformly random permutation.
+      emitted in a uniformly random permutation. With ``hold`` the windows are taken from rows that are all on the device.
 
-    Mixing guarantee when streaming: a batch of B rows inside one window is a uniform sample without replacement of its M rows, and the
+    Mixing guarantee in windows: a batch of B rows inside one window is a uniform sample without replacement of its M rows, and the
     window is a uniform sample of the epoch's blocks. So two rows of a batch come from one block with probability (b-1)/(M-1), where a full
     shuffle of n rows has (b-1)/(n-1); and if rows of one block correlate with coefficient rho and rows of different blocks do not, the
     variance of a batch mean is that of independent rows times 1 + rho (B-1)(b-1)/(M-1). With the default sizes M/b is 1024, and never
     below 512.
 
-    Memory: one window being emitted and one being loaded, plus one integer per block; only the latter grows with the number of rows.
+    Memory of windows from disk: one being emitted and one being loaded, plus one integer per block; only the latter grows with the rows.
 
     Parameters
     ----------
@@ -46,12 +46,15 @@ class BatchReader:
         Where and in which format batches are delivered.
     target : Tensor (n, d_out) or ActivationStore or None
         Read in step with ``source``, row for row (transcoders).
-    resident_bytes : int or None
-        Largest size kept in memory; None is 512 MiB on the CPU and a quarter of the device's memory on CUDA.
+    resident_bytes : int
+        Largest store that is permuted in memory.
     window_bytes, block_bytes : int
         Sizes of a window and of a block, in stored bytes of ``source`` and ``target`` together.
+    hold : bool or None
+        Load stores onto the device once, shared by all readers of a store object; None does so on a CUDA device when they take at most half
+        of its free memory. Tensors are read where they are.
     prefetch : bool or None
-        Prepare batches in a background thread (with pinned memory and asynchronous copies on CUDA); None does so when batches come from
+        Prepare batches in background threads (with pinned memory and asynchronous copies on CUDA); None does so when batches come from
         disk, or from host memory to a CUDA device.
     """
 
@@ -64,9 +67,10 @@ class BatchReader:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         target: Rows | None = None,
-        resident_bytes: int | None = None,
+        resident_bytes: int = RESIDENT_BYTES,
         window_bytes: int = WINDOW_BYTES,
         block_bytes: int = BLOCK_BYTES,
+        hold: bool | None = None,
         prefetch: bool | None = None,
     ):
         sources = [source] if target is None else [source, target]
@@ -75,15 +79,12 @@ class BatchReader:
         if self.batch_size < 1:
             raise HusaiError(f"batch_size must be at least 1, got {batch_size}")
         row_bytes = sum(_row_bytes(s) for s in sources)
-        limit = _resident_limit(self.device) if resident_bytes is None else resident_bytes
         on_disk = any(isinstance(s, ActivationStore) for s in sources)
         order = None
-        if on_disk and self.n_rows * row_bytes > limit:
+        if on_disk and self.n_rows * row_bytes > resident_bytes:
             block_rows = max(1, block_bytes // row_bytes)
             order = BlockOrder(self.n_rows, block_rows, max(1, window_bytes // (row_bytes * block_rows)), self.seed)
-        if prefetch is None:
-            prefetch = order is not None or _must_move(sources, self.device)
-        self._plan = Plan(sources, self.n_rows, self.batch_size, self.seed, order, self.device, dtype, prefetch)
+        self._plan = Plan(sources, self.n_rows, self.batch_size, self.seed, order, self.device, dtype, hold, prefetch)
         self._position = 0
         self._producer: Iterator[list[torch.Tensor]] | None = None
 
@@ -93,8 +94,8 @@ class BatchReader:
         return self._position / self.n_rows
 
     @property
-    def streams(self) -> bool:
-        """True when rows are read from disk window by window, False when they are kept in memory."""
+    def in_windows(self) -> bool:
+        """True when rows come in windows of blocks, False when all of them are permuted."""
         return self._plan.order is not None
 
     def __iter__(self) -> BatchReader:
@@ -156,13 +157,3 @@ def _rows_to_read(sources: list[Rows], n_rows: int | None) -> int:
 
 def _row_bytes(source: Rows) -> int:
     return source.row_bytes if isinstance(source, ActivationStore) else source.shape[1] * source.element_size()
-
-
-def _resident_limit(device: torch.device) -> int:
-    if device.type != "cuda":
-        return RESIDENT_BYTES
-    return torch.cuda.get_device_properties(device).total_memory // 4
-
-
-def _must_move(sources: list[Rows], device: torch.device) -> bool:
-    return device.type == "cuda" and any(isinstance(s, torch.Tensor) and s.device.type == "cpu" for s in sources)

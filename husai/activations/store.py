@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import mmap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class ActivationStore:
             self._starts.append(self._starts[-1] + shard["n_rows"])
         self._maps: dict[int, mmap.mmap] = {}
         self._resident: dict[tuple[int, str], torch.Tensor] = {}
+        self._loading = threading.Lock()
 
     @classmethod
     def open(cls, path: str | Path) -> ActivationStore:
@@ -131,11 +133,16 @@ class ActivationStore:
     def resident(self, n_rows: int, device: torch.device) -> torch.Tensor:
         """The first ``n_rows`` rows in the stored dtype on ``device``, loaded once and shared by every reader of this store object."""
         key = (n_rows, str(device))
-        if key not in self._resident:
-            host = torch.empty(n_rows, self.d, dtype=self.torch_dtype)
-            self.read_into(0, host)
-            self._resident[key] = host.to(device)
-        return self._resident[key]
+        with self._loading:  # readers in several threads ask at the same time
+            if key not in self._resident:
+                held = torch.empty(n_rows, self.d, dtype=self.torch_dtype, device=device)
+                self.read_into(0, held)
+                self._resident[key] = held
+            return self._resident[key]
+
+    def is_resident(self, n_rows: int, device: torch.device) -> bool:
+        """Whether :meth:`resident` has these rows there already."""
+        return (n_rows, str(device)) in self._resident
 
     def verify(self) -> None:
         """Compare every shard with its sha256.
@@ -173,7 +180,10 @@ class ActivationStore:
         return self._maps[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}, "_resident": {}}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_maps", "_resident", "_loading")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _maps={}, _resident={}, _loading=threading.Lock())
 
 
 def read_header(path: Path) -> dict[str, Any]:

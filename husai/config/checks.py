@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from husai.brought import default_name, expand, listed
 from husai.errors import HusaiError, nearest
 
 if TYPE_CHECKING:
     from husai.config.schema import Config
 
 
+ON_SUBJECTS = {"baseline": ("d_sae", "k"), "ablations": ("k_at_d_sae",), "consistency": ("d_sae", "k")}
+
+
 def cross_checks(cfg: Config) -> list[str]:
     """Every contradiction between keys, one readable line each; empty when there is none."""
-    return [*_subjects(cfg), *_widths(cfg), *_seeds(cfg), *_external(cfg), *_policies(cfg)]
+    return [*_subjects(cfg), *_per_subject(cfg), *_widths(cfg), *_seeds(cfg), *_external(cfg), *_candidates(cfg), *_policies(cfg)]
 
 
 def _subjects(cfg: Config) -> list[str]:
     out = []
     names = list(cfg.subjects)
-    uses = {
-        "baseline.subject": cfg.baseline.subject,
-        "ablations.subject": cfg.ablations.subject,
-        "calibration.subject": cfg.calibration.subject,
-        "consistency.subject": cfg.consistency.subject,
-        "external.subject": cfg.external.subject,
-        "stress.transcoder_subject": cfg.stress.transcoder_subject,
-    }
-    for key, name in uses.items():
+    uses = [
+        ("calibration.subject", cfg.calibration.subject),
+        ("external.subject", cfg.external.subject),
+        ("stress.transcoder_subject", cfg.stress.transcoder_subject),
+        *((f"{stage}.subject", name) for stage in ON_SUBJECTS for name in getattr(cfg, stage).subjects),
+    ]
+    for key, name in uses:
         if name not in names:
             out.append(f"{key}: '{name}' is not a subject; expected one of {', '.join(names)}{nearest(name, names)}")
     for name, subject in cfg.subjects.items():
@@ -37,6 +40,12 @@ def _subjects(cfg: Config) -> list[str]:
             out.append(f"training.{name}: missing; every subject needs its SAE training settings")
         if subject.kind != "modular" and name not in cfg.activations:
             out.append(f"activations.{name}: missing; say how many rows to store")
+    for name in cfg.consistency.subjects:
+        if name in names and name != cfg.external.subject and cfg.subjects[name].kind != "modular":
+            out.append(
+                f"consistency.subject: '{name}' reads text but is not external.subject '{cfg.external.subject}', so nothing could be accepted "
+                "by its external delta; name a modular subject or that one"
+            )
     subject = cfg.subjects.get(cfg.external.subject)
     if subject is not None:
         if subject.kind == "modular":
@@ -51,9 +60,31 @@ def _subjects(cfg: Config) -> list[str]:
     return out
 
 
+def _per_subject(cfg: Config) -> list[str]:
+    """Numbers given per subject are there for every subject of their stage and name only subjects; no subject is listed twice."""
+    out = []
+    for stage, keys in ON_SUBJECTS.items():
+        section = getattr(cfg, stage)
+        if len(set(section.subjects)) < len(section.subjects):
+            out.append(f"{stage}.subject: {section.subjects} names a subject twice")
+        for key in keys:
+            value = getattr(section, key)
+            given = set(value) if isinstance(value, dict) else set(section.subjects)
+            unknown, lacking = sorted(given - set(cfg.subjects)), [s for s in section.subjects if s not in given]
+            out += [f"{stage}.{key}: '{name}' is not a subject{nearest(name, list(cfg.subjects))}" for name in unknown]
+            out += [f"{stage}.{key}: no value for subject '{name}'; give one number for all, or one for each" for name in lacking]
+    return out
+
+
 def _widths(cfg: Config) -> list[str]:
-    pairs = [("baseline.k", cfg.baseline.k, cfg.baseline.d_sae), ("consistency.k", cfg.consistency.k, cfg.consistency.d_sae)]
-    pairs += [("ablations.k", k, cfg.ablations.k_at_d_sae) for k in cfg.ablations.k]
+    if _per_subject(cfg):
+        return []  # said there
+    pairs = [
+        (f"{name}.k", stage.at("k", s), stage.at("d_sae", s))
+        for name, stage in (("baseline", cfg.baseline), ("consistency", cfg.consistency))
+        for s in stage.subjects
+    ]
+    pairs += [("ablations.k", k, cfg.ablations.at("k_at_d_sae", s)) for s in cfg.ablations.subjects for k in cfg.ablations.k]
     pairs += [("ablations.d_sae_at_k", cfg.ablations.d_sae_at_k, d) for d in cfg.ablations.d_sae]
     pairs += [("calibration.k", k, cfg.calibration.d_sae) for k in (*cfg.calibration.k, cfg.calibration.default_k)]
     pairs += [("frontier.k", cfg.frontier.k, cfg.frontier.d_sae)] + [("scaling.k", cfg.scaling.k, d) for d in cfg.scaling.d_sae]
@@ -96,6 +127,50 @@ def _external(cfg: Config) -> list[str]:
     if probing.gate_k not in probing.ks:
         out.append(f"external.probing.gate_k: {probing.gate_k} is not among external.probing.ks {probing.ks}; add it")
     return [*out, *_data_sets(cfg)]
+
+
+def _candidates(cfg: Config) -> list[str]:
+    out: list[str] = []
+    names: dict[str, int] = {}
+    for i, one in enumerate(cfg.external.candidates):
+        where, subject = f"external.candidates.{i}", cfg.subjects.get(one.subject)
+        name = one.name or default_name(one.path)
+        if subject is None:
+            known = list(cfg.subjects)
+            out.append(
+                f"{where}.subject: '{one.subject}' is not a subject; expected one of {', '.join(known)}{nearest(one.subject, known)}"
+            )
+        elif one.subject != cfg.external.subject:
+            out.append(f"{where}.subject: '{one.subject}' is not external.subject ('{cfg.external.subject}'), whose SAEs are compared")
+        elif one.hook not in subject.hooks:
+            known = ", ".join(subject.hooks)
+            out.append(
+                f"{where}.hook: '{one.hook}' is not stored for {one.subject}; expected one of {known}{nearest(one.hook, subject.hooks)}"
+            )
+        if not name:
+            out.append(f"{where}.name: missing; {one.path!r} gives no name, so say one")
+        elif name in names:
+            out.append(f"{where}.name: '{name}' is also the name of external.candidates.{names[name]}; give each its own name")
+        names.setdefault(name, i)
+        out += _paths(f"{where}.path", one.path) + _paths(f"{where}.confirmation", one.confirmation)
+        out += _members(where, expand(one.path), expand(one.confirmation))
+    return out
+
+
+def _paths(where: str, path: str | list[str]) -> list[str]:
+    absent = [p for p in listed(path) if not Path(p).exists()]
+    return [f"{where}: {p}: no such file or folder (looked from {Path.cwd()}); give a checkpoint or a folder of seed*/" for p in absent]
+
+
+def _members(where: str, members: Sequence[Path], fresh: Sequence[Path]) -> list[str]:
+    out = [] if members else [f"{where}.path: empty; name at least one checkpoint"]
+    places = [p.resolve() for p in (*members, *fresh)]
+    twice = sorted({str(p) for p in places if places.count(p) > 1})
+    if twice:
+        out.append(f"{where}: {twice[0]} is named twice; one SAE is one observation, and confirmation needs others than the selection")
+    if len(fresh) == 1:
+        out.append(f"{where}.confirmation: one member; agreement between seeds needs at least two (the strict policy 8)")
+    return out
 
 
 def _data_sets(cfg: Config) -> list[str]:

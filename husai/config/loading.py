@@ -74,6 +74,11 @@ def merge(base: dict, over: dict, origins: dict | None = None, source: str = "",
     return out
 
 
+# What pydantic puts into the place of an error besides the keys: the form of a value that may have several.
+FORMS = ("int", "float", "str", "one", "each", "union")
+FORM_PREFIXES = ("function-", "list[", "dict[", "literal[", "constrained-", "tuple[", "union[")
+
+
 def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
     """Load and validate configuration files, later ones overlaying earlier ones.
 
@@ -140,7 +145,7 @@ def _explain(error: ValidationError, origins: dict[tuple, str], default: str) ->
         where = tuple(
             str(p) for p in item["loc"] if str(p) not in ("modular", "language", "hub") or len(item["loc"]) < 3 or p != item["loc"][2]
         )
-        where = tuple(p for p in where if not p.startswith(("function-", "list[", "literal[", "constrained-", "tuple[", "int", "union")))
+        where = tuple(p for p in where if p not in FORMS and not p.startswith(FORM_PREFIXES))
         lines.append(f"{_origin(where, origins, default)}: {'.'.join(where)}: {_phrase(item)}")
     return list(dict.fromkeys(lines))
 

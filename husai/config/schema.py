@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from husai.provenance import hash_json
 
@@ -15,10 +15,35 @@ Architecture = Literal["topk", "batchtopk", "relu", "jumprelu"]
 CalibratedOrInt = PositiveInt | Literal["calibrated"]
 
 
+def _form(value: object) -> str:
+    return "each" if isinstance(value, (list, dict)) else "one"
+
+
+# Told apart by their form, so that a mistake is reported once and not once per form.
+OneOrMoreNames = Annotated[Annotated[str, Tag("one")] | Annotated[list[str], Field(min_length=1), Tag("each")], Discriminator(_form)]
+OneOrPerSubject = Annotated[Annotated[PositiveInt, Tag("one")] | Annotated[dict[str, PositiveInt], Tag("each")], Discriminator(_form)]
+
+
 class Section(BaseModel):
     """A block of the configuration: unknown keys are mistakes, text is never taken for a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class OnSubjects(Section):
+    """A stage that runs on one subject or on several: some of its numbers may differ from subject to subject."""
+
+    subject: OneOrMoreNames = Field(description="subject name, or a list of them")
+
+    @property
+    def subjects(self) -> list[str]:
+        """The subjects in the order given."""
+        return [self.subject] if isinstance(self.subject, str) else list(self.subject)
+
+    def at(self, key: str, subject: str) -> int:
+        """The value of ``key`` for ``subject``: one number for all, or the subject's own."""
+        value = getattr(self, key)
+        return value[subject] if isinstance(value, dict) else value
 
 
 class Compute(Section):
@@ -29,8 +54,14 @@ class Compute(Section):
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="auto, cpu, cuda or cuda:N; asking for CUDA where there is none is an error",
     )
-    dtype: Literal["float32", "float64", "bfloat16"] = Field("float32", description="number format of SAE training and evaluation")
-    train_threads: PositiveInt = Field(1, description="CPU threads of a training or evaluation job")
+    dtype: Literal["float32", "tf32", "bfloat16", "float64"] = Field(
+        "float32",
+        description="number format of SAE training; tf32 and bfloat16 round the operands of products, on a GPU, if the gradients stay right",
+    )
+    train_threads: PositiveInt = Field(
+        1,
+        description="CPU threads of a training or evaluation job; SAE training gives each its own seeds, so that its figures do not depend on it",
+    )
     gpu_mem_mb: PositiveInt = Field(20000, description="GPU memory a GPU job asks of the scheduler, MB")
     mem_mb: PositiveInt = Field(2500, description="main memory a job asks of the scheduler, MB")
     runtime: PositiveInt = Field(240, description="time limit a job asks of the scheduler, minutes")
@@ -123,22 +154,20 @@ class Planted(Section):
     steps: PositiveInt = Field(800, description="training steps")
 
 
-class Baseline(Section):
-    """Trained SAEs against every null (phase 4a)."""
+class Baseline(OnSubjects):
+    """Trained SAEs against every null (phase 4a). The cycle3 policy reads the first subject."""
 
-    subject: str = Field(description="subject name")
-    d_sae: PositiveInt = Field(description="latents")
-    k: PositiveInt = Field(description="active latents per row")
+    d_sae: OneOrPerSubject = Field(description="latents; one number, or one per subject")
+    k: OneOrPerSubject = Field(description="active latents per row; one number, or one per subject")
     seeds: list[Seed] = Field(min_length=3, description="seeds of the ensemble and of its frozen-decoder control")
     planted: Planted = Field(default_factory=Planted)
 
 
-class Ablations(Section):
+class Ablations(OnSubjects):
     """Grids over k at fixed d_sae and over d_sae at fixed k (phase 4c)."""
 
-    subject: str = Field(description="subject name")
     k: list[PositiveInt] = Field(min_length=1, description="values of k, at d_sae = k_at_d_sae")
-    k_at_d_sae: PositiveInt = Field(description="d_sae of the k grid")
+    k_at_d_sae: OneOrPerSubject = Field(description="d_sae of the k grid; one number, or one per subject")
     d_sae: list[PositiveInt] = Field(min_length=1, description="values of d_sae, at k = d_sae_at_k")
     d_sae_at_k: PositiveInt = Field(description="k of the d_sae grid")
     seeds: list[Seed] = Field(min_length=3, description="seeds of every condition")
@@ -157,12 +186,11 @@ class Calibration(Section):
     match_architectures: list[Literal["relu", "jumprelu"]] = Field(description="architectures whose L0 is matched to the chosen k")
 
 
-class Consistency(Section):
+class Consistency(OnSubjects):
     """Seeds trained with an alignment penalty to a reference decoder (assignment v2)."""
 
-    subject: str = Field(description="subject name")
-    d_sae: PositiveInt = Field(description="latents")
-    k: PositiveInt = Field(description="active latents per row")
+    d_sae: OneOrPerSubject = Field(description="latents; one number, or one per subject")
+    k: OneOrPerSubject = Field(description="active latents per row; one number, or one per subject")
     weights: list[Annotated[float, Field(ge=0)]] = Field(min_length=1, description="values of lambda; 0 is the control")
     interval: PositiveInt = Field(50, description="steps between two matchings")
     seeds: list[Seed] = Field(min_length=3, description="seeds; the first is the reference")
@@ -197,6 +225,24 @@ class CEBench(Section):
     max_tokens: PositiveInt = Field(128, description="tokens read of each story")
 
 
+class BroughtSAE(Section):
+    """SAEs of another trainer (SAELens, dictionary_learning, sparsify, HUSAI) that enter frontier, selection, confirmation and gate."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = Field(
+        None, description="name in tables; null takes that of the path"
+    )
+    path: str | list[str] = Field(
+        description="a checkpoint, a folder of seed*/ checkpoints, or a list of either: the members of one ensemble; "
+        "absolute, or relative to the folder of results/"
+    )
+    subject: str = Field(description="subject whose activations it reads; that of external.subject")
+    hook: str = Field(description="hook point it reads")
+    confirmation: str | list[str] = Field(
+        [],
+        description="members that took no part in the choice, for the confirmation: 8 for the strict policy; without them its integrity gate fails",
+    )
+
+
 class External(Section):
     """External benchmarks of the language subject."""
 
@@ -204,6 +250,7 @@ class External(Section):
     datasets: DataSets
     probing: Probing
     cebench: CEBench
+    candidates: list[BroughtSAE] = Field([], description="SAEs you bring, compared with those trained here")
 
 
 class Frontier(Section):

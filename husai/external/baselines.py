@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from husai.external import scores
+from husai.external.final import C_GRID, Features, validation_rows
 from husai.external.latents import Neurons
 from husai.external.parallel import parallel_map
-from husai.external.probing import C_GRID, PROBE_SEED, Features, ProbeData, probe, probe_split, select_features, validation_rows
+from husai.external.probing import PROBE_SEED, ProbeData, probe, probe_split, select_features
 
 
 class DenseResult(NamedTuple):
@@ -56,9 +57,9 @@ def fit_dense(x_train, y_train, x_test, y_test, seed: int = PROBE_SEED):
 
 def test_scores(classifier, x, y, val_auc: float) -> tuple[float, float, float, float]:
     """AUC, the given validation AUC, accuracy and weighted F1 of a scikit-learn classifier."""
-    labels, decision = torch.from_numpy(np.asarray(y)), torch.from_numpy(np.atleast_1d(classifier.decision_function(x)))
-    auc = scores.trapezoid_auc(classifier.predict_proba(x)[:, 1], np.asarray(y))
-    return auc, float(val_auc), float(scores.accuracy(decision, labels)), float(scores.weighted_f1(decision, labels))
+    y, called = np.asarray(y), np.atleast_1d(classifier.decision_function(x)) > 0
+    auc = scores.trapezoid_auc(classifier.predict_proba(x)[:, 1], y)
+    return auc, float(val_auc), float(scores.accuracy(called, y)), float(scores.weighted_f1(called, y))
 
 
 def principal_components(data: ProbeData, max_k: int, *, seed: int = PROBE_SEED, device="cpu") -> Features:

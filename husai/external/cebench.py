@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from husai.errors import HusaiError
+from husai.errors import HusaiError, RecipeFailed
 from husai.progress import Progress
 from husai.sae.architectures import THRESHOLDED, TOP_K
 
@@ -264,7 +264,7 @@ def score_saes(
         means, l0 = mean_latents(batch, pairs, device=device, progress=progress)
         for sae, v in zip(batch, means, strict=True):
             if not torch.isfinite(v).all():
-                raise HusaiError(f"CE-Bench: {sae!r} gives latents that are not finite; check its weights")
+                raise RecipeFailed(f"CE-Bench: {sae!r} gives latents that are not finite; check its weights")
         scores = in_threads(pair_scores, [(v, pairs.counts) for v in means])
         results += [
             CEBenchResult(found, active, sae.d_sae, score_bound(sae.d_sae)) for found, active, sae in zip(scores, l0, batch, strict=True)

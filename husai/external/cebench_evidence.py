@@ -121,7 +121,7 @@ def recipe_metrics(records: Sequence[dict], frozen: Sequence[dict] = ()) -> dict
 
     The delta has no value when any control is not matched in width and L0.
     """
-    from husai.statistics import crossed_interval, jackknife_t
+    from husai.statistics import crossed_metric, jackknife_t
 
     if not records:
         raise HusaiError("CE-Bench: no record to summarise; run husai cebench for at least one seed")
@@ -134,8 +134,7 @@ def recipe_metrics(records: Sequence[dict], frozen: Sequence[dict] = ()) -> dict
     if frozen:
         table, _, families = delta_table(records, frozen)
         problems = {mismatch(r, f) for r in records for f in frozen} - {None}
-        interval = crossed_interval(table, families).metric()
-        metrics["delta_vs_frozen"] = (
-            {**interval, "value": None, "lcb": None, "ucb": None, "method": "; ".join(sorted(problems))} if problems else interval
-        )
+        interval = crossed_metric(table, families)
+        unmatched = provenance.metric(None, n=interval["n"], method="; ".join(sorted(problems)))
+        metrics["delta_vs_frozen"] = unmatched if problems else interval
     return metrics

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from husai.errors import HusaiError
+from husai.errors import RecipeFailed
+from husai.external import sparse_codes
 
 CHUNK_ROWS = 1024
 CANDIDATES = 32
@@ -27,10 +28,25 @@ class SAEEncoder:
     @torch.inference_mode()
     def best(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The ``n`` best latents for labels ``y`` (see :func:`rank_latents`) and their columns of the code, ``(n_rows, n)``."""
-        if self.architecture not in TOP_K or self.sae.d_sae <= n + CANDIDATES:
-            z = self.encode(x)
-            latents = rank_latents(z, y, n)
-            return latents, z[:, latents]
+        if self.architecture is not None and self.sae.d_sae > n + CANDIDATES:
+            if sparse_codes.applies(self.sae, x):
+                return self._best_by_kernels(x, y, n)
+            if self.architecture in TOP_K:
+                return self._best_of_top_k(x, y, n)
+        z = self.encode(x)
+        latents = rank_latents(z, y, n)
+        return latents, z[:, latents]
+
+    def _best_by_kernels(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        code = sparse_codes.ClassSums(self.sae, x, y)
+        if not torch.isfinite(code.sums).all():
+            raise RecipeFailed(NOT_FINITE)
+        likely = _likely(code.sums, code.sums.sum(0), code.fired, y, n)
+        z = code.columns(likely)
+        order = _rank_exactly(z, y)[:n]
+        return likely[order], z[:, order]
+
+    def _best_of_top_k(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [self._top_k(rows) for rows in x.split(CHUNK_ROWS)]
         pre, values, indices = (torch.cat(p) for p in zip(*parts, strict=True))
         likely = _likely_from_code(values.float().relu(), indices, y, self.sae.d_sae, n)
@@ -42,10 +58,12 @@ class SAEEncoder:
     def columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Columns ``latents`` of the code of ``x``, ``(n, len(latents))``."""
         if self.architecture in TOP_K:
+            if sparse_codes.applies(self.sae, x):
+                return sparse_codes.top_k_columns(self.sae, x, latents)
             parts = [(pre[:, latents], values) for pre, values, _ in map(self._top_k, x.split(CHUNK_ROWS))]
             return torch.cat([_kept(*part) for part in parts])
-        if self.architecture in ("relu", "jumprelu", "batchtopk"):
-            return self._columns_alone(x, latents)
+        if self.architecture in sparse_codes.THRESHOLDED:
+            return sparse_codes.threshold_columns(self.sae, x, latents)
         return torch.cat([self.sae.encode(rows)[:, latents].float() for rows in x.split(CHUNK_ROWS)])
 
     def _top_k(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -53,15 +71,6 @@ class SAEEncoder:
 
         pre = self.sae.pre_activations(x)
         return pre, *top_k(pre, self.sae.k)
-
-    def _columns_alone(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        sae = self.sae
-        x = x.to(sae.W_enc.dtype)
-        x = x - sae.b_dec if sae.apply_b_dec_to_input else x
-        pre = x @ sae.W_enc[:, latents] + sae.b_enc[latents]
-        if sae.threshold is not None:
-            return (pre.relu() * (pre > sae.threshold[latents])).float()
-        return pre.relu().float()
 
 
 def _kept(pre: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
@@ -102,7 +111,7 @@ def rank_latents(z: torch.Tensor, y: torch.Tensor, n: int | None = None) -> torc
     """
     n = z.shape[1] if n is None else min(n, z.shape[1])
     if not torch.isfinite(z.sum(0)).all():
-        raise HusaiError(NOT_FINITE)
+        raise RecipeFailed(NOT_FINITE)
     if z.shape[1] <= n + CANDIDATES:
         return _rank_exactly(z, y)[:n]
     likely = _likely(torch.stack([y == 0, y == 1]).to(z.dtype) @ z, z.abs().sum(0), (z != 0).sum(0), y, n)
@@ -119,7 +128,7 @@ def _likely(sums: torch.Tensor, total: torch.Tensor, fired: torch.Tensor, y: tor
 def _likely_from_code(values: torch.Tensor, indices: torch.Tensor, y: torch.Tensor, d_sae: int, n: int) -> torch.Tensor:
     """:func:`_likely` from a non-negative sparse code ``(n_rows, k)``, without its dense form."""
     if not torch.isfinite(values).all():
-        raise HusaiError(NOT_FINITE)
+        raise RecipeFailed(NOT_FINITE)
     cell = (indices + d_sae * y.unsqueeze(1)).flatten()
     sums = torch.bincount(cell, values.flatten(), 2 * d_sae).view(2, d_sae)
     fired = torch.bincount(indices.flatten(), (values > 0).flatten().to(values.dtype), d_sae)

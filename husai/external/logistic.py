@@ -28,6 +28,22 @@ GROUPS_AT_ONCE = 8
 REPACK = 0.7
 
 
+class Rules(NamedTuple):
+    """The settings above, handed to the compiled kernels."""
+
+    tolerance: float = TOLERANCE
+    max_epochs: float = MAX_EPOCHS
+    first_epoch: float = FIRST_EPOCH
+    ratio: float = RATIO
+    trust: float = TRUST
+    newton_ratio: float = NEWTON_RATIO
+    newton_gradient: float = NEWTON_GRADIENT
+    max_steps: int = MAX_STEPS
+    settled: float = SETTLED
+    gamma: float = GAMMA
+    noise: float = GRADIENT_NOISE
+
+
 class Fit(NamedTuple):
     """Solutions of ``G`` groups (data sets) of ``P`` problems (k and C) over ``m`` features."""
 
@@ -69,6 +85,8 @@ class State(NamedTuple):
     H_before: torch.Tensor
     bent: torch.Tensor
     """How far the gradient at ``w`` may be from the one the linear model foresaw."""
+    steep: torch.Tensor
+    """Length of the velocity at ``w_before``; along the exact flow of a convex loss it never grows."""
 
 
 def fit(X: torch.Tensor, y: torch.Tensor, row_weight: torch.Tensor, support: torch.Tensor, C: torch.Tensor, *, penalty: str = "l1") -> Fit:
@@ -90,13 +108,18 @@ def fit(X: torch.Tensor, y: torch.Tensor, row_weight: torch.Tensor, support: tor
     C : Tensor, ``(P,)`` or ``(G, P)``
         Inverse penalty.
     """
-    if penalty not in ("l1", "l2"):
-        raise HusaiError(f"external.probing.penalty: '{penalty}' is not l1 or l2")
+    check_penalty(penalty)
     C = C.expand(len(X), support.shape[0])
     size = GROUPS_AT_ONCE if X.device.type == "cpu" else max(len(X), 1)
     slices = [slice(i, i + size) for i in range(0, len(X), size)]
     blocks = [_fit_block(X[s], y[s], row_weight[s], support, C[s], penalty) for s in slices]
     return Fit(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
+
+
+def check_penalty(penalty: str) -> None:
+    """Refuse a penalty other than l1 and l2."""
+    if penalty not in ("l1", "l2"):
+        raise HusaiError(f"external.probing.penalty: '{penalty}' is not l1 or l2")
 
 
 def _fit_block(X, y, row_weight, support, C, penalty: str) -> Fit:
@@ -113,12 +136,13 @@ def _fit_block(X, y, row_weight, support, C, penalty: str) -> Fit:
             if at[1].shape[1] == 0:
                 break
             part, state, live = _subset(problem, *at), State(*(t[at] for t in whole)), todo[at]
+        t = state.t
         state, result, ended = _advance(part, state, penalty)
         ended &= live
         if not bool(ended.any()):
             continue
         w[at] = torch.where(ended.unsqueeze(-1), result, w[at])
-        epochs[at] = torch.where(ended, state.t, epochs[at])
+        epochs[at] = torch.where(ended, t, epochs[at])
         live = live & ~ended
         todo[at] = live
         left = live.sum(1)
@@ -135,7 +159,8 @@ def _start(w: torch.Tensor) -> State:
     clock = torch.zeros_like(w[..., 0])
     matrices = w.new_zeros(*w.shape, w.shape[-1])
     infinite = torch.full_like(clock, torch.inf)
-    return State(w.clone(), clock, clock.clone(), infinite, w.clone(), infinite.clone(), torch.zeros_like(w), matrices, infinite.clone())
+    start = State(w, clock, clock, infinite, w, infinite, torch.zeros_like(w), matrices, infinite, infinite)
+    return State(*(t.clone() for t in start))
 
 
 def _live(todo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -187,12 +212,13 @@ def _not_excluded(p: Problem, w: torch.Tensor) -> torch.Tensor:
 def _advance(p: Problem, s: State, penalty: str) -> tuple[State, torch.Tensor, torch.Tensor]:
     """Judge the last step of every problem, then take the next; also returns the answers and which problems are done.
 
-    An early step after which the gradient is not what the linear model foresaw is taken back and made four times shorter; once the
-    stiff directions have settled the implicit step is safe at any length.
+    A step after which the flow is faster than before is taken back and made four times shorter, and so is an early one after which the
+    gradient is not what the linear model foresaw (once the stiff directions have settled, gradients are too small to be foreseen).
     """
     g, H = _derivatives(p, s.w)
     foreseen = s.g_before + (s.H_before @ (s.w - s.w_before).unsqueeze(-1)).squeeze(-1)
-    bad = (((g - foreseen) * p.allowed).abs().amax(-1) > s.bent) & (s.t - s.step < SETTLED)
+    steep = _velocity(s.w, g, p.lasso, p.allowed)[0].norm(dim=-1)
+    bad = (((g - foreseen) * p.allowed).abs().amax(-1) > s.bent) & (s.t - s.step < SETTLED) | (steep > s.steep + p.noise)
     back = bad.unsqueeze(-1)
     result, stopped = _stopped(p, s, g, penalty)
     w, t = torch.where(back, s.w_before, s.w), torch.where(bad, s.t - s.step, s.t)
@@ -205,7 +231,7 @@ def _advance(p: Problem, s: State, penalty: str) -> tuple[State, torch.Tensor, t
     after = slope[..., :-1].abs().amax(-1) * p.epoch
     done = stopped & ~bad
     size = torch.maximum(size, TOLERANCE * w[..., :-1].abs().amax(-1) / p.epoch)
-    return State(new, t + step, step, after, w, speed, g, H, TRUST * size + p.noise), result, done
+    return State(new, t + step, step, after, w, speed, g, H, TRUST * size + p.noise, torch.where(bad, s.steep, steep)), result, done
 
 
 def _longer(t: torch.Tensor, step: torch.Tensor, penalty: str) -> torch.Tensor:
@@ -253,10 +279,7 @@ def _flow_step(w, g, H, lasso, allowed, duration):
     ``w, g, lasso, allowed (g, L, m)``; ``H (g, L, m, m)``; ``duration (g, L, 1)``. Also returns the slope at the end of the step
     and the size of the one at its start.
     """
-    at_zero = w == 0
-    sign = torch.where(at_zero, -torch.sign(g), torch.sign(w))
-    free = (allowed & ~(at_zero & (g.abs() < lasso))).to(w.dtype)
-    slope = -free * (g + lasso * sign)
+    slope, sign, free = _velocity(w, g, lasso, allowed)
     H = H * (free.unsqueeze(-1) * free.unsqueeze(-2))
     A = H * (GAMMA * duration).unsqueeze(-1)
     A.diagonal(dim1=-2, dim2=-1).add_(1.0)
@@ -265,3 +288,11 @@ def _flow_step(w, g, H, lasso, allowed, duration):
     second = torch.linalg.lu_solve(factors, pivots, slope.unsqueeze(-1) - (1 - GAMMA) * duration.unsqueeze(-1) * (H @ first)).squeeze(-1)
     new = w + duration * ((1 - GAMMA) * first.squeeze(-1) + GAMMA * second)
     return torch.where((new * sign < 0) & (lasso > 0), 0.0, new), second, slope.abs().amax(-1)
+
+
+def _velocity(w, g, lasso, allowed):
+    """Velocity of the flow at ``w``, the sign each weight has or is about to take, and which weights move."""
+    at_zero = w == 0
+    sign = torch.where(at_zero, -torch.sign(g), torch.sign(w))
+    free = (allowed & ~(at_zero & (g.abs() < lasso))).to(w.dtype)
+    return -free * (g + lasso * sign), sign, free

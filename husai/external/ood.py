@@ -12,8 +12,8 @@ import torch
 from husai.errors import HusaiError
 from husai.external import scores
 from husai.external.baselines import fit_dense
-from husai.external.parallel import one_thread
-from husai.external.probing import MAX_TRAIN, MIN_TEST, PROBE_SEED, Features, ProbeData, check_width, final_probes, probe_split
+from husai.external.final import Features, final_probes
+from husai.external.probing import MAX_TRAIN, MIN_TEST, PROBE_SEED, ProbeData, check_width, probe_split
 from husai.external.saebench import cycle3_summary
 
 OOD_TRAIN_ROWS = 1500
@@ -61,11 +61,9 @@ def sae_drops(
         best, columns = encoder.best(x[train], y[train], k)
         features.append(Features(data.name, data.family, columns, y[train], encoder.columns(x[rest], best), y[rest], best.tolist()))
         tests.append((encoder.columns(out.x.to(device), best), torch.as_tensor(out.y, device=device)))
-    with one_thread(device):
-        chosen = final_probes(features, [k], penalty=penalty)
     drops = []
-    for i, (f, (x_ood, y_ood)) in enumerate(zip(features, tests, strict=True)):
-        inside, outside = (scores.auc(chosen.probabilities(i, x), y.cpu()) for x, y in ((f.test, f.y_test), (x_ood, y_ood)))
+    for f, (x_ood, y_ood), chosen in zip(features, tests, final_probes(features, [k], penalty=penalty), strict=True):
+        inside, outside = (scores.auc(chosen.probabilities(x), y.cpu().numpy()) for x, y in ((f.test, f.y_test), (x_ood, y_ood)))
         drops.append({"id": float(inside[0]), "ood": float(outside[0])})
     return drops
 

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
+
+from husai.external.compiled import probe_kernels
 
 
-def auc(scores: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def auc(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each row of scores, ties counted half (Mann-Whitney; equals scikit-learn's ``roc_auc_score``).
 
     Parameters
     ----------
-    scores : Tensor, ``(..., n)``
-    y : Tensor, ``(n,)`` or ``(..., n)``
+    scores : ndarray of float32, ``(P, n)``
+        Not negative.
+    y : ndarray, ``(n,)``
         Labels 0/1, both present.
 
     Returns
     -------
-    Tensor, ``(...)``, float64
+    ndarray of float64, ``(P,)``
     """
-    ordered, order = scores.sort(dim=-1)
-    labels = y.expand_as(scores).gather(-1, order).to(torch.float64)
-    n = scores.shape[-1]
-    position = torch.arange(n, device=scores.device).expand_as(order)
-    starts = torch.ones_like(order, dtype=torch.bool)
-    starts[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-    ends = torch.ones_like(starts)
-    ends[..., :-1] = starts[..., 1:]
-    first = torch.where(starts, position, 0).cummax(-1).values
-    last = torch.where(ends, position, n).flip(-1).cummin(-1).values.flip(-1)
-    ranks = (first + last).to(torch.float64) / 2 + 1
-    positives = labels.sum(-1)
-    return ((ranks * labels).sum(-1) - positives * (positives + 1) / 2) / (positives * (n - positives))
+    out = np.empty(len(scores))
+    probe_kernels().rows.areas(keys(scores, y), out)
+    return out
+
+
+def keys(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Sorted int64 keys of each row of non-negative float32 scores ``(P, n)``: bit patterns, which are in the order of the numbers,
+    doubled, plus the label."""
+    found = np.ascontiguousarray(scores, np.float32).view(np.int32).astype(np.int64)
+    found *= 2
+    found += y
+    found.sort(axis=-1)
+    return found
 
 
 def trapezoid_auc(scores: np.ndarray, y: np.ndarray) -> float:
@@ -51,17 +53,16 @@ def trapezoid_auc(scores: np.ndarray, y: np.ndarray) -> float:
     return float((np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2.0).sum())
 
 
-def accuracy(decision: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Share of rows whose decision value ``(..., n)`` has the sign of the label ``(n,)``; float64."""
-    return ((decision > 0) == (y == 1)).to(torch.float64).mean(-1)
+def accuracy(called: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Share of rows called class 1, ``called (..., n)`` bool, that have that label ``y (n,)``, or neither."""
+    return (called == (y == 1)).mean(-1)
 
 
-def weighted_f1(decision: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """F1 of both classes weighted by their support (scikit-learn's ``f1_score(average="weighted")``); float64."""
-    predicted, actual = decision > 0, (y == 1).expand(decision.shape)
-    total = torch.zeros(decision.shape[:-1], dtype=torch.float64, device=decision.device)
-    for p, a in ((predicted, actual), (~predicted, ~actual)):
-        hit = (p & a).sum(-1).to(torch.float64)
-        f1 = 2 * hit / (p.sum(-1) + a.sum(-1)).clamp(min=1)
-        total += f1 * a.to(torch.float64).mean(-1)
-    return total
+def weighted_f1(called: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """F1 of both classes weighted by their support (scikit-learn's ``f1_score(average="weighted")``)."""
+    n, positives = len(y), np.count_nonzero(y == 1)
+    hits, ones = (called & (y == 1)).sum(-1), called.sum(-1)
+    rejected = n - positives - (ones - hits)
+    first = 2 * hits / np.maximum(ones + positives, 1)
+    second = 2 * rejected / np.maximum(2 * n - ones - positives, 1)
+    return (first * positives + second * (n - positives)) / n

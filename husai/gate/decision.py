@@ -45,6 +45,8 @@ class Decision:
         Every condition judged.
     modes, required : dict
         Mode of each gate that has several, and whether each gate lets a missing value pass: what it takes to decide again.
+    alpha : float or None
+        One-sided level of the bounds; None for a policy that takes evidence as it is.
     sources : list of str
         Files of the evidence that was read.
     """
@@ -63,6 +65,7 @@ class Decision:
     counted: list[str] = field(default_factory=list)
     modes: dict[str, str] = field(default_factory=dict)
     required: dict[str, bool] = field(default_factory=dict)
+    alpha: float | None = None
     sources: list[str] = field(default_factory=list)
 
     @property
@@ -89,6 +92,7 @@ class Decision:
             "failing": self.failing,
             "modes": self.modes,
             "required": self.required,
+            "alpha": self.alpha,
             "sources": self.sources,
             "rows": [row._asdict() for row in self.rows],
         }

@@ -11,10 +11,13 @@ from husai.gate.checks import CHECKS
 from husai.gate.decision import Decision, Row
 from husai.gate.evidence import Evidence, Reading, as_evidence, read_as_is, read_metric
 from husai.gate.feasibility import Finding, assess
+from husai.gate.levels import FIRST, restate
 from husai.gate.policy import Condition, Gate, Policy
 
 
-def evaluate(policy: Policy, evidence: Iterable[Evidence | Mapping], candidate: str | Mapping | None = None) -> Decision:
+def evaluate(
+    policy: Policy, evidence: Iterable[Evidence | Mapping], candidate: str | Mapping | None = None, *, alpha: float = FIRST
+) -> Decision:
     """Judge one candidate by a policy.
 
     Parameters
@@ -27,6 +30,9 @@ def evaluate(policy: Policy, evidence: Iterable[Evidence | Mapping], candidate: 
     candidate : str or mapping, optional
         Recipe hash, or a mapping with ``recipe_hash``. May be left out when all evidence has one recipe hash, or all confirmation
         evidence has.
+    alpha : float
+        One-sided level of the bounds of a policy that checks its evidence; below 0.025 for a candidate that is not the first confirmed on
+        its data (:func:`husai.levels.candidate_alpha`).
 
     Returns
     -------
@@ -35,11 +41,12 @@ def evaluate(policy: Policy, evidence: Iterable[Evidence | Mapping], candidate: 
         stale or unverifiable fails its gate and the reason names it.
     """
     items = as_evidence(evidence)
-    about = _candidate(candidate, items, policy)
-    return _Evaluation(policy, items, str(about.get("recipe_hash") or "")).decision(about)
+    about = named_candidate(candidate, items, policy)
+    return _Evaluation(policy, items, str(about.get("recipe_hash") or ""), alpha).decision(about)
 
 
-def _candidate(candidate: str | Mapping | None, items: Sequence[Evidence], policy: Policy) -> dict[str, Any]:
+def named_candidate(candidate: str | Mapping | None, items: Sequence[Evidence], policy: Policy) -> dict[str, Any]:
+    """Who is judged: as given, or the one recipe that all evidence is about where nobody says."""
     if isinstance(candidate, Mapping):
         return dict(candidate)
     if candidate is None:
@@ -58,8 +65,8 @@ def _only_hash(items: Sequence[Evidence], policy: Policy) -> str:
 class _Evaluation:
     """Everything one evaluation looks at; built once, read by every gate."""
 
-    def __init__(self, policy: Policy, items: list[Evidence], recipe_hash: str):
-        self.policy, self.recipe_hash = policy, recipe_hash
+    def __init__(self, policy: Policy, items: list[Evidence], recipe_hash: str, alpha: float):
+        self.policy, self.recipe_hash, self.alpha = policy, recipe_hash, alpha
         self.by_kind: dict[str, list[Evidence]] = defaultdict(list)
         self.foreign: dict[str, set[str]] = defaultdict(set)
         self.unreadable = sorted(f"{e.label} {e.problems[0]}" for e in items if not e.kind and e.problems)
@@ -74,17 +81,24 @@ class _Evaluation:
 
     def usable(self, condition: Condition) -> list[tuple[Evidence, Reading]]:
         """Records that hold the metric; confirmation outranks the rest, the selection's own data never counts."""
-        checked = self.policy.checked
-        key = condition.evidence, condition.metric, "" if checked else condition.basis
+        key = condition.evidence, condition.metric, condition.basis
         if key not in self._usable:
             found = [e for e in self.by_kind.get(condition.evidence, ()) if _has(e, condition.metric)]
             if self.policy.confirmation:
                 confirmed = [e for e in found if e.record.get("phase") == "confirmation"]
                 found = confirmed or [e for e in found if e.record.get("phase") != "selection"]
             entries = [e.record["metrics"][condition.metric] for e in found]
-            readings = [read_metric(x) if checked else read_as_is(x, condition.basis) for x in entries]
+            readings = [self._reading(x, condition.basis) for x in entries]
             self._usable[key] = list(zip(found, readings, strict=True))
         return self._usable[key]
+
+    def _reading(self, entry: Any, basis: str) -> Reading:
+        """A metric with its bounds at the level in force; where a point is judged, bounds that cannot be restated stay as they are."""
+        if not self.policy.checked:
+            return read_as_is(entry, basis)
+        reading = read_metric(entry)
+        restated = restate(reading, entry, self.alpha)
+        return reading if basis == "point" and math.isinf(restated.lcb) and math.isinf(restated.ucb) else restated
 
     def decision(self, about: dict[str, Any]) -> Decision:
         policy = self.policy
@@ -107,6 +121,7 @@ class _Evaluation:
             counted=counted,
             modes={g.name: g.mode for g in policy.gates if len(g.modes) > 1},
             required={g.name: g.required for g in policy.gates},
+            alpha=self.alpha if policy.checked else None,
             sources=sorted({item.path for found in self._usable.values() for item, _ in found if item.path}),
         )
 
@@ -155,11 +170,14 @@ class _Evaluation:
             return False, f"{reading.problem} in {item.label}"
         number = reading.at(condition.basis)
         if number is None or (reading.value is None and checked):
-            return False, f"is missing (null) in {item.label}"
+            why = item.record["metrics"][condition.metric].get("method")
+            return False, f"is missing (null) in {item.label}" + (f": {why}" if isinstance(why, str) and why else "")
         if reading.value is not None and not condition.low <= reading.value <= condition.high:
             return False, f"= {reading.value:g} lies outside what it can be, [{condition.low:g}, {condition.high:g}], in {item.label}"
         passed = condition.holds(number)
         shown = "unbounded" if math.isinf(number) else _digits(number, condition)
+        if self.alpha < FIRST and condition.basis != "point":
+            shown += f" at one-sided level {self.alpha:.2g}"
         text = f"= {shown} {'meets' if passed else 'fails'} {condition.op} {condition.threshold:g}"
         seeds = _seeds_behind(condition, item, reading)
         text += f", but rests on {seeds} seeds where {gate.min_n} are needed" if seeds < gate.min_n else ""

@@ -136,6 +136,8 @@ def shape_problems(record: Any) -> list[str]:
             out.append(f"has no {key}")
     if not isinstance(record.get("metrics"), Mapping):
         out.append("has no metrics")
+    if record.get("status") == "failed":
+        out.append(f"failed: {record.get('reason') or 'it does not say why'}")
     about = record.get("provenance")
     if not isinstance(about, Mapping) or not about.get("code_hash") or not about.get("config_hash"):
         out.append("has no provenance with code_hash and config_hash")

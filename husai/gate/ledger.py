@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from husai.errors import HusaiError
-from husai.provenance import finite, git_commit, utc_now
+from husai.provenance import canonical_json, finite, git_commit, utc_now
 
 CONFIRMATION_LEDGER = Path("results/confirmation/ledger.jsonl")
 CLAIM_LEDGER = Path("reports/claims.jsonl")
@@ -84,6 +84,7 @@ def begin_confirmation(
     data: Any,
     selection_seeds: list[int] = (),
     force: bool = False,
+    at_least: int = 8,
     ledger: str | Path = CONFIRMATION_LEDGER,
     **extra: Any,
 ) -> dict[str, Any]:
@@ -99,6 +100,8 @@ def begin_confirmation(
         The held-out data it uses; with the seeds it identifies the attempt.
     force : bool
         Allow a further attempt; it is marked ``forced`` and so is every report of it.
+    at_least : int
+        Fewest seeds; fewer than 8 where they were brought and no more exist (the gate then fails for want of seeds).
 
     Returns
     -------
@@ -114,8 +117,8 @@ def begin_confirmation(
     seen = sorted(set(seeds) & set(selection_seeds))
     if seen:
         raise HusaiError(f"confirm: seeds {seen} were already used for the selection; confirmation needs fresh seeds")
-    if len(set(seeds)) < 8:
-        raise HusaiError(f"confirm: {len(set(seeds))} different seeds given, confirmation needs at least 8")
+    if len(set(seeds)) < at_least:
+        raise HusaiError(f"confirm: {len(set(seeds))} different seeds given, confirmation needs at least {at_least}")
     path = Path(ledger)
     with _locked(path):
         mine = [e for e in read_ledger(path) if e.get("config_hash") == config_hash]
@@ -137,6 +140,30 @@ def begin_confirmation(
 def finish_confirmation(config_hash: str, attempt: int, ledger: str | Path = CONFIRMATION_LEDGER, **result: Any) -> dict[str, Any]:
     """Record that an attempt has ended, with what it found; afterwards it can neither be resumed nor repeated unforced."""
     return append(ledger, {"event": "finished", "config_hash": config_hash, "attempt": attempt, **result})
+
+
+def confirmation_family(config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER) -> dict[str, int]:
+    """How many tests of the same claim there were: ``{"order", "candidates"}``.
+
+    ``order`` is the number of attempts, of any candidate, on the same subject and on data that overlap, up to and including this
+    candidate's latest; it never changes afterwards. ``candidates`` is the number of different candidates among all of them so far. A
+    candidate that the ledger does not know comes after all that it does.
+    """
+    started = [e for e in read_ledger(ledger) if e.get("event") == "started" and not e.get("resumed")]
+    own = [i for i, e in enumerate(started) if e.get("config_hash") == config_hash]
+    if not own:
+        return {"order": len(started) + 1, "candidates": len({e.get("config_hash") for e in started}) + 1}
+    same = [i for i, e in enumerate(started) if _same_claim(e, started[own[-1]])]
+    candidates = {started[i].get("config_hash") for i in same}
+    return {"order": sum(i <= own[-1] for i in same), "candidates": len(candidates)}
+
+
+def _same_claim(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two attempts were on one subject and on data that overlap; what an entry does not say counts as the same."""
+    subjects = [e.get("subject") for e in (a, b)]
+    data = [e["data"].get("datasets") if isinstance(e.get("data"), dict) else e.get("data") for e in (a, b)]
+    apart = all(isinstance(d, list) for d in data) and not {canonical_json(x) for x in data[0]} & {canonical_json(x) for x in data[1]}
+    return not apart and (None in subjects or subjects[0] == subjects[1])
 
 
 def confirmation_status(config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,8 @@ class Selection:
     total: int
     eligible: int
     options: dict[str, Any]
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Conditions that could not be chosen, each with the reason."""
 
     @property
     def selected(self) -> Entry:
@@ -93,6 +95,7 @@ class Selection:
             "pareto": [e.name for e in self.pareto],
             "pareto_front": [e.table() for e in self.pareto],
             "pool": [e.table() for e in self.ordered],
+            "left_out": self.left_out,
         }
 
 
@@ -119,6 +122,7 @@ def select_cycle3(
         raise HusaiError(f"none of {len(candidates)} candidates is eligible (failed benchmarks, missing deltas or thresholds)")
     seeds = [Entry(c.condition_id, dict(c.metrics), [c], c) for c in eligible]
     _score(seeds)
+    few = {} if seed_level else too_few(_by_condition(seeds), max(1, min_seeds))
     entries = seeds if seed_level else _grouped(seeds, uncertainty_mode, max(1, min_seeds))
     if not entries:
         raise HusaiError(f"no condition has {min_seeds} seeds among {len(eligible)} eligible candidates; lower --min-seeds or add seeds")
@@ -129,7 +133,8 @@ def select_cycle3(
     ordered = sorted(entries, key=_cycle3_key, reverse=True)
     mode = {"uncertainty_mode": "point" if seed_level else uncertainty_mode}
     options = {"selector": "cycle3", "seed_level": seed_level, "min_seeds": min_seeds, "weights": WEIGHTS, **mode}
-    return Selection("cycle3", ordered, len(candidates), len(eligible), {**options, "require_both_external": require_both_external})
+    options["require_both_external"] = require_both_external
+    return Selection("cycle3", ordered, len(candidates), len(eligible), options, few)
 
 
 def _eligible(candidate: Candidate, both: bool, min_saebench: float, min_cebench: float) -> bool:
@@ -154,12 +159,26 @@ def _score(entries: Sequence[Entry]) -> None:
             entry.score += weight * entry.components[key]
 
 
-def _grouped(seeds: Sequence[Entry], mode: str, min_seeds: int) -> list[Entry]:
+def _by_condition(seeds: Sequence[Entry]) -> dict[str, list[Entry]]:
     groups: dict[str, list[Entry]] = {}
     for entry in seeds:
         groups.setdefault(entry.representative.condition, []).append(entry)
+    return groups
+
+
+def too_few(groups: Mapping[str, Sized], min_seeds: int) -> dict[str, str]:
+    """Conditions with fewer than ``min_seeds`` members, each with the reason why it cannot be chosen."""
+    why = {1: "one seed gives no interval"}
+    return {
+        name: f"{why.get(len(members), f'{len(members)} seeds')}; {min_seeds} are needed"
+        for name, members in groups.items()
+        if len(members) < min_seeds
+    }
+
+
+def _grouped(seeds: Sequence[Entry], mode: str, min_seeds: int) -> list[Entry]:
     out = []
-    for name, members in groups.items():
+    for name, members in _by_condition(seeds).items():
         if len(members) < min_seeds:
             continue
         metrics: dict[str, Any] = {}

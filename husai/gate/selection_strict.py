@@ -9,7 +9,7 @@ from typing import Any
 from husai.errors import HusaiError
 from husai.gate.feasibility import cebench_bound
 from husai.gate.records import EXTERNAL, METRICS, Candidate
-from husai.gate.selection import Entry, Selection, dominates
+from husai.gate.selection import Entry, Selection, dominates, too_few
 
 SAEBENCH_SCALE = 0.05  # AUC gain over a frozen decoder that counts as one
 CEBENCH_SCALE = 0.05  # gain as a fraction of the CE-Bench bound that counts as one
@@ -31,8 +31,10 @@ def select_strict(
     groups: dict[str, dict[Any, Candidate]] = {}
     for candidate in eligible:
         groups.setdefault(candidate.recipe_hash or candidate.condition, {}).setdefault(str(candidate.seed), candidate)
+    left_out = too_few({next(iter(members.values())).condition: members for members in groups.values()}, min_seeds)
     entries = [_strict_entry(list(members.values()), interval) for members in groups.values() if len(members) >= min_seeds]
     if require_both_external:
+        left_out |= {e.name: "no interval from both external benchmarks" for e in entries if len(e.components) < 2}
         entries = [e for e in entries if len(e.components) >= 2]
     if not entries:
         raise HusaiError(f"no condition has {min_seeds} seeds with both external benchmarks ({len(eligible)} eligible candidates)")
@@ -41,7 +43,7 @@ def select_strict(
     ordered = sorted(entries, key=_strict_key)
     scales = {"saebench": SAEBENCH_SCALE, "cebench": CEBENCH_SCALE, "dense_margin": DENSE_MARGIN}
     options = {"selector": "strict", "min_seeds": min_seeds, "scales": scales, "require_both_external": require_both_external}
-    return Selection("strict", ordered, len(candidates), len(eligible), options)
+    return Selection("strict", ordered, len(candidates), len(eligible), options, left_out)
 
 
 def _strict_key(entry: Entry) -> tuple:

@@ -10,6 +10,8 @@ from husai.errors import HusaiError
 from husai.gate.decision import Decision
 from husai.gate.evaluate import evaluate
 from husai.gate.evidence import Evidence, load_evidence
+from husai.gate.ledger import CONFIRMATION_LEDGER
+from husai.gate.levels import level_of
 from husai.gate.policy import Policy, load_policy, shipped_policies
 from husai.provenance import finite, read_json, sha256_file
 from husai.report.mirror import sources_of
@@ -30,13 +32,22 @@ def redecide(found: Findings) -> None:
             decision = read_json(path)
             policy = _policy(decision, [base, copies])
             records = _records(decision, policy, base, whole=found.has_results)
-            again = evaluate(policy, records, decision.get("candidate"))
+            alpha = level_of(policy, decision.get("candidate"), base / CONFIRMATION_LEDGER)
+            again = evaluate(policy, records, decision.get("candidate"), alpha=alpha)
         except (HusaiError, KeyError, TypeError, AttributeError) as error:
             found.notes.append(f"{found.name(path)}: the decision was not made again ({error})")
             continue
         found.count("decisions made again")
-        for line in differences(decision, again):
+        for line in [*_level(decision, again), *differences(decision, again)]:
             found.mismatch(path, line)
+
+
+def _level(decision: dict[str, Any], again: Decision) -> list[str]:
+    """Whether the bounds were judged at the level that the confirmation ledger asks for."""
+    judged = decision.get("alpha")
+    if again.alpha is None or judged is None or _close(judged, again.alpha):
+        return []
+    return [f"the bounds were judged at one-sided level {judged:.3g} but the confirmation ledger asks for {again.alpha:.3g}"]
 
 
 def _records(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) -> list[Evidence]:

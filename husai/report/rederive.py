@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from husai.errors import HusaiError
-from husai.provenance import finite, library_versions
+from husai.provenance import code_hash, finite, library_versions
 from husai.report.document import FORMAT, derived, escape_markdown, format_value, resolve_pointer
 from husai.report.log import read_events, render_log, runs_path
 from husai.report.render import render
@@ -27,6 +27,7 @@ def check_report(found: Findings) -> None:
     if not report.is_file() or not (found.reports / "evidence").is_dir():
         found.notes.append(f"{found.name(report)}: no report to derive again; run husai report")
         return
+    _note_other_code(found)
     text = report.read_text(errors="replace")
     try:
         numbers = json.loads(companion.read_text())
@@ -90,6 +91,16 @@ def _alike(a: str, b: str) -> bool:
     if NUMBER.sub("0", a) != NUMBER.sub("0", b):
         return False
     return all(abs(float(x) - float(y)) <= 0.01 for x, y in zip(NUMBER.findall(a), NUMBER.findall(b), strict=True))
+
+
+def _note_other_code(found: Findings) -> None:
+    """Say so when another version of the code wrote the report: its wording may then differ where no number does."""
+    try:
+        then = json.loads((found.reports / "manifest.json").read_text()).get("code_hash")
+    except (OSError, ValueError, AttributeError):
+        return
+    if then and then != code_hash():
+        found.notes.append(f"{found.name(found.reports)}: written by code {then}, checked by {code_hash()}; husai report writes it again")
 
 
 def _pairs(now: str, then: str) -> list[tuple[str, str]]:

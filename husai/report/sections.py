@@ -79,6 +79,10 @@ def _decision(source: Source) -> list[Any]:
         )
     elif confirmation["attempts"].exists:
         out.append(Paragraph(["Confirmation attempts on this candidate: ", confirmation["attempts"].quote(), "."]))
+    if confirmation["order"].exists:
+        parts: Inline = ["Test ", confirmation["order"].quote(), " on this confirmation data; candidates confirmed on it so far: "]
+        parts += [confirmation["candidates"].quote(), "; bounds are judged at the one-sided level ", confirmation["alpha"].quote(), "."]
+        out.append(Paragraph(parts))
     return [*out, *_policy(source, STRICT)]
 
 

@@ -15,7 +15,9 @@ def is_metric(value: Any) -> bool:
 
 
 def metric_cell(ref: Ref) -> Inline:
-    """``x [lcb, ucb]``; the missing interval of a single measurement is said, never drawn as zero width."""
+    """``x [lcb, ucb]``; the missing interval of a single measurement is said, never drawn as zero width, and so is what cannot be assessed."""
+    if ref["value"].value is None and str(ref["method"].value).startswith("not assessable"):
+        return [ref["method"].quote()]
     value = ref["value"].quote()
     if ref["lcb"].value is None and ref["ucb"].value is None:
         return [value] if ref["value"].value is None else [value, " (no interval)"]

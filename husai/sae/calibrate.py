@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from husai.errors import HusaiError
+from husai.errors import HusaiError, RecipeFailed
 from husai.progress import log
 from husai.sae.recipe import FIXED_K, Recipe
 
@@ -52,7 +52,9 @@ def match_l0(
     Raises
     ------
     HusaiError
-        Not a ReLU or JumpReLU recipe, no numeric ``l0_target``, or a required target that is not reached within 5%; says which L0 were.
+        Not a ReLU or JumpReLU recipe, or no numeric ``l0_target``.
+    RecipeFailed
+        A required target that is not reached within 5%; says which L0 were.
     """
     target = recipe.l0_target
     if recipe.architecture in FIXED_K or not isinstance(target, (int, float)):
@@ -70,10 +72,10 @@ def match_l0(
             break
     log(f"{recipe.id}: sparsity coefficient {best.coefficient:.4g} gives L0 {best.l0:.2f} (target {target:g})")
     if abs(best.l0 - target) > TOLERANCE * target:
-        reached = ", ".join(f"{t.l0:.1f}" for t in sorted(known, key=lambda t: t.l0))
+        reached = ", ".join(dict.fromkeys(f"{t.l0:.1f}" for t in sorted(known, key=lambda t: t.l0)))
         problem = f"recipe {recipe.id}: l0_target {target:g} not reached; got L0 {reached}; train longer or choose another target"
         if required:
-            raise HusaiError(problem)
+            raise RecipeFailed(problem)
         log(f"warning: {problem}")
     return best.coefficient
 
@@ -126,7 +128,7 @@ class _Rounds:
 
         members = [Member(self.seed, c) for c in coefficients]
         where = None if self.directory is None else Path(self.directory) / f"l0-search-{self.count}"
-        checkpoint = Checkpoint(where, recipe, members, self.dtype, self.data)
+        checkpoint = Checkpoint(where, recipe, members, self.dtype, [self.data, self.held_out])
         _, _, _, final = run_members(
             recipe, members, self.data, self.held_out, device=self.device, dtype=self.dtype, checkpoint=checkpoint, curve_points=1
         )

@@ -11,13 +11,16 @@ import torch
 
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
-from husai.sae.evaluate import evaluate_sae
+from husai.sae.arithmetic import FORMATS
 from husai.sae.recipe import FIXED_K, Recipe
 from husai.sae.resume import Checkpoint
-from husai.sae.training import FORMATS, Member, Rows, Trainer
+from husai.sae.training import Member, Rows, Trainer
+from husai.sae.workers import Workers
+from husai.stability import evaluate_sae, mean_to_others, pairwise
 
 CURVE_POINTS = 20
 CURVE_ROWS = 4096
+STEPS_AT_ONCE = 10
 PLATEAU_GAIN = 0.005
 
 
@@ -79,7 +82,7 @@ def train_ensemble(
     checkpoint_every : int or None
         Steps between two saves; None is a twentieth of the run.
     progress : callable or None
-        Called as ``progress(n_steps, note)``.
+        Called as ``progress(n_steps, note)`` after every few steps.
     curve_points : int
         Rows of the curves per seed, besides step 0 and the one at 80% of the steps.
     sparse : bool or None
@@ -100,7 +103,7 @@ def train_ensemble(
         coefficient = match_l0(recipe, data, held_out, device=device, dtype=dtype, checkpoint_dir=checkpoint_dir, required=l0_required)
         recipe = replace(recipe, sparsity_coefficient=coefficient)
     members = [Member(int(seed), recipe.sparsity_coefficient or 0.0) for seed in seeds]
-    checkpoint = Checkpoint(checkpoint_dir, recipe, members, dtype, data, checkpoint_every)
+    checkpoint = Checkpoint(checkpoint_dir, recipe, members, dtype, [*rows.values(), reference], checkpoint_every)
     trained = run_members(recipe, members, **rows, reference=reference, device=device, dtype=dtype, sparse=sparse,
                           checkpoint=checkpoint, progress=progress, curve_points=curve_points)  # fmt: skip
     saes, initial_decoders, curves, final = trained
@@ -123,26 +126,32 @@ def run_members(
     progress: Callable[[int, str], None] | None = None,
     curve_points: int = CURVE_POINTS,
 ) -> tuple[list[SAE], torch.Tensor, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Train any members (seeds, coefficients) together: SAEs, initial decoders, curve rows and final figures."""
-    trainer = Trainer(recipe, members, data, target, reference, device, dtype, sparse)
-    curves: list[dict[str, Any]] = [] if checkpoint is None else checkpoint.load(trainer)
-    points = curve_steps(recipe.steps, curve_points)
-    recorded = {row["step"] for row in curves}
-    try:
-        while True:
-            if trainer.done in points and trainer.done not in recorded:
-                curves += _curve_rows(trainer, held_out, held_out_target)
-            if checkpoint is not None:
-                checkpoint.save(trainer, curves)
-            if trainer.done >= recipe.steps:
-                break
-            trainer.step()
-            if progress is not None:
-                progress(1, recipe.id)
-    finally:
-        trainer.close()
-    saes = [trainer.export(i, held_out) for i in range(len(members))]
-    final = _final_rows(trainer, saes, curves, held_out, held_out_target)
+    """Train any members (seeds, coefficients) together: SAEs, initial decoders, curve rows and final figures.
+
+    On a CPU each of torch's threads computes one member at a time, so no figure depends on their number.
+    """
+    with Workers(len(members), torch.device(device)) as workers:
+        trainer = Trainer(recipe, members, data, target, reference, device, dtype, sparse)
+        curves: list[dict[str, Any]] = [] if checkpoint is None else checkpoint.load(trainer)
+        points = curve_steps(recipe.steps, curve_points)
+        recorded = {row["step"] for row in curves}
+        try:
+            while True:
+                if trainer.done in points and trainer.done not in recorded:
+                    curves += _curve_rows(trainer, held_out, held_out_target, workers)
+                if checkpoint is not None:
+                    checkpoint.save(trainer, curves)
+                if trainer.done >= recipe.steps:
+                    break
+                stops = [*points, trainer.done + STEPS_AT_ONCE, *([] if checkpoint is None else [checkpoint.next_due(trainer.done)])]
+                steps = min(stop for stop in stops if stop > trainer.done) - trainer.done
+                trainer.advance(steps, workers)
+                if progress is not None:
+                    progress(steps, recipe.id)
+        finally:
+            trainer.close()
+        saes = workers.map(lambda i: trainer.export(i, held_out), range(len(members)))
+        final = _final_rows(trainer, saes, curves, held_out, held_out_target, workers)
     return [s.to("cpu") for s in saes], trainer.initial_decoders.float().cpu(), curves, final
 
 
@@ -162,11 +171,15 @@ def _plateau_start(steps: int) -> int:
     return int(0.8 * steps)
 
 
-def _curve_rows(trainer: Trainer, held_out: Rows, held_out_target: Rows | None) -> list[dict[str, Any]]:
+def _curve_rows(trainer: Trainer, held_out: Rows, held_out_target: Rows | None, workers: Workers) -> list[dict[str, Any]]:
     losses, cosines, agreement = trainer.take_losses(), trainer.cosine_to_initial(), _agreement(trainer)
+
+    def measure(i: int) -> dict[str, Any]:
+        return evaluate_sae(trainer.export(i, held_out, CURVE_ROWS), held_out, held_out_target, max_rows=CURVE_ROWS)
+
     rows = []
-    for i, member in enumerate(trainer.members):
-        found = evaluate_sae(trainer.export(i, held_out, CURVE_ROWS), held_out, held_out_target, max_rows=CURVE_ROWS)
+    for i, found in enumerate(workers.map(measure, range(len(trainer.members)))):
+        member = trainer.members[i]
         row = {"seed": member.seed, "step": trainer.done, "loss": losses[i]}
         row |= {name: found[name] for name in ("explained_variance", "l0", "dead_fraction")}
         rows.append({**row, "cos_to_init": float(cosines[i]), "pwmcc": agreement[i], "member": i})
@@ -177,17 +190,15 @@ def _agreement(trainer: Trainer) -> list[float | None]:
     """Each member's mean PWMCC with the others, all latents: the trajectory of stability; None for a single member."""
     if len(trainer.members) < 2:
         return [None] * len(trainer.members)
-    from husai.stability import mean_to_others, pairwise
-
     return mean_to_others(pairwise(list(trainer.parameters["W_dec"].detach().float()))).tolist()
 
 
 def _final_rows(
-    trainer: Trainer, saes: list[SAE], curves: list[dict], held_out: Rows, held_out_target: Rows | None
+    trainer: Trainer, saes: list[SAE], curves: list[dict], held_out: Rows, held_out_target: Rows | None, workers: Workers
 ) -> list[dict[str, Any]]:
     cosines, rows = trainer.cosine_to_initial(), []
-    for i, (member, sae) in enumerate(zip(trainer.members, saes, strict=True)):
-        found = evaluate_sae(sae, held_out, held_out_target)
+    measured = workers.map(lambda sae: evaluate_sae(sae, held_out, held_out_target), saes)
+    for i, (member, found) in enumerate(zip(trainer.members, measured, strict=True)):
         gain = plateau_gain([(r["step"], r["explained_variance"]) for r in curves if r["member"] == i], trainer.recipe.steps)
         row = {"seed": member.seed} | {name: found[name] for name in ("explained_variance", "l0", "dead_fraction")}
         row |= {"cos_to_init": float(cosines[i]), "plateau_gain": gain, "plateau": gain < PLATEAU_GAIN}

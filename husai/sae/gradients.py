@@ -6,21 +6,24 @@ With rows x, unit decoder rows w_i, and everything in normalised units (see :mod
 
 so the first part is close to the fraction of variance unexplained. ``sparsity`` is 0 for the TopK family, ``sum_i z_i ||w_i||`` for ReLU
 and the number of active latents for JumpReLU; c is the recipe's ``sparsity_coefficient`` (the unit of the papers, where errors are summed).
+
+- ``topk``: the k largest pre-activations of a row, then ReLU (Gao et al. 2406.04093, eq. 2); AuxK is in :mod:`husai.sae.objectives`.
+- ``batchtopk``: the k*B largest of a batch (Bussmann et al. 2412.06410, eq. 3).
+- ``relu``: L1 of the activations weighted by the norms of their decoder rows (Bricken et al. 2023; Anthropic, April 2024 update), which are 1.
+- ``jumprelu``: L0 through a step with a rectangle of width ``bandwidth`` for its derivative (Rajamanoharan et al. 2407.14435, eq. 11, 12).
+- ``transcoder``: TopK from one space to another (Dunefsky et al. 2406.11944), with a target of its own.
 """
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 import torch
 
 from husai.sae import kernels
 from husai.sae.kernels import matmul
-from husai.sae.recipe import FIXED_K
 
 JUMPRELU_BANDWIDTH = 0.05
-MEASURED_CROSSOVER = 0.2
 Parameters = dict[str, torch.Tensor]
 
 
@@ -50,37 +53,6 @@ class Gradients(NamedTuple):
     """``x_hat - y`` (S, B, d_out), normalised units."""
     fired: torch.Tensor | None
     """Latents that fired in the batch (S, d_sae), when asked for."""
-
-
-def choose_kernels(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor) -> Settings:
-    """``settings`` with the faster kernels for these shapes; ReLU and JumpReLU always use dense products.
-
-    On a CPU by the crossover that ``benchmarks/bench_sae.py --crossover`` measured, so that the choice never depends on the load of the
-    machine. On a GPU, where it depends on the model, both are timed on one batch (best of three after a first run each).
-    """
-    if settings.architecture not in FIXED_K:
-        return settings._replace(sparse=False)
-    if x.device.type == "cpu":
-        return settings._replace(sparse=settings.k / p["W_dec"].shape[1] <= MEASURED_CROSSOVER)
-    candidates = [settings._replace(sparse=sparse) for sparse in (True, False)]
-    return min(candidates, key=lambda candidate: _best_time(candidate, p, x, y))
-
-
-def _best_time(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor) -> float:
-    best = float("inf")
-    for attempt in range(4):
-        _wait(x.device)
-        start = time.perf_counter()
-        gradients(settings, p, x, y)
-        _wait(x.device)
-        if attempt:
-            best = min(best, time.perf_counter() - start)
-    return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def gradients(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor, coefficient: torch.Tensor | None = None) -> Gradients:
@@ -173,6 +145,8 @@ def _activate(settings: Settings, pre: torch.Tensor, threshold: torch.Tensor | N
 
 def _mean_square(residual: torch.Tensor) -> torch.Tensor:
     """Mean of the squared entries per member (S,)."""
+    if residual.device.type != "cpu":  # a product would sum in the format of the products, and in one block of threads
+        return torch.linalg.vector_norm(residual.flatten(1), dim=1).square_().div_(residual[0].numel())
     flat = residual.reshape(residual.shape[0], 1, -1)
     if flat.shape[0] == 1:
         return torch.dot(flat[0, 0], flat[0, 0]).div(flat.shape[2])[None]

@@ -195,7 +195,7 @@ class Taker:
             raise HusaiError(f"{self.path}: tensor {name} is missing (found: {have}); this is not a checkpoint of the expected kind")
         tensor = self.tensors[name]
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise HusaiError(f"{self.path}: tensor {name} holds NaN or infinity; the training that wrote it broke down")
+            raise HusaiError(f"{self.path}: tensor {name} holds NaN or infinity; its training broke down: train it again or leave it out")
         return tensor
 
     def encoder_decoder(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

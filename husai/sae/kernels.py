@@ -82,7 +82,8 @@ def top_k_code(x: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int
     values, columns = parts[0] if len(parts) == 1 else (torch.cat([p[i] for p in parts]) for i in (0, 1))
     columns = _numbered_through(columns.view(S, B * k), d_sae)
     starts = torch.arange(0, S * B * k + 1, k, device=x.device)
-    return Code(values.view(-1).relu_(), columns, _fixed_rows(S * B, k, x.device), starts)
+    rows = _fixed_rows(S * B, k) if x.device.type == "cpu" else torch.arange(S * B * k, device=x.device) // k
+    return Code(values.view(-1).relu_(), columns, rows, starts)
 
 
 def batch_top_k_code(x: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype | None = None) -> Code:
@@ -125,7 +126,7 @@ def code_gradient(code: Code, g: torch.Tensor, W_dec: torch.Tensor) -> torch.Ten
     """Entries of ``g @ W_dec^T`` where the code has entries, zero where its value is 0 (ReLU): (n,) from g (S*B, d_out)."""
     decoder = W_dec.reshape(-1, W_dec.shape[-1])
     if g.device.type == "cpu":
-        _warn_once_quietly()
+        quiet()
         shape = (g.shape[0], decoder.shape[0])
         pattern = torch.sparse_csr_tensor(code.starts, code.columns, torch.zeros_like(code.values), shape, check_invariants=False)
         gradient = torch.sparse.sampled_addmm(pattern, g, decoder.t(), beta=0.0).values()
@@ -187,12 +188,13 @@ def _numbered_through(columns: torch.Tensor, d_sae: int) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def _fixed_rows(n_rows: int, k: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(n_rows, device=device).repeat_interleave(k)
+def _fixed_rows(n_rows: int, k: int) -> torch.Tensor:
+    """Row of each entry of a code with k entries a row. Kept on the CPU only: a recorded step must not read memory that a cache gives up."""
+    return torch.arange(n_rows).repeat_interleave(k)
 
 
 @functools.cache
-def _warn_once_quietly() -> None:
+def quiet() -> None:
     """Torch says once per process that CSR support is in beta; let it say so here, unheard."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

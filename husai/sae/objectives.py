@@ -73,11 +73,17 @@ class Consistency:
     def renew(self, step: int, W_dec: torch.Tensor) -> None:
         """Match the decoders (S, d_sae, d_out) to the reference again when ``step`` is due."""
         if self.assignment is None or step % self.interval == 0:
-            self.assignment = torch.stack([match_rows(w, self.reference) for w in W_dec])
+            self.assign(torch.stack([match_rows(w, self.reference) for w in W_dec]))
 
-    def add(self, W_dec: torch.Tensor, dW_dec: torch.Tensor, members: slice) -> torch.Tensor:
-        """Add the penalty's gradient at unit rows W_dec (S', d_sae, d_out) in place and return the penalties (S',)."""
-        matched = self.reference[self.assignment[members]]
+    def assign(self, assignment: torch.Tensor) -> None:
+        """Hold ``assignment`` (S, d_sae) from now on, in one place in memory for recorded steps."""
+        if self.assignment is None:
+            self.assignment = torch.empty_like(assignment, device=self.reference.device)
+        self.assignment.copy_(assignment)
+
+    def add(self, W_dec: torch.Tensor, dW_dec: torch.Tensor) -> torch.Tensor:
+        """Add the penalty's gradient at unit rows W_dec (S, d_sae, d_out) in place and return the penalties (S,)."""
+        matched = self.reference[self.assignment]
         cosine = (W_dec * matched).sum(-1, keepdim=True)
         dW_dec.addcmul_(matched, cosine.sign(), value=-self.weight / W_dec.shape[1])
         return self.weight * (1.0 - cosine.abs().mean((1, 2)))

@@ -44,8 +44,11 @@ class Optimiser:
         self._second = {n: torch.zeros_like(parameters[n]) for n in self._trained}
         self._steps = {n: torch.zeros((), dtype=torch.float32, device=parameters[n].device) for n in self._trained}
 
-    def step(self, gradients: Parameters, learning_rate: float) -> None:
-        """Apply gradients (each in its parameter's shape; overwritten)."""
+    def step(self, gradients: Parameters, learning_rate: float | torch.Tensor) -> None:
+        """Apply gradients (each in its parameter's shape; overwritten).
+
+        On a GPU a ``learning_rate`` that is a tensor () in float32 there is read by the kernels, never by the host.
+        """
         if "W_dec" in gradients:
             remove_parallel(gradients["W_dec"], self.parameters["W_dec"])
         if self.gradient_clip is not None:
@@ -58,7 +61,7 @@ class Optimiser:
         if "threshold" in self.parameters:
             self.parameters["threshold"].clamp_(min=0.0)
 
-    def _adam(self, names: list[str], gradients: Parameters, learning_rate: float) -> None:
+    def _adam(self, names: list[str], gradients: Parameters, learning_rate: float | torch.Tensor) -> None:
         """Torch's fused kernel itself: building ``torch.optim.Adam`` imports its compiler, 2 s in every job."""
         if not names:
             return

@@ -18,18 +18,25 @@ from husai.sae.training import Member, Rows, Trainer
 class Checkpoint:
     """Saves and loads the state of one run in ``directory/state.pt``; does nothing when ``directory`` is None.
 
-    A state is used again only by the run that wrote it: same recipe, members, dtype, rows and package code. Another one is ignored and
-    overwritten, with a line in the log.
+    A state is used again only by the run that wrote it: same recipe, members, dtype, package code and ``sources`` (training and held-out
+    rows, targets, reference decoder; None where there is none). Another one is ignored and overwritten, with a line in the log.
     """
 
     def __init__(
-        self, directory: str | Path | None, recipe: Recipe, members: Sequence[Member], dtype: str, data: Rows, every: int | None = None
+        self,
+        directory: str | Path | None,
+        recipe: Recipe,
+        members: Sequence[Member],
+        dtype: str,
+        sources: Sequence[Rows | None],
+        every: int | None = None,
     ):
         self.path = None if directory is None else Path(directory) / "state.pt"
         self.every = every or max(1, recipe.steps // 20)
         self._saved = -1
         if self.path is not None:
-            run = {"recipe": recipe.to_dict(), "members": [list(m) for m in members], "dtype": dtype, "data": _fingerprint(data)}
+            run = {"recipe": recipe.to_dict(), "members": [list(m) for m in members], "dtype": dtype}
+            run["sources"] = [None if rows is None else _fingerprint(rows) for rows in sources]
             self.key = hash_json({**run, "code": code_hash()})
 
     def load(self, trainer: Trainer) -> list[dict[str, Any]]:
@@ -49,6 +56,10 @@ class Checkpoint:
         log(f"{trainer.recipe.id}: resumed at step {trainer.done} of {trainer.recipe.steps}")
         return saved["curves"]
 
+    def next_due(self, done: int) -> int:
+        """The step after ``done`` at which the state is saved next."""
+        return (done // self.every + 1) * self.every
+
     def save(self, trainer: Trainer, curves: list[dict[str, Any]]) -> None:
         """Write the state when it is due (every ``every`` steps and at the end), atomically."""
         due = trainer.done % self.every == 0 or trainer.done >= trainer.recipe.steps
@@ -60,7 +71,7 @@ class Checkpoint:
 
 
 def _fingerprint(data: Rows) -> str:
-    """Identifies the training rows: the store's digest, or the shape and a sample of a tensor."""
+    """Identifies rows: the store's digest, or the shape and a sample of a tensor."""
     if isinstance(data, ActivationStore):
         return data.digest
     sample = data[:: max(1, len(data) // 256)].double()

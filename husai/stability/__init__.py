@@ -3,7 +3,8 @@
 from husai.stability.assignment import Match, hungarian, pw_mcc, shared_fraction
 from husai.stability.functional import activation_agreement, agreement_matrix
 from husai.stability.measure import compare_weights, measure_stability
-from husai.stability.nulls import NullResult, assessable, chance_corrected, covariance_decoder, gaussian_decoder, null_pwmcc, worst_null
+from husai.stability.nulls import NullResult, covariance_decoder, gaussian_decoder, null_pwmcc, worst_null
+from husai.stability.reconstruction import evaluate_sae, row_batches
 from husai.stability.report import StabilityReport, verdict
 from husai.stability.similarity import feature_stability, mean_to_others, movement, pairwise, pairwise_best, pwmcc
 from husai.stability.subspace import (
@@ -16,6 +17,7 @@ from husai.stability.subspace import (
     subspace_overlaps,
 )
 from husai.stability.synthetic import Recovery, planted_decoders, planted_recovery, synthetic_activations
+from husai.statistics import assessable, chance_corrected
 
 __all__ = [
     "Match",
@@ -31,6 +33,7 @@ __all__ = [
     "covariance_decoder",
     "default_ranks",
     "effective_rank",
+    "evaluate_sae",
     "feature_stability",
     "gaussian_decoder",
     "hungarian",
@@ -46,6 +49,7 @@ __all__ = [
     "principal_directions",
     "pw_mcc",
     "pwmcc",
+    "row_batches",
     "shared_fraction",
     "subspace_overlap",
     "subspace_overlaps",

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from husai.errors import HusaiError
-from husai.stability.similarity import UnitRows, unit_pair
+from husai.stability.rows import UnitRows, matrix_of, unit_pair
 
 EXACT_LIMIT = 8192
 CANDIDATES = 32
@@ -45,9 +45,7 @@ def hungarian(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, devi
     """
     a, b = unit_pair(A, B, alive_a, alive_b, device)
     if max(a.n, b.n) <= exact_limit:
-        cosines = (a.block(0, a.n) @ b.block(0, b.n).T).cpu().numpy()
-        rows, cols = linear_sum_assignment(cosines, maximize=True)
-        value = cosines[rows, cols]
+        rows, cols, value = _exact_assignment(a.block(0, a.n), b.block(0, b.n))
     else:
         rows, cols, value = _sparse_assignment(a, b, exact_limit)
     rows, cols = torch.from_numpy(np.asarray(rows, np.int64)), torch.from_numpy(np.asarray(cols, np.int64))
@@ -55,6 +53,16 @@ def hungarian(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, devi
     rows = rows if a.index is None else a.index.cpu()[rows]
     cols = cols if b.index is None else b.index.cpu()[cols]
     return Match(rows, cols, value, a.n, b.n)
+
+
+def _exact_assignment(left: torch.Tensor, right: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and cosine of the best one-to-one matching of unit rows.
+
+    The solver works on float64 costs; handing it those, already negated, spares it two copies of the matrix.
+    """
+    cost = (left @ right.T).cpu().double().neg_().numpy()
+    rows, cols = linear_sum_assignment(cost)
+    return rows, cols, -cost[rows, cols]
 
 
 def _candidate_edges(a: UnitRows, b: UnitRows, count: int, step: int = 1024) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,8 +116,7 @@ def _match_leftovers(a: UnitRows, b: UnitRows, left: np.ndarray, free: np.ndarra
     for i in range(0, left.size, exact_limit):
         rows = left[i : i + exact_limit]
         some = free[: max(exact_limit, rows.size)]
-        cosines = (a.take(torch.from_numpy(rows)) @ b.take(torch.from_numpy(some)).T).cpu().numpy()
-        r, c = linear_sum_assignment(cosines, maximize=True)
+        r, c, _ = _exact_assignment(a.take(torch.from_numpy(rows)), b.take(torch.from_numpy(some)))
         partner[i + r] = some[c]
         free = np.setdiff1d(free, some[c])
     return partner
@@ -124,7 +131,14 @@ def _pair_cosines(a: UnitRows, b: UnitRows, partner: np.ndarray, step: int = 409
 def pw_mcc(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, device=None) -> float:
     """Mean signed cosine under a one-to-one Hungarian matching (Song et al., arXiv 2505.20254).
 
-    Not PWMCC: signed, and no feature is used twice. With different numbers of rows the mean is over the matched ones.
+    Not PWMCC: signed, and no feature is used twice. With different numbers of rows the mean is over the matched ones. Parameters and
+    errors are those of :func:`husai.stability.pwmcc`.
+
+    Examples
+    --------
+    >>> A = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+    >>> pw_mcc(A, A[[1, 0]]), pw_mcc(A, -A)
+    (1.0, 0.0)
     """
     return pw_mcc_of(hungarian(A, B, alive_a, alive_b, device))
 
@@ -155,9 +169,18 @@ def shared_fraction(
         Decoders, features as rows.
     enc_a, enc_b : Tensor (d_sae, d_in) or None
         Encoders, features as rows (``W_enc.T``). None for both tests the decoder alone.
+
+    Examples
+    --------
+    >>> e = torch.eye(4)
+    >>> shared_fraction(e, e[[1, 0, 3, 2]]), shared_fraction(e, e, e, e[[0, 1, 3, 2]])
+    (1.0, 0.5)
     """
     if (enc_a is None) != (enc_b is None):
         raise HusaiError("shared_fraction: pass both encoders or neither")
+    A, B = matrix_of(A, "A"), matrix_of(B, "B")
+    if enc_a is not None:
+        enc_a, enc_b = matrix_of(enc_a, "encoder A"), matrix_of(enc_b, "encoder B")
     for name, decoder, encoder in (("A", A, enc_a), ("B", B, enc_b)):
         if encoder is not None and encoder.shape[0] != decoder.shape[0]:
             raise HusaiError(
@@ -176,7 +199,7 @@ def shared_from_match(match: Match, enc_a: torch.Tensor | None, enc_b: torch.Ten
 
 
 def matched_cosines(match: Match, enc_a: torch.Tensor, enc_b: torch.Tensor, step: int = 4096) -> torch.Tensor:
-    """Signed cosine of the matched rows of two other matrices (the encoders), ``(n_matched,)`` float64."""
+    """Signed cosine of the matched rows of two other matrices (the encoders), ``(n_matched,)`` float64; 0 for a row of zeros."""
     if enc_a.shape[1] != enc_b.shape[1]:
         raise HusaiError(f"encoder A {tuple(enc_a.shape)} and encoder B {tuple(enc_b.shape)} do not live in one space")
     parts = []
@@ -184,4 +207,7 @@ def matched_cosines(match: Match, enc_a: torch.Tensor, enc_b: torch.Tensor, step
         left = enc_a[match.rows[i : i + step].to(enc_a.device)].double().cpu()
         right = enc_b[match.cols[i : i + step].to(enc_b.device)].double().cpu()
         parts.append(torch.nn.functional.cosine_similarity(left, right, dim=1, eps=1e-30))
-    return torch.cat(parts)
+    found = torch.cat(parts)
+    if not torch.isfinite(found).all():
+        raise HusaiError("encoders: hold NaN or infinite values; retrain or export the checkpoint again")
+    return found

@@ -11,9 +11,10 @@ from husai.errors import HusaiError
 from husai.stability.assignment import Match, hungarian, pw_mcc_of, shared_from_match
 from husai.stability.functional import agreement_matrix
 from husai.stability.nulls import NullResult, null_pwmcc
+from husai.stability.reconstruction import evaluate_sae
 from husai.stability.report import StabilityReport
+from husai.stability.rows import SMALLEST_NORM
 from husai.stability.similarity import (
-    SMALLEST_NORM,
     PairwiseBest,
     movement,
     pairwise,
@@ -103,7 +104,7 @@ def measure_stability(
     _check_ensemble(saes, seeds, initial_decoders)
     decoders, encoders = [s.W_dec.detach() for s in saes], [s.W_enc.detach().T for s in saes]
     pointing = [pointing_rows(d) for d in decoders]
-    quality = [_evaluate(s, held_out, target) for s in saes]
+    quality = [evaluate_sae(s, held_out, target) for s in saes]
     alive = [q["alive"].cpu() & p for q, p in zip(quality, pointing, strict=True)]
     living = compare_weights(decoders, encoders, alive, device, names)
     everything = living
@@ -112,6 +113,7 @@ def measure_stability(
     written = held_out if target is None else target
     covariance = activation_covariance(written) if covariance is None else covariance
     nulls, nulls_all = _nulls(decoders, initial_decoders, frozen, covariance, held_out, target, device)
+    spectrum = covariance_spectrum(covariance)
     directions = [principal_directions(d[a.to(d.device)], name) for d, a, name in zip(decoders, alive, names, strict=True)]
     starts = {} if initial_decoders is None else _starts(decoders, initial_decoders, alive, pointing, device)
     return StabilityReport(
@@ -132,8 +134,9 @@ def measure_stability(
         explained_variance=[float(q["explained_variance"]) for q in quality],
         l0=[float(q["l0"]) for q in quality],
         dead_fraction=[float(q["dead_fraction"]) for q in quality],
-        effective_rank=effective_rank(covariance_spectrum(covariance)),
-        participation_ratio=participation_ratio(covariance_spectrum(covariance)),
+        effective_rank=effective_rank(spectrum),
+        participation_ratio=participation_ratio(spectrum),
+        extra={"null_at_effective_rank": _crowding(decoders, effective_rank(spectrum), device)},
         clone_pairs=pairs_above(everything.best.matrix, CLONE),
         **starts,
     )
@@ -159,12 +162,6 @@ def check_weights(sae, name: str) -> None:
         bad = int((~torch.isfinite(getattr(sae, what))).sum())
         if bad:
             raise HusaiError(f"{name}: {bad} entries of {what} are NaN or infinite; retrain or export the checkpoint again")
-
-
-def _evaluate(sae, rows, target) -> dict:
-    from husai.sae import evaluate_sae
-
-    return evaluate_sae(sae, rows, target)
 
 
 def pointing_rows(decoder: torch.Tensor) -> torch.Tensor:
@@ -194,6 +191,12 @@ def _subspace(directions: list[torch.Tensor], ranks) -> dict[int, torch.Tensor]:
     return found
 
 
+def _crowding(decoders, rank: float, device) -> dict:
+    """What as many gaussian directions score in only as many dimensions as the activations use: how high crowding alone puts a null."""
+    dimensions = max(2, round(rank))
+    return {"dimensions": dimensions, "pwmcc": null_pwmcc(dimensions, decoders[0].shape[0], 2, device=device).mean}
+
+
 def _starts(decoders, initial_decoders, alive, pointing, device) -> dict:
     initial = list(initial_decoders)
     return {
@@ -217,7 +220,7 @@ def _nulls(decoders, initial_decoders, frozen, covariance, held_out, target, dev
     nulls_all = dict(nulls)
     if frozen is not None:
         weights = [s.W_dec.detach() for s in frozen]
-        alive = [_evaluate(s, held_out, target)["alive"].cpu() for s in frozen]
+        alive = [evaluate_sae(s, held_out, target)["alive"].cpu() for s in frozen]
         nulls["frozen"] = null_pwmcc(d_in, sizes[0], len(weights), "frozen", decoders=weights, alive=alive, device=device)
         nulls_all["frozen"] = null_pwmcc(d_in, sizes[0], len(weights), "frozen", decoders=weights, device=device)
     return nulls, nulls_all

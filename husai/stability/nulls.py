@@ -1,4 +1,4 @@
-"""What "random" means: the nulls a stability value is corrected against, the worst of them, and the correction itself."""
+"""What "random" means: the nulls a stability value is corrected against, and the worst of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 
 from husai.errors import HusaiError, nearest
+from husai.stability.rows import matrix_of
 from husai.stability.similarity import pairwise
 
 KINDS = ("gaussian", "init", "covariance", "frozen")
 FIRST_SEED = 1000
-ASSESSABLE_LIMIT = 0.9
 
 
 class NullResult(NamedTuple):
@@ -26,6 +26,10 @@ class NullResult(NamedTuple):
     pairs: tuple[float, ...]
     """Every pair, in the order (0,1), (0,2), ..., (1,2), ..."""
     kind: str = "gaussian"
+
+    def __float__(self) -> float:
+        """The mean."""
+        return self.mean
 
     def matrix(self) -> torch.Tensor:
         """The pairs as a symmetric ``(n, n)`` matrix with ones on the diagonal, for :func:`husai.statistics.jackknife_difference`."""
@@ -48,9 +52,9 @@ def covariance_decoder(covariance: torch.Tensor, d_sae: int, seed: int) -> torch
 
 def _square_root(covariance: torch.Tensor) -> torch.Tensor:
     """Symmetric square root, float64; eigenvalues below zero by rounding count as zero."""
-    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+    covariance = matrix_of(covariance, "covariance").cpu().double()
+    if covariance.shape[0] != covariance.shape[1]:
         raise HusaiError(f"covariance: expected shape (d_in, d_in), got {tuple(covariance.shape)}")
-    covariance = covariance.detach().cpu().double()
     if not torch.isfinite(covariance).all():
         raise HusaiError("covariance: holds NaN or infinite values; check the activations it was computed from")
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
@@ -103,6 +107,20 @@ def null_pwmcc(
         Rows of each dictionary, where they differ from ``d_sae``.
     alive : sequence of BoolTensor or None
         Living latents of ``decoders``.
+
+    Notes
+    -----
+    A ``gaussian`` decoder is ``torch.randn((d_in, d_sae))`` from a CPU generator with that seed, its columns the features: see
+    :func:`gaussian_decoder`. The arguments are ``d_in`` first, decoders ``(d_sae, d_in)``.
+
+    Examples
+    --------
+    >>> found = null_pwmcc(128, 1024, 5)  # generator seeds 1000 to 1004
+    >>> round(found.mean, 6), len(found.pairs)
+    (0.298829, 10)
+    >>> found = null_pwmcc(d_in=128, d_sae=128, n_seeds=3, seeds=[100042, 100123, 100456])
+    >>> [round(value, 6) for value in found.pairs]
+    [0.250826, 0.249968, 0.242967]
     """
     if kind not in KINDS:
         raise HusaiError(f"null '{kind}' is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
@@ -112,6 +130,8 @@ def null_pwmcc(
         if decoders is None:
             raise HusaiError(f"null '{kind}' needs decoders= (untrained initialisations, or SAEs with a frozen decoder)")
         drawn = list(decoders)
+        if len(drawn) != n_seeds:
+            raise HusaiError(f"null '{kind}': {len(drawn)} decoders were given for n_seeds = {n_seeds}")
         for i, decoder in enumerate(drawn):
             if decoder.ndim != 2 or decoder.shape[1] != d_in:
                 raise HusaiError(f"null '{kind}': decoder {i} {tuple(decoder.shape)} does not fit (d_sae, d_in) = ({d_sae}, {d_in})")
@@ -131,20 +151,3 @@ def worst_null(nulls: Iterable[NullResult]) -> NullResult:
     if not nulls:
         raise HusaiError("no null was measured; at least the gaussian one is needed")
     return max(nulls, key=lambda r: r.mean)
-
-
-def assessable(null: NullResult | float) -> bool:
-    """False when chance alone scores above 0.9: the metric can then tell nothing apart, and a gate that needs it fails."""
-    mean = float(getattr(null, "mean", null))
-    return math.isfinite(mean) and mean <= ASSESSABLE_LIMIT
-
-
-def chance_corrected(value, null: NullResult | float):
-    """``S = (value - null) / (1 - null)``: 0 at chance, 1 when identical, negative below chance.
-
-    ``value`` is a number, an array or a tensor. NaN when the null is 1 (nothing could be better than chance).
-    """
-    mean = float(getattr(null, "mean", null))
-    if not mean < 1.0:
-        return value * math.nan
-    return (value - mean) / (1.0 - mean)

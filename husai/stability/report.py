@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from husai.provenance import metric
-from husai.stability.nulls import NullResult, assessable, chance_corrected, worst_null
-from husai.statistics import Interval, jackknife_t
+from husai.stability.nulls import NullResult, worst_null
+from husai.statistics import Interval, assessable, chance_corrected, jackknife_t
 
 CLAIM_SEEDS = 5
 S_BAR = 0.30

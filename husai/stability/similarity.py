@@ -11,119 +11,12 @@ from typing import NamedTuple
 import torch
 
 from husai.errors import HusaiError
+from husai.stability.rows import UnitRows, matrix_of, unit_ensemble, unit_pair, working_dtype
 
 # Few large products: on a busy CPU every parallel region waits for its slowest thread. One block of cosines is 64 (256) MB.
 CPU_BLOCK = (4096, 4096)
 CUDA_BLOCK = (8192, 8192)
-SMALLEST_NORM = 1e-30
 FEATURE_MATCH = 0.7
-
-
-class UnitRows:
-    """The rows of a dictionary scaled to length one, block by block, so that no normalised copy of the whole is made.
-
-    Parameters
-    ----------
-    matrix : Tensor (d_sae, d_in)
-        Features as rows. Half precision is computed in float32, float64 stays float64.
-    alive : BoolTensor (d_sae,) or None
-        Rows to keep; None keeps all.
-    name : str
-        What to call the matrix in an error.
-    device : torch.device or str or None
-        Where blocks are computed; None is where the matrix lies.
-    dtype : torch.dtype or None
-        Format of the blocks; None is :func:`working_dtype`.
-
-    Raises
-    ------
-    HusaiError
-        Not two-dimensional, no rows, no living rows, a NaN or infinite entry, or a row of length zero.
-    """
-
-    def __init__(self, matrix: torch.Tensor, alive: torch.Tensor | None = None, name: str = "dictionary", device=None, dtype=None):
-        check_matrix(matrix, name)
-        self.matrix, self.name = matrix, name
-        self.index = None if alive is None else alive_index(alive, matrix.shape[0], name).to(matrix.device)
-        self.n = matrix.shape[0] if self.index is None else int(self.index.numel())
-        self.d_in = matrix.shape[1]
-        self.device = matrix.device if device is None else torch.device(device)
-        self.dtype = dtype or working_dtype(matrix)
-        self.scale = self._inverse_norms()
-
-    def _raw(self, start: int, stop: int) -> torch.Tensor:
-        rows = self.matrix[start:stop] if self.index is None else self.matrix[self.index[start:stop]]
-        return rows.to(self.device)
-
-    def _inverse_norms(self, step: int = 4096) -> torch.Tensor:
-        norms = [torch.linalg.vector_norm(self._raw(i, i + step), dim=1, dtype=torch.float64) for i in range(0, self.n, step)]
-        norms = torch.cat(norms)
-        if not torch.isfinite(norms).all():
-            bad = int((~torch.isfinite(norms)).sum())
-            raise HusaiError(f"{self.name}: {bad} of {self.n} rows hold NaN or infinite values; retrain or export the checkpoint again")
-        zero = norms < SMALLEST_NORM
-        if zero.any():
-            first = int(zero.nonzero()[0])
-            first = first if self.index is None else int(self.index[first])
-            raise HusaiError(
-                f"{self.name}: {int(zero.sum())} of {self.n} rows are zero (first: row {first}) and have no direction; "
-                "exclude them with a mask of living latents"
-            )
-        return (1.0 / norms).unsqueeze(1)
-
-    def block(self, start: int, stop: int) -> torch.Tensor:
-        """Rows ``start:stop`` with length one, ``(<= stop - start, d_in)``, on the computing device."""
-        rows = self._raw(start, stop)
-        return rows.to(self.dtype) * self.scale[start:stop].to(self.dtype)
-
-    def take(self, index: torch.Tensor) -> torch.Tensor:
-        """The rows numbered ``index`` (counted among those kept) with length one, on the computing device."""
-        where = index if self.index is None else self.index[index.to(self.index.device)]
-        rows = self.matrix[where.to(self.matrix.device)].to(self.device, self.dtype)
-        return rows * self.scale[index.to(self.device)].to(self.dtype)
-
-
-def working_dtype(*matrices: torch.Tensor) -> torch.dtype:
-    """float64 when any of the tensors is, else float32: half precision is never computed in."""
-    return torch.float64 if any(m.dtype == torch.float64 for m in matrices) else torch.float32
-
-
-def check_matrix(matrix: torch.Tensor, name: str = "dictionary") -> None:
-    """Raise a :class:`HusaiError` unless ``matrix`` is a two-dimensional tensor with rows and columns."""
-    if not isinstance(matrix, torch.Tensor):
-        raise HusaiError(f"{name}: expected a tensor of shape (d_sae, d_in), got {type(matrix).__name__}")
-    if matrix.ndim != 2:
-        raise HusaiError(f"{name}: expected shape (d_sae, d_in), got {tuple(matrix.shape)}")
-    if 0 in matrix.shape:
-        raise HusaiError(f"{name}: shape {tuple(matrix.shape)} holds no features; expected (d_sae, d_in) with both at least 1")
-
-
-def alive_index(alive: torch.Tensor, d_sae: int, name: str = "dictionary") -> torch.Tensor:
-    """Row numbers of the living latents of a mask ``(d_sae,)``; all dead, or a mask of another length, is an error."""
-    alive = torch.as_tensor(alive)
-    if alive.dtype != torch.bool or alive.shape != (d_sae,):
-        raise HusaiError(f"{name}: the mask of living latents must be bool of shape ({d_sae},), got {alive.dtype} {tuple(alive.shape)}")
-    index = alive.nonzero().flatten()
-    if index.numel() == 0:
-        raise HusaiError(
-            f"{name}: all {d_sae} latents are dead on the held-out rows, so there is nothing to compare; train longer or denser"
-        )
-    return index
-
-
-def unit_pair(A, B, alive_a=None, alive_b=None, device=None, names=("A", "B")) -> tuple[UnitRows, UnitRows]:
-    """Both dictionaries as :class:`UnitRows`; a different ``d_in`` is an error that names both shapes."""
-    check_matrix(A, names[0])
-    check_matrix(B, names[1])
-    if A.shape[1] != B.shape[1]:
-        raise HusaiError(
-            f"{names[0]} {tuple(A.shape)} and {names[1]} {tuple(B.shape)} do not live in one space: "
-            "expected (d_sae, d_in) with the same d_in, features as rows"
-        )
-    device, dtype = A.device if device is None else device, working_dtype(A, B)
-    a = UnitRows(A, alive_a, names[0], device, dtype)
-    same = A is B and alive_a is alive_b
-    return a, (a if same else UnitRows(B, alive_b, names[1], device, dtype))
 
 
 def best_cosines(a: UnitRows, b: UnitRows, signed: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,7 +47,7 @@ def best_cosines(a: UnitRows, b: UnitRows, signed: bool = False) -> tuple[torch.
     return best_a.clamp_(-1.0, 1.0), best_b.clamp_(-1.0, 1.0)
 
 
-def pwmcc(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, device=None) -> float:
+def pwmcc(A, B, alive_a=None, alive_b=None, device=None) -> float:
     r"""Pairwise maximum cosine correlation of two dictionaries (HUSAI).
 
     With ``C`` the cosines of all rows, ``(mean_i max_j |C_ij| + mean_j max_i |C_ij|) / 2``. Invariant to the order and
@@ -162,7 +55,7 @@ def pwmcc(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, device=N
 
     Parameters
     ----------
-    A, B : Tensor (d_sae, d_in)
+    A, B : Tensor or array (d_sae, d_in)
         Features as rows (``W_dec`` of SAELens). ``d_sae`` may differ, ``d_in`` may not.
     alive_a, alive_b : BoolTensor (d_sae,) or None
         Latents to keep; None keeps all.
@@ -173,6 +66,14 @@ def pwmcc(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, device=N
     ------
     HusaiError
         Shapes that do not fit (both are named), NaN, zero rows, no living latent.
+
+    Examples
+    --------
+    >>> A = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+    >>> pwmcc(A, -A[[1, 0]])
+    1.0
+    >>> round(pwmcc(A, torch.tensor([[1.0, 1.0]])), 6)
+    0.707107
     """
     a, b = unit_pair(A, B, alive_a, alive_b, device)
     best_a, best_b = best_cosines(a, b)
@@ -213,25 +114,6 @@ def mean_to_others(matrix: torch.Tensor) -> torch.Tensor:
     return (matrix.sum(1) - matrix.diagonal()) / (n - 1)
 
 
-def unit_ensemble(decoders: Sequence[torch.Tensor], alive: Sequence | None = None, device=None, names=None) -> list[UnitRows]:
-    """Every decoder as :class:`UnitRows`, checked to live in one space; fewer than two is an error."""
-    n = len(decoders)
-    names = names or [f"decoder {i}" for i in range(n)]
-    if n < 2:
-        raise HusaiError(f"stability needs at least two SAEs of different seeds, got {n}; train or pass more")
-    alive = alive if alive is not None else [None] * n
-    for name, decoder in zip(names, decoders, strict=True):
-        check_matrix(decoder, name)
-        if decoder.shape[1] != decoders[0].shape[1]:
-            raise HusaiError(
-                f"{names[0]} {tuple(decoders[0].shape)} and {name} {tuple(decoder.shape)} do not live in one space: "
-                "expected (d_sae, d_in) with the same d_in, features as rows"
-            )
-    device = decoders[0].device if device is None else device
-    dtype = working_dtype(*decoders)
-    return [UnitRows(d, m, name, device, dtype) for d, m, name in zip(decoders, alive, names, strict=True)]
-
-
 def feature_stability(
     decoders: Sequence[torch.Tensor], threshold: float = FEATURE_MATCH, alive: Sequence | None = None, device=None
 ) -> list[torch.Tensor]:
@@ -255,13 +137,12 @@ def reappearance_matrix(best: Sequence[torch.Tensor], threshold: float = FEATURE
     return (share + share.T) / 2 if n > 1 else share
 
 
-def movement(W_dec: torch.Tensor, initial: torch.Tensor, alive=None) -> float:
+def movement(W_dec, initial, alive=None) -> float:
     """Median cosine of each decoder row to its own initial row, in [-1, 1]; near 1 means the SAE barely moved.
 
     Both ``(d_sae, d_in)`` in the same row order.
     """
-    check_matrix(W_dec, "decoder")
-    check_matrix(initial, "initial decoder")
+    W_dec, initial = matrix_of(W_dec, "decoder"), matrix_of(initial, "initial decoder")
     if W_dec.shape != initial.shape:
         raise HusaiError(f"decoder {tuple(W_dec.shape)} and initial decoder {tuple(initial.shape)} differ in shape")
     now, then = UnitRows(W_dec, alive, "decoder"), UnitRows(initial, alive, "initial decoder", W_dec.device, working_dtype(W_dec))

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 
 from husai.errors import HusaiError
-from husai.stability.similarity import check_matrix
+from husai.stability.rows import matrix_of
 
 
-def principal_directions(matrix: torch.Tensor, name: str = "dictionary") -> torch.Tensor:
+def principal_directions(matrix, name: str = "dictionary") -> torch.Tensor:
     """Right singular vectors ``(d_in, min(d_sae, d_in))`` of ``(d_sae, d_in)``, strongest first, float64 on the CPU."""
-    check_matrix(matrix, name)
+    matrix = matrix_of(matrix, name)
     if not torch.isfinite(matrix).all():
         raise HusaiError(f"{name}: holds NaN or infinite values; retrain or export the checkpoint again")
     d_sae, d_in = matrix.shape
     if d_sae <= d_in:
-        return torch.linalg.svd(matrix.detach().cpu().double(), full_matrices=False).Vh.T
+        return torch.linalg.svd(matrix.cpu().double(), full_matrices=False).Vh.T
     return torch.linalg.eigh(_gram(matrix)).eigenvectors.flip(1)
 
 
 def _gram(matrix: torch.Tensor, step: int = 8192) -> torch.Tensor:
     gram = torch.zeros((matrix.shape[1],) * 2, dtype=torch.float64)
     for i in range(0, matrix.shape[0], step):
-        block = matrix[i : i + step].detach().cpu().double()
+        block = matrix[i : i + step].cpu().double()
         gram += block.T @ block
     return gram
 
@@ -35,23 +36,28 @@ def default_ranks(d_in: int, d_sae: int | None = None) -> list[int]:
     return [r for r in (2**i for i in range(3, 32)) if r < limit] + [limit]
 
 
-def subspace_overlap(A: torch.Tensor, B: torch.Tensor, rank: int) -> float:
+def subspace_overlap(A, B, rank: int) -> float:
     """``||U_a^T U_b||_F^2 / rank`` of the top singular subspaces: 1 when equal, ``rank / d_in`` by chance.
 
     Parameters
     ----------
-    A, B : Tensor (d_sae, d_in)
+    A, B : Tensor or array (d_sae, d_in)
         Features as rows; the subspaces are those of ``R^d_in`` (right singular vectors).
     rank : int
         Between 1 and ``min(d_sae, d_in)`` of both.
+
+    Examples
+    --------
+    >>> e = torch.eye(8)
+    >>> round(subspace_overlap(e[:2], e[1:3], rank=2), 6)
+    0.5
     """
     return subspace_overlaps(A, B, [rank])[int(rank)]
 
 
-def subspace_overlaps(A: torch.Tensor, B: torch.Tensor, ranks: Sequence[int] | None = None) -> dict[int, float]:
+def subspace_overlaps(A, B, ranks: Sequence[int] | None = None) -> dict[int, float]:
     """:func:`subspace_overlap` at several ranks from one decomposition; :func:`default_ranks` when none are given."""
-    check_matrix(A, "A")
-    check_matrix(B, "B")
+    A, B = matrix_of(A, "A"), matrix_of(B, "B")
     if A.shape[1] != B.shape[1]:
         raise HusaiError(f"A {tuple(A.shape)} and B {tuple(B.shape)} do not live in one space: expected the same d_in")
     ranks = default_ranks(A.shape[1], min(A.shape[0], B.shape[0])) if ranks is None else ranks
@@ -72,7 +78,7 @@ def overlaps_of_directions(u: torch.Tensor, v: torch.Tensor, ranks: Iterable[int
 def activation_covariance(rows, step: int = 8192) -> torch.Tensor:
     """Covariance ``(d, d)`` of activations ``(n, d)``, float64 on the CPU, in two passes of ``step`` rows.
 
-    ``rows`` is a tensor or anything with ``n_rows`` and ``rows(start, stop)`` (an activation store).
+    ``rows`` is a tensor, an array, or anything with ``n_rows`` and ``rows(start, stop)`` (an activation store).
     """
     n, read = _reader(rows)
     if n < 2:
@@ -88,39 +94,44 @@ def activation_covariance(rows, step: int = 8192) -> torch.Tensor:
 
 
 def _reader(rows):
-    if isinstance(rows, torch.Tensor):
-        check_matrix(rows, "activations")
+    if isinstance(rows, (torch.Tensor, np.ndarray)):
+        rows = matrix_of(rows, "activations")
         return rows.shape[0], lambda i, j: rows[i:j]
     return int(rows.n_rows), rows.rows
 
 
-def spectrum(x: torch.Tensor) -> torch.Tensor:
+def spectrum(x) -> torch.Tensor:
     """Eigenvalues of the covariance of activations ``(n, d)`` (or ``x`` itself when one-dimensional), as shares that sum to 1."""
-    given = isinstance(x, torch.Tensor) and x.ndim == 1
-    values = (x.detach().cpu().double() if given else torch.linalg.eigvalsh(activation_covariance(x))).clamp_min(0)
+    given = isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim == 1
+    values = (torch.as_tensor(x).detach().cpu().double() if given else torch.linalg.eigvalsh(activation_covariance(x))).clamp_min(0)
     total = float(values.sum())
     if not total > 0:
         raise HusaiError("effective rank: the activations do not vary (all rows are equal), so there is no spectrum")
     return values / total
 
 
-def effective_rank(x: torch.Tensor) -> float:
+def effective_rank(x) -> float:
     r"""``exp(H(p))`` with ``p = lambda / sum(lambda)``: the number of directions activations use, in [1, d].
 
     Parameters
     ----------
-    x : Tensor (n, d), activation store, or Tensor (d,)
+    x : Tensor or array (n, d), activation store, or Tensor or array (d,)
         Activations, whose centred covariance gives the eigenvalues lambda; or the eigenvalues themselves.
 
     References
     ----------
     Roy & Vetterli, "The effective rank", EUSIPCO 2007 (there of singular values).
+
+    Examples
+    --------
+    >>> round(effective_rank(torch.tensor([2.0, 1.0, 1.0])), 4)
+    2.8284
     """
     p = spectrum(x)
     p = p[p > 0]
     return float(torch.exp(-(p * p.log()).sum()))
 
 
-def participation_ratio(x: torch.Tensor) -> float:
+def participation_ratio(x) -> float:
     """``(sum lambda)^2 / sum lambda^2`` of the same eigenvalues; at most the effective rank."""
     return float(1.0 / spectrum(x).square().sum())

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 
 from husai.errors import HusaiError
-from husai.stability.nulls import chance_corrected, gaussian_decoder
-from husai.stability.similarity import best_cosines, unit_pair
+from husai.stability.nulls import gaussian_decoder
+from husai.stability.rows import unit_pair
+from husai.stability.similarity import best_cosines
+from husai.statistics import chance_corrected
 
 
 def planted_decoders(n_seeds: int, d_sae: int, d_in: int, shared: float, seed: int = 0, shuffle: bool = True) -> list[torch.Tensor]:

@@ -8,21 +8,25 @@ from pathlib import Path
 from husai import provenance
 from husai.errors import HusaiError
 from husai.recipe import CALIBRATED
-from husai.stages.records import StabilityRecord, condition_row, load_records
+from husai.stages.records import StabilityRecord, common_nulls, condition_row, failed_records, load_records
 from husai.stages.summary import write_summary
 from husai.statistics import jackknife_difference
 
-COLUMNS = ["role", "recipe", "k", "n_seeds", "S", "pwmcc", "null_worst", "explained_variance", "l0", "eligible"]
+COLUMNS = ["role", "recipe", "k", "n_seeds", "S", "pwmcc", "null_worst", "conservative_delta", "explained_variance", "l0", "eligible"]
 L0_TOLERANCE = 0.05
 
 
 def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRecord, list[dict]]:
-    """The eligible candidate with the highest lower bound of S, and one row per candidate."""
+    """The eligible candidate with the highest conservative delta (the default k where none is assessable), and one row per candidate.
+
+    The conservative delta is the lower bound of PWMCC less the upper bound of the worst null.
+    """
     section = spec["calibration"]
     candidates = [r for r in records.values() if r.recipe.k in section["k"] and set(section["seeds"]) <= set(r.seeds) and not r.recipe.tag]
-    rows = []
+    rows, nulls = [], common_nulls(candidates)
     for record in sorted(candidates, key=lambda r: r.recipe.k):
-        row = condition_row(record, section["seeds"])
+        row = condition_row(record, section["seeds"], nulls)
+        row |= {"conservative_delta": record.conservative_delta(section["seeds"], nulls)}
         rows.append({"role": "search", **row, "eligible": row["explained_variance"]["value"] >= section["min_explained_variance"]})
     eligible = [(row, record) for row, record in zip(rows, sorted(candidates, key=lambda r: r.recipe.k), strict=True) if row["eligible"]]
     if not eligible:
@@ -31,7 +35,8 @@ def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRe
             f"calibration: no k in {section['k']} reaches min_explained_variance {section['min_explained_variance']} "
             f"(best {best['explained_variance']['value']:.3f} at k = {best['k']}); lower the floor, add larger k or train longer"
         )
-    return max(eligible, key=lambda pair: pair[0]["S"]["lcb"])[1], rows
+    # Where no candidate is assessable nothing speaks against the default.
+    return max(eligible, key=lambda pair: (pair[0]["conservative_delta"], pair[1].recipe.k == section["default_k"]))[1], rows
 
 
 def select_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
@@ -42,7 +47,8 @@ def select_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         "schema": "husai.calibration/1",
         section["subject"]: {"k": chosen.recipe.k},
         "default": {"k": chosen.recipe.k},
-        "rule": "highest lower bound of S among candidates above the floor on explained variance",
+        "rule": "highest conservative delta (lower bound of PWMCC less upper bound of the worst null) among candidates above the floor on "
+        "explained variance; the default k where none is assessable",
         "search": rows,
         "inputs": provenance.file_records(inputs),
         "provenance": provenance.provenance(spec, section["seeds"]),
@@ -62,20 +68,21 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
     _, rows = choose(spec, records)
     chosen = next(r for r in records.values() if r.recipe.k == CALIBRATED)
     control = next(r for r in records.values() if r.recipe.tag.endswith("control"))
-    rows += [
-        {"role": role, **condition_row(r, section["retrain_seeds"]), "eligible": None}
-        for role, r in (("chosen", chosen), ("control", control))
-    ]
+    seeds, nulls = section["retrain_seeds"], common_nulls([chosen, control])
+    rows += [{"role": role, **condition_row(r, seeds, nulls), "eligible": None} for role, r in (("chosen", chosen), ("control", control))]
     matched = [match_row(r, k, section["seeds"]) for r in records.values() if r.recipe.l0_target == CALIBRATED]
-    gain = jackknife_difference(chosen.s_matrix(section["retrain_seeds"]), control.s_matrix(section["retrain_seeds"]))
+    gain = jackknife_difference(*(r.s_matrix(seeds, r.null(among=nulls, seeds=seeds)) for r in (chosen, control)))
+    failed = failed_records(inputs)
     off = [f"{r['recipe']}: L0 {r['l0']['value']:.2f} for a target of {k}" for r in matched if r["l0_error"] > L0_TOLERANCE]
     headline = (
         f"Chosen k = {k}; on fresh seeds S(chosen) - S(k = {section['default_k']}) = {gain.value:+.3f} [{gain.lcb:+.3f}, {gain.ucb:+.3f}]"
         f" over {gain.n} seeds each."
     )
-    notes = [
-        f"Rule: {selected['rule']} ({section['min_explained_variance']}).",
-        "Each k is measured against its own worst null; the retrained seeds took no part in the search.",
+    notes = [*(f"{name}: failed: {reason}" for name, reason in failed.items())]
+    notes += [
+        f"Rule: {selected['rule']}; the floor is {section['min_explained_variance']}.",
+        "Each k is measured against the worst null of its own shape, of the kinds measured for every k, over as many seeds; the retrained "
+        "seeds took no part in the search.",
         f"L0 matching: {'all within 5% of the target' if not off else 'outside 5%: ' + '; '.join(off)}."
         if matched
         else "No architecture was L0-matched.",
@@ -84,7 +91,7 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
     return write_summary(
         "calibration",
         out,
-        [*rows, *matched],
+        [*rows, *matched, *({"role": "L0-matched", "recipe": name, "k": k, "status": f"failed: {why}"} for name, why in failed.items())],
         columns=COLUMNS,
         headline=headline,
         notes=notes,
@@ -93,6 +100,7 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         config=spec,
         selected_k=k,
         gain_over_control=gain.metric(),
+        negatives=[f"{name}: failed: {reason}" for name, reason in failed.items()],
     )
 
 

@@ -75,7 +75,7 @@ def compare_paths(
     null : str
         ``worst`` (of those that can be measured), ``gaussian``, ``init`` (SAEs trained here) or ``covariance`` (needs ``rows``).
     rows : path or Tensor (n, d_in), optional
-        Activations of the hook, for living latents, activation agreement and the covariance null.
+        Activations of the hook (a store, or a folder with a ``held_out`` one), for living latents, activation agreement and the covariance null.
     drop_zero_rows : bool
         Leave out decoder rows of length zero instead of refusing them.
 
@@ -88,7 +88,8 @@ def compare_paths(
         raise HusaiError(f"--null: '{null}' is not one of {', '.join(NULLS)}{nearest(null, NULLS)}")
     paths, device = _expand(paths), resolve_device(str(device))
     if len(paths) < 2:
-        raise HusaiError(f"stability compares SAEs of different seeds: got {len(paths)} checkpoint; give at least two paths")
+        found = f"{len(paths)} checkpoint{'' if len(paths) == 1 else 's'}"
+        raise HusaiError(f"stability compares SAEs of different seeds: got {found}; give at least two paths")
     activations = _activations(rows)
     brought = [_bring(p, activations, device, drop_zero_rows) for p in paths]
     _check_widths(brought)
@@ -122,7 +123,8 @@ def _activations(rows):
         return rows
     from husai.activations import ActivationStore
 
-    return ActivationStore.open(rows)
+    held_out = Path(rows) / "held_out"
+    return ActivationStore.open(held_out if held_out.is_dir() else rows)
 
 
 def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Brought:
@@ -143,7 +145,7 @@ def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Brought:
         count, first = int((~alive).sum()), int((~alive).nonzero()[0])
         raise HusaiError(
             f"{path}: {count} of {sae.d_sae} decoder rows are zero (first: row {first}) and have no direction; "
-            "drop them explicitly, or give held-out rows so that dead latents are left out"
+            "leave them out with --drop-zero-rows, or give held-out rows (--activations) so that dead latents are left out"
         )
     if not bool(alive.any()):
         why = "fire on none of the rows given" if rows is not None else "have a decoder row of length zero"
@@ -204,11 +206,11 @@ def _nulls(brought: list[Brought], rows, device) -> tuple[dict[str, NullResult],
     nulls = {"gaussian": null_pwmcc(d_out, sizes[0], n, sizes=sizes, device=device)}
     unavailable = {}
     if rows is None:
-        unavailable["covariance"] = "needs activations to draw directions from; give held-out rows"
+        unavailable["covariance"] = "needs activations to draw directions from; give held-out rows (--activations)"
     else:
         covariance = activation_covariance(rows)
         nulls["covariance"] = null_pwmcc(d_out, sizes[0], n, "covariance", covariance=covariance, sizes=sizes, device=device)
-    initial = [_initial(b) for b in brought]
+    initial = [initial_of(b.sae) for b in brought]
     if len(brought) > 1 and all(d is not None for d in initial):
         nulls["init"] = null_pwmcc(d_out, sizes[0], n, "init", decoders=initial, device=device)
     else:
@@ -216,15 +218,19 @@ def _nulls(brought: list[Brought], rows, device) -> tuple[dict[str, NullResult],
     return nulls, unavailable
 
 
-def _initial(brought: Brought) -> torch.Tensor | None:
-    """The untrained decoder of an SAE that was trained here, from the recipe and seed in its metadata."""
+def initial_of(sae) -> torch.Tensor | None:
+    """The untrained decoder of an SAE that HUSAI trained, from the recipe and the seed in its metadata; None when they do not say."""
     from husai.sae import Recipe, initial_decoder
 
-    recipe = brought.sae.cfg.get("recipe")
-    if brought.seed is None or not isinstance(recipe, dict):
+    recipe, origin = sae.cfg.get("recipe"), sae.cfg.get("origin")
+    seed = origin.get("seed") if isinstance(origin, dict) else sae.cfg.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not isinstance(recipe, dict):
         return None
-    decoder = initial_decoder(Recipe.from_dict(recipe), brought.seed, brought.sae.d_in, brought.sae.d_out)
-    return decoder if decoder.shape == brought.sae.W_dec.shape else None
+    try:
+        decoder = initial_decoder(Recipe.from_dict(recipe), seed, sae.d_in, sae.d_out)
+    except (HusaiError, TypeError):  # another trainer's idea of a recipe
+        return None
+    return decoder if decoder.shape == sae.W_dec.shape else None
 
 
 def _summary(matrix: torch.Tensor, independent: list[int], null: NullResult | None = None) -> Interval:

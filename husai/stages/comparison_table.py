@@ -22,10 +22,13 @@ def render(record: dict[str, Any]) -> str:
 
 
 def _saes(saes: list[dict], labels: list[str]) -> str:
-    rows = [["", "architecture", "d_in", "d_sae", "living", "seed", "format", "path"]]
+    """One line per SAE; its L0 and explained variance where rows were given, as a checkpoint read wrongly shows there."""
+    measured = "l0" in saes[0]
+    rows = [["", "architecture", "d_in", "d_sae", "living", *(["L0", "EV"] if measured else []), "seed", "format", "path"]]
     for label, s in zip(labels, saes, strict=True):
         seed = "?" if s["seed"] is None else str(s["seed"])
-        rows.append([label, s["architecture"], str(s["d_in"]), str(s["d_sae"]), str(s["living"]), seed, s["format"], s["path"]])
+        quality = [f"{s['l0']:.1f}", _number(s["explained_variance"])] if measured else []
+        rows.append([label, s["architecture"], str(s["d_in"]), str(s["d_sae"]), str(s["living"]), *quality, seed, s["format"], s["path"]])
     return _aligned(rows)
 
 

@@ -12,7 +12,9 @@ from husai import provenance
 from husai.errors import HusaiError
 from husai.external.cebench_evidence import delta_table, mismatch, pair_delta, with_baseline
 from husai.recipe import Recipe
-from husai.stages.records import load_records
+from husai.stages.axes import axis_tables
+from husai.stages.failed import failure
+from husai.stages.records import failed_records, load_records
 from husai.stages.summary import write_summary
 from husai.statistics import crossed_interval, jackknife_t
 
@@ -27,6 +29,7 @@ FRONTIER_COLUMNS = [
     "delta_vs_dense",
     "cebench_delta_vs_frozen",
     "pareto",
+    "status",
 ]
 SCALING_COLUMNS = [
     "n_rows",
@@ -39,17 +42,22 @@ SCALING_COLUMNS = [
     "delta_vs_dense",
     "cebench_delta_vs_frozen",
     "pareto",
+    "status",
 ]
+SCALING_AXES = ("n_rows", "hook_name", "d_sae")
+MEASURED = ("explained_variance", "auc", "delta_vs_frozen", "delta_vs_dense", "cebench_delta_vs_frozen")
 
 
 class Measured:
-    """External records of one recipe over its seeds, in the order of the seeds."""
+    """External records of one recipe over its seeds, in the order of the seeds; ``failure`` says why when the recipe failed."""
 
     def __init__(self, saebench: Sequence[dict], cebench: Sequence[dict], recipe_dir: Path):
         self.saebench, self.cebench = list(saebench), list(cebench)
         self.described = provenance.read_json(recipe_dir / "recipe.json")
         self.recipe = Recipe.from_dict(self.described["recipe"])
+        self.resolved = Recipe.from_dict(self.described.get("resolved") or self.described["recipe"])
         self.seeds = [r["seed"] for r in self.saebench]
+        self.failure = failure(self.described) or next(filter(None, map(seed_failure, (*self.saebench, *self.cebench))), None)
         if self.seeds != [r["seed"] for r in self.cebench]:
             raise HusaiError(
                 f"{self.recipe.id}: SAEBench measured seeds {self.seeds}, CE-Bench {[r['seed'] for r in self.cebench]}; rerun the missing one"
@@ -58,13 +66,18 @@ class Measured:
     @property
     def l0(self) -> float:
         """Target L0 after calibration: what a matched control shares."""
-        resolved = Recipe.from_dict(self.described.get("resolved") or self.described["recipe"])
-        return float(resolved.k if resolved.k is not None else resolved.l0_target)
+        return self.resolved.matched_l0
 
     def final(self, name: str) -> list[float]:
         """A training result per seed."""
         by_seed = {f["seed"]: f[name] for f in self.described["final"]}
         return [by_seed[s] for s in self.seeds]
+
+
+def seed_failure(record: dict) -> str | None:
+    """Why the measurement of one SAE failed; None when it did not."""
+    reason = failure(record)
+    return f"{record['kind']} of seed {record['seed']}: {reason}" if reason else None
 
 
 def aucs(record: dict, k: int, name: str = "auc") -> dict[str, float]:
@@ -113,7 +126,7 @@ def load_measured(inputs: Sequence[str]) -> dict[str, Measured]:
 def control_of(measured: Measured, pool: dict[str, Measured]) -> Measured:
     """The frozen-decoder control of the same hook, width and L0."""
     for other in pool.values():
-        r, mine = other.recipe, measured.recipe
+        r, mine = other.resolved, measured.resolved
         if r.frozen_decoder and (r.hook_name, r.d_sae, other.l0) == (mine.hook_name, mine.d_sae, measured.l0):
             return other
     raise HusaiError(
@@ -133,7 +146,7 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
         "recipe_hash": measured.described["hash"],
         "architecture": r.architecture,
         "hook_name": r.hook_name,
-        "d_sae": r.d_sae,
+        "d_sae": measured.resolved.d_sae,
         "n_rows": r.n_rows,
         "n_seeds": len(measured.seeds),
         "explained_variance": jackknife_t(measured.final("explained_variance")).metric(),
@@ -143,7 +156,16 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
         "delta_vs_dense": crossed_interval(dense, family).metric(),
         "cebench_delta_vs_frozen": crossed_interval(ce, ce_family).metric(),
         "cebench_control": "; ".join(problems) or "matched",
+        "status": "measured",
     }
+
+
+def failed_row(measured: Measured, reason: str) -> dict:
+    """The row of a recipe that could not be trained or measured: what it was to be, and why it is not."""
+    r = measured.resolved
+    keys = ("architecture", "hook_name", "d_sae", "n_rows")
+    known = {"recipe": measured.recipe.id, "recipe_hash": measured.described["hash"], **{key: getattr(r, key) for key in keys}}
+    return {**known, "n_seeds": len(measured.seeds), "status": f"failed: {reason}"}
 
 
 def mark_pareto(rows: list[dict], keys: Sequence[str] = ("delta_vs_frozen", "cebench_delta_vs_frozen")) -> None:
@@ -168,7 +190,7 @@ def selector_records(measured: Measured, control: Measured, k: int) -> list[dict
                 "condition_id": f"{measured.recipe.id}_seed{sae['seed']}",
                 "architecture": measured.recipe.architecture,
                 "seed": sae["seed"],
-                "d_sae": measured.recipe.d_sae,
+                "d_sae": measured.resolved.d_sae,
                 "hook_name": measured.recipe.hook_name,
                 "checkpoint": f"results/saes/{measured.recipe.subject}/{measured.recipe.id}/seed{sae['seed']}",
                 "recipe": measured.described["recipe"],
@@ -187,23 +209,35 @@ def selector_records(measured: Measured, control: Measured, k: int) -> list[dict
     return out
 
 
-def table_job(stage: str, spec: dict, inputs: Sequence[str], out: Path) -> dict:
-    """Write ``results/external/{frontier,scaling}.{json,parquet,md}``; ``records`` in the JSON feed the selectors."""
-    k, pool = spec["gate_k"], load_measured(inputs)
-    stability = load_records(inputs)
-    rows, records = [], []
-    for measured in pool.values():
-        if measured.recipe.frozen_decoder:
+def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list[dict]]:
+    """Rows of the recipes that were measured, rows of those that failed, and the selectors' records of the first."""
+    pool, stability, unstable = load_measured(inputs), load_records(inputs), failed_records(inputs)
+    rows, failed, records = [], [], []
+    for measured in (m for m in pool.values() if not m.recipe.frozen_decoder):
+        reason, control = measured.failure or unstable.get(measured.recipe.id), None
+        if not reason:
+            control = control_of(measured, pool)
+            reason = control.failure and f"its control {control.recipe.id} failed: {control.failure}"
+        if reason:
+            failed.append(failed_row(measured, reason))
             continue
-        control = control_of(measured, pool)
         row = external_row(measured, control, k)
         if measured.recipe.id in stability:
             row["S"] = stability[measured.recipe.id].metric("S")
         rows.append(row)
         records += selector_records(measured, control, k)
+    return rows, failed, records
+
+
+def table_job(stage: str, spec: dict, inputs: Sequence[str], out: Path) -> dict:
+    """Write ``results/external/{frontier,scaling}.{json,parquet,md}``; ``records`` in the JSON feed the selectors.
+
+    A recipe that failed, or whose control did, is a row with the reason; it takes no part in the Pareto front and is no candidate.
+    """
+    k = spec["gate_k"]
+    rows, failed, records = compare(inputs, k)
     mark_pareto(rows)
-    best = max(rows, key=lambda r: r["delta_vs_frozen"]["value"])
-    headline = f"{len(rows)} recipes at probe k = {k}; best against its frozen control: {best['recipe']} ({best['delta_vs_frozen']['value']:+.4f} AUC)."
+    headline = headline_of(rows, failed, k)
     columns = FRONTIER_COLUMNS if stage == "frontier" else SCALING_COLUMNS
     figures = [{"kind": "errorbar", "x": "recipe", "y": "delta_vs_frozen", "title": "AUC gain over the frozen-decoder control"}]
     notes = [
@@ -212,6 +246,18 @@ def table_job(stage: str, spec: dict, inputs: Sequence[str], out: Path) -> dict:
     notes += [
         f"{row['recipe']}: CE-Bench control not matched ({row['cebench_control']})." for row in rows if row["cebench_control"] != "matched"
     ]
+    negatives = [f"{row['recipe']}: {row['status']}" for row in failed]
     return write_summary(
-        stage, out, rows, columns=columns, headline=headline, notes=notes, figures=figures, inputs=inputs, config=spec, records=records
-    )
+        stage, out, [*rows, *failed], columns=columns, headline=headline, notes=notes, figures=figures, inputs=inputs, config=spec,
+        records=records, negatives=negatives, axes=axis_tables(rows, SCALING_AXES, MEASURED) if stage == "scaling" else [],
+    )  # fmt: skip
+
+
+def headline_of(rows: list[dict], failed: list[dict], k: int) -> str:
+    """The table in one sentence."""
+    lost = f" Failed: {', '.join(row['recipe'] for row in failed)}." if failed else ""
+    if not rows:
+        return f"No recipe could be measured.{lost}"
+    best = max(rows, key=lambda r: r["delta_vs_frozen"]["value"])
+    gain = f"{best['delta_vs_frozen']['value']:+.4f} AUC"
+    return f"{len(rows)} recipes at probe k = {k}; best against its frozen control: {best['recipe']} ({gain}).{lost}"

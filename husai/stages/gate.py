@@ -9,10 +9,11 @@ from typing import Any
 from husai import provenance
 from husai.errors import HusaiError, nearest
 from husai.gate.decision import Decision
-from husai.gate.evaluate import evaluate
-from husai.gate.evidence import load_evidence
+from husai.gate.evaluate import evaluate, named_candidate
+from husai.gate.evidence import as_evidence, load_evidence
 from husai.gate.imports import cycle3_evidence, external_metrics, read_artifact, selection_metrics
-from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, GateFailed, append, confirmation_status
+from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, GateFailed, append, confirmation_family, confirmation_status
+from husai.gate.levels import level_of
 from husai.gate.policy import Policy, load_policy
 from husai.gate.records import load_candidates
 from husai.gate.selection import Selection, select_cycle3
@@ -89,6 +90,8 @@ def selection_markdown(selection: Selection) -> str:
         ]
         cells = [f"`{entry.name}`", str(len(entry.members)), f"{entry.score:.6g}", "yes" if entry.is_pareto else "no", *shown]
         out.append(f"| {' | '.join(cells)} | seed {entry.representative.seed} |")
+    out += ["", "Could not be chosen:", ""] if selection.left_out else []
+    out += [f"- `{name}`: {reason}" for name, reason in selection.left_out.items()]
     return "\n".join(out) + "\n"
 
 
@@ -142,7 +145,8 @@ def gate_job(
     paths = [*evidence, *([cycle3_candidate] if cycle3_candidate is not None and not loaded.one_candidate else [])]
     records = load_evidence(paths, recipe_hash=about.get("recipe_hash") if about and loaded.one_candidate else None)
     records += cycle3_evidence(**original)
-    decision = evaluate(loaded, records, about)
+    about = named_candidate(about, as_evidence(records), loaded)
+    decision = evaluate(loaded, records, about, alpha=level_of(loaded, about, ledger))
     write_decision(
         decision,
         output_dir,
@@ -220,6 +224,11 @@ def write_decision(
     recipe_hash = str(decision.candidate.get("recipe_hash") or "")
     if recipe_hash:
         body["confirmation"] = confirmation_status(recipe_hash, ledger)
+        if decision.alpha is not None:
+            family = confirmation_family(recipe_hash, ledger)
+            body["confirmation"] |= {**family, "alpha": decision.alpha}
+            text += f"\nTest {family['order']} on this confirmation data, of {family['candidates']} candidate(s) so far: "
+            text += f"bounds at one-sided level {decision.alpha:.3g}.\n"
         if body["confirmation"]["forced"]:
             text += f"\n**Forced**: this candidate was confirmed {body['confirmation']['attempts']} times; one attempt is allowed.\n"
     files = list(dict.fromkeys(str(p) for p in inputs))
@@ -287,7 +296,8 @@ def claim_job(statement: str, evidence: str | Path, *, ledger: str | Path = CLAI
         raise GateFailed(f"{refused} rests on {absent[0]}, which is not there; failing gates: integrity")
     about = body.get("candidate")
     recipe_hash = about.get("recipe_hash") if isinstance(about, Mapping) else None
-    again = evaluate(strict, load_evidence([Path(root) / s for s in sources], root=root, recipe_hash=recipe_hash), about)
+    records = load_evidence([Path(root) / s for s in sources], root=root, recipe_hash=recipe_hash)
+    again = evaluate(strict, records, about, alpha=level_of(strict, about, Path(root) / CONFIRMATION_LEDGER))
     if not again.pass_all:
         why = "; ".join(f"{name}: {again.reasons[name]}" for name in again.failing)
         raise GateFailed(f"{refused} passed once, but its evidence no longer does; failing gates: {', '.join(again.failing)} ({why})")

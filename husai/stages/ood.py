@@ -36,7 +36,7 @@ def ood_job(
     sae_dirs : sequence of path
         One checkpoint per seed.
     """
-    from husai.statistics import crossed_interval, jackknife_t
+    from husai.statistics import crossed_metric, jackknife_t
 
     use_threads(threads)
     where = resolve_device(device)
@@ -58,7 +58,7 @@ def ood_job(
         first.name["recipe"],
         first.name["recipe_hash"],
         {
-            "excess_drop": crossed_interval(table, [data.family for data, _ in pairs]).metric(),
+            "excess_drop": crossed_metric(table, [data.family for data, _ in pairs]),
             "ood_drop": jackknife_t(old).metric(),
         },
         [p for sae in saes for p in sae.files] + [probe_path(probes, first.hook_name, n, o) for n in names for o in (False, True)],

@@ -10,7 +10,8 @@ import torch
 from husai import provenance
 from husai.compute import resolve_device
 from husai.errors import HusaiError
-from husai.stages.compare import PathComparison, compare_paths
+from husai.stages.compare import PathComparison, compare_paths, initial_of
+from husai.stages.failed import recipe_failure
 
 __all__ = ["PathComparison", "compare_paths", "stability_job", "training_trajectory"]
 
@@ -58,7 +59,7 @@ def stability_job(
     HusaiError
         Fewer than two seeds, a file missing, widths that differ, an SAE with every latent dead.
     """
-    from husai.sae import Recipe, initial_decoder, load_sae
+    from husai.sae import Recipe, load_sae
     from husai.stability import measure_stability, pairwise
 
     recipe_dir, device = folder(recipe_dir), resolve_device(str(device))
@@ -72,7 +73,8 @@ def stability_job(
         beside = folder(store_dir).parent / recipe.target_hook_name if store_dir else _activations(recipe.subject, recipe.target_hook_name)
         target, target_store = _rows(target_dir or beside, split, max_rows)
     frozen, frozen_inputs, missing = _frozen(frozen_dir, device)
-    initial = [initial_decoder(recipe, s, saes[0].d_in, saes[0].d_out).to(device) for s in seeds]
+    initial = _starts(recipe, seeds, saes, device)
+    missing |= {} if initial else {"init": "how brought SAEs were initialised is not known"}
     report = measure_stability(saes, rows, seeds=seeds, initial_decoders=initial, frozen=frozen, target=target, device=device)
     details = report.details() | {"split": split, "rows": len(rows), "nulls_missing": missing}
     if reference_dir is not None:
@@ -123,12 +125,23 @@ def _rows(directory: str | Path, split: str, max_rows: int | None):
     return (store.tensor(count) if small else store), store
 
 
+def _starts(recipe, seeds: list[int], saes: list, device) -> list[torch.Tensor] | None:
+    """Untrained decoders of the same seeds; None for brought SAEs whose metadata do not say how they were initialised."""
+    from husai.sae import initial_decoder
+
+    known = [initial_of(a) if recipe.brought else initial_decoder(recipe, s, a.d_in, a.d_out) for s, a in zip(seeds, saes, strict=True)]
+    return None if any(start is None for start in known) else [start.to(device) for start in known]
+
+
 def _frozen(frozen_dir: str | Path | None, device) -> tuple[list | None, list[Path], dict[str, str]]:
     """The SAEs of the frozen control, their weight files, and why they are missing when they are."""
     from husai.sae import load_sae
 
     if not frozen_dir:
         return None, [], {"frozen": "no frozen-decoder control was given"}
+    reason = recipe_failure(folder(frozen_dir))
+    if reason:
+        return None, [], {"frozen": f"the frozen-decoder control failed: {reason}"}
     _, directories = seed_directories(folder(frozen_dir))
     if len(directories) < 2:
         return None, [], {"frozen": f"{frozen_dir} has one seed; a null needs two"}

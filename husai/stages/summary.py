@@ -73,6 +73,8 @@ def write_parquet(path: Path, rows: Sequence[dict]) -> None:
 def shown(value) -> str:
     """A value as a table cell: four significant digits, a metric with its interval."""
     if isinstance(value, dict) and "value" in value:
+        if str(value.get("method", "")).startswith("not assessable"):
+            return "not assessable"
         if value["lcb"] is None or not math.isfinite(value["lcb"]):
             return f"{shown(value['value'])} (no interval)"
         return f"{shown(value['value'])} [{shown(value['lcb'])}, {shown(value['ucb'])}]"
@@ -85,10 +87,15 @@ def shown(value) -> str:
 
 def summary_markdown(record: dict) -> str:
     """The summary as a short Markdown page."""
-    columns = record["columns"]
-    lines = [f"# {record['stage'].capitalize()}", "", record["headline"], ""]
-    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(shown(row.get(c)) for c in columns) + " |" for row in record["rows"]]
+    lines = [f"# {record['stage'].capitalize()}", "", record["headline"], "", *_table(record)]
+    for table in record.get("axes", []):
+        lines += ["", f"## By {table['axis']} (mean [smallest, largest] over conditions)", "", *_table(table)]
     if record["notes"]:
         lines += ["", *[f"- {note}" for note in record["notes"]]]
     return "\n".join(lines) + "\n"
+
+
+def _table(table: dict) -> list[str]:
+    columns = table["columns"]
+    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return head + ["| " + " | ".join(shown(row.get(c)) for c in columns) + " |" for row in table["rows"]]

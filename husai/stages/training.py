@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from husai import provenance
-from husai.errors import HusaiError
+from husai.errors import HusaiError, RecipeFailed
 from husai.progress import Progress
-from husai.recipe import Recipe
+from husai.recipe import MATCHED, RANDOM, Recipe
+from husai.stages.failed import fail_recipe
 from husai.stages.stability import folder
 from husai.stages.summary import write_parquet
 
@@ -34,7 +36,8 @@ def train_job(
     Parameters
     ----------
     spec : dict
-        ``recipe``: the fields of :class:`husai.recipe.Recipe`, as configured.
+        ``recipe``: the fields of :class:`husai.recipe.Recipe`, as configured. With ``may_fail`` a recipe that cannot be trained as
+        defined (it diverges, its L0 is out of reach) leaves a manifest with ``status: failed`` and the reason, and no SAE.
     store : path
         ``results/subjects/{subject}/activations/{hook}`` or its manifest: the splits ``train`` and ``held_out``.
     out : path
@@ -53,11 +56,11 @@ def train_job(
 
     Notes
     -----
-    A killed job goes on from ``.resume/`` when it is started again with the same recipe, and ends with the same weights on a CPU.
+    Without ``may_fail`` an L0 out of reach is logged and the nearest one kept. A killed job goes on from ``.resume/`` when it is started again with the same recipe, and ends with the same weights on a CPU.
     """
     from husai.activations import ActivationStore
     from husai.compute import resolve_device
-    from husai.sae import save_sae, train_ensemble
+    from husai.sae import train_ensemble
 
     configured, store, out = Recipe.from_dict(spec["recipe"]), folder(store), folder(out)
     resolved = resolve(configured, calibration)
@@ -71,42 +74,72 @@ def train_job(
         work.reads(*(s.path / "store.json" for s in (*rows.values(), *target.values())))
         work.reads(*(p for p in (calibration, reference and folder(reference) / "manifest.json") if p))
         progress = Progress(resolved.steps, f"{resolved.id}, {len(seeds)} seeds: steps")
-        result = train_ensemble(
-            resolved, list(seeds), rows["train"], held_out=rows["held_out"], target=target.get("train"),
-            held_out_target=target.get("held_out"), reference=decoder, device=resolve_device(device), dtype=dtype,
-            checkpoint_dir=out / RESUME, progress=progress.update, l0_required=False,
-        )  # fmt: skip
-        for stale in out.glob("seed*"):
-            shutil.rmtree(stale)
-        for seed, sae in zip(seeds, result.saes, strict=True):
-            sae.cfg.update(
-                subject=configured.subject,
-                hook_name=configured.hook_name,
-                recipe=configured.id,
-                recipe_hash=configured.hash,
-                seed=int(seed),
-            )
-            directory = out / f"seed{seed}"
-            save_sae(sae, directory)
-            work.writes(*sorted(p for p in directory.iterdir() if p.is_file()))
-        described = describe(configured, result, rows["train"].d, seeds)
-        write_parquet(out / "training.parquet", result.curves)
-        provenance.write_json(out / "recipe.json", described)
-        work.writes(out / "training.parquet", out / "recipe.json")
+        may_fail = bool(spec.get("may_fail"))
+        try:
+            result = train_ensemble(
+                resolved, list(seeds), rows["train"], held_out=rows["held_out"], target=target.get("train"),
+                held_out_target=target.get("held_out"), reference=decoder, device=resolve_device(device), dtype=dtype,
+                checkpoint_dir=out / RESUME, progress=progress.update, l0_required=may_fail,
+            )  # fmt: skip
+            check_result(configured, result)
+        except RecipeFailed as error:
+            if not may_fail:
+                raise
+            described = fail_recipe(out, configured, resolved, seeds, str(error), work)
+        else:
+            described = describe(configured, result, rows["train"].d, seeds)
+            work.writes(*save_result(configured, result, seeds, out))
+            write_parquet(out / "training.parquet", result.curves)
+            provenance.write_json(out / "recipe.json", described)
+            work.writes(out / "training.parquet", out / "recipe.json")
     shutil.rmtree(out / RESUME, ignore_errors=True)
     return described
 
 
+def check_result(recipe: Recipe, result) -> None:
+    """Refuse SAEs that do nothing: a reconstruction that is not finite, or no latent that fires on held-out rows."""
+    for row in result.final:
+        if not math.isfinite(row["explained_variance"]):
+            raise RecipeFailed(
+                f"{recipe.id}: seed {row['seed']} ends with a held-out reconstruction that is not finite; lower learning_rate"
+            )
+        if row["dead_fraction"] >= 1.0:
+            raise RecipeFailed(f"{recipe.id}: no latent of seed {row['seed']} fires on the held-out rows; train longer or denser")
+
+
+def save_result(configured: Recipe, result, seeds: Sequence[int], out: Path) -> list[Path]:
+    """Write ``seed{n}/`` in SAELens format and return the files written; those of other seeds go."""
+    from husai.sae import save_sae
+
+    for stale in out.glob("seed*"):
+        shutil.rmtree(stale)
+    written = []
+    for seed, sae, final in zip(seeds, result.saes, result.final, strict=True):
+        sae.cfg.update(
+            subject=configured.subject,
+            hook_name=configured.hook_name,
+            recipe_id=configured.id,
+            recipe_hash=configured.hash,
+            seed=int(seed),
+            **{name: final[name] for name in ("plateau_gain", "cos_to_init")},
+        )
+        save_sae(sae, out / f"seed{seed}")
+        written += sorted(p for p in (out / f"seed{seed}").iterdir() if p.is_file())
+    return written
+
+
 def resolve(recipe: Recipe, calibration: str | Path | None) -> Recipe:
-    """The recipe with the calibrated k or L0 filled in."""
+    """The recipe with the calibrated k or L0, or the width and L0 of a brought SAE, filled in."""
     if not recipe.needs_calibration:
         return recipe
     if calibration is None:
         raise HusaiError(f"{recipe.id}: waits for the calibrated L0; give --calibration results/calibration/selected.json")
     selected = provenance.read_json(calibration)
-    chosen = selected.get(recipe.subject.removesuffix("-random")) or selected.get("default") or {}
+    chosen = selected.get(recipe.subject.removesuffix(RANDOM)) or selected.get("default") or {}
     if not isinstance(chosen.get("k"), int):
         raise HusaiError(f"{calibration}: holds no k for subject {recipe.subject}; run the calibration stage again")
+    if recipe.d_sae == MATCHED:
+        return recipe.resolve(chosen["k"], chosen.get("d_sae"))
     return recipe.resolve(min(chosen["k"], recipe.d_sae))
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from husai.compute import single_threaded
 from husai.errors import HusaiError, nearest
 from husai.progress import log
 from husai.provenance import atomic_path, read_json, write_json, write_text
@@ -39,7 +40,8 @@ def make_subject(spec: dict, out: Path, *, device: str | torch.device = "cpu", p
     elif kind == "modular":
         from husai.subjects import modular
 
-        model, metrics = modular.train(spec, device)
+        with single_threaded():  # a subject's weights must not depend on how many cores it was given
+            model, metrics = modular.train(spec, device)
     else:
         model, metrics = _reading(spec, out, device)
     transformer.save(model, out, spec)
@@ -59,7 +61,8 @@ def _reading(spec: dict, out: Path, device: str | torch.device) -> tuple[Any, di
         s = language.settings(spec)
         fast = tokenizers.train_tokenizer(corpus.documents["train"], s["vocab_size"])
         contexts = pack_corpus(fast, corpus, s["n_ctx"])
-        model, metrics = language.train(spec, contexts, fast.get_vocab_size(), device)
+        with single_threaded():
+            model, metrics = language.train(spec, contexts, fast.get_vocab_size(), device)
     else:
         from husai.subjects import hub, language
 

@@ -55,7 +55,9 @@ def add_spec(command: argparse.ArgumentParser) -> None:
 def add_compute(command: argparse.ArgumentParser) -> None:
     """Where a job computes."""
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-    command.add_argument("--dtype", default="float32", help="number format (default %(default)s)")
+    command.add_argument(
+        "--dtype", default="float32", help="number format of training: float32, tf32, bfloat16 or float64 (default %(default)s)"
+    )
     command.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
 
 

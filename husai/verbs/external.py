@@ -55,16 +55,34 @@ def _sae_options(command) -> None:
 def _work_list(args, bench: str) -> list[tuple[Path, Path]]:
     """``(SAE folder, record)`` of the seeds asked for."""
     from husai.errors import HusaiError
-    from husai.stages.stability import folder, seed_directories
+    from husai.stages.stability import seed_directories
 
-    if args.saes is None:
-        raise HusaiError("--saes is missing; give the folder or manifest of a trained recipe")
-    seeds, directories = seed_directories(folder(args.saes))
+    seeds, directories = seed_directories(_recipe_dir(args))
     if args.all_seeds:
         return [(d, args.out.parent / f"seed{s}" / f"{bench}.json") for s, d in zip(seeds, directories, strict=True)]
     if args.seed not in seeds:
         raise HusaiError(f"--seed: {args.seed} is not among the seeds {seeds} of {args.saes}")
     return [(directories[seeds.index(args.seed)], args.out)]
+
+
+def _measure(args, bench: str, measure) -> None:
+    """Measure; of one seed (``--seed``: recipes compared in a table) a recipe that failed is a record with the reason."""
+    from husai.stages.failed import measured_or_failed
+
+    if args.all_seeds:
+        measure()
+    else:
+        measured_or_failed(bench, _recipe_dir(args), args.seed, args.out, measure)
+
+
+def _recipe_dir(args) -> Path:
+    """Folder of the trained recipe."""
+    from husai.errors import HusaiError
+    from husai.stages.stability import folder
+
+    if args.saes is None:
+        raise HusaiError("--saes is missing; give the folder or manifest of a trained recipe")
+    return folder(args.saes)
 
 
 def _write_list(args, work: list[tuple[Path, Path]], bench: str) -> None:
@@ -88,11 +106,15 @@ def run_saebench(args) -> None:
             raise HusaiError("--baselines-only needs --hook; name the hook point")
         baselines_job(args.spec, args.probes, args.hook, args.out, threads=args.threads)
         return
-    work = _work_list(args, "saebench")
-    baselines = _baselines_of(args.baselines, work[0][0])
-    for sae_dir, out in work:
-        saebench_job(args.spec, sae_dir, args.probes, baselines, out, device=args.device, threads=args.threads)
-    _write_list(args, work, "saebench")
+
+    def measure() -> None:
+        work = _work_list(args, "saebench")
+        baselines = _baselines_of(args.baselines, work[0][0])
+        for sae_dir, out in work:
+            saebench_job(args.spec, sae_dir, args.probes, baselines, out, device=args.device, threads=args.threads)
+        _write_list(args, work, "saebench")
+
+    _measure(args, "saebench", measure)
 
 
 def _baselines_of(paths: list[Path], sae_dir: Path) -> Path:
@@ -115,10 +137,14 @@ def run_cebench(args) -> None:
     from husai.stages.cebench import cebench_jobs
 
     use_threads(args.threads)
-    work = _work_list(args, "cebench")
-    spec = {**args.spec, "split": "confirmation" if args.all_seeds else "selection"}
-    cebench_jobs(spec, work, args.pairs, device=args.device)
-    _write_list(args, work, "cebench")
+
+    def measure() -> None:
+        work = _work_list(args, "cebench")
+        spec = {**args.spec, "split": "confirmation" if args.all_seeds else "selection"}
+        cebench_jobs(spec, work, args.pairs, device=args.device)
+        _write_list(args, work, "cebench")
+
+    _measure(args, "cebench", measure)
 
 
 def run_ood(args) -> None:

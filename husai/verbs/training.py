@@ -1,4 +1,4 @@
-"""Verbs ``train`` and ``stability``."""
+"""Verbs ``train``, ``bring`` and ``stability``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,23 @@ def add_to(verbs) -> None:
     add_spec(command)
     optional_path(command, "--activations", "activation folder of the recipe's hook, or its manifest")
     optional_path(command, "--reference", "trained plain recipe a consistency recipe aligns to")
-    optional_path(command, "--calibration", "results/calibration/selected.json, for recipes that wait for it")
+    optional_path(
+        command, "--calibration", "results/calibration/selected.json, or matched.json of a brought SAE, for recipes that wait for it"
+    )
     command.add_argument(
         "--role", help="train this role of the confirmation instead of a recipe: candidate, frozen, random_model, transcoder"
     )
     command.add_argument("--planted", action="store_true", help="train on planted features instead, and write what was found of them")
     command.add_argument("--candidate", type=Path, help="selected_candidate.json (with --role)")
+    command.add_argument("--out", type=Path, required=True, help="manifest to write")
+    add_compute(command)
+    command = verb(
+        verbs, "bring", run_bring, summary="Import SAEs that another trainer wrote, as the members of one ensemble.",
+        reads="SAE checkpoints, the activation store of their hook",
+        writes="seed{n}/ in SAELens format, recipe.json, matched.json (what a control must match), manifest.json", costs="seconds",
+    )  # fmt: skip
+    add_spec(command)
+    command.add_argument("--activations", type=Path, required=True, help="activation folder of the hook they read, or its manifest")
     command.add_argument("--out", type=Path, required=True, help="manifest to write")
     add_compute(command)
     command = verb(
@@ -75,6 +86,19 @@ def run_train(args) -> None:
     )  # fmt: skip
 
 
+def run_bring(args) -> None:
+    """Import the members of a brought ensemble."""
+    from husai.compute import use_threads
+    from husai.errors import HusaiError
+    from husai.stages.bring import bring_job
+
+    use_threads(args.threads)
+    for key in ("name", "subject", "hook_name", "members", "seeds", "training"):
+        if key not in args.spec:
+            raise HusaiError(f"--spec has no '{key}'; it must say which checkpoints are brought, and as what")
+    bring_job(args.spec, args.activations, args.out, device=args.device)
+
+
 def run_stability(args) -> None:
     """Measure a recipe, or print the table of any SAEs."""
     from husai.compute import resolve_device, use_threads
@@ -83,11 +107,14 @@ def run_stability(args) -> None:
     use_threads(args.threads)
     device = resolve_device(args.device)
     if args.recipe is not None:
-        from husai.stages.stability import stability_job
+        from husai.stages.failed import measured_or_failed
+        from husai.stages.stability import folder, stability_job
 
         if args.out is None or args.paths:
             raise HusaiError("--recipe needs --out and no PATHs; give PATHs alone to compare checkpoints")
-        stability_job(args.recipe, args.activations, args.out, frozen_dir=args.frozen, split=args.split, device=device)
+        measured_or_failed("stability", folder(args.recipe), None, args.out, lambda: stability_job(
+            args.recipe, args.activations, args.out, frozen_dir=args.frozen, split=args.split, device=device,
+        ))  # fmt: skip
         return
     from husai.stages.compare import compare_paths
 

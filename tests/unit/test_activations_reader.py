@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from husai.activations import ActivationStore, BatchReader, write_store
+from husai.activations.batches import missing_bytes
 from husai.activations.order import BlockOrder, permutation, stream_seed
 from husai.activations.store import HEADER, SCHEMA
 from husai.errors import HusaiError
@@ -52,7 +53,7 @@ def streamed(block_rows=5, window_blocks=4, d=2, prefetch=False):
 def test_every_epoch_reads_every_row_once_in_an_order_of_its_own(tmp_path_factory, n, batch, block, blocks, resident, seed):
     store = numbered(tmp_path_factory.mktemp("s"), n)
     reader = BatchReader(store, batch, seed, **({} if resident else streamed(block, blocks)))
-    assert reader.streams != resident
+    assert reader.in_windows != resident
     out = stream(reader, -(-3 * n // batch))
     epochs = out[: 3 * n].view(3, n)
     assert torch.equal(epochs.sort(dim=1).values, torch.arange(n).expand(3, n))
@@ -93,6 +94,44 @@ def test_the_order_is_the_same_with_and_without_prefetching(tmp_path):
 def test_a_tensor_and_a_resident_store_give_the_same_batches(tmp_path):
     store = numbered(tmp_path, 60)
     assert torch.equal(stream(BatchReader(store, 7, 1), 20), stream(BatchReader(store.tensor(), 7, 1), 20))
+
+
+def test_readers_in_several_threads_load_the_rows_once(tmp_path, monkeypatch):
+    store, loads = numbered(tmp_path, 5000, d=64), []
+    right = ActivationStore.read_into
+    monkeypatch.setattr(ActivationStore, "read_into", lambda self, *a: loads.append(1) or right(self, *a))
+    readers = [BatchReader(store, 8, seed) for seed in range(4)]
+    threads = [threading.Thread(target=next, args=(reader,)) for reader in readers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_held_on_the_device_come_in_the_order_of_streaming(tmp_path, dtype):
+    store, other = numbered(tmp_path, 103, dtype=dtype), numbered(tmp_path, 103, d=3, name="target")
+    for target in (None, other):
+        row = 2 * store.torch_dtype.itemsize + (12 if target else 0)
+        sizes = {"resident_bytes": 0, "block_bytes": 5 * row, "window_bytes": 20 * row, "target": target}
+        disk, held = BatchReader(store, 8, 3, **sizes), BatchReader(store, 8, 3, hold=True, **sizes)
+        for step in range(40):
+            if step == 17:
+                state, held = held.state(), BatchReader(store, 8, 3, hold=True, **sizes)
+                held.restore(state)
+            for a, b in zip(next(disk), next(held), strict=True):
+                assert torch.equal(a, b)
+        disk.close()
+    assert store.is_resident(103, torch.device("cpu")) and not store.is_resident(102, torch.device("cpu"))
+
+
+def test_what_is_on_the_device_already_needs_no_more_room(tmp_path):
+    store, x = numbered(tmp_path, 100, dtype="float16"), torch.zeros(100, 7)
+    cpu = torch.device("cpu")
+    assert missing_bytes([store, x], 80, cpu) == 80 * 2 * 2
+    store.resident(80, cpu)
+    assert missing_bytes([store, x], 80, cpu) == 0 < missing_bytes([store], 100, cpu)
 
 
 @pytest.mark.parametrize("sizes", [{}, streamed()])
@@ -288,10 +327,11 @@ def test_an_error_while_loading_reaches_the_caller(tmp_path, prefetch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("sizes", [{}, streamed(prefetch=True)])
-def test_a_cuda_device_gets_the_same_batches(tmp_path, sizes):
+@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("sizes", [{}, streamed(prefetch=None)])
+def test_a_cuda_device_gets_the_same_batches(tmp_path, sizes, hold):
     store = numbered(tmp_path, 103)
-    host, device = BatchReader(store, 8, 3, **sizes), BatchReader(store, 8, 3, device="cuda", **sizes)
+    host, device = BatchReader(store, 8, 3, **sizes), BatchReader(store, 8, 3, device="cuda", hold=hold, **sizes)
     for _ in range(40):
         assert torch.equal(next(host), next(device).cpu())
     for reader in (host, device):

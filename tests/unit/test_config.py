@@ -70,6 +70,58 @@ def test_unknown_subject_is_named(tmp_path):
     assert any("baseline.subject: 'modullar' is not a subject" in line for line in problems(tmp_path, "baseline: {subject: modullar}"))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("baseline: {k: {modular: 4}}", "baseline.k: no value for subject 'language'"),
+        ("baseline: {k: {modular: 4, langauge: 4}}", "baseline.k: 'langauge' is not a subject; did you mean 'language'?"),
+        ("ablations: {subject: [modular, modular]}", "ablations.subject: ['modular', 'modular'] names a subject twice"),
+        ("consistency: {k: {modular: 4, language: -4}}", "consistency.k.language: got -4"),
+        ("consistency: {k: {modular: 999, language: 8}}", "consistency.k: k = 999 is larger than d_sae = 128"),
+        ("consistency: {interval: -1}", "consistency.interval: got -1"),
+        ("ablations: {subject: []}", "ablations.subject: got []"),
+    ],
+)
+def test_numbers_given_per_subject_are_checked(tmp_path, text, message):
+    assert any(message in line for line in problems(tmp_path, text))
+
+
+HOOK = "blocks.1.hook_resid_post"
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ("{path: nope, subject: language, hook: HOOK}", ["0.path: nope: no such file or folder"]),
+        ("{path: one.pt, subject: languag, hook: HOOK}", ["0.subject: 'languag' is not a subject", "did you mean 'language'"]),
+        ("{path: one.pt, subject: modular, hook: HOOK}", ["0.subject: 'modular' is not external.subject ('language')"]),
+        ("{path: one.pt, subject: language, hook: HOOKS}", ["0.hook: 'HOOKS' is not stored for language", "did you mean 'HOOK'"]),
+        ("{path: one.pt, subject: language, hook: HOOK}, {path: a/one.pt, subject: language, hook: HOOK}",
+         ["1.name: 'one' is also the name of external.candidates.0"]),
+        ("{path: [], name: x, subject: language, hook: HOOK}", ["0.path: empty; name at least one checkpoint"]),
+        ("{path: [one.pt, ./one.pt], subject: language, hook: HOOK}", ["one.pt is named twice; one SAE is one observation"]),
+        ("{path: one.pt, confirmation: [one.pt, two.pt], subject: language, hook: HOOK}", ["one.pt is named twice", "confirmation needs others"]),
+        ("{path: one.pt, confirmation: two.pt, subject: language, hook: HOOK}", ["0.confirmation: one member; agreement"]),
+        ("{path: one.pt, subject: language}", ["0.hook: missing; this key is required"]),
+        ("{pathh: one.pt, subject: language, hook: HOOK, path: one.pt}", ["0.pathh: unknown key, set to \"one.pt\"; did you mean 'path'?"]),
+        ("{path: one.pt, name: a b, subject: language, hook: HOOK}", ["0.name: got \"a b\""]),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_brought_sae_are_named_with_file_and_key(tmp_path, monkeypatch, entries, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for name in ("one.pt", "two.pt", "a/one.pt"):
+        (tmp_path / name).write_bytes(b"")
+    (line,) = problems(tmp_path, f"external: {{candidates: [{entries.replace('HOOK', HOOK)}]}}")
+    assert line.startswith(f"{tmp_path / 'overlay.yaml'}: external.candidates.")
+    assert all(part.replace("HOOK", HOOK) in line for part in expected)
+
+
+def test_a_key_whose_name_begins_like_a_type_is_named_in_full(tmp_path):
+    (line,) = problems(tmp_path, "consistency: {interval: 0}")
+    assert "consistency.interval: got 0" in line
+
+
 def test_duplicate_keys_are_refused(tmp_path):
     lines = problems(tmp_path, "gate: {null_campaigns: 10, null_campaigns: 20}\nbaseline:\n  k: 4\n  k: -8\n")
     assert [line.split(": ", 1)[1] for line in lines] == [

@@ -130,7 +130,8 @@ def test_missing_and_broken_json_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["husai.config", "husai.plan", "husai.recipe", "husai.provenance", "husai.cli", "husai.gate", "husai.report"]
+    "module",
+    ["husai.config", "husai.plan", "husai.brought", "husai.recipe", "husai.provenance", "husai.cli", "husai.gate", "husai.report"],
 )
 def test_light_modules_import_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -86,6 +86,8 @@ def test_an_absent_bound_is_unbounded_and_an_absent_interval_is_said():
     metric = {"value": 0.25, "lcb": None, "ucb": 0.5, "n": 3, "method": "t"}
     assert text_of(metric_cell(Ref("f", metric))) == "0.25 [-inf, 0.5]"
     assert text_of(metric_cell(Ref("f", {**metric, "ucb": None}))) == "0.25 (no interval)"
+    undefined = {"value": None, "lcb": None, "ucb": None, "n": 5, "method": "not assessable: null 0.909"}
+    assert text_of(metric_cell(Ref("f", undefined))) == "not assessable: null 0.909"
     assert text_of(metric_cell(Ref("f", {**metric, "value": None}))) == "missing [-inf, 0.5]"
 
 

@@ -12,6 +12,8 @@ from husai.activations import write_store
 from husai.errors import HusaiError
 from husai.sae import Recipe, initial_decoder, load_sae
 from husai.sae.checkpoint import describe
+from husai.stability import null_pwmcc
+from husai.stages.compare import compare_paths
 from husai.stages.training import train_job
 
 D, D_SAE = 16, 32
@@ -61,6 +63,14 @@ def test_every_artifact_is_there_and_the_saes_do_what_is_reported(tmp_path, stor
     assert manifest["seeds"] == [3, 5]
 
 
+def test_saes_of_the_job_are_compared_with_their_own_initialisations(tmp_path, store):
+    train_job({"recipe": TOPK}, [3, 5, 8], store, tmp_path, device="cpu")
+    record = compare_paths([tmp_path], "init", rows=store).record
+    decoders = [initial_decoder(Recipe.from_dict(TOPK), s, D) for s in (3, 5, 8)]
+    assert record["nulls"]["init"]["mean"] == pytest.approx(null_pwmcc(D, D_SAE, 3, "init", decoders=decoders).mean)
+    assert record["pairwise"]["activation_r"][0][1] > 0
+
+
 def test_curves_hold_every_seed_from_start_to_end(tmp_path, store):
     import pandas as pd
 
@@ -91,6 +101,8 @@ def one_thread():
 RUN = """
 import json, sys, torch
 torch.set_num_threads(1)
+from husai.stability import null_pwmcc
+from husai.stages.compare import compare_paths
 from husai.stages.training import train_job
 recipe, store, out = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 train_job({"recipe": recipe}, [0, 1], store, out, device="cpu")

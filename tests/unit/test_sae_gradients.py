@@ -117,7 +117,7 @@ def test_consistency_gradient_equals_autograd_on_the_sphere():
     penalty = Consistency(reference, 0.3, 10)
     penalty.renew(0, p["W_dec"])
     got = torch.zeros_like(p["W_dec"])
-    value = penalty.add(p["W_dec"], got, slice(0, S))
+    value = penalty.add(p["W_dec"], got)
     remove_parallel(got, p["W_dec"])
     W = p["W_dec"].clone().requires_grad_()
     cosine = torch.nn.functional.cosine_similarity(W, reference[penalty.assignment], dim=-1)

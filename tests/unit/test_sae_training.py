@@ -1,8 +1,5 @@
-"""Ensembles: independence of members, curves, objectives, resume after kill -9, L0 matching, and refusals."""
+"""Ensembles: independence of members, curves, objectives, L0 matching, and refusals."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -11,10 +8,10 @@ from sae_helpers import recipe, rows
 
 from husai.activations import ActivationStore, write_store
 from husai.errors import HusaiError
+from husai.sae import evaluate_sae
 from husai.sae.architectures import SAE
 from husai.sae.calibrate import Trial, interpolate, match_l0
 from husai.sae.ensemble import curve_steps, plateau_gain, train_ensemble
-from husai.sae.evaluate import evaluate_sae
 from husai.sae.initialise import geometric_median, initial_decoder, measure_units
 from husai.sae.objectives import match_rows
 from husai.sae.optimiser import Optimiser, clip, learning_rate_factor
@@ -261,64 +258,3 @@ def test_interpolation_of_coefficients():
     assert interpolate(trials, 10.0) == pytest.approx(1.0)
     assert interpolate(trials, 0.5) > 10.0
     assert interpolate(trials, 400.0) < 0.1
-
-
-KILLED = """
-import os, random, signal, sys, time
-sys.path.insert(0, {here!r})
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-from sae_helpers import recipe, rows
-from husai.sae.ensemble import train_ensemble
-
-folder, chance = Path({folder!r}), random.Random(0)
-
-def start(name, architecture):
-    read, write = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(write)
-        return child, read
-    r = recipe(architecture, steps=60, dead_after_rows=500)
-    result = train_ensemble(r, [0, 1], rows(1000), held_out=rows(300, seed=1), checkpoint_dir=folder / name, checkpoint_every=4,
-                            progress=lambda n, note: os.write(write, b"."))
-    torch.save([[s.W_enc, s.W_dec, s.b_enc, s.b_dec] for s in result.saes] + [result.curves[-1]], folder / (name + ".pt"))
-    os._exit(0)
-
-for architecture in ("topk", "batchtopk", "jumprelu"):
-    child, _ = start(architecture + "-whole", architecture)
-    assert os.waitpid(child, 0)[1] == 0
-    for attempt in range(4):
-        child, read = start(architecture + "-killed", architecture)
-        for _ in range(chance.randint(5, 14)):
-            os.read(read, 1)
-        time.sleep(chance.random() * 0.01)
-        os.kill(child, signal.SIGKILL)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        os.close(read)
-    child, _ = start(architecture + "-killed", architecture)
-    assert os.waitpid(child, 0)[1] == 0
-"""
-
-
-def test_runs_killed_at_random_steps_end_with_bit_identical_weights(tmp_path):
-    code = KILLED.format(here=os.path.dirname(__file__), folder=str(tmp_path))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "resumed at step" in done.stderr
-    for architecture in ("topk", "batchtopk", "jumprelu"):
-        a, b = (torch.load(tmp_path / f"{architecture}-{n}.pt", weights_only=True) for n in ("whole", "killed"))
-        assert a[-1] == b[-1]
-        assert all(torch.equal(x, y) for s, t in zip(a[:-1], b[:-1], strict=True) for x, y in zip(s, t, strict=True))
-
-
-def test_a_checkpoint_of_another_run_is_not_used(tmp_path):
-    first = train(recipe(steps=20), [0], checkpoint_dir=tmp_path)
-    again = train(recipe(steps=20), [0], checkpoint_dir=tmp_path)
-    assert torch.equal(weights(first.saes[0]), weights(again.saes[0]))
-    other = train(recipe(steps=20, learning_rate=5e-3), [0], checkpoint_dir=tmp_path)
-    assert torch.equal(weights(other.saes[0]), weights(train(recipe(steps=20, learning_rate=5e-3), [0]).saes[0]))
-    (tmp_path / "state.pt").write_bytes(b"torn")
-    assert torch.equal(weights(train(recipe(steps=20), [0], checkpoint_dir=tmp_path).saes[0]), weights(first.saes[0]))

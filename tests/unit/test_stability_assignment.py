@@ -106,6 +106,16 @@ def test_shared_fraction_needs_both_decoder_and_encoder():
         shared_fraction(e, e, e)
 
 
+def test_encoders_that_hold_nan_are_refused_and_a_silent_encoder_shares_nothing():
+    e = torch.eye(4)
+    broken, silent = e.clone(), e.clone()
+    broken[1, 1], silent[1] = float("nan"), 0
+    with pytest.raises(HusaiError, match="encoders: hold NaN"):
+        shared_fraction(e, e, e, broken)
+    assert shared_fraction(e, e, e, silent) == 0.75
+    assert shared_fraction(e.numpy(), e.numpy(), e.numpy(), silent.numpy()) == 0.75
+
+
 def test_a_match_must_exceed_0_7_and_leftover_latents_are_not_shared():
     A = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     B = torch.tensor([[0.71, (1 - 0.71**2) ** 0.5], [-0.5, 0.5]])

@@ -205,13 +205,18 @@ def test_rows_add_living_latents_agreement_and_the_covariance_null(tmp_path):
     bias[:8] = -1e6
     decoders = planted_decoders(3, D_SAE, D_IN, 0.25, shuffle=False)
     paths = [save(tmp_path, f"{i}", W, b_enc=bias) for i, W in enumerate(decoders)]
-    record = compare_paths(paths, rows=tmp_path / "rows").record
+    found = compare_paths(paths, rows=tmp_path / "rows")
+    record, fires = found.record, (rows @ decoders[0].T + bias > 0).sum(1).double().mean()
+    assert found.table.splitlines()[1].split()[4:7] == ["24", f"{fires:.1f}", f"{record['saes'][0]['explained_variance']:.4f}"]
+    assert " L0 " not in compare_paths(paths).table.splitlines()[0]
     assert [s["living"] for s in record["saes"]] == [24, 24, 24]
     assert record["saes"][0]["dead_fraction"] == 0.25
     assert record["pairwise"]["pwmcc"][0][1] == pytest.approx(pwmcc(decoders[0][8:], decoders[1][8:]), abs=1e-6)
     assert record["metrics"]["shared_fraction"]["value"] < 0.1
     assert "activation_r" in record["metrics"]
     assert compare_paths(paths, "covariance", rows=tmp_path / "rows").record["null"] == "covariance"
+    write_store(tmp_path / "hook" / "held_out", rows)
+    assert compare_paths(paths, rows=tmp_path / "hook").record == record
     assert compare_paths(paths, "gaussian", rows=rows).record["null"] == "gaussian"
 
 

@@ -24,6 +24,26 @@ def test_known_answer_128_x_1024():
     assert null_pwmcc(128, 1024, 5).mean == pytest.approx(0.298829481, abs=1e-6)
 
 
+def test_known_answer_from_plain_tensors():
+    """The same number without this room's generator: docs/method.md draws (d_in, d_sae), columns are features."""
+    drawn = [torch.randn((128, 1024), generator=torch.Generator().manual_seed(s)) for s in range(1000, 1005)]
+    pairs = [pwmcc(drawn[i].T, drawn[j].T) for i in range(5) for j in range(i + 1, 5)]
+    assert sum(pairs) / 10 == pytest.approx(0.298829481, abs=1e-6)
+    assert float(null_pwmcc(128, 1024, 5)) == pytest.approx(sum(pairs) / 10, abs=1e-9)
+    arrays = [d.T.double().numpy() for d in drawn]
+    assert null_pwmcc(128, 1024, 5, "init", decoders=arrays).mean == pytest.approx(0.298829481, abs=1e-6)
+
+
+@pytest.mark.parametrize(("d_in", "d_sae"), [(128, 64), (64, 128), (50, 50), (32, 500)])
+def test_null_is_by_the_definition_for_any_shape(d_in, d_sae):
+    """Fewer features than dimensions too: never transposed."""
+    drawn = [torch.randn((d_in, d_sae), generator=torch.Generator().manual_seed(s)).T.double() for s in (7, 8)]
+    A, B = (torch.nn.functional.normalize(m, dim=1) for m in drawn)
+    C = (A @ B.T).abs()
+    expected = float((C.max(1).values.mean() + C.max(0).values.mean()) / 2)
+    assert null_pwmcc(d_in, d_sae, 2, seeds=[7, 8]).mean == pytest.approx(expected, abs=1e-6)
+
+
 def test_known_answer_three_pairs_of_128_x_128():
     found = null_pwmcc(128, 128, 3, seeds=[100042, 100123, 100456])
     assert found.pairs == pytest.approx((0.2508258522, 0.2499678060, 0.2429674417), abs=1e-6)
@@ -88,6 +108,7 @@ def test_dictionaries_of_different_width():
         ({"kind": "covariance", "covariance": torch.zeros(8, 8)}, "do not vary"),
         ({"kind": "covariance", "covariance": torch.full((8, 8), float("nan"))}, "NaN"),
         ({"kind": "init"}, "needs decoders"),
+        ({"kind": "init", "decoders": [torch.ones(16, 8)] * 3}, "3 decoders were given for n_seeds = 2"),
         ({"kind": "frozen", "decoders": [torch.ones(16, 7)] * 2}, r"\(16, 7\) does not fit"),
         ({"seeds": [1, 2, 3]}, "3 seeds were given for n_seeds = 2"),
     ],

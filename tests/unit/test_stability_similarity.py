@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -133,6 +134,23 @@ def test_number_formats(dtype, tolerance):
     A, B = normal(30, 7, 1).to(dtype), normal(30, 7, 2).to(dtype)
     assert pwmcc(A, B) == pytest.approx(by_definition(A, B), abs=tolerance)
     assert pwmcc(A, B.float()) == pytest.approx(by_definition(A, B), abs=1e-6)
+
+
+def test_arrays_parameters_and_whole_numbers_are_dictionaries_too():
+    A, B = normal(30, 7, 1), normal(30, 7, 2)
+    expected = pwmcc(A, B)
+    assert pwmcc(A.numpy(), B.numpy()) == expected
+    assert pwmcc(torch.nn.Parameter(A), B) == expected
+    assert pwmcc(A.double().numpy(), B.double()) == pytest.approx(by_definition(A, B), abs=1e-12)
+    read_only = A.numpy().copy()
+    read_only.flags.writeable = False
+    assert pwmcc(read_only[::-1], B.numpy()) == pytest.approx(expected, abs=1e-7)
+    assert pwmcc(np.eye(3, dtype=int), torch.eye(3)) == 1.0
+    assert torch.equal(pairwise(np.stack([A, B])), pairwise([A, B]))
+    assert pwmcc(A.numpy(), B, np.arange(30) < 20) == pwmcc(A[:20], B)
+    for wrong in (np.array([["a"]]), np.ones((2, 7), dtype=complex), torch.ones((2, 7), dtype=torch.complex64)):
+        with pytest.raises(HusaiError, match=r"numpy array|real numbers"):
+            pwmcc(wrong, B)
 
 
 def test_signed_maxima_tell_a_feature_from_its_negative():

@@ -102,6 +102,13 @@ def test_effective_rank_ignores_rotation_scale_and_offset(seed):
     assert effective_rank(7 * rows @ Q + 3) == pytest.approx(effective_rank(rows), rel=1e-8)
 
 
+def test_arrays_are_activations_and_dictionaries_too():
+    rows = normal(40, 5, 1)
+    assert effective_rank(rows.numpy()) == effective_rank(rows)
+    assert participation_ratio(torch.linalg.eigvalsh(rows.T.cov()).numpy()) == pytest.approx(participation_ratio(rows))
+    assert subspace_overlap(rows.numpy(), rows.float(), 3) == pytest.approx(1.0, abs=1e-5)
+
+
 def test_covariance_is_streamed():
     rows = normal(1000, 3, 1).float() + 50
 

@@ -13,6 +13,7 @@ from husai.statistics import (
     bootstrap_percentile,
     cohens_d,
     crossed_interval,
+    difference_pvalue,
     holm,
     jackknife_difference,
     jackknife_se,
@@ -20,6 +21,7 @@ from husai.statistics import (
     mann_whitney,
     paired_t,
     paired_t_pvalue,
+    pseudo_values,
 )
 
 values = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
@@ -152,6 +154,42 @@ def test_difference_of_two_ensembles_is_welchs():
     assert (found.lcb, found.ucb) == pytest.approx((low, high), rel=1e-6)
     same = jackknife_difference([1.0, 1.0], [0.5, 0.5])
     assert (same.value, same.lcb, same.ucb) == (0.5, 0.5, 0.5)
+
+
+def test_p_value_of_a_difference_is_welchs_and_agrees_with_its_interval():
+    a, b = [1.0, 2.0, 4.0, 3.0, 2.5], [0.5, 0.7, 0.4]
+    for alternative in ("greater", "less", "two-sided"):
+        expected = stats.ttest_ind(a, b, equal_var=False, alternative=alternative).pvalue
+        assert difference_pvalue(a, b, alternative) == pytest.approx(expected, rel=1e-6)
+    matrices = pairwise(5, 1), pairwise(5, 2)
+    edge = jackknife_difference(*matrices)
+    assert difference_pvalue(matrices[0], matrices[1] + edge.lcb, "greater") == pytest.approx(0.025, abs=1e-6)
+    assert difference_pvalue([0.7], [0.1, 0.2]) == 1.0
+    assert difference_pvalue([0.7, 0.7], [0.1, 0.1]) == 0.0
+    assert difference_pvalue([0.7, 0.7], [0.7, 0.7]) == 0.5
+    with pytest.raises(HusaiError, match="did you mean 'greater'"):
+        difference_pvalue(a, b, "geater")
+
+
+def test_pseudo_values_turn_pairs_into_one_unit_per_seed():
+    """Their mean is the mean over pairs and their t interval is the jackknife-t (Tukey 1958)."""
+    matrix = pairwise(6)
+    units = pseudo_values(matrix)
+    assert units.shape == (6,)
+    assert jackknife_t(units)[:3] == pytest.approx(jackknife_t(matrix)[:3])
+    with pytest.raises(HusaiError, match=r"at least 3 seeds, got shape \(2, 2\)"):
+        pseudo_values(np.eye(2))
+
+
+def test_tensors_and_lists_are_numbers_too():
+    import torch
+
+    matrix = pairwise(4)
+    expected = jackknife_t(matrix)
+    assert jackknife_t(torch.from_numpy(matrix).requires_grad_()) == expected
+    assert jackknife_t(matrix.tolist()) == expected
+    assert bootstrap_percentile(torch.tensor([0.5, 0.25, 1.0])) == bootstrap_percentile([0.5, 0.25, 1.0])
+    assert jackknife_t(torch.tensor([0.5, 0.25], dtype=torch.bfloat16).float()).value == 0.375
 
 
 def test_crossed_interval_is_the_family_t_when_seeds_agree_and_families_are_few():

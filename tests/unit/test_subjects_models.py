@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from husai.errors import HusaiError
-from husai.subjects import Subject, _batches, hub, language, load_subject, modular, transformer
+from husai.subjects import Subject, _batches, hub, language, load_subject, modular, train_subject, transformer
 from husai.subjects.leak import leak_record, wilson_lower
 
 SMALL = {"p": 13, "d_model": 32, "d_mlp": 64, "n_heads": 2, "max_steps": 30, "batch_size": 128}
@@ -21,6 +21,20 @@ def test_wilson_lower_bound():
     assert wilson_lower(0, 10) == 0.0 and wilson_lower(0, 0) == 0.0
     record = leak_record(10, 1000, 0.01)
     assert record["excess"] == 0.0 and record["excess_lcb"] < 0 and record["at_chance"]
+
+
+def test_the_number_of_threads_changes_no_weight_of_a_subject(tmp_path):
+    """Sums split over threads differ in their last bits, and training would magnify them."""
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        spec = {"kind": "modular", "name": "m", "p": 23, "d_model": 32, "d_mlp": 64, "max_steps": 10, "batch_size": 512}
+        metrics = train_subject(spec, tmp_path / str(threads))
+        found.append((load_subject(tmp_path / str(threads)).model.state_dict(), metrics["loss"]))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert found[0][1] == found[1][1]
+    assert all(torch.equal(value, found[1][0][name]) for name, value in found[0][0].items())
 
 
 def test_the_answer_is_never_in_the_input():

@@ -26,6 +26,7 @@ if [ -n "$dir" ]; then mkdir -p "$dir"; for f in release_policy.json release_pol
 case "$out" in
   reports) mkdir -p reports; echo x > reports/gate_report.html; echo x > reports/gate_report.md; exit ;;
   */integrity.json) for f in integrity stability saebench cebench; do echo x > "${out%/*}/$f.json"; done ;;
+  */brought-*/manifest.json) echo x > "${out%/*}/matched.json" ;;
   */baseline/summary.json) echo x > results/baseline/evidence.json ;;
 esac
 for f in "$out" "${out%.json}.parquet" "${out%.json}.md"; do echo x > "$f"; done
@@ -130,6 +131,40 @@ def test_one_output_needs_only_its_own_jobs(tmp_path):
     assert found == {"subject": 1, "activations": 1, "train": 1, "probe_activations": 1, "probe_baselines": 1, "saebench": 1, "total": 6}
 
 
+@pytest.fixture
+def candidate(tmp_path):
+    """An overlay that brings an ensemble of two and keeps eight back, and the folder of the checkpoints."""
+    for i in range(10):
+        folder = tmp_path / ("mine" if i < 2 else "kept") / f"seed{i}"
+        folder.mkdir(parents=True)
+        (folder / "ae.pt").write_text("weights")
+        (folder / "config.json").write_text("{}")
+    entry = f"{{path: {tmp_path}/mine, subject: language, hook: blocks.0.hook_resid_post, confirmation: {tmp_path}/kept}}"
+    return overlay(tmp_path, "candidate.yaml", f"external: {{candidates: [{entry}]}}\n"), tmp_path
+
+
+def test_a_brought_ensemble_adds_its_import_its_control_and_their_measurements(tmp_path, candidate):
+    smoke = str(ROOT / "config/smoke.yaml")
+    without, with_it = (jobs(snakemake("-n", "--configfile", smoke, *more, directory=tmp_path / "run")) for more in ([], [candidate[0]]))
+    added = {rule: n - without.get(rule, 0) for rule, n in with_it.items() if n != without.get(rule, 0)}
+    assert added == {"bring": 1, "train": 1, "stability": 1, "saebench": 2 + 3, "cebench": 2 + 3, "total": 13}
+
+
+def test_a_changed_checkpoint_is_imported_again_and_a_changed_fresh_one_confirmed_again(finished, candidate):
+    directory, base = finished
+    configs, files = ["--configfile", base, candidate[0]], candidate[1]
+    python = directory / "venv/bin/python"
+    targets = ["results/saes/language/brought-mine/manifest.json", "results/confirmation/candidate/manifest.json"]
+    snakemake(*targets[:1], *configs, directory=directory, python=python)
+    assert "Nothing to be done" in (done := snakemake("-n", targets[0], *configs, directory=directory)).stdout + done.stderr
+    (files / "mine/seed1/config.json").write_text("{ }")
+    assert jobs(snakemake("-n", targets[0], *configs, directory=directory)) == {"bring": 1, "total": 1}
+    snakemake(*targets, *configs, directory=directory, python=python)
+    (files / "kept/seed9/ae.pt").write_text("other weights")
+    assert jobs(snakemake("-n", *targets, *configs, directory=directory)) == {"confirm_train": 1, "total": 1}
+    snakemake("--configfile", base, directory=directory, python=python)
+
+
 def test_a_finished_run_has_nothing_to_do(finished):
     directory, base = finished
     assert "Nothing to be done" in (done := snakemake("-n", "--configfile", base, directory=directory)).stdout + done.stderr
@@ -139,7 +174,7 @@ def test_changing_one_ablation_k_reruns_exactly_what_depends_on_it(finished):
     directory, base = finished
     change = overlay(directory, "change.yaml", "ablations: {k: [4, 6]}\n")
     found = jobs(snakemake("-n", "--configfile", base, change, directory=directory))
-    assert found == {"train": 1, "stability": 1, "ablations": 1, "report": 1, "log": 1, "gate_assert": 1, "dag": 1, "all": 1, "total": 8}
+    assert found == {"train": 2, "stability": 2, "ablations": 1, "report": 1, "log": 1, "gate_assert": 1, "dag": 1, "all": 1, "total": 10}
 
 
 def test_changing_where_jobs_run_reruns_nothing(finished):

@@ -8,9 +8,10 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from husai.errors import HusaiError
+from husai.levels import stated_bounds
 from husai.provenance import metric
 
 
@@ -34,11 +35,18 @@ def t_quantile(df: float, confidence: float = 0.95) -> float:
     """Half-width factor of a two-sided Student t interval with ``df`` degrees of freedom."""
     if not 0 < confidence < 1:
         raise HusaiError(f"confidence must lie between 0 and 1, got {confidence}")
-    return float(stats.t.ppf(0.5 + confidence / 2, df))
+    return float(special.stdtrit(df, 0.5 + confidence / 2))
 
 
-def _finite_array(values, what: str) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
+def as_array(values) -> np.ndarray:
+    """Numbers, an array, or a tensor (on any device, with or without gradient) as a float64 array."""
+    values = values.detach().cpu() if hasattr(values, "detach") else values
+    return np.asarray(values, dtype=np.float64)
+
+
+def finite_array(values, what: str) -> np.ndarray:
+    """:func:`as_array`; an error that starts with ``what`` when there are no values, or NaN or infinite ones."""
+    array = as_array(values)
     if array.size == 0:
         raise HusaiError(f"{what}: no values were given")
     if not np.isfinite(array).all():
@@ -46,7 +54,8 @@ def _finite_array(values, what: str) -> np.ndarray:
     return array
 
 
-def _unbounded(value: float, n: int, method: str) -> Interval:
+def unbounded(value: float, n: int, method: str) -> Interval:
+    """A value that these data give no interval for."""
     return Interval(float(value), -math.inf, math.inf, int(n), method)
 
 
@@ -94,18 +103,21 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
 
     Examples
     --------
-    >>> jackknife_t([1.0, 2.0, 3.0]).value
-    2.0
+    >>> found = jackknife_t([1.0, 2.0, 3.0])  # one value per seed: 2 +- 4.303 / sqrt(3)
+    >>> round(found.value, 3), round(found.lcb, 3), round(found.ucb, 3)
+    (2.0, -0.484, 4.484)
+    >>> jackknife_t([[1.0, 0.4], [0.4, 1.0]])  # one pair
+    Interval(value=0.4, lcb=-inf, ucb=inf, n=2, method='jackknife-t')
     """
     if callable(matrix_or_stat):
         return _jackknife_callable(matrix_or_stat, n, confidence)
-    values = np.asarray(matrix_or_stat, dtype=np.float64)
+    values = as_array(matrix_or_stat)
     if n is not None and values.shape[:1] != (n,):
         raise HusaiError(f"jackknife: shape {values.shape} does not hold n = {n} seeds")
     if values.ndim == 1:
-        values = _finite_array(values, "jackknife")
+        values = finite_array(values, "jackknife")
         if values.size == 1:
-            return _unbounded(values[0], 1, "jackknife-t")
+            return unbounded(values[0], 1, "jackknife-t")
         return _symmetric(
             values.mean(), values.std(ddof=1) / math.sqrt(values.size), values.size - 1, values.size, "jackknife-t", confidence
         )
@@ -116,11 +128,11 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
         raise HusaiError(f"jackknife: {count} seeds have no pairs; at least two are needed")
     values = values.copy()
     np.fill_diagonal(values, 0.0)
-    values = _finite_array(values, "jackknife")
+    values = finite_array(values, "jackknife")
     if not np.allclose(values, values.T, rtol=1e-6, atol=1e-9):
         raise HusaiError("jackknife: the pairwise matrix is not symmetric")
     if count == 2:
-        return _unbounded(values[0, 1], 2, "jackknife-t")
+        return unbounded(values[0, 1], 2, "jackknife-t")
     value, se = jackknife_se(values)
     return _symmetric(value, se, count - 1, count, "jackknife-t", confidence)
 
@@ -130,29 +142,43 @@ def _jackknife_callable(stat: Callable, n: int | None, confidence: float) -> Int
         raise HusaiError(f"jackknife: a function needs the number of seeds n >= 1, got {n}")
     value = float(stat(np.arange(n)))
     if n == 1:
-        return _unbounded(value, 1, "jackknife-t")
+        return unbounded(value, 1, "jackknife-t")
     left_out = np.array([float(stat(np.delete(np.arange(n), i))) for i in range(n)])
     if not np.isfinite(left_out).all():
-        return _unbounded(value, n, "jackknife-t")
+        return unbounded(value, n, "jackknife-t")
     return _symmetric(value, math.sqrt((n - 1) * left_out.var()), n - 1, n, "jackknife-t", confidence)
 
 
-def jackknife_difference(a, b, confidence: float = 0.95) -> Interval:
-    """Interval of ``a - b`` for two independent ensembles, each ``(n, n)`` pairwise values or ``(n,)`` values per seed.
+class Difference(NamedTuple):
+    """``a - b`` of two independent ensembles; see :func:`difference`."""
 
-    Standard errors are the jackknife's; degrees of freedom are Welch-Satterthwaite's, between the smaller n - 1 and the sum.
-    """
-    units = [jackknife_t(x, confidence=confidence) for x in (a, b)]
-    n = min(u.n for u in units)
-    value = units[0].value - units[1].value
+    value: float
+    se: float
+    """Standard error; infinite when seeds are too few for one."""
+    df: float
+    """Welch-Satterthwaite degrees of freedom, between the smaller n - 1 and the sum."""
+    n: int
+    """Seeds of the smaller ensemble."""
+
+
+def difference(a, b) -> Difference:
+    """``a - b`` with its jackknife standard error; each ``(n, n)`` pairwise values or ``(n,)`` values per seed."""
+    units = [jackknife_t(x) for x in (a, b)]
+    n, value = min(u.n for u in units), units[0].value - units[1].value
     if any(math.isinf(u.lcb) for u in units):
-        return _unbounded(value, n, "jackknife-welch-t")
-    variances = [((u.ucb - u.lcb) / 2 / t_quantile(u.n - 1, confidence)) ** 2 for u in units]
+        return Difference(value, math.inf, 1.0, n)
+    variances = [((u.ucb - u.lcb) / 2 / t_quantile(u.n - 1)) ** 2 for u in units]
     total = sum(variances)
-    if total == 0:
-        return Interval(value, value, value, n, "jackknife-welch-t")
-    df = total**2 / sum(v**2 / (u.n - 1) for v, u in zip(variances, units, strict=True))
-    return _symmetric(value, math.sqrt(total), round(df, 6), n, "jackknife-welch-t", confidence)
+    df = total**2 / sum(v**2 / (u.n - 1) for v, u in zip(variances, units, strict=True)) if total else n - 1.0
+    return Difference(value, math.sqrt(total), round(df, 6), n)
+
+
+def jackknife_difference(a, b, confidence: float = 0.95) -> Interval:
+    """Interval of ``a - b`` for two independent ensembles, each ``(n, n)`` pairwise values or ``(n,)`` values per seed."""
+    found = difference(a, b)
+    if math.isinf(found.se):
+        return unbounded(found.value, found.n, "jackknife-welch-t")
+    return _symmetric(found.value, found.se, found.df, found.n, "jackknife-welch-t", confidence)
 
 
 @functools.lru_cache(maxsize=16)
@@ -166,10 +192,16 @@ def bootstrap_percentile(values, n_resamples: int = 10_000, seed: int = 0, confi
     Equal bit for bit to ``default_rng(seed).choice(values, (n_resamples, n)).mean(1)`` with percentiles 2.5 and 97.5.
     It treats ``values`` as independent: over pairs that share seeds it covers far less than it says (for three pairs it is
     exactly ``[min, max]``), so ``strict`` does not use it there.
+
+    Examples
+    --------
+    >>> found = bootstrap_percentile([0.1, 0.4, 0.2])
+    >>> round(found.lcb, 6), round(found.ucb, 6)
+    (0.1, 0.4)
     """
-    values = _finite_array(values, "bootstrap").ravel()
+    values = finite_array(values, "bootstrap").ravel()
     if values.size == 1:
-        return _unbounded(values[0], 1, "bootstrap-percentile")
+        return unbounded(values[0], 1, "bootstrap-percentile")
     means = values[_draws(int(seed), int(n_resamples), values.size)].mean(axis=1)
     tail = round(50.0 * (1.0 - confidence), 10)
     low, high = np.percentile(means, [tail, 100.0 - tail])
@@ -178,18 +210,7 @@ def bootstrap_percentile(values, n_resamples: int = 10_000, seed: int = 0, confi
 
 def paired_t(deltas, confidence: float = 0.95) -> Interval:
     """Student t interval of the mean of paired differences ``(n,)``; one difference gives no interval."""
-    return jackknife_t(_finite_array(deltas, "paired t").ravel(), confidence=confidence)._replace(method="paired-t")
-
-
-def paired_t_pvalue(deltas, alternative: str = "two-sided") -> float:
-    """p-value of mean difference 0: ``two-sided``, ``greater`` or ``less``; 1 for a single difference."""
-    deltas = _finite_array(deltas, "paired t").ravel()
-    if deltas.size < 2:
-        return 1.0
-    if np.ptp(deltas) == 0:
-        beyond = {"two-sided": deltas[0] != 0, "greater": deltas[0] > 0, "less": deltas[0] < 0}
-        return 0.0 if beyond[alternative] else 1.0
-    return float(stats.ttest_1samp(deltas, 0.0, alternative=alternative).pvalue)
+    return jackknife_t(finite_array(deltas, "paired t").ravel(), confidence=confidence)._replace(method="paired-t")
 
 
 def crossed_interval(table, families: Sequence[Hashable], n_resamples: int = 10_000, seed: int = 0, confidence: float = 0.95) -> Interval:
@@ -213,15 +234,15 @@ def crossed_interval(table, families: Sequence[Hashable], n_resamples: int = 10_
     Interval
         ``n`` is the number of seeds. One seed, or one family, gives no interval.
     """
-    table = np.atleast_2d(np.asarray(table, dtype=np.float64))
+    table = np.atleast_2d(as_array(table))
     if table.ndim != 2 or table.shape[1] != len(families):
         raise HusaiError(f"crossed interval: table {table.shape} needs one family per column, got {len(families)} families")
-    _finite_array(table, "crossed interval")
+    finite_array(table, "crossed interval")
     names, member = np.unique([str(f) for f in families], return_inverse=True)
     n_seeds, n_families = table.shape[0], len(names)
     value = float(table.mean())
     if n_seeds < 2 or n_families < 2:
-        return _unbounded(value, n_seeds, "crossed")
+        return unbounded(value, n_seeds, "crossed")
     size = np.bincount(member, minlength=n_families).astype(np.float64)
     sums = np.stack([np.bincount(member, weights=row, minlength=n_families) for row in table])
     rng = np.random.default_rng(seed)
@@ -239,71 +260,7 @@ def crossed_interval(table, families: Sequence[Hashable], n_resamples: int = 10_
     return max(by_family, by_seed, bootstrap, key=lambda interval: interval.ucb - interval.lcb)
 
 
-def holm(pvalues) -> np.ndarray:
-    """Holm's step-down adjusted p-values, in the order given: reject where the adjusted value is at most alpha.
-
-    References
-    ----------
-    Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979).
-    """
-    p = _finite_array(pvalues, "Holm").ravel()
-    if ((p < 0) | (p > 1)).any():
-        raise HusaiError("Holm: p-values must lie in [0, 1]")
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate((p.size - np.arange(p.size)) * p[order]), 1.0)
-    return adjusted
-
-
-class MannWhitney(NamedTuple):
-    """Result of :func:`mann_whitney`."""
-
-    statistic: float
-    pvalue: float
-    rank_biserial: float
-    """Effect size in [-1, 1]: P(a > b) - P(a < b)."""
-
-
-def mann_whitney(a, b, alternative: str = "two-sided") -> MannWhitney:
-    """Mann-Whitney U of two samples of *independent* units, such as one value per seed.
-
-    Pairwise stability values are not independent (each seed enters n - 1 of them): do not pass pairs.
-    """
-    a, b = _finite_array(a, "Mann-Whitney").ravel(), _finite_array(b, "Mann-Whitney").ravel()
-    result = stats.mannwhitneyu(a, b, alternative=alternative)
-    return MannWhitney(float(result.statistic), float(result.pvalue), float(2 * result.statistic / (a.size * b.size) - 1))
-
-
-def cohens_d(a, b, confidence: float = 0.95) -> Interval:
-    """Standardised mean difference ``(mean a - mean b) / pooled sd`` of independent units, with its exact interval.
-
-    The interval inverts the noncentral t distribution (Steiger & Fouladi 1997). ``n`` counts the units of both samples.
-    Fewer than two units in a sample, or no spread at all, gives no interval.
-    """
-    a, b = _finite_array(a, "Cohen's d").ravel(), _finite_array(b, "Cohen's d").ravel()
-    n, df = a.size + b.size, a.size + b.size - 2
-    difference = float(a.mean() - b.mean())
-    spread = math.sqrt((((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()) / df) if df > 0 else 0.0
-    if min(a.size, b.size) < 2 or spread == 0.0:
-        return _unbounded(0.0 if difference == 0.0 else math.nan, n, "noncentral-t")
-    factor = math.sqrt(1 / a.size + 1 / b.size)
-    t = difference / spread / factor
-    tail = (1 - confidence) / 2
-    low, high = (_noncentrality(t, df, q) * factor for q in (1 - tail, tail))
-    return Interval(difference / spread, low, high, n, "noncentral-t")
-
-
-def _noncentrality(t: float, df: int, q: float) -> float:
-    """The noncentrality for which the noncentral t distribution has ``P(T <= t) = q``."""
-    from scipy.optimize import brentq
-    from scipy.special import nctdtr
-
-    def gap(noncentrality: float) -> float:
-        sign = 1.0 if t >= 0 else -1.0
-        probability = nctdtr(df, sign * noncentrality, sign * t)
-        if math.isnan(probability):  # far in a tail the series fails; there the probability is 0 or 1
-            probability = 0.0 if sign * noncentrality > sign * t else 1.0
-        return (probability if t >= 0 else 1 - probability) - q
-
-    reach = 10.0 + 2 * abs(t)
-    return float(brentq(gap, t - reach, t + reach, xtol=1e-10))
+def crossed_metric(table, families: Sequence[Hashable]) -> dict:
+    """:func:`crossed_interval` as a metric of an evidence record, with the bounds that further candidates are judged by."""
+    bounds = stated_bounds(lambda confidence: crossed_interval(table, families, confidence=confidence))
+    return {**crossed_interval(table, families).metric(), "bounds": bounds}

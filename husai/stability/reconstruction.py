@@ -1,4 +1,4 @@
-"""What an SAE does on held-out rows: explained variance, L0, dead latents; and the BatchTopK threshold that gives the wanted L0."""
+"""How well an SAE reconstructs rows it was not trained on, how many latents it uses, and which of them are alive."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import torch
 
 from husai.activations import ActivationStore
 from husai.errors import HusaiError
-from husai.sae.architectures import SAE
-from husai.sae.kernels import batch_top_k
 
 Rows = torch.Tensor | ActivationStore
 BATCH_ROWS = 4096
+CODE_BYTES = 64 * 2**20
 
 
-def batches(source: Rows, n_rows: int, device: torch.device, size: int = BATCH_ROWS) -> Iterator[torch.Tensor]:
+def row_batches(source: Rows, n_rows: int, device: torch.device, size: int = BATCH_ROWS) -> Iterator[torch.Tensor]:
     """The first ``n_rows`` rows in order, as float32 (or float64) batches on ``device``."""
     for start in range(0, n_rows, size):
         stop = min(start + size, n_rows)
@@ -26,12 +25,13 @@ def batches(source: Rows, n_rows: int, device: torch.device, size: int = BATCH_R
 
 
 @torch.no_grad()
-def evaluate_sae(sae: SAE, x: Rows, target: Rows | None = None, max_rows: int | None = None) -> dict[str, Any]:
+def evaluate_sae(sae, x: Rows, target: Rows | None = None, max_rows: int | None = None) -> dict[str, Any]:
     """Reconstruction and sparsity of ``sae`` on rows it was not trained on.
 
     Parameters
     ----------
-    sae : SAE
+    sae
+        An :class:`husai.sae.SAE`, or anything with its ``encode``, ``decode``, ``d_in``, ``d_sae``, ``d_out`` and ``device``.
     x : Tensor (n, d_in) or ActivationStore
     target : Tensor (n, d_out) or ActivationStore or None
         What a transcoder should reconstruct; ``x`` itself when None.
@@ -57,8 +57,9 @@ def evaluate_sae(sae: SAE, x: Rows, target: Rows | None = None, max_rows: int | 
     error, squares = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
     total = torch.zeros(sae.d_out, dtype=torch.float64, device=device)
     shift = None
-    targets = batches(x if target is None else target, n, device)
-    for rows, y in zip(batches(x, n, device), targets, strict=True):
+    size = min(BATCH_ROWS, max(64, CODE_BYTES // (4 * sae.d_sae)))  # an encoder holds a few codes of a batch at a time
+    targets = row_batches(x if target is None else target, n, device, size)
+    for rows, y in zip(row_batches(x, n, device, size), targets, strict=True):
         z = sae.encode(rows)
         fires = z > 0
         alive |= fires.any(0)
@@ -84,24 +85,7 @@ def evaluate_sae(sae: SAE, x: Rows, target: Rows | None = None, max_rows: int | 
     }
 
 
-@torch.no_grad()
-def batch_top_k_threshold(sae: SAE, x: Rows, k: int, max_rows: int = 8192) -> float:
-    """The one threshold at which ``sae`` has k active latents per row of ``x`` on average (Bussmann et al. 2412.06410, section 3.1).
-
-    Unlike a running mean of the training batches' smallest activations it does not lag behind the weights.
-    """
-    n = min(len(x), max_rows)
-    wanted = n * k
-    kept = torch.zeros(0, dtype=sae.dtype, device=sae.device)
-    for rows in batches(x, n, sae.device):
-        kept = torch.cat([kept, batch_top_k(sae.pre_activations(rows), wanted + 1)[0]])
-        kept = kept.topk(min(kept.numel(), wanted + 1)).values
-    inside = kept[min(wanted, kept.numel()) - 1]
-    below = kept[wanted] if kept.numel() > wanted else torch.zeros_like(inside)
-    return max(0.0, float((inside + below) / 2))
-
-
-def _checked_rows(sae: SAE, x: Rows, target: Rows | None, max_rows: int | None) -> int:
+def _checked_rows(sae, x: Rows, target: Rows | None, max_rows: int | None) -> int:
     n = len(x) if max_rows is None else min(len(x), max_rows)
     for rows, width, name in ((x, sae.d_in, "d_in"), (x if target is None else target, sae.d_out, "d_out")):
         d = rows.d if isinstance(rows, ActivationStore) else rows.shape[-1]

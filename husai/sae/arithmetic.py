@@ -1,0 +1,180 @@
+"""Which arithmetic a run uses: k-sparse or dense kernels, and the number format of products. On trial against float64 before it is trusted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+from husai.progress import log
+from husai.sae.gradients import Parameters, Settings, gradients
+from husai.sae.recipe import FIXED_K
+
+MEASURED_CROSSOVER = 0.2
+TRIAL_ROWS = 512
+TRIAL_SCALE = 1.05
+EXACT_LIMIT = 0.02
+ROUNDED_LIMIT = 0.2
+
+
+class Format(NamedTuple):
+    """A number format of training."""
+
+    weights: torch.dtype
+    """Weights, moments and sums."""
+    products: torch.dtype | None = None
+    """Operands of dense products are rounded to this first."""
+    tf32: bool = False
+    """A GPU may round operands of float32 products to 10 bits of mantissa."""
+
+
+FORMATS = {
+    "float32": Format(torch.float32),
+    "tf32": Format(torch.float32, tf32=True),
+    "bfloat16": Format(torch.float32, torch.bfloat16),
+    "float64": Format(torch.float64),
+}
+
+
+class Arithmetic(NamedTuple):
+    """What :func:`choose` decides."""
+
+    sparse: bool
+    """k-sparse rather than dense kernels."""
+    products: torch.dtype | None
+    tf32: bool
+
+
+class Problem(NamedTuple):
+    """A step to try candidates on; arguments of :func:`husai.sae.gradients.gradients`."""
+
+    p: Parameters
+    x: torch.Tensor
+    y: torch.Tensor
+    coefficient: torch.Tensor
+
+    def gradients(self, settings: Settings, chosen: Arithmetic) -> Parameters:
+        """Gradients in the arithmetic ``chosen``."""
+        with tf32(chosen.tf32):
+            return gradients(settings._replace(sparse=chosen.sparse, matmul_dtype=chosen.products), *self).by_name
+
+    def rows(self, start: int, stop: int) -> Problem:
+        """The same step on some of its rows."""
+        return self._replace(x=self.x[:, start:stop], y=self.y[:, start:stop])
+
+    def double(self) -> Problem:
+        """The same step in float64."""
+        return Problem(
+            {name: value.double() for name, value in self.p.items()}, self.x.double(), self.y.double(), self.coefficient.double()
+        )
+
+
+@contextmanager
+def tf32(enabled: bool) -> Iterator[None]:
+    """Let float32 products on a GPU use TF32; the setting is one for all threads."""
+    if not enabled:
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@torch.no_grad()
+def choose(settings: Settings, format: Format, problem: Problem, sparse: bool | None = None, measure: bool | None = None) -> Arithmetic:
+    """The fastest arithmetic whose gradients are right on ``problem``.
+
+    On a CPU kernels are chosen by the crossover that ``benchmarks/bench_sae.py --crossover`` measured, so that the choice never depends on
+    the load of the machine. On a GPU, where the crossover depends on the model, k-sparse and dense ones are tried and timed. What fails its
+    :class:`Trial` is not used, with one line in the log: dense products replace k-sparse kernels, float32 replaces a rounded format.
+
+    Parameters
+    ----------
+    sparse : bool or None
+        Kernels of the TopK family, when the caller has made that choice; ReLU and JumpReLU always use dense products.
+    measure : bool or None
+        Try and time kernels; None does so anywhere but on a CPU.
+    """
+    measure = problem.x.device.type != "cpu" if measure is None else measure
+    if settings.architecture not in FIXED_K:
+        kinds = [False]
+    elif sparse is not None:
+        kinds = [sparse]
+    else:
+        kinds = [settings.k / problem.p["W_dec"].shape[1] <= MEASURED_CROSSOVER] if not measure else [True, False]
+    exact = [Arithmetic(kind, None, False) for kind in kinds]
+    wanted = [Arithmetic(kind, format.products, format.tf32) for kind in kinds]
+    if not measure and exact == wanted:
+        return exact[0]
+    trial = Trial(settings, problem)
+    exact = [c for c in exact if not measure or trial.passes(c, EXACT_LIMIT)] or [Arithmetic(False, None, False)]
+    wanted = [c for c in wanted if c._replace(products=None, tf32=False) in exact]
+    candidates = exact if wanted == exact else [c for c in wanted if trial.passes(c, ROUNDED_LIMIT)] or exact
+    return candidates[0] if len(candidates) == 1 else min(candidates, key=lambda c: _best_time(settings, problem, c))
+
+
+class Trial:
+    """Compares the gradients of candidates with float64, in units of the noise that comes from drawing a batch.
+
+    Errors of rounding act mostly through the code: entries near the k-th largest, or near the threshold, of a row come and go. They are as
+    independent between rows as the rows are, so their ratio to the noise of the batch hardly depends on its size, and an error of r such
+    units adds r^2 to the variance of a gradient: 0.2, the limit for a rounded format, is what a batch 4% smaller would add.
+    """
+
+    def __init__(self, settings: Settings, problem: Problem):
+        # Scaled a little, as initial biases and thresholds sit exactly at a pre-activation of these rows.
+        rows = problem.rows(0, TRIAL_ROWS)
+        self._settings, self._problem = settings, rows._replace(x=rows.x * TRIAL_SCALE, y=rows.y * TRIAL_SCALE)
+        exact, n = self._problem.double(), rows.x.shape[1]
+        self._true = exact.gradients(settings, Arithmetic(False, None, False))
+        halves = [exact.rows(*ends).gradients(settings, Arithmetic(False, None, False)) for ends in ((0, n // 2), (n // 2, n))]
+        self._noise = {name: _length(halves[0][name] - halves[1][name]) / 2 for name in self._true}
+
+    def error(self, chosen: Arithmetic) -> float:
+        """Largest error over members and parameters, in units of the noise."""
+        found = self._problem.gradients(self._settings, chosen)
+        units = [_length(found[n].double() - true) / self._noise[n].clamp_min(1e-30) for n, true in self._true.items()]
+        return float(torch.stack(units).nan_to_num(nan=float("inf")).max())
+
+    def passes(self, chosen: Arithmetic, limit: float) -> bool:
+        """Whether the error is within ``limit``; logs a line when it is not."""
+        error = self.error(chosen)
+        if error > limit:
+            kernels = "k-sparse" if chosen.sparse else "dense"
+            log(
+                f"{kernels} kernels in {_name(chosen)} are not used: gradients are {error:.2g} units of batch noise off float64, limit {limit}"
+            )
+        return error <= limit
+
+
+def _length(gradient: torch.Tensor) -> torch.Tensor:
+    """Norm per member (S,)."""
+    return torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+
+
+def _best_time(settings: Settings, problem: Problem, chosen: Arithmetic) -> float:
+    """Seconds of one step: best of three after a first run."""
+    best = float("inf")
+    for attempt in range(4):
+        _wait(problem.x.device)
+        start = time.perf_counter()
+        problem.gradients(settings, chosen)
+        _wait(problem.x.device)
+        if attempt:
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _name(chosen: Arithmetic) -> str:
+    return "tf32" if chosen.tf32 else str(chosen.products or torch.float32).removeprefix("torch.")

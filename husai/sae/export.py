@@ -1,0 +1,44 @@
+"""From the weights of a training run, in normalised units, to an SAE in the units of the activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from husai.sae.architectures import SAE
+from husai.sae.initialise import Units
+from husai.sae.recipe import Recipe
+
+
+def exported(recipe: Recipe, seed: int, parameters: dict[str, torch.Tensor], units: Units) -> SAE:
+    """One member's parameters (without the member axis, see ``gradients``) as an :class:`SAE`; float64 stays, anything else gives float32.
+
+    Folding the units into the weights is exact, as every activation here is positively homogeneous. The threshold of a BatchTopK SAE is 0;
+    it is measured on held-out rows (:func:`husai.sae.threshold.batch_top_k_threshold`).
+    """
+    dtype = torch.float64 if parameters["W_dec"].dtype == torch.float64 else torch.float32
+    p = {name: value.double() for name, value in parameters.items()}
+    W_enc, b_enc = p["W_enc"].t(), p["b_enc"]
+    if recipe.architecture == "transcoder":
+        b_enc = b_enc - (units.centre_in * units.scale_in).to(parameters["b_enc"]).double() @ W_enc
+    W_enc, b_enc = W_enc * (units.scale_in / units.scale_out), b_enc / units.scale_out
+    threshold = p["threshold"] / units.scale_out if "threshold" in p else None
+    if recipe.architecture == "batchtopk":
+        threshold = torch.zeros_like(b_enc)
+    parts = [W_enc, p["W_dec"], b_enc, p["b_dec"] / units.scale_out, threshold]
+    parts = [None if t is None else t.to(dtype).contiguous() for t in parts]
+    return SAE(recipe.architecture, *parts, k=recipe.k, cfg=_notes(recipe, seed))
+
+
+def _notes(recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What travels with the weights."""
+    return {
+        "subject": recipe.subject,
+        "hook_name": recipe.hook_name,
+        "target_hook_name": recipe.target_hook_name,
+        "recipe": recipe.to_dict(),
+        "recipe_id": recipe.id,
+        "recipe_hash": recipe.hash,
+        "seed": seed,
+    }

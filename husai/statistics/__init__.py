@@ -1,0 +1,50 @@
+"""Intervals, tests and effect sizes whose units are independent: seeds and data-set families, never pairs that share one."""
+
+from husai.statistics.chance import assessable, chance_corrected
+from husai.statistics.comparisons import (
+    MannWhitney,
+    cohens_d,
+    difference_pvalue,
+    holm,
+    mann_whitney,
+    paired_t_pvalue,
+    pseudo_values,
+)
+from husai.statistics.intervals import (
+    Difference,
+    Interval,
+    bootstrap_percentile,
+    crossed_interval,
+    crossed_metric,
+    difference,
+    jackknife_difference,
+    jackknife_se,
+    jackknife_t,
+    leave_one_out,
+    paired_t,
+    t_quantile,
+)
+
+__all__ = [
+    "Difference",
+    "Interval",
+    "MannWhitney",
+    "assessable",
+    "bootstrap_percentile",
+    "chance_corrected",
+    "cohens_d",
+    "crossed_interval",
+    "crossed_metric",
+    "difference",
+    "difference_pvalue",
+    "holm",
+    "jackknife_difference",
+    "jackknife_se",
+    "jackknife_t",
+    "leave_one_out",
+    "mann_whitney",
+    "paired_t",
+    "paired_t_pvalue",
+    "pseudo_values",
+    "t_quantile",
+]
