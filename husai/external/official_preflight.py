@@ -143,7 +143,7 @@ def preflight(
         Unknown program, shell operators in the command, or no such interpreter or folder.
     """
     if program not in PROGRAMS:
-        raise HusaiError(f"official: program '{program}' is not one of {', '.join(PROGRAMS)}{nearest(program, tuple(PROGRAMS))}")
+        raise HusaiError(f"program '{program}' is not one of {', '.join(PROGRAMS)}{nearest(program, tuple(PROGRAMS))}")
     known, interpreter = PROGRAMS[program], resolve_python(python)
     folder = Path(working_directory) if working_directory else Path.cwd()
     if not folder.is_dir():

@@ -172,7 +172,7 @@ def write_graphs(
     from husai.report.dag_jobs import jobs_svg
 
     if form not in ("svg", "mermaid"):
-        raise HusaiError(f"dag: --format '{form}' is not svg or mermaid")
+        raise HusaiError(f"--format '{form}' is not svg or mermaid")
     jobs = job_graph(targets, snakefile, options)
     if form == "svg":
         texts = {"dag.svg": rule_svg(jobs), "dag_jobs.svg": jobs_svg(jobs)}

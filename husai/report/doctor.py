@@ -206,7 +206,8 @@ def _hub(needed: bool, timeout: float) -> Check:
     try:
         socket.create_connection((host, 443), timeout=timeout).close()
     except OSError as error:
-        return Check(WARN if needed else OK, "model hub", f"{host} cannot be reached ({error}); the embedded default does not need it")
+        why = "--hub says that it must be" if needed else "the embedded default does not need it"
+        return Check(FAIL if needed else OK, "model hub", f"{host} cannot be reached ({error}); {why}")
     return Check(OK, "model hub", f"{host} can be reached")
 
 

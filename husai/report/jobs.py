@@ -50,10 +50,10 @@ def job_graph(
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        raise HusaiError(f"dag: snakemake --dag took longer than {timeout:.0f} s") from None
+        raise HusaiError(f"snakemake --dag took longer than {timeout:.0f} s") from None
     if done.returncode:
         said = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        raise HusaiError(f"dag: snakemake --dag failed: {said[-1].strip() if said else 'it said nothing'}; try snakemake -n")
+        raise HusaiError(f"snakemake --dag failed: {said[-1].strip() if said else 'it said nothing'}; try snakemake -n")
     return with_wildcards(parse_dot(done.stdout))
 
 
@@ -61,7 +61,7 @@ def parse_dot(text: str) -> Graph:
     """Read Snakemake's ``dot`` output (whatever the workflow itself prints around it is skipped)."""
     start = text.find("digraph")
     if start < 0:
-        raise HusaiError("dag: snakemake printed no graph; try snakemake -n")
+        raise HusaiError("snakemake printed no graph; try snakemake -n")
     nodes: dict[str, list[str]] = {}
     edges = []
     for line in text[start:].splitlines():

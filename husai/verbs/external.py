@@ -34,7 +34,7 @@ def add_to(verbs) -> None:
         verbs, "official", run_official, summary="Preflight, and with --execute run, SAEBench's or CE-Bench's own program.",
         reads="the installed program", writes="preflight, log, results compared with ours, manifest", costs="what the program costs",
     )  # fmt: skip
-    command.add_argument("--program", choices=["saebench", "cebench"], default=None)
+    command.add_argument("--program", choices=["saebench", "cebench"], default=None, help="default: a preflight of both")
     command.add_argument("--command", help="the program's command line; no shell operators")
     command.add_argument("--python", help="interpreter of the environment it is installed in")
     command.add_argument("--config", type=Path, help="YAML file with these options")
@@ -161,10 +161,17 @@ def run_official(args) -> None:
 
     from husai.errors import HusaiError
     from husai.external.official import load_options, official_job
+    from husai.external.official_preflight import PROGRAMS
 
     options = load_options(args.config) if args.config else {}
     options |= {name: getattr(args, name) for name in ("program", "command", "python", "ours") if getattr(args, name) is not None}
-    found = official_job(options, args.out, execute_program=args.execute)
-    print(json.dumps(found, indent=1, default=str))
-    if not args.execute and not found["ready"]:
-        raise HusaiError(f"{found['program']} cannot run here: {found['problems'][0]}")
+    if options.get("program") is None and args.execute:
+        raise HusaiError(f"--execute needs --program; give one of {', '.join(PROGRAMS)}")
+    found = [
+        official_job({**options, "program": name}, folder, execute_program=args.execute)
+        for name, folder in ([(options["program"], args.out)] if options.get("program") else [(name, args.out / name) for name in PROGRAMS])
+    ]
+    print(json.dumps(found if len(found) > 1 else found[0], indent=1, default=str))
+    missing = [f"{one['program']} cannot run here: {one['problems'][0]}" for one in found if not args.execute and not one["ready"]]
+    if missing:
+        raise HusaiError("\n".join(missing))

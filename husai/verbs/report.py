@@ -56,7 +56,8 @@ def run_report(args) -> None:
     """Write the report."""
     from husai.stages.report import report_job
 
-    report_job(args.results, args.out)
+    for path in report_job(args.results, args.out):
+        print(path)
 
 
 def run_log(args) -> None:
@@ -64,7 +65,9 @@ def run_log(args) -> None:
     from husai.stages.report import log_job
 
     out = args.out.parent if args.out.suffix == ".md" else args.out
-    log_job(args.results, out, args.event, args.run_command, args.config_hash, args.config_file)
+    path = log_job(args.results, out, args.event, args.run_command, args.config_hash, args.config_file)
+    if args.event is None:
+        print(path)
 
 
 def run_verify(args) -> None:

@@ -1,5 +1,7 @@
 """The command line: status 1 and one line for a mistake, 2 kept for a failed gate, help that says what a verb reads, writes and costs."""
 
+import json
+
 import pytest
 from gate_records import frontier_record, write
 
@@ -55,6 +57,16 @@ def test_select_and_gate_print_what_they_decided(capsys, tmp_path):
     printed = capsys.readouterr()
     assert printed.out.startswith("policy cycle3: FAIL: random_model, external\nFAIL random_model: ")
     assert "husai gate: policy cycle3 failed: random_model, external" in printed.err
+
+
+def test_official_looks_for_both_programs_unless_one_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("husai.external.official_preflight._probe", lambda *_: {"importable": False, "error": "absent", "version": None})
+    assert main(["official", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert [found["program"] for found in json.loads(printed.out)] == ["saebench", "cebench"]
+    assert [line.split()[2] for line in printed.err.splitlines()] == ["saebench", "cebench"] and "cannot run here" in printed.err
+    assert main(["official", "--execute", "--out", str(tmp_path)]) == 1
+    assert "--execute needs --program; give one of saebench, cebench" in capsys.readouterr().err
 
 
 def test_every_verb_says_what_it_reads_writes_and_costs():

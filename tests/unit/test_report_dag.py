@@ -108,7 +108,7 @@ def test_files_are_written_where_asked_and_a_wrong_format_is_an_error(graph, tmp
 
 def test_a_workflow_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "Snakefile").write_text("rule all:\n    input: 'nobody makes this'\n")
-    with pytest.raises(HusaiError, match=r"^dag: snakemake --dag failed: [^\n]+$"):
+    with pytest.raises(HusaiError, match=r"^snakemake --dag failed: [^\n]+$"):
         job_graph(snakefile=tmp_path / "Snakefile", options=["--directory", str(tmp_path)])
 
 

@@ -59,4 +59,4 @@ def test_an_unreachable_hub_only_matters_where_it_is_needed(checkout, monkeypatc
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
     assert state(examine(checkout), "model hub").state == OK
-    assert state(examine(checkout, hub_needed=True), "model hub").state == WARN
+    assert state(examine(checkout, hub_needed=True), "model hub").state == FAIL
