@@ -302,7 +302,7 @@ class Gate(Section):
 
     policies: list[str] = Field(["cycle3", "strict"], description="policies evaluated: names in config/policies or files")
     fail_on_gate_fail: bool = Field(False, description="exit non-zero, after report and log, when the strict gate fails")
-    null_campaigns: PositiveInt = Field(2000, description="simulated campaigns for the false-pass rate")
+    null_campaigns: PositiveInt = Field(5000, description="simulated campaigns for the false-pass rate")
 
 
 class Config(Section):
