@@ -71,11 +71,9 @@ def final_probes(
     if not features:
         return []
     device = features[0].train.device
-    if compiled is None:
-        compiled = device.type == "cpu"
-    if not compiled:
-        return _in_torch(features, ks, penalty, Cs)
     probe_kernels()
+    if not (device.type == "cpu" if compiled is None else compiled):
+        return _in_torch(features, ks, penalty, Cs)
     return parallel_map(lambda f: _by_kernels(f, ks, penalty, Cs), features, device)
 
 

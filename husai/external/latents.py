@@ -7,7 +7,9 @@ import torch
 from husai.errors import RecipeFailed
 from husai.external import sparse_codes
 
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 128  # sae-probes' batch
+MARGIN = 1.0e-3
+TIE = 1.0e-5
 CANDIDATES = 32
 TOP_K = ("topk", "transcoder")
 NOT_FINITE = "probing: the SAE's code has NaN or infinite values; check the checkpoint and the activations"
@@ -29,30 +31,30 @@ class SAEEncoder:
     def best(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The ``n`` best latents for labels ``y`` (see :func:`rank_latents`) and their columns of the code, ``(n_rows, n)``."""
         if self.architecture is not None and self.sae.d_sae > n + CANDIDATES:
+            likely, columns = None, None
             if sparse_codes.applies(self.sae, x):
-                return self._best_by_kernels(x, y, n)
-            if self.architecture in TOP_K:
-                return self._best_of_top_k(x, y, n)
+                likely, columns = self._likely_by_kernels(x, y, n)
+            elif self.architecture in TOP_K:
+                likely, columns = self._likely_of_top_k(x, y, n)
+            z = None if likely is None else columns(likely)
+            order = None if z is None else _clear_order(z, y, n)
+            if order is not None:
+                return likely[order], z[:, order]
         z = self.encode(x)
         latents = rank_latents(z, y, n)
         return latents, z[:, latents]
 
-    def _best_by_kernels(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _likely_by_kernels(self, x: torch.Tensor, y: torch.Tensor, n: int):
         code = sparse_codes.ClassSums(self.sae, x, y)
         if not torch.isfinite(code.sums).all():
             raise RecipeFailed(NOT_FINITE)
-        likely = _likely(code.sums, code.sums.sum(0), code.fired, y, n)
-        z = code.columns(likely)
-        order = _rank_exactly(z, y)[:n]
-        return likely[order], z[:, order]
+        return _likely(code.sums, code.sums.sum(0), code.fired, y, n), code.columns
 
-    def _best_of_top_k(self, x: torch.Tensor, y: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _likely_of_top_k(self, x: torch.Tensor, y: torch.Tensor, n: int):
         parts = [self._top_k(rows) for rows in x.split(CHUNK_ROWS)]
         pre, values, indices = (torch.cat(p) for p in zip(*parts, strict=True))
         likely = _likely_from_code(values.float().relu(), indices, y, self.sae.d_sae, n)
-        z = _kept(pre[:, likely], values)
-        order = _rank_exactly(z, y)[:n]
-        return likely[order], z[:, order]
+        return likely, lambda latents: _kept(pre[:, latents], values)
 
     @torch.inference_mode()
     def columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
@@ -102,7 +104,7 @@ def rank_latents(z: torch.Tensor, y: torch.Tensor, n: int | None = None) -> torc
     """The ``n`` best latents (all by default) by |difference of class means| of mean-normalised activations, best first.
 
     The arithmetic, including the two 1e-6 terms, is that of ``mean_act_normalization`` and ``get_sorted_indices`` in sae-probes. Asked for
-    few of many latents, sums over rows find the candidates and only those are ranked by that arithmetic.
+    few of many latents, sums over rows find the candidates and only those are ranked by that arithmetic, unless rounding could decide.
 
     Parameters
     ----------
@@ -115,17 +117,21 @@ def rank_latents(z: torch.Tensor, y: torch.Tensor, n: int | None = None) -> torc
     if z.shape[1] <= n + CANDIDATES:
         return _rank_exactly(z, y)[:n]
     likely = _likely(torch.stack([y == 0, y == 1]).to(z.dtype) @ z, z.abs().sum(0), (z != 0).sum(0), y, n)
-    return likely[_rank_exactly(z[:, likely], y)[:n]]
+    order = None if likely is None else _clear_order(z[:, likely], y, n)
+    return _rank_exactly(z, y)[:n] if order is None else likely[order]
 
 
-def _likely(sums: torch.Tensor, total: torch.Tensor, fired: torch.Tensor, y: torch.Tensor, n: int) -> torch.Tensor:
-    """Sorted latents among which the ``n`` best are, by class sums ``(2, d_sae)``; rounding moves nothing past the margin."""
+def _likely(sums: torch.Tensor, total: torch.Tensor, fired: torch.Tensor, y: torch.Tensor, n: int) -> torch.Tensor | None:
+    """Sorted latents among which the ``n`` best are, by class sums ``(2, d_sae)``; None where too many are nearly as good to tell."""
     rows = torch.stack([(y == 0).sum(), (y == 1).sum()]).unsqueeze(1)
     rates = sums / rows / (total / (fired + 1e-6) + 1e-6)
-    return (rates[1] - rates[0]).abs().topk(n + CANDIDATES).indices.sort().values
+    best = (rates[1] - rates[0]).abs().topk(n + CANDIDATES)
+    if best.values[-1] >= (1 - MARGIN) * best.values[n - 1]:
+        return None
+    return best.indices.sort().values
 
 
-def _likely_from_code(values: torch.Tensor, indices: torch.Tensor, y: torch.Tensor, d_sae: int, n: int) -> torch.Tensor:
+def _likely_from_code(values: torch.Tensor, indices: torch.Tensor, y: torch.Tensor, d_sae: int, n: int) -> torch.Tensor | None:
     """:func:`_likely` from a non-negative sparse code ``(n_rows, k)``, without its dense form."""
     if not torch.isfinite(values).all():
         raise RecipeFailed(NOT_FINITE)
@@ -135,8 +141,21 @@ def _likely_from_code(values: torch.Tensor, indices: torch.Tensor, y: torch.Tens
     return _likely(sums, sums.sum(0), fired, y, n)
 
 
+def _clear_order(z: torch.Tensor, y: torch.Tensor, n: int) -> torch.Tensor | None:
+    """Positions of the ``n`` best columns, best first; None where two follow each other so closely that the last bit of a sum decides,
+    which depends on how many columns are summed together."""
+    found = _differences(z, y)
+    best = found.topk(n + 1)
+    close = best.values[:-1] - best.values[1:] <= TIE * best.values[:-1]
+    return None if bool(close.any()) else best.indices[:n]
+
+
 def _rank_exactly(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.argsort(_differences(z, y), descending=True)
+
+
+def _differences(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """|Difference of class means| of each mean-normalised column, by the arithmetic of sae-probes."""
     means = z.abs().sum(0) / ((z != 0).sum(0) + 1e-6)
     normalised = z / (means + 1e-6)
-    difference = normalised[y == 1].mean(0) - normalised[y == 0].mean(0)
-    return torch.argsort(difference.abs(), descending=True)
+    return (normalised[y == 1].mean(0) - normalised[y == 0].mean(0)).abs()

@@ -118,9 +118,16 @@ def check_width(encoder, data: ProbeData) -> None:
         )
 
 
-def probe(features: Sequence[Features], ks: Sequence[int] = KS, *, penalty: str = "l1", Cs: Sequence[float] = C_GRID) -> list[ProbeResult]:
+def probe(
+    features: Sequence[Features],
+    ks: Sequence[int] = KS,
+    *,
+    penalty: str = "l1",
+    Cs: Sequence[float] = C_GRID,
+    compiled: bool | None = None,
+) -> list[ProbeResult]:
     """Score the final probe of every data set and k on its test rows; see :func:`husai.external.final.final_probes`."""
-    found = zip(features, final_probes(features, ks, penalty=penalty, Cs=Cs), strict=True)
+    found = zip(features, final_probes(features, ks, penalty=penalty, Cs=Cs, compiled=compiled), strict=True)
     return [result for f, chosen in found for result in _score(f, ks, chosen)]
 
 
@@ -145,33 +152,34 @@ def probe_datasets(
     device="cpu",
     block: int = 8,
     on_block: Callable[[list[ProbeResult]], None] | None = None,
+    compiled: bool | None = None,
 ) -> list[ProbeResult]:
-    """Probe every data set with the fast engine, ``block`` of them at a time; ``on_block`` sees each block's results as they come.
+    """Probe every data set with the fast engine; ``on_block`` sees the results of ``block`` data sets at a time, as they come.
 
-    ``sources`` may load lazily: a data set's activations are dropped once its best columns are taken.
+    ``sources`` may load lazily: a data set's activations are dropped once its best columns are taken. With the compiled kernels (on a CPU,
+    unless ``compiled`` says otherwise) each thread takes one data set from start to end; in torch a block is solved together.
     """
     check_ks(ks)
-    on_cpu = torch.device(device).type == "cpu"
+    compiled = torch.device(device).type == "cpu" if compiled is None else compiled
     found: dict[int, list[ProbeResult]] = {}
     waiting: list[tuple[int, Any]] = []
 
     def prepare(data: ProbeData) -> Features | list[ProbeResult]:
-        """On a CPU all of a data set, by one thread from start to end; otherwise what a batch needs of it."""
         features = select_features(encoder, data, max(ks), seed=seed, device=device)
-        return probe([features], ks, penalty=penalty) if on_cpu else features
+        return probe([features], ks, penalty=penalty, compiled=True) if compiled else features
 
     def finish() -> None:
         places, made = zip(*waiting, strict=True)
         results = made
-        if not on_cpu:
-            together = probe(made, ks, penalty=penalty)
+        if not compiled:
+            together = probe(made, ks, penalty=penalty, compiled=False)
             results = [together[i * len(ks) : (i + 1) * len(ks)] for i in range(len(made))]
         found.update(zip(places, results, strict=True))
         waiting.clear()
         if on_block is not None:
             on_block([r for result in results for r in result])
 
-    if on_cpu:
+    if compiled:
         probe_kernels()
     for item in prepared(prepare, sources, device, 2 * block):
         waiting.append(item)

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from husai.external import scores, sparse_codes
 from husai.external.compiled import kernel, probe_kernels
 from husai.external.final import Features, final_probes, solve
+from husai.external.latents import SAEEncoder
 from husai.external.logistic import fit
 from husai.sae import SAE
 
@@ -166,6 +167,29 @@ def test_class_sums_and_columns_are_those_of_the_dense_code(architecture, d_sae,
     torch.testing.assert_close(code.sums, torch.stack([z[y == 0].sum(0), z[y == 1].sum(0)]), rtol=1e-4, atol=1e-3)
     if architecture in sparse_codes.TOP_K:
         torch.testing.assert_close(sparse_codes.top_k_columns(sae, x, latents), z[:, latents])
+
+
+def official_order(z, y):
+    """``mean_act_normalization`` and ``get_sorted_indices`` of sae-probes, on all latents at once."""
+    z = z / (z.abs().sum(0) / ((z != 0).sum(0) + 1e-6) + 1e-6)
+    return torch.argsort(torch.abs(z[y == 1].mean(0) - z[y == 0].mean(0)), descending=True)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "relu"])
+@pytest.mark.parametrize("alike", ["none", "two", "hundred", "dead"])
+@torch.inference_mode()
+def test_best_latents_are_the_official_ones_where_many_are_alike(architecture, alike):
+    sae = sae_of(architecture, 256, 32, seed=2)
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(700, 12, generator=g), torch.randint(0, 2, (700,), generator=g)
+    best = int(official_order(sae.encode(x), y)[0])
+    copies = {"none": [], "two": [200], "hundred": range(100, 200), "dead": range(12, 256)}[alike]
+    for j in copies:
+        sae.W_enc[:, j], sae.b_enc[j] = sae.W_enc[:, best], -1000.0 if alike == "dead" else sae.b_enc[best]
+    found, columns = SAEEncoder(sae).best(x, y, 16)
+    z = torch.cat([sae.encode(rows) for rows in x.split(128)])
+    assert found.tolist() == official_order(z, y)[:16].tolist()
+    torch.testing.assert_close(columns, z[:, found])
 
 
 def test_kernels_are_kept_on_disk_and_compiled_in_memory_where_they_cannot_be(tmp_path):

@@ -144,6 +144,16 @@ def test_groups_of_other_sizes_and_padding_change_nothing():
         assert x.auc == pytest.approx(y.auc, abs=1e-4)
 
 
+def test_torch_engine_gives_the_results_of_the_compiled_one():
+    sets = [sparse_data(300 + 40 * i, seed=i) for i in range(5)]
+    seen = []
+    together = probe_datasets(Neurons(8), iter(sets), [1, 4], block=2, compiled=False, on_block=seen.extend)
+    for x, y in zip(together, probe_datasets(Neurons(8), sets, [1, 4]), strict=True):
+        assert (x.dataset, x.k, x.C, x.latents, x.n_test) == (y.dataset, y.k, y.C, y.latents, y.n_test)
+        assert [x.auc, x.val_auc, x.accuracy, x.f1] == pytest.approx([y.auc, y.val_auc, y.accuracy, y.f1], abs=1e-3)
+    assert sorted(seen) == sorted(together)
+
+
 def test_k_is_nested_and_more_signal_gives_a_higher_auc():
     results = probe_datasets(Neurons(8), [sparse_data(1400)], [1, 2, 8])
     assert [r.k for r in results] == [1, 2, 8]
