@@ -32,6 +32,10 @@ class Rules(NamedTuple):
     """Rounding of a gradient summed in float32, relative to the longest row."""
     back: float = 0.35
     """The early point lies this share of the time before the stop: sampling noise ends SAGA up to so much sooner than the flow."""
+    tiny: float = 1.0e-3
+    """At the early point weights below this share of the largest are 0, and weights of 0 that are nearly let in are not."""
+    nearly: float = 0.5
+    """A gradient this close to the penalty nearly lets a weight in."""
 
 
 GRID = Rules()

@@ -244,7 +244,7 @@ def _stopped(p: Problem, s: State, g: torch.Tensor, penalty: str) -> tuple[tuple
     slow = (s.speed <= limit) & (s.t >= 1.0)
     share = torch.where(slow, ((limit - s.speed) / (s.speed_before - s.speed)).nan_to_num(0.0).clamp(0.0, 1.0), 0.0)
     early = share + r.back * (s.t / s.step - share)
-    return (_put_back(s, share), _put_back(s, early)), slow | (s.t >= r.max_epochs)
+    return (_put_back(s, share), _doubt_zeros(_put_back(s, early), p, g)), slow | (s.t >= r.max_epochs)
 
 
 def _put_back(s: State, share: torch.Tensor) -> torch.Tensor:
@@ -252,6 +252,14 @@ def _put_back(s: State, share: torch.Tensor) -> torch.Tensor:
     moved = s.w + share.unsqueeze(-1) * (s.w_before - s.w)
     moved[..., :-1] = torch.where(moved * s.w > 0, moved, 0.0)[..., :-1]
     return moved
+
+
+def _doubt_zeros(w: torch.Tensor, p: Problem, g: torch.Tensor) -> torch.Tensor:
+    """Take small weights for 0, and give those of 0 that are nearly let in the least that breaks ties: SAGA's noise does either."""
+    largest = w[..., :-1].abs().amax(-1, keepdim=True)
+    nearly = (w == 0) & p.allowed & (g.abs() > p.rules.nearly * p.lasso)
+    doubted = torch.where(nearly, -1.0e-6 * largest * g.sign(), torch.where(w.abs() < p.rules.tiny * largest, 0.0, w))
+    return torch.cat([doubted[..., :-1], w[..., -1:]], -1)
 
 
 def _derivatives(p: Problem, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

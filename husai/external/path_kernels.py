@@ -233,6 +233,17 @@ def _put_back(w, w_before, share, out):
 
 
 @kernel()
+def _doubt_zeros(w, g, lasso, rules):
+    """Take small weights for 0, and give those of 0 that are nearly let in the least that breaks ties: SAGA's noise does either."""
+    largest = _largest(w, 1)
+    for a in range(1, len(w)):
+        if w[a] == 0.0 and abs(g[a]) > rules.nearly * lasso:
+            w[a] = -math.copysign(1.0e-6 * largest, g[a])
+        elif abs(w[a]) < rules.tiny * largest:
+            w[a] = 0.0
+
+
+@kernel()
 def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w, early):
     """Follow the flow of one problem from zero to where SAGA stops, in ``w``; see ``logistic._advance``. Returns ``Fit.pull``.
 
@@ -267,6 +278,7 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w, early):
                 share = min((limit - speed) / (speed_before - speed), 1.0) if slow and speed_before > speed else 0.0
                 _put_back(w, w_before, share + rules.back * (t / step - share), early)
                 _put_back(w, w_before, share, w)
+                _doubt_zeros(early, g, lasso, rules)
                 return pull
             step = rules.first_epoch if step == 0.0 else min(max((rules.ratio - 1.0) * t, step), 2.5 * step)
         else:

@@ -12,7 +12,7 @@ import numpy as np
 from husai.external.compiled import kernel
 
 
-@kernel()
+@kernel(inline="always")
 def _drawn(state):
     """Next state of the 32-bit xorshift generator."""
     state ^= np.uint32(state << np.uint32(13))
@@ -20,15 +20,16 @@ def _drawn(state):
     return np.uint32(state ^ np.uint32(state << np.uint32(5)))
 
 
-@kernel()
-def _shrink(u, slope, lag, shrinkage):
-    """The step along the mean gradient that a weight still owes, then the proximal step."""
-    for j in range(len(u)):
-        moved = u[j] - lag * slope[j]
-        u[j] = max(moved - shrinkage, 0.0) - max(-moved - shrinkage, 0.0)
+@kernel(inline="always")
+def _shrink(u, slope, p, lag, shrinkage):
+    """The step along the mean gradient that the weights of problem ``p`` still owe, then the proximal step."""
+    for j in range(u.shape[1]):
+        moved = u[p, j] - lag * slope[p, j]
+        up, down = moved - shrinkage, -moved - shrinkage
+        u[p, j] = (up if up > 0.0 else 0.0) - (down if down > 0.0 else 0.0)
 
 
-@kernel()
+@kernel(inline="always")
 def _loss_slope(decision, y):
     """Derivative of the logistic loss of one row by its decision value."""
     if decision > -37.0:
@@ -37,9 +38,37 @@ def _loss_slope(decision, y):
     return math.exp(decision) - y
 
 
+@kernel(inline="always")
+def _step(u, slope, kept, memory, p, x, y, i, step, share, n_seen):
+    """The draw of row ``i`` by problem ``p``; ``kept[p]`` is its intercept and the intercept's slope."""
+    decision = 0.0
+    for j in range(u.shape[1]):
+        decision += u[p, j] * x[i, j]
+    fresh = _loss_slope(decision + kept[p, 0], y[i])
+    change = fresh - memory[i, p]
+    memory[i, p] = fresh
+    for j in range(u.shape[1]):
+        correction = x[i, j] * change
+        u[p, j] -= correction * step * share
+        slope[p, j] += correction
+    kept[p, 1] += change
+    kept[p, 0] -= step * kept[p, 1] / n_seen + change * (step * share)
+
+
+@kernel(inline="always")
+def _stops(u, before, p, tolerance):
+    """Whether the weights of problem ``p`` changed little in the epoch."""
+    largest, moved = 0.0, 0.0
+    for j in range(u.shape[1]):
+        largest, moved = max(largest, abs(u[p, j])), max(moved, abs(u[p, j] - before[p, j]))
+        before[p, j] = u[p, j]
+    return moved / largest <= tolerance if largest > 0.0 else moved == 0.0
+
+
 @kernel(nogil=True)
-def saga(x, y, seed, step, shrinkage, tolerance, max_epochs, model):
-    """Minimise mean logistic loss plus an l1 penalty by SAGA (Defazio et al. 1407.0202) from zero; returns the epochs it took.
+def saga(x, y, seed, step, shrinkage, tolerance, max_epochs, models):
+    """Minimise mean logistic loss plus an l1 penalty by SAGA (Defazio et al. 1407.0202) from zero, for ``L`` penalties side by side: a
+    processor overlaps what they do at a draw.
 
     The draws, the order of operations and every rounding are those of scikit-learn 1.9's solver on dense float64 rows.
 
@@ -50,52 +79,44 @@ def saga(x, y, seed, step, shrinkage, tolerance, max_epochs, model):
         Labels 0/1.
     seed : int
         First state of the generator of row numbers (xorshift, 32 bits).
-    step, shrinkage : float
-        Length of a step, and what the proximal operator takes from a weight at each.
-    model : ndarray, ``(1 + m,)`` float64
-        Gets the intercept and the weights.
+    step : float
+    shrinkage : ndarray, ``(L,)``
+        What the proximal operator takes from a weight at each step.
+    models : ndarray, ``(L, 1 + m)``
+        Gets intercepts and weights.
     """
-    n, m = x.shape
-    u, before, slope = np.zeros(m), np.zeros(m), np.zeros(m)
-    memory, seen = np.zeros(n), np.zeros(n, np.bool_)
-    intercept, intercept_slope = 0.0, 0.0
-    state, n_seen, epochs = np.uint32(seed), 0, 0
-    while epochs < max_epochs:
+    n, m, L = len(x), x.shape[1], len(shrinkage)
+    u, before, slope = np.zeros((L, m)), np.zeros((L, m)), np.zeros((L, m))
+    kept, memory, seen = np.zeros((L, 2)), np.zeros((n, L)), np.zeros(n, np.bool_)
+    owed_shrinkage, total_shrinkage = np.zeros(L), np.zeros(L)
+    alive, state, n_seen, epochs = np.arange(L), np.uint32(seed), 0, 0
+    while epochs < max_epochs and len(alive):
         epochs += 1
-        owed, owed_shrinkage, total, total_shrinkage = 0.0, 0.0, 0.0, 0.0
+        owed, total = 0.0, 0.0
+        total_shrinkage[:] = 0.0
         for k in range(n):
             state = _drawn(state)
             i = np.int64((state & np.uint32(0x7FFFFFFF)) % np.uint32(n))
             n_seen += 0 if seen[i] else 1
             seen[i] = True
-            if k > 0:
-                _shrink(u, slope, owed, owed_shrinkage)
-            row, decision = x[i], 0.0
-            for j in range(m):
-                decision += u[j] * row[j]
-            fresh = _loss_slope(decision + intercept, y[i])
-            change, share = fresh - memory[i], 1.0 - 1.0 / n_seen
-            memory[i] = fresh
-            for j in range(m):
-                correction = row[j] * change
-                u[j] -= correction * step * share
-                slope[j] += correction
-            intercept_slope += change
-            intercept -= step * intercept_slope / n_seen + change * (step * share)
             # scikit-learn takes differences of running sums: what they round away is part of the path.
-            longer, longer_shrinkage = total + step / n_seen, total_shrinkage + shrinkage
-            owed, owed_shrinkage, total, total_shrinkage = longer - total, longer_shrinkage - total_shrinkage, longer, longer_shrinkage
-        _shrink(u, slope, owed, owed_shrinkage)
-        largest, moved = 0.0, 0.0
-        for j in range(m):
-            largest, moved, before[j] = max(largest, abs(u[j])), max(moved, abs(u[j] - before[j])), u[j]
-        if (largest > 0.0 and moved / largest <= tolerance) or (largest == 0.0 and moved == 0.0):
-            break
-    model[0] = intercept
-    model[1:] = u
-    return epochs
+            longer = total + step / n_seen
+            for p in alive:
+                if k > 0:
+                    _shrink(u, slope, p, owed, owed_shrinkage[p])
+                _step(u, slope, kept, memory, p, x, y, i, step, 1.0 - 1.0 / n_seen, n_seen)
+                longer_shrinkage = total_shrinkage[p] + shrinkage[p]
+                owed_shrinkage[p], total_shrinkage[p] = longer_shrinkage - total_shrinkage[p], longer_shrinkage
+            owed, total = longer - total, longer
+        going = np.zeros(L, np.bool_)
+        for p in alive:
+            _shrink(u, slope, p, owed, owed_shrinkage[p])
+            going[p] = not _stops(u, before, p, tolerance)
+        alive = alive[going[alive]]
+    models[:, 0] = kept[:, 0]
+    models[:, 1:] = u
 
 
 def compile_all() -> None:
     """Compile every kernel, or load it from disk, by running it on little."""
-    saga(np.ones((2, 1)), np.array([0.0, 1.0]), 1, 0.1, 0.1, 1e-4, 1, np.empty(2))
+    saga(np.ones((2, 1)), np.array([0.0, 1.0]), 1, 0.1, np.array([0.1]), 1e-4, 1, np.empty((1, 2)))

@@ -15,8 +15,8 @@ from husai.external import scores
 from husai.external.compiled import probe_kernels
 from husai.external.flow import GRID
 
-MATTERS = 5.0e-4
-"""Difference of test AUC that is worth a run of SAGA: a quarter of what the engines may differ by."""
+MATTERS = 1.0e-3
+"""Difference of test AUC that is worth a run of SAGA: half of what the engines may differ by."""
 WEAK_PULL = 6.0
 """A gradient this many times the penalty may fail to get SAGA away from zero in its first epochs."""
 START_EPOCHS = 8
@@ -54,20 +54,20 @@ class Rows(NamedTuple):
     official: Callable[[], np.ndarray]
     """``x`` to the last bit of the official engine's: SAGA's stop can hang on it."""
 
-    def saga(self, k: int, C: float) -> np.ndarray:
-        """Model ``(1 + m,)`` of SAGA on the first ``k`` features, to be validated."""
+    def saga(self, k: int, Cs: Sequence[float]) -> np.ndarray:
+        """Models ``(len(Cs), 1 + m)`` of SAGA on the first ``k`` features, to be validated."""
         x = self.official()
-        return saga(x[: self.n_fit, :k], self.y[: self.n_fit], C, self.seed, width=x.shape[1])
+        return saga(x[: self.n_fit, :k], self.y[: self.n_fit], Cs, self.seed, width=x.shape[1])
 
     def final_saga(self, k: int, C: float) -> np.ndarray:
-        """The same on all training rows, in the order the official protocol gives them for the final fit."""
+        """The model ``(1 + m,)`` on all training rows, in the order the official protocol gives them for the final fit."""
         x, order = self.official(), self._order()
-        return saga(x[order, :k], self.y[order], C, self.seed, width=x.shape[1])
+        return saga(x[order, :k], self.y[order], [C], self.seed, width=x.shape[1])[0]
 
-    def start(self, k: int, C: float, *, final: bool = False) -> np.ndarray:
-        """Where SAGA is after its first epochs."""
+    def starts(self, k: int, Cs: Sequence[float], *, final: bool = False) -> np.ndarray:
+        """Where SAGA is after its first epochs, of the fits that are compared or of the final one."""
         order = self._order() if final else slice(self.n_fit)
-        return saga(self.x[order, :k], self.y[order], C, self.seed, epochs=START_EPOCHS, width=self.x.shape[1])
+        return saga(self.x[order, :k], self.y[order], Cs, self.seed, epochs=START_EPOCHS, width=self.x.shape[1])
 
     def areas(self, models: np.ndarray, x: np.ndarray | None = None) -> np.ndarray:
         """AUC ``(K, N)`` of models ``(K, N, 1 + m)`` on the validation rows, with the last bit of scikit-learn's."""
@@ -81,19 +81,22 @@ class Rows(NamedTuple):
         return np.random.RandomState(self.seed).permutation(len(self.x))
 
 
-def saga(x: np.ndarray, y: np.ndarray, C: float, seed: int, *, epochs: float = GRID.max_epochs, width: int | None = None) -> np.ndarray:
+def saga(
+    x: np.ndarray, y: np.ndarray, Cs: Sequence[float], seed: int, *, epochs: float = GRID.max_epochs, width: int | None = None
+) -> np.ndarray:
     """Intercept and weights of ``LogisticRegression(C=C, penalty="l1", solver="saga", random_state=seed, max_iter=epochs)``, bit by bit.
 
-    ``x (n, m)``, ``y (n,)`` 0/1; returns ``(1 + width,)``, zeros beyond m. In float64, as scikit-learn computes for the torch tensors that
-    sae-probes hands it.
+    ``x (n, m)``, ``y (n,)`` 0/1; returns ``(len(Cs), 1 + width)``, zeros beyond m. In float64, as scikit-learn computes for the torch
+    tensors that sae-probes hands it.
     """
     x, n = np.ascontiguousarray(x, np.float64), len(x)
     step = 1.0 / (2.0 * (0.25 * (np.einsum("ij,ij->i", x, x).max() + 1.0)))
+    shrinkage = step * ((1.0 / np.array(Cs, np.float64)) / n)
     first = np.random.RandomState(seed).randint(1, np.iinfo(np.int32).max)
-    model = np.zeros(1 + (width or x.shape[1]))
-    found = model[: 1 + x.shape[1]]
-    probe_kernels().saga.saga(x, y.astype(np.float64), first, step, step * ((1.0 / C) / n), GRID.tolerance, int(epochs), found)
-    return model
+    models = np.zeros((len(Cs), 1 + (width or x.shape[1])))
+    found = models[:, : 1 + x.shape[1]]
+    probe_kernels().saga.saga(x, y.astype(np.float64), first, step, shrinkage, GRID.tolerance, int(epochs), found)
+    return models
 
 
 def choose(rows: Rows, grid: Paths, Cs: Sequence[float], ks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +111,7 @@ def choose(rows: Rows, grid: Paths, Cs: Sequence[float], ks: Sequence[int]) -> t
         if rivals and _matters(rows, grid.late[q, [chosen, *rivals]]):
             asked = sorted([chosen, *rivals])
             late[q] = -1.0
-            late[q, asked] = rows.areas(np.stack([rows.saga(k, Cs[j]) for j in asked])[None], rows.official())[0]
+            late[q, asked] = rows.areas(rows.saga(k, [Cs[j] for j in asked])[None], rows.official())[0]
     return late.max(1), late.argmax(1)
 
 
@@ -117,7 +120,7 @@ def settle(rows: Rows, final: Paths, Cs: Sequence[float], ks: Sequence[int]) -> 
     models = final.late[:, 0].copy()
     for q, k in enumerate(ks):
         if 1.0 < final.pull[q, 0] < WEAK_PULL:
-            start = rows.start(k, Cs[q], final=True)
+            start = rows.starts(k, [Cs[q]], final=True)[0]
             if not start[1:].any():
                 models[q] = start
                 continue
@@ -134,23 +137,26 @@ def _stay_at_zero(rows: Rows, k: int, Cs: Sequence[float], pull: np.ndarray, lat
         asked = weak if late[chosen] <= 0.5 else weak & {chosen}
         if not asked:
             return
-        for j in asked:
-            if not rows.start(k, Cs[j])[1:].any():
+        asked = sorted(asked)
+        for j, start in zip(asked, rows.starts(k, [Cs[j] for j in asked]), strict=True):
+            if not start[1:].any():
                 late[j] = early[j] = 0.5
-        weak = weak - asked
+        weak.difference_update(asked)
 
 
 def _distinct(models: np.ndarray, chosen: int, rivals: Sequence[int]) -> list[int]:
-    """The rivals without those that share their solution with the chosen one or an earlier rival."""
+    """The rivals without those whose solution is that of the chosen one or of an earlier rival, but for less than is looked at: SAGA
+    makes the same draws for them."""
     kept: list[int] = []
     for j in rivals:
-        if not any(np.array_equal(models[j], models[i]) for i in (chosen, *kept)):
+        if all(_moves(models[j], models[i]) for i in (chosen, *kept)):
             kept.append(j)
     return kept
 
 
 def _moves(late: np.ndarray, early: np.ndarray) -> bool:
-    return np.abs(late[1:] - early[1:]).max() > STILL * np.abs(late[1:]).max()
+    change = np.abs(late[1:] - early[1:]).max() > STILL * np.abs(late[1:]).max()
+    return bool(change or ((late == 0) != (early == 0)).any())
 
 
 def _matters(rows: Rows, models: np.ndarray) -> bool:
