@@ -24,7 +24,8 @@ class Rules(NamedTuple):
     """An early step is too long where the gradient differs by more than this share from what the linear model foresaw."""
     newton_ratio: float = 4.0
     newton_gradient: float = 1.0e-6
-    max_steps: int = 200
+    max_steps: int = 1000
+    """Of which a path hardly ever needs more than a hundred. One that does is unfinished: its early point is put at zero, so that it is open."""
     settled: float = 5.0
     """Time from which on gradients are too small to be foreseen."""
     gamma: float = 1 - 0.5**0.5

@@ -138,7 +138,7 @@ def _fit_block(X, y, row_weight, support, C, penalty: str, rules: Rules) -> Fit:
             part = None
     else:
         w[at] = torch.where(todo[at].unsqueeze(-1), state.w, w[at])
-        early[at] = torch.where(todo[at].unsqueeze(-1), state.w, early[at])
+        early[at] = torch.where(todo[at].unsqueeze(-1), 0.0, early[at])
     return Fit(w[..., :-1], w[..., -1], epochs, early.roll(1, -1), pull)
 
 

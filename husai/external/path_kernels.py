@@ -283,7 +283,8 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w, early):
             step = rules.first_epoch if step == 0.0 else min(max((rules.ratio - 1.0) * t, step), 2.5 * step)
         else:
             if _largest(g[:size], 0) <= rules.newton_gradient:
-                break
+                early[:] = w
+                return pull
             step = 1.0 if step == 0.0 else rules.newton_ratio * step
         if lasso > 0.0:
             step = min(step, rules.max_epochs - t)
@@ -294,7 +295,7 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w, early):
         g, g_before, H, H_before = g_before, g, H_before, H
         t += step
         speed_before, speed, steep_before = speed, after * epoch, steep
-    early[:] = w
+    early[:] = 0.0
     return pull
 
 

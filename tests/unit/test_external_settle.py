@@ -9,8 +9,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from husai.external import settle
+from husai.external import final, settle
 from husai.external.final import C_GRID, Features, final_probes, solve, validation_rows
+from husai.external.flow import GRID
 from husai.external.latents import SAEEncoder
 from husai.external.logistic import fit
 from husai.external.probing import probe
@@ -147,6 +148,18 @@ def test_early_points_differ_where_the_path_still_moves():
     paths = solve(f.train.numpy(), f.y_train.numpy(), 150, [8], np.array([[1e5, 1e-4]]))
     assert np.abs(paths.late[0, 0] - paths.early[0, 0]).max() > 1e-3 * np.abs(paths.late[0, 0]).max()
     assert np.array_equal(paths.late[0, 1], paths.early[0, 1]) and paths.pull[0, 1] <= 1.0, "excluded by the penalty"
+
+
+def test_paths_that_were_not_finished_are_left_to_saga(monkeypatch):
+    def cut_short(x, y, n, ks, Cs, penalty="l1", rules=GRID):
+        return solve(x, y, n, ks, Cs, penalty, rules._replace(max_steps=2))
+
+    f = chance(9)
+    unfinished = cut_short(f.train.numpy(), f.y_train.numpy(), 150, [4], np.array([[1e5]]))
+    assert not unfinished.early.any() and unfinished.late.any()
+    monkeypatch.setattr(final, "solve", cut_short)
+    (found,) = probe([f], [4])
+    assert (found.auc, found.val_auc, found.C) == pytest.approx(official(f, 4), abs=1e-9)
 
 
 def test_another_seed_of_the_protocol_gives_another_settled_probe():
