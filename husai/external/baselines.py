@@ -82,9 +82,9 @@ def baseline_rows(
     Neurons and components go through the same probe, ranking rule and grid as SAE latents at the same k, so only the basis differs.
     """
     best = parallel_map(lambda d: select_features(Neurons(d.x.shape[1]), d, max(ks), seed=seed, device=device), sources, device)
-    neurons = probe(best, ks, penalty=penalty)
+    neurons = probe(best, ks, penalty=penalty, seed=seed)
     leading = parallel_map(lambda d: principal_components(d, max(ks), seed=seed, device=device), sources, device)
-    pca = probe(leading, ks, penalty=penalty)
+    pca = probe(leading, ks, penalty=penalty, seed=seed)
     dense = parallel_map(lambda d: dense_probe(d, seed=seed), sources)
     rows = []
     for i, data in enumerate(sources):

@@ -5,23 +5,25 @@ On a CPU compiled kernels solve one data set after another; elsewhere the data s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import expit
 
 from husai.errors import HusaiError
 from husai.external import scores
 from husai.external.compiled import probe_kernels
-from husai.external.logistic import Rules, check_penalty, fit
+from husai.external.datasets import PROBE_SEED
+from husai.external.flow import EXACT, GRID, Rules
+from husai.external.logistic import Fit, check_penalty, fit
 from husai.external.parallel import parallel_map
+from husai.external.settle import Paths, Rows, choose, settle
 
 VALIDATION_ROWS = 100
 MAX_K = 128
 WEAK_PENALTY = 2.0e-7
-RULES = Rules()
 C_GRID = tuple(float(c) for c in np.logspace(5, -5, 10))
 
 
@@ -37,6 +39,8 @@ class Features(NamedTuple):
     """``(n_test, max_k)`` float32"""
     y_test: torch.Tensor
     latents: list[int]
+    official: Callable[[], torch.Tensor] | None = None
+    """Gives ``train`` to the last bit of the official engine's, where that costs more; asked only where SAGA itself must be run."""
 
 
 class Chosen(NamedTuple):
@@ -49,20 +53,28 @@ class Chosen(NamedTuple):
     C: list[float]
 
     def probabilities(self, x: torch.Tensor) -> np.ndarray:
-        """Probabilities of class 1 ``(K, n)`` float32 of rows ``x (n, m)``."""
-        return probabilities(self.models, x)
+        """Probabilities of class 1 ``(K, n)`` of rows ``x (n, m)``."""
+        return scores.probabilities(self.models, x.cpu().numpy())
 
 
 def final_probes(
-    features: Sequence[Features], ks: Sequence[int], *, penalty: str = "l1", Cs: Sequence[float] = C_GRID, compiled: bool | None = None
+    features: Sequence[Features],
+    ks: Sequence[int],
+    *,
+    penalty: str = "l1",
+    Cs: Sequence[float] = C_GRID,
+    seed: int = PROBE_SEED,
+    compiled: bool | None = None,
 ) -> list[Chosen]:
     """The final probes of every data set.
 
     The last ``min(n_train / 5, 100)`` training rows validate; the first C with the highest validation AUC wins and is fitted
-    again on all training rows.
+    again on all training rows. What the paths leave open is settled by SAGA itself: see :mod:`husai.external.settle`.
 
     Parameters
     ----------
+    seed : int
+        Of the official protocol: the order of SAGA's draws and of the rows of the final fit.
     compiled : bool, optional
         False: in torch; by default only off the CPU.
     """
@@ -73,61 +85,71 @@ def final_probes(
     device = features[0].train.device
     probe_kernels()
     if not (device.type == "cpu" if compiled is None else compiled):
-        return _in_torch(features, ks, penalty, Cs)
-    return parallel_map(lambda f: _by_kernels(f, ks, penalty, Cs), features, device)
+        return _in_torch(features, ks, penalty, Cs, seed)
+    return parallel_map(lambda f: _by_kernels(f, ks, penalty, Cs, seed), features, device)
 
 
-def _by_kernels(f: Features, ks: Sequence[int], penalty: str, Cs: Sequence[float]) -> Chosen:
-    x, y = np.ascontiguousarray(f.train.numpy()), f.y_train.numpy()
-    n_fit = len(x) - validation_rows(len(x))
-    grid = np.array(Cs)
-    solved, copy_of = distinct(Cs, n_fit, penalty)
-    paths = solve(x, y, n_fit, ks, np.tile(grid[solved], (len(ks), 1)), penalty)
-    found = probabilities(paths.reshape(-1, paths.shape[2]), f.train[n_fit:]).reshape(len(ks), len(solved), -1)
-    val_auc, choice = best_of_grid(found[:, copy_of], y[n_fit:])
-    models = solve(x, y, len(x), ks, grid[choice][:, None], penalty)[:, 0]
-    return Chosen(models, val_auc, [Cs[c] for c in choice])
+def _rows(f: Features, seed: int) -> Rows:
+    x, y, x_test, y_test = (np.ascontiguousarray(t.cpu().numpy()) for t in (f.train, f.y_train, f.test, f.y_test))
+    official = functools.cache(lambda: x if f.official is None else f.official().cpu().numpy())
+    return Rows(x, y, len(x) - validation_rows(len(x)), x_test, y_test, seed, official)
 
 
-def solve(x: np.ndarray, y: np.ndarray, n: int, ks: Sequence[int], Cs: np.ndarray, penalty: str = "l1") -> np.ndarray:
-    """Models ``(K, n_C, 1 + m)``, intercepts first, of every k at every C of its row ``Cs (K, n_C)``, by the compiled kernels.
+def _by_kernels(f: Features, ks: Sequence[int], penalty: str, Cs: Sequence[float], seed: int) -> Chosen:
+    rows, grid = _rows(f, seed), np.array(Cs)
+    solved, copy_of = distinct(Cs, rows.n_fit, penalty)
+    paths = solve(rows.x, rows.y, rows.n_fit, ks, np.tile(grid[solved], (len(ks), 1)), penalty)
+    val_auc, choice = choose(rows, paths.expanded(copy_of), Cs, ks)
+    final = solve(rows.x, rows.y, len(rows.x), ks, grid[choice][:, None], penalty, EXACT)
+    return Chosen(settle(rows, final, grid[choice], ks), val_auc, [Cs[c] for c in choice])
+
+
+def solve(x: np.ndarray, y: np.ndarray, n: int, ks: Sequence[int], Cs: np.ndarray, penalty: str = "l1", rules: Rules = GRID) -> Paths:
+    """Paths of every k at every C of its row ``Cs (K, n_C)``, by the compiled kernels.
 
     ``x (n_rows, m)`` float32 in row order and labels ``y`` int64 0/1, of which the first ``n`` rows count.
     """
-    models = np.empty((*Cs.shape, 1 + x.shape[1]))
-    probe_kernels().paths.paths(x, y, n, np.array(ks), Cs, penalty == "l1", RULES, models)
-    return models
+    size = (*Cs.shape, 1 + x.shape[1])
+    paths = Paths(np.empty(size), np.empty(size), np.empty(Cs.shape))
+    probe_kernels().paths.paths(x, y, n, np.array(ks), Cs, penalty == "l1", rules, *paths)
+    return paths
 
 
-def _in_torch(features: Sequence[Features], ks: Sequence[int], penalty: str, Cs: Sequence[float]) -> list[Chosen]:
+def _in_torch(features: Sequence[Features], ks: Sequence[int], penalty: str, Cs: Sequence[float], seed: int) -> list[Chosen]:
     device, K = features[0].train.device, len(ks)
     n_train = torch.tensor([len(f.train) for f in features], device=device).unsqueeze(1)
     n_fit = torch.tensor([len(f.train) - validation_rows(len(f.train)) for f in features], device=device).unsqueeze(1)
-    X, y, rows = _pad([f.train for f in features], [f.y_train for f in features])
+    X, y, place = _pad([f.train for f in features], [f.y_train for f in features])
     support = torch.arange(X.shape[-1], device=device).unsqueeze(0) < torch.tensor(list(ks), device=device).unsqueeze(1)
     grid = torch.tensor(Cs, dtype=torch.float64, device=device)
     solved, copy_of = distinct(Cs, int(n_fit.min()), penalty)
-    fold = torch.where(rows < n_fit, 1.0 / n_fit, 0.0)
-    path = fit(X * (fold > 0).unsqueeze(-1), y, fold, support.repeat_interleave(len(solved), 0), grid[solved].repeat(K), penalty=penalty)
-    paths = torch.cat([path.intercept.unsqueeze(-1), path.coef], -1).cpu().numpy()
-    val_auc, choices = [], []
-    for f, models in zip(features, paths, strict=True):
-        held = slice(len(f.train) - validation_rows(len(f.train)), len(f.train))
-        found = probabilities(models, f.train[held]).reshape(K, len(solved), -1)[:, copy_of]
-        best, choice = best_of_grid(found, f.y_train[held].cpu().numpy())
-        val_auc.append(best)
-        choices.append(choice)
-    final = fit(
-        X, y, torch.where(rows < n_train, 1.0 / n_train, 0.0), support, grid[torch.tensor(np.array(choices)).to(device)], penalty=penalty
+    fold = torch.where(place < n_fit, 1.0 / n_fit, 0.0)
+    compared = fit(
+        X * (fold > 0).unsqueeze(-1), y, fold, support.repeat_interleave(len(solved), 0), grid[solved].repeat(K), penalty=penalty
     )
-    models = torch.cat([final.intercept.unsqueeze(-1), final.coef], -1).cpu().numpy()
-    return [Chosen(m, v, [Cs[c] for c in choice]) for m, v, choice in zip(models, val_auc, choices, strict=True)]
+    rows = [_rows(f, seed) for f in features]
+    found = [choose(r, paths.expanded(copy_of), Cs, ks) for r, paths in zip(rows, _paths(compared, features, K), strict=True)]
+    chosen = np.array([choice for _, choice in found])
+    weight = torch.where(place < n_train, 1.0 / n_train, 0.0)
+    final = fit(X, y, weight, support, grid[torch.tensor(chosen).to(device)], penalty=penalty, rules=EXACT)
+    return [
+        Chosen(settle(r, paths, np.array(Cs)[choice], ks), val_auc, [Cs[c] for c in choice])
+        for r, paths, (val_auc, choice) in zip(rows, _paths(final, features, K), found, strict=True)
+    ]
+
+
+def _paths(found: Fit, features: Sequence[Features], K: int) -> list[Paths]:
+    """The paths of every data set, without the columns that were padded."""
+    late = torch.cat([found.intercept.unsqueeze(-1), found.coef], -1)
+    parts = [t.cpu().numpy().reshape(len(features), K, -1, *t.shape[2:]) for t in (late, found.early, found.pull)]
+    widths = [1 + f.train.shape[1] for f in features]
+    return [Paths(a[..., :m], b[..., :m], c) for a, b, c, m in zip(*parts, widths, strict=True)]
 
 
 def distinct(Cs: Sequence[float], n: int, penalty: str) -> tuple[list[int], list[int]]:
     """Positions in the grid to solve, and for every C which of those stands for it.
 
-    Values of C whose l1 penalty on the mean loss is below 2e-7, the resolution of the official float32 iterates, share one solution.
+    Values of C whose l1 penalty on the mean loss is below 2e-7, too weak to move a weight that matters, share one solution.
     """
     weak = [i for i, C in enumerate(Cs) if penalty == "l1" and 1.0 / (C * n) < WEAK_PENALTY]
     solved = [i for i in range(len(Cs)) if i not in weak[:-1]]
@@ -145,25 +167,6 @@ def check_ks(ks: Sequence[int]) -> None:
         raise HusaiError(f"external.probing.ks: positive integers are needed, got {list(ks)}")
     if max(ks) > MAX_K:
         raise HusaiError(f"external.probing.ks: the fast engine solves k up to {MAX_K}, got {max(ks)}; use engine: official for it")
-
-
-def best_of_grid(prob: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Best validation AUC ``(K,)`` over the grid of ``prob (K, n_C, n)`` float32 and the first position that has it, as official."""
-    area = np.empty(prob.shape[:2])
-    keys = scores.keys(prob.reshape(-1, prob.shape[2]), y)
-    probe_kernels().rows.trapezoids(keys, area.reshape(-1))
-    return area.max(1), area.argmax(1)
-
-
-def probabilities(models: np.ndarray, x: torch.Tensor) -> np.ndarray:
-    """Probabilities of class 1 ``(P, n)`` float32 of rows ``x (n, m)`` for ``models (P, 1 + m)``, with the ties scikit-learn's have.
-
-    Equal rows get equal decision values; these go through the scalar sigmoid that scikit-learn uses: a vectorised one differs in the last
-    bit between its lanes and its remainder.
-    """
-    out = np.empty((len(models), len(x)), np.float32)
-    probe_kernels().rows.decisions(np.ascontiguousarray(x.cpu().numpy()), np.ascontiguousarray(models), out)
-    return expit(out)
 
 
 def _pad(blocks: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

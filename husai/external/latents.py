@@ -66,6 +66,11 @@ class SAEEncoder:
             return torch.cat([_kept(*part) for part in parts])
         if self.architecture in sparse_codes.THRESHOLDED:
             return sparse_codes.threshold_columns(self.sae, x, latents)
+        return self.official_columns(x, latents)
+
+    @torch.inference_mode()
+    def official_columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The same to the last bit of what sae-probes reads, at the price of the whole code."""
         return torch.cat([self.sae.encode(rows)[:, latents].float() for rows in x.split(CHUNK_ROWS)])
 
     def _top_k(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -98,6 +103,8 @@ class Neurons:
     def columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Chosen dimensions of ``x``."""
         return x[:, latents].float()
+
+    official_columns = columns
 
 
 def rank_latents(z: torch.Tensor, y: torch.Tensor, n: int | None = None) -> torch.Tensor:

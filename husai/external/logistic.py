@@ -1,9 +1,4 @@
-"""Logistic regression for thousands of small probes at once, along the path scikit-learn's SAGA solver takes.
-
-SAGA with a constant step follows, up to sampling noise, the proximal gradient flow ``w' = -(grad loss + beta sign(w))`` from 0; an epoch
-of n samples advances it by ``n * step``. The official protocol stops SAGA at a relative change of 1e-4 per epoch or after 1000 epochs,
-often before convergence when features are small, so the flow is integrated to the same stop instead of being solved to the optimum.
-"""
+"""Logistic regression for thousands of small probes at once, along the path scikit-learn's SAGA solver takes: see ``flow``."""
 
 from __future__ import annotations
 
@@ -12,36 +7,10 @@ from typing import NamedTuple
 import torch
 
 from husai.errors import HusaiError
+from husai.external.flow import GRID, Rules
 
-TOLERANCE = 1.0e-4
-MAX_EPOCHS = 1000.0
-FIRST_EPOCH = 0.05
-RATIO = 1.5
-TRUST = 0.1
-NEWTON_RATIO = 4.0
-NEWTON_GRADIENT = 1.0e-6
-MAX_STEPS = 200
-SETTLED = 5.0
-GRADIENT_NOISE = 1.0e-6
-GAMMA = 1 - 0.5**0.5
 GROUPS_AT_ONCE = 8
 REPACK = 0.7
-
-
-class Rules(NamedTuple):
-    """The settings above, handed to the compiled kernels."""
-
-    tolerance: float = TOLERANCE
-    max_epochs: float = MAX_EPOCHS
-    first_epoch: float = FIRST_EPOCH
-    ratio: float = RATIO
-    trust: float = TRUST
-    newton_ratio: float = NEWTON_RATIO
-    newton_gradient: float = NEWTON_GRADIENT
-    max_steps: int = MAX_STEPS
-    settled: float = SETTLED
-    gamma: float = GAMMA
-    noise: float = GRADIENT_NOISE
 
 
 class Fit(NamedTuple):
@@ -53,6 +22,10 @@ class Fit(NamedTuple):
     """``(G, P)`` float64"""
     epochs: torch.Tensor
     """``(G, P)`` epochs the flow was followed for; 0 where the penalty excludes every feature."""
+    early: torch.Tensor
+    """``(G, P, 1 + m)`` intercept and weights at the early point of the path (``Rules.back``)."""
+    pull: torch.Tensor
+    """``(G, P)`` largest gradient of the intercept alone as a multiple of the penalty: at most 1 where no feature is let in."""
 
 
 class Problem(NamedTuple):
@@ -68,6 +41,7 @@ class Problem(NamedTuple):
     epoch: torch.Tensor
     noise: torch.Tensor
     """Rounding of a gradient summed in float32."""
+    rules: Rules
 
 
 class State(NamedTuple):
@@ -89,7 +63,16 @@ class State(NamedTuple):
     """Length of the velocity at ``w_before``; along the exact flow of a convex loss it never grows."""
 
 
-def fit(X: torch.Tensor, y: torch.Tensor, row_weight: torch.Tensor, support: torch.Tensor, C: torch.Tensor, *, penalty: str = "l1") -> Fit:
+def fit(
+    X: torch.Tensor,
+    y: torch.Tensor,
+    row_weight: torch.Tensor,
+    support: torch.Tensor,
+    C: torch.Tensor,
+    *,
+    penalty: str = "l1",
+    rules: Rules = GRID,
+) -> Fit:
     """Fit ``G x P`` logistic regressions with an unpenalised intercept.
 
     l1 minimises ``mean_i log(1 + exp(-y_i (x_i w + b))) + |w|_1 / (C n)`` along SAGA's path (Defazio et al. 1407.0202, with
@@ -112,7 +95,7 @@ def fit(X: torch.Tensor, y: torch.Tensor, row_weight: torch.Tensor, support: tor
     C = C.expand(len(X), support.shape[0])
     size = GROUPS_AT_ONCE if X.device.type == "cpu" else max(len(X), 1)
     slices = [slice(i, i + size) for i in range(0, len(X), size)]
-    blocks = [_fit_block(X[s], y[s], row_weight[s], support, C[s], penalty) for s in slices]
+    blocks = [_fit_block(X[s], y[s], row_weight[s], support, C[s], penalty, rules) for s in slices]
     return Fit(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
 
@@ -122,26 +105,29 @@ def check_penalty(penalty: str) -> None:
         raise HusaiError(f"external.probing.penalty: '{penalty}' is not l1 or l2")
 
 
-def _fit_block(X, y, row_weight, support, C, penalty: str) -> Fit:
-    problem = _assemble(X, y, row_weight, support, C, penalty)
+def _fit_block(X, y, row_weight, support, C, penalty: str, rules: Rules) -> Fit:
+    problem = _assemble(X, y, row_weight, support, C, penalty, rules)
     w = torch.zeros(problem.allowed.shape, dtype=torch.float64, device=X.device)
     w[..., -1] = _logit_of_mean(problem).unsqueeze(1)
-    todo = _not_excluded(problem, w)
+    pull = _pull(problem, w)
+    todo = pull > 1.0
     w[..., -1].masked_fill_(todo, 0.0)
+    early = w.clone()
     epochs = torch.zeros(todo.shape, dtype=torch.float64, device=X.device)
     whole, part = _start(w), None
-    for _ in range(MAX_STEPS):
+    for _ in range(rules.max_steps):
         if part is None:
             at = _live(todo)
             if at[1].shape[1] == 0:
                 break
             part, state, live = _subset(problem, *at), State(*(t[at] for t in whole)), todo[at]
         t = state.t
-        state, result, ended = _advance(part, state, penalty)
+        state, (result, before), ended = _advance(part, state, penalty)
         ended &= live
         if not bool(ended.any()):
             continue
         w[at] = torch.where(ended.unsqueeze(-1), result, w[at])
+        early[at] = torch.where(ended.unsqueeze(-1), before, early[at])
         epochs[at] = torch.where(ended, t, epochs[at])
         live = live & ~ended
         todo[at] = live
@@ -152,7 +138,8 @@ def _fit_block(X, y, row_weight, support, C, penalty: str) -> Fit:
             part = None
     else:
         w[at] = torch.where(todo[at].unsqueeze(-1), state.w, w[at])
-    return Fit(w[..., :-1], w[..., -1], epochs)
+        early[at] = torch.where(todo[at].unsqueeze(-1), 0.0, early[at])
+    return Fit(w[..., :-1], w[..., -1], epochs, early.roll(1, -1), pull)
 
 
 def _start(w: torch.Tensor) -> State:
@@ -170,7 +157,7 @@ def _live(todo: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return groups, todo[groups[:, 0]].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
-def _assemble(X, y, row_weight, support, C, penalty: str) -> Problem:
+def _assemble(X, y, row_weight, support, C, penalty: str, rules: Rules) -> Problem:
     G, _, m = X.shape
     P = support.shape[0]
     counts = row_weight > 0
@@ -185,15 +172,17 @@ def _assemble(X, y, row_weight, support, C, penalty: str) -> Problem:
     lasso, ridge = (strength, none) if penalty == "l1" else (none, strength)
     allowed = torch.cat([support, torch.ones(P, 1, dtype=torch.bool, device=X.device)], -1).expand(G, P, m + 1)
     labels = (y * counts).unsqueeze(1).to(X.dtype)
-    noise = GRADIENT_NOISE * largest.sqrt()
-    return Problem(X1, X1[..., rows] * X1[..., cols], labels, row_weight.unsqueeze(1).to(X.dtype), lasso, ridge, allowed, epoch, noise)
+    noise = rules.noise * largest.sqrt()
+    return Problem(
+        X1, X1[..., rows] * X1[..., cols], labels, row_weight.unsqueeze(1).to(X.dtype), lasso, ridge, allowed, epoch, noise, rules
+    )
 
 
 def _subset(p: Problem, groups: torch.Tensor, places: torch.Tensor) -> Problem:
     """The problems at ``places (g, L)`` of ``groups (g, 1)``."""
     rows = groups[:, 0]
     shared = (p.X, p.pairs, p.y, p.row_weight) if len(rows) == len(p.X) else (t[rows] for t in (p.X, p.pairs, p.y, p.row_weight))
-    return Problem(*shared, *(t[groups, places] for t in (p.lasso, p.ridge, p.allowed, p.epoch, p.noise)))
+    return Problem(*shared, *(t[groups, places] for t in (p.lasso, p.ridge, p.allowed, p.epoch, p.noise)), p.rules)
 
 
 def _logit_of_mean(p: Problem) -> torch.Tensor:
@@ -201,16 +190,16 @@ def _logit_of_mean(p: Problem) -> torch.Tensor:
     return torch.log(mean / (1 - mean))
 
 
-def _not_excluded(p: Problem, w: torch.Tensor) -> torch.Tensor:
-    """Problems whose penalty lets at least one feature in: elsewhere all weights are 0 at the optimum (KKT at w = 0)."""
+def _pull(p: Problem, w: torch.Tensor) -> torch.Tensor:
+    """Largest gradient at the intercept alone as a multiple of the lasso: at most 1, all weights are 0 at the optimum (KKT at w = 0)."""
     if not p.lasso.any():
-        return torch.ones(w.shape[:2], dtype=torch.bool, device=w.device)
+        return torch.full(w.shape[:2], torch.inf, dtype=torch.float64, device=w.device)
     gradient = ((torch.sigmoid(w[:, :1, -1:].to(p.X.dtype)) - p.y) * p.row_weight @ p.X).to(torch.float64)
-    return ((gradient.abs() > p.lasso) & p.allowed)[..., :-1].any(-1)
+    return ((gradient.abs() / p.lasso) * p.allowed)[..., :-1].amax(-1)
 
 
-def _advance(p: Problem, s: State, penalty: str) -> tuple[State, torch.Tensor, torch.Tensor]:
-    """Judge the last step of every problem, then take the next; also returns the answers and which problems are done.
+def _advance(p: Problem, s: State, penalty: str) -> tuple[State, tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Judge the last step of every problem, then take the next; also returns late and early answers and which problems are done.
 
     A step after which the flow is faster than before is taken back and made four times shorter, and so is an early one after which the
     gradient is not what the linear model foresaw (once the stiff directions have settled, gradients are too small to be foreseen).
@@ -218,42 +207,59 @@ def _advance(p: Problem, s: State, penalty: str) -> tuple[State, torch.Tensor, t
     g, H = _derivatives(p, s.w)
     foreseen = s.g_before + (s.H_before @ (s.w - s.w_before).unsqueeze(-1)).squeeze(-1)
     steep = _velocity(s.w, g, p.lasso, p.allowed)[0].norm(dim=-1)
-    bad = (((g - foreseen) * p.allowed).abs().amax(-1) > s.bent) & (s.t - s.step < SETTLED) | (steep > s.steep + p.noise)
+    r = p.rules
+    bad = (((g - foreseen) * p.allowed).abs().amax(-1) > s.bent) & (s.t - s.step < r.settled) | (steep > s.steep + p.noise)
     back = bad.unsqueeze(-1)
-    result, stopped = _stopped(p, s, g, penalty)
+    results, stopped = _stopped(p, s, g, penalty)
     w, t = torch.where(back, s.w_before, s.w), torch.where(bad, s.t - s.step, s.t)
     g, H = torch.where(back, s.g_before, g), torch.where(back.unsqueeze(-1), s.H_before, H)
     speed = torch.where(bad, s.speed_before, s.speed)
-    step = torch.where(bad, s.step / 4, _longer(t, s.step, penalty))
+    step = torch.where(bad, s.step / 4, _longer(t, s.step, penalty, r))
     if penalty == "l1":
-        step = torch.minimum(step, MAX_EPOCHS - t)
-    new, slope, size = _flow_step(w, g, H, p.lasso, p.allowed, (p.epoch * step).unsqueeze(-1))
+        step = torch.minimum(step, r.max_epochs - t)
+    new, slope, size = _flow_step(w, g, H, p.lasso, p.allowed, (p.epoch * step).unsqueeze(-1), r.gamma)
     after = slope[..., :-1].abs().amax(-1) * p.epoch
     done = stopped & ~bad
-    size = torch.maximum(size, TOLERANCE * w[..., :-1].abs().amax(-1) / p.epoch)
-    return State(new, t + step, step, after, w, speed, g, H, TRUST * size + p.noise, torch.where(bad, s.steep, steep)), result, done
+    size = torch.maximum(size, r.tolerance * w[..., :-1].abs().amax(-1) / p.epoch)
+    return State(new, t + step, step, after, w, speed, g, H, r.trust * size + p.noise, torch.where(bad, s.steep, steep)), results, done
 
 
-def _longer(t: torch.Tensor, step: torch.Tensor, penalty: str) -> torch.Tensor:
+def _longer(t: torch.Tensor, step: torch.Tensor, penalty: str, r: Rules) -> torch.Tensor:
     """The next step of a problem whose last one was good: a fixed share of its time, growing by a bounded factor."""
     if penalty == "l2":
-        return torch.where(step == 0, 1.0, NEWTON_RATIO * step)
-    return torch.where(step == 0, FIRST_EPOCH, torch.minimum(torch.maximum((RATIO - 1) * t, step), 2.5 * step))
+        return torch.where(step == 0, 1.0, r.newton_ratio * step)
+    return torch.where(step == 0, r.first_epoch, torch.minimum(torch.maximum((r.ratio - 1) * t, step), 2.5 * step))
 
 
-def _stopped(p: Problem, s: State, g: torch.Tensor, penalty: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Final weights of the problems that are done at ``s.w`` and which these are.
+def _stopped(p: Problem, s: State, g: torch.Tensor, penalty: str) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Final and early weights of the problems that are done at ``s.w`` and which these are.
 
     l1: SAGA's stop. A problem that slowed down to it within the last step is put back to where it did, its speed taken to decay
     exponentially. l2: a vanishing gradient.
     """
+    r = p.rules
     if penalty == "l2":
-        return s.w, (g * p.allowed).abs().amax(-1) <= NEWTON_GRADIENT
-    limit = TOLERANCE * s.w[..., :-1].abs().amax(-1)
+        return (s.w, s.w), (g * p.allowed).abs().amax(-1) <= r.newton_gradient
+    limit = r.tolerance * s.w[..., :-1].abs().amax(-1)
     slow = (s.speed <= limit) & (s.t >= 1.0)
     share = torch.where(slow, ((limit - s.speed) / (s.speed_before - s.speed)).nan_to_num(0.0).clamp(0.0, 1.0), 0.0)
-    between = s.w + share.unsqueeze(-1) * (s.w_before - s.w)
-    return torch.where(s.w == 0, 0.0, between), slow | (s.t >= MAX_EPOCHS)
+    early = share + r.back * (s.t / s.step - share)
+    return (_put_back(s, share), _doubt_zeros(_put_back(s, early), p, g)), slow | (s.t >= r.max_epochs)
+
+
+def _put_back(s: State, share: torch.Tensor) -> torch.Tensor:
+    """Weights that share of the last step ago, on the line through both its ends; none changes sign."""
+    moved = s.w + share.unsqueeze(-1) * (s.w_before - s.w)
+    moved[..., :-1] = torch.where(moved * s.w > 0, moved, 0.0)[..., :-1]
+    return moved
+
+
+def _doubt_zeros(w: torch.Tensor, p: Problem, g: torch.Tensor) -> torch.Tensor:
+    """Take small weights for 0, and give those of 0 that are nearly let in the least that breaks ties: SAGA's noise does either."""
+    largest = w[..., :-1].abs().amax(-1, keepdim=True)
+    nearly = (w == 0) & p.allowed & (g.abs() > p.rules.nearly * p.lasso)
+    doubted = torch.where(nearly, -1.0e-6 * largest * g.sign(), torch.where(w.abs() < p.rules.tiny * largest, 0.0, w))
+    return torch.cat([doubted[..., :-1], w[..., -1:]], -1)
 
 
 def _derivatives(p: Problem, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -273,7 +279,7 @@ def _symmetric(packed: torch.Tensor, m: int) -> torch.Tensor:
     return packed.index_select(-1, place.flatten()).view(*packed.shape[:-1], m, m)
 
 
-def _flow_step(w, g, H, lasso, allowed, duration):
+def _flow_step(w, g, H, lasso, allowed, duration, gamma):
     """One L-stable second-order step (SDIRK2, gamma = 1 - 1/sqrt 2) of the linearised flow; a weight about to change sign stops at 0.
 
     ``w, g, lasso, allowed (g, L, m)``; ``H (g, L, m, m)``; ``duration (g, L, 1)``. Also returns the slope at the end of the step
@@ -281,12 +287,12 @@ def _flow_step(w, g, H, lasso, allowed, duration):
     """
     slope, sign, free = _velocity(w, g, lasso, allowed)
     H = H * (free.unsqueeze(-1) * free.unsqueeze(-2))
-    A = H * (GAMMA * duration).unsqueeze(-1)
+    A = H * (gamma * duration).unsqueeze(-1)
     A.diagonal(dim1=-2, dim2=-1).add_(1.0)
     factors, pivots, _ = torch.linalg.lu_factor_ex(A)
     first = torch.linalg.lu_solve(factors, pivots, slope.unsqueeze(-1))
-    second = torch.linalg.lu_solve(factors, pivots, slope.unsqueeze(-1) - (1 - GAMMA) * duration.unsqueeze(-1) * (H @ first)).squeeze(-1)
-    new = w + duration * ((1 - GAMMA) * first.squeeze(-1) + GAMMA * second)
+    second = torch.linalg.lu_solve(factors, pivots, slope.unsqueeze(-1) - (1 - gamma) * duration.unsqueeze(-1) * (H @ first)).squeeze(-1)
+    new = w + duration * ((1 - gamma) * first.squeeze(-1) + gamma * second)
     return torch.where((new * sign < 0) & (lasso > 0), 0.0, new), second, slope.abs().amax(-1)
 
 

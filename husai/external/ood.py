@@ -62,7 +62,7 @@ def sae_drops(
         features.append(Features(data.name, data.family, columns, y[train], encoder.columns(x[rest], best), y[rest], best.tolist()))
         tests.append((encoder.columns(out.x.to(device), best), torch.as_tensor(out.y, device=device)))
     drops = []
-    for f, (x_ood, y_ood), chosen in zip(features, tests, final_probes(features, [k], penalty=penalty), strict=True):
+    for f, (x_ood, y_ood), chosen in zip(features, tests, final_probes(features, [k], penalty=penalty, seed=seed), strict=True):
         inside, outside = (scores.auc(chosen.probabilities(x), y.cpu().numpy()) for x, y in ((f.test, f.y_test), (x_ood, y_ood)))
         drops.append({"id": float(inside[0]), "ood": float(outside[0])})
     return drops

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from husai.external.compiled import kernel
-from husai.external.logistic import Rules
+from husai.external.flow import Rules
 
 LANES = 32
 CHUNK = 256
@@ -225,8 +225,27 @@ def _distance_to_foreseen(g, g_before, H_before, w, w_before):
 
 
 @kernel()
-def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w):
-    """Follow the flow of one problem from zero to where SAGA stops, in ``w``. See ``logistic._advance``.
+def _put_back(w, w_before, share, out):
+    """Weights that share of the last step ago, on the line through both its ends; none changes sign."""
+    for a in range(len(w)):
+        moved = w[a] + share * (w_before[a] - w[a])
+        out[a] = moved if a == 0 or moved * w[a] > 0.0 else 0.0
+
+
+@kernel()
+def _doubt_zeros(w, g, lasso, rules):
+    """Take small weights for 0, and give those of 0 that are nearly let in the least that breaks ties: SAGA's noise does either."""
+    largest = _largest(w, 1)
+    for a in range(1, len(w)):
+        if w[a] == 0.0 and abs(g[a]) > rules.nearly * lasso:
+            w[a] = -math.copysign(1.0e-6 * largest, g[a])
+        elif abs(w[a]) < rules.tiny * largest:
+            w[a] = 0.0
+
+
+@kernel()
+def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w, early):
+    """Follow the flow of one problem from zero to where SAGA stops, in ``w``; see ``logistic._advance``. Returns ``Fit.pull``.
 
     ``start`` is the intercept alone that fits best: a penalty that lets no feature in at it is solved by it.
     """
@@ -236,11 +255,13 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w):
     w_before, new, first, second, free = np.zeros(size), np.empty(size), np.empty(size), np.empty(size), np.empty(size, np.int64)
     A, work = np.empty((size, size)), np.empty((5, X.shape[2]), np.float32)
     w[:] = 0.0
+    pull = np.inf
     if lasso > 0.0:
-        w[0] = start
+        w[0] = early[0] = start
         _derivatives(X, signed, n, w, 0.0, g, H, work)
-        if _largest(g[:size], 1) <= lasso:
-            return
+        pull = _largest(g[:size], 1) / lasso
+        if pull <= 1.0:
+            return pull
         w[0] = 0.0
     t, step, speed, speed_before, bent, steep, steep_before = 0.0, 0.0, np.inf, np.inf, np.inf, np.inf, np.inf
     for _ in range(rules.max_steps):
@@ -255,13 +276,15 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w):
             slow = speed <= limit and t >= 1.0
             if slow or t >= rules.max_epochs:
                 share = min((limit - speed) / (speed_before - speed), 1.0) if slow and speed_before > speed else 0.0
-                for a in range(size):
-                    w[a] += share * (w_before[a] - w[a]) if w[a] != 0.0 else 0.0
-                return
+                _put_back(w, w_before, share + rules.back * (t / step - share), early)
+                _put_back(w, w_before, share, w)
+                _doubt_zeros(early, g, lasso, rules)
+                return pull
             step = rules.first_epoch if step == 0.0 else min(max((rules.ratio - 1.0) * t, step), 2.5 * step)
         else:
             if _largest(g[:size], 0) <= rules.newton_gradient:
-                return
+                early[:] = w
+                return pull
             step = 1.0 if step == 0.0 else rules.newton_ratio * step
         if lasso > 0.0:
             step = min(step, rules.max_epochs - t)
@@ -272,15 +295,19 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w):
         g, g_before, H, H_before = g_before, g, H_before, H
         t += step
         speed_before, speed, steep_before = speed, after * epoch, steep
+    early[:] = 0.0
+    return pull
 
 
 @kernel(nogil=True)
-def paths(x, y, n, ks, Cs, l1, rules, models):
-    """Solve every k at every C of its row: ``models (K, n_C, 1 + features)`` float64 gets intercepts, weights and zeros beyond k.
+def paths(x, y, n, ks, Cs, l1, rules, models, early, pull):
+    """Solve every k at every C of its row: ``models (K, n_C, 1 + features)`` float64 gets intercepts, weights and zeros beyond k; so does
+    ``early`` at the early point of the path, and ``pull (K, n_C)`` as ``logistic.Fit`` has it.
 
     The first ``n`` rows of ``x (n_rows, features)`` float32 and ``y (n_rows,)`` labels 0/1 count; ``Cs (K, n_C)``.
     """
     models[:] = 0.0
+    early[:] = 0.0
     for q in range(len(ks)):
         m = min(ks[q], x.shape[1])
         X, signed = _blocked(x, y, n, m)
@@ -296,10 +323,11 @@ def paths(x, y, n, ks, Cs, l1, rules, models):
         for c in range(Cs.shape[1]):
             strength = 1.0 / (Cs[q, c] * n)
             lasso, ridge = (strength, 0.0) if l1 else (0.0, strength)
-            _follow(X, signed, n, math.log(mean / (1 - mean)), lasso, ridge, epoch, noise, rules, models[q, c, : m + 1])
+            late, sooner = models[q, c, : m + 1], early[q, c, : m + 1]
+            pull[q, c] = _follow(X, signed, n, math.log(mean / (1 - mean)), lasso, ridge, epoch, noise, rules, late, sooner)
 
 
 def compile_all() -> None:
     """Compile every kernel, or load it from disk, by running it on little."""
     x, y = np.array([[0.0], [1.0]], np.float32), np.array([0, 1])
-    paths(x, y, 2, np.array([1]), np.array([[1.0]]), True, Rules(), np.empty((1, 1, 2)))
+    paths(x, y, 2, np.array([1]), np.array([[1.0]]), True, Rules(), np.empty((1, 1, 2)), np.empty((1, 1, 2)), np.empty((1, 1)))

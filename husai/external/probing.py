@@ -5,6 +5,7 @@ The protocol is that of ``run_sae_evals(setting="normal")`` in sae-probes 0.4.2 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,10 +15,10 @@ import torch
 from husai.errors import HusaiError
 from husai.external import scores
 from husai.external.compiled import probe_kernels
+from husai.external.datasets import PROBE_SEED
 from husai.external.final import C_GRID, Chosen, Features, check_ks, final_probes
 from husai.external.parallel import prepared
 
-PROBE_SEED = 42
 MAX_TRAIN = 1024
 MIN_TEST = 100
 MIN_TRAIN = 128
@@ -96,7 +97,7 @@ def probe_split(
 def select_features(encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_SEED, device="cpu") -> Features:
     """Encode a data set, rank the latents on its training rows and keep the best ``max_k`` columns.
 
-    ``encoder`` has ``d_in``, ``best(x, y, n)`` and ``columns(x, latents)``; see :mod:`husai.external.latents`.
+    ``encoder`` has ``d_in``, ``best(x, y, n)``, ``columns(x, latents)`` and ``official_columns(x, latents)``; see :mod:`husai.external.latents`.
     """
     check_width(encoder, data)
     if len(data.x) != len(data.y):
@@ -104,9 +105,11 @@ def select_features(encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_S
     train, test = probe_split(data.y, seed, name=data.name)
     x, y = data.x.to(device), torch.as_tensor(data.y, device=device)
     train_rows, test_rows = torch.as_tensor(train, device=device), torch.as_tensor(test, device=device)
-    best, columns = encoder.best(x.index_select(0, train_rows), y[train_rows], max_k)
+    trained_on = x.index_select(0, train_rows)
+    best, columns = encoder.best(trained_on, y[train_rows], max_k)
     tested = encoder.columns(x.index_select(0, test_rows), best)
-    return Features(data.name, data.family, columns, y[train_rows], tested, y[test_rows], best.tolist())
+    official = functools.partial(encoder.official_columns, trained_on, best)
+    return Features(data.name, data.family, columns, y[train_rows], tested, y[test_rows], best.tolist(), official)
 
 
 def check_width(encoder, data: ProbeData) -> None:
@@ -124,10 +127,11 @@ def probe(
     *,
     penalty: str = "l1",
     Cs: Sequence[float] = C_GRID,
+    seed: int = PROBE_SEED,
     compiled: bool | None = None,
 ) -> list[ProbeResult]:
     """Score the final probe of every data set and k on its test rows; see :func:`husai.external.final.final_probes`."""
-    found = zip(features, final_probes(features, ks, penalty=penalty, Cs=Cs, compiled=compiled), strict=True)
+    found = zip(features, final_probes(features, ks, penalty=penalty, Cs=Cs, seed=seed, compiled=compiled), strict=True)
     return [result for f, chosen in found for result in _score(f, ks, chosen)]
 
 
@@ -166,13 +170,13 @@ def probe_datasets(
 
     def prepare(data: ProbeData) -> Features | list[ProbeResult]:
         features = select_features(encoder, data, max(ks), seed=seed, device=device)
-        return probe([features], ks, penalty=penalty, compiled=True) if compiled else features
+        return probe([features], ks, penalty=penalty, seed=seed, compiled=True) if compiled else features
 
     def finish() -> None:
         places, made = zip(*waiting, strict=True)
         results = made
         if not compiled:
-            together = probe(made, ks, penalty=penalty, compiled=False)
+            together = probe(made, ks, penalty=penalty, seed=seed, compiled=False)
             results = [together[i * len(ks) : (i + 1) * len(ks)] for i in range(len(made))]
         found.update(zip(places, results, strict=True))
         waiting.clear()

@@ -138,16 +138,13 @@ def top_k_columns(pre, columns, k, out):
 
 @kernel(nogil=True)
 def decisions(x, models, out):
-    """Decision values ``out (P, n)`` float32 of rows ``x (n, m)`` for models ``(P, 1 + m)``, intercept first.
-
-    Summed in float64 in one order and rounded, so that equal rows score the same wherever they stand.
-    """
+    """Decision values ``out (P, n)`` of rows ``x (n, m)`` for models ``(P, 1 + m)``, intercept first, summed in one order."""
     for i in range(len(x)):
         for p in range(len(models)):
             total = models[p, 0]
             for j in range(x.shape[1]):
                 total += models[p, 1 + j] * x[i, j]
-            out[p, i] = np.float32(total)
+            out[p, i] = total
 
 
 @kernel(nogil=True)
@@ -217,6 +214,6 @@ def compile_all() -> None:
     add_above(pre, y, fired, sums, fired)
     add_top_k(pre, y, 1, sums, fired, fired)
     top_k_columns(pre, y, 1, np.empty((2, 2), np.float32))
-    decisions(pre, np.zeros((1, 5)), np.empty((1, 2), np.float32))
+    decisions(pre, np.zeros((1, 5)), np.empty((1, 2)))
     areas(keys, np.empty(1))
     trapezoids(keys, np.empty(1))

@@ -1,10 +1,18 @@
-"""Scores of binary probes, many at once: AUC with tied ranks, accuracy, class-weighted F1."""
+"""Scores of binary probes, many at once: probabilities, AUC with tied ranks, accuracy, class-weighted F1."""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit
 
 from husai.external.compiled import probe_kernels
+
+
+def probabilities(models: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Probabilities of class 1 ``(P, n)`` of rows ``x (n, m)`` for ``models (P, 1 + m)``: equal rows get equal ones."""
+    out = np.empty((len(models), len(x)))
+    probe_kernels().rows.decisions(np.ascontiguousarray(x), np.ascontiguousarray(models), out)
+    return expit(out, out=out)
 
 
 def auc(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -12,8 +20,8 @@ def auc(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    scores : ndarray of float32, ``(P, n)``
-        Not negative.
+    scores : ndarray, ``(P, n)``
+        From 0 to 1.
     y : ndarray, ``(n,)``
         Labels 0/1, both present.
 
@@ -27,9 +35,9 @@ def auc(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def keys(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Sorted int64 keys of each row of non-negative float32 scores ``(P, n)``: bit patterns, which are in the order of the numbers,
+    """Sorted int64 keys of each row of scores ``(P, n)`` from 0 to 1: bit patterns of float64, which are in the order of the numbers,
     doubled, plus the label."""
-    found = np.ascontiguousarray(scores, np.float32).view(np.int32).astype(np.int64)
+    found = np.array(scores, np.float64, order="C").view(np.int64)
     found *= 2
     found += y
     found.sort(axis=-1)
