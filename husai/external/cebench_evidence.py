@@ -8,7 +8,8 @@ import numpy as np
 
 from husai import provenance
 from husai.errors import HusaiError
-from husai.external.cebench import L0_TOLERANCE, SCORES, CEBenchResult, PairActivations, theme_means
+from husai.external.cebench import L0_TOLERANCE, SCORES, CEBenchResult, theme_means
+from husai.external.story_means import PairActivations
 
 OLD_NAMES = {
     "contrastive_score_mean_max": "contrastive_published",

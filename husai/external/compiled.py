@@ -50,6 +50,16 @@ def probe_kernels() -> Kernels:
     return kernels
 
 
+@functools.cache
+def story_kernels() -> ModuleType:
+    """The kernels of CE-Bench, ready to run; compiled as :func:`probe_kernels` are."""
+    with _alone():
+        from husai.external import story_kernels
+
+        story_kernels.compile_all()
+    return story_kernels
+
+
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Wait for other processes of this user that are compiling; where there are no file locks, go on without."""

@@ -10,8 +10,8 @@ import torch
 
 from husai import provenance
 from husai.errors import HusaiError, nearest
-from husai.external.cebench import PairActivations
 from husai.external.pairs import Pair, pairs_hash
+from husai.external.story_means import PairActivations
 
 SCHEMA = "husai.pairs/1"
 SPLITS = ("selection", "confirmation")
@@ -56,7 +56,8 @@ def save_pairs(
         raise HusaiError(
             f"{path}: {len(tokens)} tokens and {len(counts)} token counts do not fit {n_stories} stories of at least one token each"
         )
-    if not bool(torch.isfinite(tokens).all()):
+    # Anything not finite makes the sum so.
+    if not bool(torch.isfinite(tokens.sum(dtype=torch.float64))):
         raise HusaiError(f"{path}: activations of {subject} at {hook_name} are not finite; check the subject's weights")
     every = [p for split in pairs.values() for p in split]
     themes = list(dict.fromkeys(p.theme for p in every))

@@ -135,6 +135,7 @@ class Subject:
         rectangular = isinstance(inputs, torch.Tensor)
         ids = self._ids(inputs, max_tokens)
         out: dict[str, list] = {name: [None] * len(ids) for name in names}
+        suspects = set()
         for rows in _batches([len(i) for i in ids], batch_size * self.n_ctx):
             caught = self.capture(_padded([ids[r] for r in rows]), names)
             for name in names:
@@ -143,13 +144,16 @@ class Subject:
                     ends = torch.tensor([len(ids[r]) - 1 for r in rows], device=values.device)
                     values = values[torch.arange(len(rows), device=values.device), ends]
                 values = values.cpu()
+                # Anything not finite makes the sum so; whether that was padding is asked afterwards.
+                if not torch.isfinite(values.sum(dtype=torch.float64)):
+                    suspects.add(name)
                 for j, r in enumerate(rows):
                     out[name][r] = values[j] if positions == "last" else values[j, : len(ids[r])]
             if progress is not None:
                 progress(len(rows))
         stacked = {name: torch.stack(v) if v and (positions == "last" or rectangular) else v for name, v in out.items()}
-        for name, values in stacked.items():
-            if not all(torch.isfinite(v).all() for v in (values if isinstance(values, list) else [values])):
+        for name in suspects:
+            if not all(torch.isfinite(v).all() for v in stacked[name]):
                 raise HusaiError(f"subject '{self.name}': NaN or infinite activations at '{name}'; train or load the subject again")
         return stacked
 

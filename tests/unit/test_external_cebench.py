@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from husai.errors import HusaiError
-from husai.external.cebench import PairActivations, attainable, mean_latents, pair_scores, score_bound, score_saes, theme_means, top_k
+from husai.external.cebench import attainable, pair_scores, score_bound, score_saes, theme_means
+from husai.external.story_means import PairActivations, mean_latents, top_k
 from husai.sae.architectures import SAE
 
 
@@ -111,7 +112,7 @@ def test_limits_of_memory_and_cache_and_threads_only_divide_the_work(monkeypatch
         threaded = score_saes(saes, pairs)
         assert torch.get_num_threads() == 3
         monkeypatch.setattr("husai.external.cebench.MEMORY_BYTES", 1)
-        monkeypatch.setattr("husai.external.cebench.CHUNK_VALUES", 64)
+        monkeypatch.setattr("husai.external.story_means.CHUNK_VALUES", 64)
         divided = score_saes(saes, pairs)
     finally:
         torch.set_num_threads(threads)

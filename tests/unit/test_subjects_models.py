@@ -184,6 +184,19 @@ def test_ragged_inputs_come_back_in_order_whatever_the_padding(model):
         torch.testing.assert_close(every[row], alone, rtol=1e-4, atol=1e-5)
 
 
+def test_activations_that_are_not_finite_are_refused_except_in_padding():
+    config = language.model_config(language.settings({"d_model": 16, "n_layers": 1, "n_ctx": 16}), 40)
+    broken = transformer.build(config, 0).eval()
+    with torch.no_grad():
+        broken.W_E[0] = torch.nan
+    subject, hook = Subject("toy", "language", broken), "hook_embed"
+    ids = [np.array([3, 5, 7, 9]), np.array([4, 6])]  # the second is padded with token 0
+    assert all(torch.isfinite(rows).all() for rows in subject.activations(ids, [hook])[hook])
+    for positions in ("all", "last"):
+        with pytest.raises(HusaiError, match="NaN or infinite activations at 'hook_embed'"):
+            subject.activations([ids[0], np.array([4, 0])], [hook], positions=positions)
+
+
 def test_batches_hold_every_row_once_within_the_budget():
     lengths = [5, 1, 9, 9, 2, 30]
     groups = _batches(lengths, 20)
