@@ -218,9 +218,9 @@ def evidence(
     seeds: Iterable[int] = (),
     **extra: Any,
 ) -> dict[str, Any]:
-    """Assemble an evidence record (``husai.evidence/1``); ``inputs`` are hashed here."""
+    """Assemble an evidence record (``husai.evidence/1``); ``inputs`` are hashed here, ``config`` is kept beside its hash."""
     record = {"schema": EVIDENCE_SCHEMA, "kind": kind, "subject": subject, "recipe": recipe, "recipe_hash": recipe_hash, "metrics": metrics}
-    return {**record, **extra, "inputs": file_records(inputs), "provenance": provenance(config, seeds)}
+    return {**record, **extra, "inputs": file_records(inputs), "provenance": {**provenance(config, seeds), "config": config}}
 
 
 class Job:

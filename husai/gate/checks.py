@@ -6,6 +6,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from husai.gate.evidence import Evidence
+from husai.gate.inputs import weights_behind
+from husai.provenance import canonical_json, hash_json
+
+SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "latents of a probe": {"gate_k": ("integrity", "saebench", "cebench", "ood")},
+    "penalty of a probe": {"penalty": ("saebench", "ood")},
+    "rows of a data set": {"max_rows": ("saebench", "cebench", "ood")},
+    "confirmation data sets": {"datasets": ("integrity", "saebench", "cebench"), "confirmation": ("cebench", "ood")},
+}
+"""Settings that jobs of several kinds depend on: where the configuration slice of each kind states them.
+
+A partial rerun keeps them equal: whoever changes one runs every job again whose slice holds it.
+"""
 
 
 def one_version(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
@@ -17,9 +30,11 @@ def one_version(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
 
 
 def one_config(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
-    """Fails when records name several run configurations, or records of one kind have several configuration slices.
+    """Fails when records name several run configurations, or cannot come from one configuration.
 
-    Each kind of job hashes its own slice of the configuration, so slices are compared within a kind.
+    Each kind of job hashes its own slice of the configuration, so hashes are compared within a kind. Across kinds, what slices have in
+    common (:data:`SETTINGS`) must be equal, in the records and in those they rest on, and all kinds must rest on SAEs in common: the
+    same recipe trained on other activations gives other weights.
     """
     runs: dict[str, set[str]] = defaultdict(set)
     slices: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -30,7 +45,40 @@ def one_config(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
         slices[item.kind][_provenance(item, "config_hash")].add(item.label)
     found = [_several(runs, "run configurations")]
     found += [_several(values, f"configurations of {kind}") for kind, values in sorted(slices.items())]
-    return "; ".join(text for text in found if text)
+    found += [_several(_stated(items, places), f"values of {name}") for name, places in SETTINGS.items()]
+    return "; ".join(text for text in [*found, _no_common_sae(items)] if text)
+
+
+def _stated(items: Sequence[Evidence], places: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:
+    """Each value that a setting has in the records and what they rest on, with the records behind it."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        for record in (item.record, *item.behind):
+            about = record.get("provenance")
+            config = about.get("config") if isinstance(about, Mapping) else None
+            for key, kinds in places.items():
+                if isinstance(config, Mapping) and key in config and record.get("kind") in kinds:
+                    values[_short(config[key])].add(item.label)
+    return values
+
+
+def _short(value: object) -> str:
+    text = canonical_json(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({hash_json(value)[:8]})"
+
+
+def _no_common_sae(items: Sequence[Evidence]) -> str:
+    """Fails when the kinds of evidence that rest on SAEs have none in common."""
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        kinds[item.kind] |= weights_behind((item.record, *item.behind))
+    kinds = {kind: weights for kind, weights in kinds.items() if weights}
+    if not kinds or set.intersection(*kinds.values()):
+        return ""
+    first = min(kinds)
+    apart = sorted(kind for kind in kinds if not kinds[kind] & kinds[first])
+    named = f"{', '.join(apart)} share none with {first}" if apart else f"none is common to {', '.join(sorted(kinds))}"
+    return f"fails: the evidence is about different SAEs, {named}"
 
 
 def verified(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:

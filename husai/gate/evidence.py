@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from husai.errors import HusaiError
+from husai.gate.inputs import Inputs, evidence_in
 from husai.provenance import EVIDENCE_SCHEMA, read_json, sha256_file
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -22,6 +23,8 @@ class Evidence:
     record: Mapping[str, Any]
     path: str = ""
     problems: tuple[str, ...] = ()
+    behind: tuple[Mapping[str, Any], ...] = ()
+    """The evidence records that this one rests on, directly or through others; empty for one that came from memory."""
 
     @property
     def kind(self) -> str:
@@ -164,7 +167,9 @@ def as_evidence(items: Iterable[Evidence | Mapping[str, Any]]) -> list[Evidence]
 
 
 def load_evidence(paths: Iterable[str | Path], root: str | Path = ".", recipe_hash: str | None = None) -> list[Evidence]:
-    """Read every evidence record in files and folders and verify the hashes of its inputs and of itself.
+    """Read every evidence record in files and folders and verify the hashes of its inputs, of theirs, and of itself.
+
+    A record that names no inputs has that problem: nothing could show that it is out of date.
 
     Parameters
     ----------
@@ -181,7 +186,7 @@ def load_evidence(paths: Iterable[str | Path], root: str | Path = ".", recipe_ha
     HusaiError
         When a path does not exist. An unreadable file inside a folder becomes a record with that problem.
     """
-    root, hashes, manifests = Path(root), {}, {}
+    inputs, manifests = Inputs(Path(root)), {}
     found = []
     for path in dict.fromkeys(_json_files(paths)):
         try:
@@ -189,11 +194,12 @@ def load_evidence(paths: Iterable[str | Path], root: str | Path = ".", recipe_ha
         except HusaiError as error:
             found.append(Evidence({}, str(path), (f"is not readable ({error})",)))
             continue
-        for record in _records(data):
-            problems = shape_problems(record)
+        for record in evidence_in(data):
+            problems, behind = shape_problems(record), []
             if recipe_hash is None or record.get("recipe_hash") == recipe_hash:
-                problems += _input_problems(record, root, hashes) + _own_problems(path, manifests)
-            found.append(Evidence(record, str(path), tuple(problems)))
+                rests = inputs.of(record)
+                problems, behind = problems + rests.problems + _own_problems(path, manifests), rests.behind
+            found.append(Evidence(record, str(path), tuple(problems), tuple(behind)))
     return found
 
 
@@ -207,28 +213,6 @@ def _json_files(paths: Iterable[str | Path]) -> list[Path]:
         else:
             raise HusaiError(f"{path}: no such evidence file or folder; run the stage that writes it first")
     return files
-
-
-def _records(data: Any) -> list[Mapping]:
-    if isinstance(data, Mapping) and isinstance(data.get("evidence"), list):
-        data = data["evidence"]
-    items = data if isinstance(data, list) else [data]
-    return [r for r in items if isinstance(r, Mapping) and str(r.get("schema", "")).startswith("husai.evidence")]
-
-
-def _input_problems(record: Mapping, root: Path, hashes: dict[Path, str]) -> list[str]:
-    out = []
-    for item in record.get("inputs") or []:
-        if not isinstance(item, Mapping) or not item.get("path"):
-            continue
-        path = root / str(item["path"])
-        if path not in hashes:
-            hashes[path] = sha256_file(path) if path.is_file() else ""
-        if not hashes[path]:
-            out.append(f"rests on {item['path']}, which is not there")
-        elif hashes[path] != item.get("sha256"):
-            out.append(f"rests on {item['path']}, whose sha256 has changed since")
-    return out
 
 
 def _own_problems(path: Path, manifests: dict[Path, dict[str, str]]) -> list[str]:

@@ -24,6 +24,8 @@ ADVERSARIES = (
     Adversary("frozen_decoder", "the decoder never left its initialisation", "integrity", "integrity.cos_to_init"),
     Adversary("permuted_clone", "every seed is the reference with its latents shuffled", "integrity", "stability.clone_pairs"),
     Adversary("cloned_seed", "one seed's decoder copied to all others", "integrity", "stability.clone_pairs"),
+    Adversary("noisy_clone", "one seed's SAE with 1% noise under every seed's name", "integrity", "stability.clone_pairs"),
+    Adversary("noisy_permuted_clone", "the same, its latents shuffled as well", "integrity", "stability.untraced_seeds"),
     Adversary("leaky_subject", "the subject's activations hold the answer", "integrity", "integrity.leak_excess"),
     Adversary("undertrained", "training stopped long before its plateau", "integrity", "integrity.plateau_gain"),
     Adversary("random_decoder", "random directions", "reproducibility", "stability.S lcb"),

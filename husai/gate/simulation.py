@@ -59,7 +59,7 @@ STATISTICS = (
 CLEAR_POINTS = {
     "integrity": {"leak_excess": 0.0, "plateau_gain": 0.0, "cos_to_init": 0.3, "dead_fraction": 0.0, "text_overlap_rows": 0}
     | {"shared_init_pairs": 0},
-    "stability": {"assessable": 1, "null_worst": 0.5, "clone_pairs": 0},
+    "stability": {"assessable": 1, "null_worst": 0.5, "clone_pairs": 0, "untraced_seeds": 0},
 }
 NOTHING = {
     **dict.fromkeys(("stability.S", "stability.shared_fraction", "stability.activation_r"), 0.0),

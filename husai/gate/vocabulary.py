@@ -29,6 +29,7 @@ STABILITY = (
     "cos_to_init_all",
     "shared_init_pairs",
     "clone_pairs",
+    "untraced_seeds",
     "effective_rank",
     "participation_ratio",
     r"subspace_overlap_r\d+",

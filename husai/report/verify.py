@@ -14,6 +14,7 @@ from husai.report.log import chain_breaks
 from husai.report.mirror import SUMS, read_sums
 from husai.report.redecide import redecide
 from husai.report.rederive import check_log, check_report
+from husai.report.remeasure import check_evidence_records
 
 
 class Findings:
@@ -84,6 +85,7 @@ def verify(root: str | Path = ".") -> Findings:
         check_versions(found, records)
     check_ledgers(found)
     check_evidence(found)
+    check_evidence_records(found)
     check_report(found)
     check_log(found)
     redecide(found)

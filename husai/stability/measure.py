@@ -11,6 +11,7 @@ from husai.errors import HusaiError
 from husai.stability.assignment import Match, hungarian, pw_mcc_of, shared_from_match
 from husai.stability.functional import agreement_matrix
 from husai.stability.nulls import NullResult, null_pwmcc
+from husai.stability.origin import same_index_matrix, start_trace
 from husai.stability.reconstruction import evaluate_sae
 from husai.stability.report import StabilityReport
 from husai.stability.rows import SMALLEST_NORM
@@ -30,8 +31,7 @@ from husai.stability.subspace import (
     participation_ratio,
     principal_directions,
 )
-
-CLONE = 1.0 - 1e-6
+from husai.statistics.ensemble import CLONE
 
 
 class Comparison(NamedTuple):
@@ -41,6 +41,8 @@ class Comparison(NamedTuple):
     pw_mcc: torch.Tensor
     shared: torch.Tensor
     matches: dict[tuple[int, int], Match]
+    same_index: torch.Tensor
+    """Rows that match best at their own index, int64."""
 
 
 def compare_weights(decoders, encoders, alive=None, device=None, names=None) -> Comparison:
@@ -58,7 +60,7 @@ def compare_weights(decoders, encoders, alive=None, device=None, names=None) -> 
             match = matches[i, j] = hungarian(decoders[i], decoders[j], alive[i], alive[j], device)
             signed[i, j] = signed[j, i] = pw_mcc_of(match)
             shared[i, j] = shared[j, i] = shared_from_match(match, encoders[i], encoders[j])
-    return Comparison(best, signed, shared, matches)
+    return Comparison(best, signed, shared, matches, same_index_matrix(decoders, best, alive, device))
 
 
 def measure_stability(
@@ -137,7 +139,7 @@ def measure_stability(
         effective_rank=effective_rank(spectrum),
         participation_ratio=participation_ratio(spectrum),
         extra={"null_at_effective_rank": _crowding(decoders, effective_rank(spectrum), device)},
-        clone_pairs=pairs_above(everything.best.matrix, CLONE),
+        same_index=everything.same_index,
         **starts,
     )
 
@@ -202,6 +204,7 @@ def _starts(decoders, initial_decoders, alive, pointing, device) -> dict:
     return {
         "cos_to_init": [movement(d, i, a) for d, i, a in zip(decoders, initial, alive, strict=True)],
         "cos_to_init_all": [movement(d, i, p) for d, i, p in zip(decoders, initial, pointing, strict=True)],
+        "start_trace": [start_trace(d, i, p) for d, i, p in zip(decoders, initial, pointing, strict=True)],
         "shared_init_pairs": pairs_above(pairwise(initial, None, device), CLONE),
     }
 

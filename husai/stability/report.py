@@ -9,7 +9,8 @@ import torch
 
 from husai.provenance import metric
 from husai.stability.nulls import NullResult, worst_null
-from husai.statistics import Interval, assessable, chance_corrected, jackknife_t
+from husai.statistics import Interval, assessable, chance_corrected, clone_pairs, corrected_interval, ensemble_metrics, matrix_interval
+from husai.statistics.ensemble import OVERLAP, PER_SEED, SINGLE
 
 CLAIM_SEEDS = 5
 S_BAR = 0.30
@@ -51,14 +52,21 @@ class StabilityReport:
     participation_ratio: float | None = None
     shared_init_pairs: int | None = None
     """Pairs of seeds that started from the same decoder; None when the initialisations are unknown."""
-    clone_pairs: int = 0
-    """Pairs whose decoders are the same up to order and sign of rows."""
+    same_index: torch.Tensor | None = None
+    """Rows of a pair that match best at their own index, of all with a direction; 1 on average between independent trainings."""
+    start_trace: list[float] | None = None
+    """Per SAE, how far it resembles the start of its seed row by row; see :func:`husai.stability.origin.start_trace`."""
     extra: dict = field(default_factory=dict)
 
     @property
     def n(self) -> int:
         """Number of SAEs."""
         return len(self.seeds)
+
+    @property
+    def clone_pairs(self) -> int:
+        """Pairs that are no two trainings; see :func:`husai.statistics.clone_pairs`."""
+        return clone_pairs(self.pwmcc_all.numpy(), None if self.same_index is None else self.same_index.numpy())
 
     @property
     def worst(self) -> NullResult:
@@ -80,72 +88,38 @@ class StabilityReport:
 
     def metrics(self) -> dict[str, dict]:
         """``{name: metric}`` of an evidence record; pairwise values carry jackknife-t intervals over seeds."""
-        worst_all = worst_null(self.nulls_all.values())
-        pairwise = {
-            "pwmcc": self.pwmcc,
-            "pwmcc_all": self.pwmcc_all,
-            "pw_mcc": self.pw_mcc,
-            "shared_fraction": self.shared,
-            "shared_fraction_all": self.shared_all,
-            "feature_stability": self.reappearance,
-            "activation_r": self.activation_r,
-        }
-        pairwise |= {f"subspace_overlap_r{rank}": matrix for rank, matrix in self.subspace.items()}
-        found = {name: _interval(matrix).metric() for name, matrix in pairwise.items() if matrix is not None}
-        found["S"], found["S_all"] = self.s_interval().metric(), s_of(self.pwmcc_all, worst_all).metric()
-        for name, null in self.nulls.items():
-            found[f"null_{name}"] = _null_metric(null)
-        found["null_worst"], found["null_worst_all"] = _null_metric(self.worst), _null_metric(worst_all)
-        for name in ("explained_variance", "l0", "dead_fraction", "cos_to_init", "cos_to_init_all"):
-            values = getattr(self, name)
-            if values is not None:
-                found[name] = jackknife_t(values).metric()
-        single = ("effective_rank", "participation_ratio", "shared_init_pairs", "clone_pairs")
-        found |= {name: metric(float(getattr(self, name))) for name in single if getattr(self, name) is not None}
-        found["assessable"] = metric(
-            float(self.assessable), float(self.assessable), float(self.assessable), self.n, f"worst null: {self.worst.kind}"
-        )
-        return found
+        single = {name: getattr(self, name) for name in SINGLE}
+        return ensemble_metrics(self._stored()) | {name: metric(float(value)) for name, value in single.items() if value is not None}
 
     def details(self) -> dict:
         """Everything behind the metrics as JSON values: matrices, per-seed values, nulls, the distribution of sigma."""
-        matrices = {name: getattr(self, name).tolist() for name in ("pwmcc", "pwmcc_all", "pw_mcc", "shared", "shared_all", "reappearance")}
-        if self.activation_r is not None:
-            matrices["activation_r"] = self.activation_r.tolist()
-        matrices |= {f"subspace_overlap_r{rank}": m.tolist() for rank, m in self.subspace.items()}
-        per_seed = {n: getattr(self, n) for n in ("explained_variance", "l0", "dead_fraction", "cos_to_init", "cos_to_init_all")}
         return {
             "d_in": self.d_in,
             "d_sae": self.d_sae,
+            **self._stored(),
+            "worst_null": self.worst.kind,
+            "feature_stability_histogram": sigma_histogram(self.sigma),
+            "verdict": verdict(self.s_interval(), matrix_interval(self.shared.numpy()), self.worst),
+            **self.extra,
+        }
+
+    def _stored(self) -> dict:
+        """Pairwise values, values per seed and nulls as JSON values: what :func:`husai.statistics.ensemble_metrics` needs."""
+        names = ("pwmcc", "pwmcc_all", "pw_mcc", "shared", "shared_all", "reappearance", "activation_r", "same_index")
+        matrices = {name: getattr(self, name).tolist() for name in names if getattr(self, name) is not None}
+        matrices |= {f"{OVERLAP}{rank}": m.tolist() for rank, m in self.subspace.items()}
+        per_seed = {name: getattr(self, name) for name in (*PER_SEED, "start_trace")}
+        return {
             "pairwise": matrices,
             "per_seed": {"seed": self.seeds} | {name: values for name, values in per_seed.items() if values is not None},
             "nulls": {kind: null._asdict() for kind, null in self.nulls.items()},
             "nulls_all": {kind: null._asdict() for kind, null in self.nulls_all.items()},
-            "worst_null": self.worst.kind,
-            "feature_stability_histogram": sigma_histogram(self.sigma),
-            "verdict": verdict(self.s_interval(), _interval(self.shared), self.worst),
-            **self.extra,
         }
-
-
-def _interval(matrix: torch.Tensor) -> Interval:
-    """Jackknife-t of a pairwise matrix; a matrix with an undefined pair has an undefined value and no interval."""
-    off = ~torch.eye(len(matrix), dtype=torch.bool)
-    if not torch.isfinite(matrix[off]).all():
-        return Interval(math.nan, -math.inf, math.inf, len(matrix), "undefined")
-    return jackknife_t(matrix.numpy())
 
 
 def s_of(pwmcc: torch.Tensor, null: NullResult) -> Interval:
     """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is not assessable."""
-    if not assessable(null):
-        return Interval(math.nan, -math.inf, math.inf, len(pwmcc), f"not assessable: {null.kind} null {null.mean:.3f}")
-    return _interval(chance_corrected(pwmcc, null))
-
-
-def _null_metric(null: NullResult) -> dict:
-    """A null as a metric: its bounds are those of the mean over pairs it was measured on (min and max pair)."""
-    return metric(null.mean, min(null.pairs), max(null.pairs), len(null.pairs), f"{null.kind} null: mean, min and max over pairs")
+    return corrected_interval(pwmcc.numpy(), null.mean, null.kind)
 
 
 def sigma_histogram(sigma: list[torch.Tensor]) -> dict[str, list[float]]:

@@ -116,15 +116,27 @@ def check_kind(members: Sequence[Member]) -> None:
                 )
 
 
-def same_saes(a: Sequence[Member], b: Sequence[Member]) -> tuple[Path, Path] | None:
-    """Paths of two members whose decoders are the same up to order and sign of rows, if there are any."""
-    from husai.stability import pwmcc
-    from husai.stability.measure import CLONE, pointing_rows
+def same_saes(a: Sequence[Member], b: Sequence[Member], changed: bool = False) -> tuple[Path, Path] | None:
+    """Paths of two members whose decoders are the same up to order and sign of rows, if there are any.
 
+    With ``changed`` also of two that agree row by row: a copy with noise or trained on, or two trainings from one initialisation. (Within
+    one ensemble that is left to the gate, which counts such pairs as ``clone_pairs``.)
+    """
+    from husai.stability.measure import pointing_rows
+    from husai.stability.origin import same_index_matrix
+    from husai.stability.similarity import pairwise_best
+    from husai.statistics import coincidence_limit
+    from husai.statistics.ensemble import CLONE
+
+    limit = coincidence_limit(len(a) + len(b))
     for i, one in enumerate(a):
         for other in b[i + 1 :] if b is a else b:
-            decoders = [m.sae.W_dec[pointing_rows(m.sae.W_dec).to(m.sae.device)] for m in (one, other)]
-            if len(decoders[0]) == len(decoders[1]) and float(pwmcc(*decoders)) >= CLONE:
+            decoders = [m.sae.W_dec for m in (one, other)]
+            alive = [pointing_rows(d) for d in decoders]
+            best = pairwise_best(decoders, alive)
+            if int(alive[0].sum()) == int(alive[1].sum()) and float(best.matrix[0, 1]) >= CLONE:
+                return one.path, other.path
+            if changed and int(same_index_matrix(decoders, best, alive)[0, 1]) >= limit:
                 return one.path, other.path
     return None
 
@@ -219,9 +231,9 @@ def confirm_brought(recipe: Recipe, spec: dict, out: str | Path, *, device: str 
 def _seen(chosen: Sequence[Member], members: Sequence[Member]) -> str | None:
     """Why members are no fresh ones: a seed or an SAE that took part in the selection."""
     seeds = sorted({m.final["seed"] for m in chosen} & {m.final["seed"] for m in members})
-    same = same_saes(chosen, members)
+    same = same_saes(chosen, members, changed=True)
     if same:
-        return f"no fresh seeds: {same[1]} took part in the selection as {same[0]}"
+        return f"no fresh seeds: {same[1]} took part in the selection as {same[0]}, or grew from the same start"
     return f"no fresh seeds: seeds {seeds} took part in the selection" if seeds else None
 
 

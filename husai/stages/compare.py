@@ -23,10 +23,11 @@ from husai.stability import (
     verdict,
     worst_null,
 )
-from husai.stability.measure import CLONE, check_weights, pointing_rows
+from husai.stability.measure import check_weights, pointing_rows
 from husai.stability.report import s_of
 from husai.stages.comparison_table import render
-from husai.statistics import Interval, jackknife_t
+from husai.statistics import Interval, coincidence_limit, jackknife_t
+from husai.statistics.ensemble import CLONE
 
 SCHEMA = "husai.comparison/1"
 NULLS = ("worst", "gaussian", "init", "covariance")
@@ -67,6 +68,8 @@ def compare_paths(
     """Stability of the SAEs at ``paths``, from any trainer :func:`husai.sae.load_sae` reads.
 
     SAEs with the same weights (in any format, order or sign of rows) or the same seed are flagged; one of them counts, the rest do not.
+    Pairs that agree row by row, as copies that were changed or trainings from one initialisation do, are counted with a warning
+    (``kin``): the strict gate does not take them.
 
     Parameters
     ----------
@@ -107,6 +110,8 @@ def compare_paths(
         raise HusaiError(f"--null {null}: {unavailable[null]}")
     chosen = worst_null(nulls.values()) if null == "worst" else nulls[null]
     record = _record(brought, matrices, flags, independent, nulls, unavailable, chosen)
+    record["kin"] = _kin(compared.same_index, independent)
+    record["verdict"] += "; pairs with a warning are no reproduction" if record["kin"] else ""
     return PathComparison(finite(record), render(record))
 
 
@@ -187,6 +192,13 @@ def _flags(brought: list[Brought], pwmcc: torch.Tensor) -> list[dict[str, Any]]:
                 continue
             found.append({"a": i, "b": j, "reason": reason})
     return found
+
+
+def _kin(same_index: torch.Tensor, independent: list[int]) -> list[dict[str, int]]:
+    """Pairs counted as independent that agree row by row, with the number of such rows: changed copies, or one initialisation."""
+    limit = coincidence_limit(len(same_index))
+    pairs = [(i, j, int(same_index[i, j])) for i in independent for j in independent if i < j]
+    return [{"a": i, "b": j, "rows": rows} for i, j, rows in pairs if rows >= limit]
 
 
 def _independent(n: int, flags: list[dict[str, Any]]) -> list[int]:

@@ -38,11 +38,16 @@ def _matrix(matrix: list[list[float]], labels: list[str]) -> str:
 
 
 def _flags(record: dict[str, Any], labels: list[str]) -> str:
+    kin = [
+        f"warning: {labels[k['a']]} and {labels[k['b']]}: {k['rows']} rows match at their own index, of independent trainings about 1 does: "
+        "a changed copy, or one initialisation; counted all the same, but no reproduction"
+        for k in record["kin"]
+    ]
     if not record["flags"]:
-        return ""
+        return "\n".join(kin)
     lines = [f"flagged: {labels[f['a']]} and {labels[f['b']]}: {f['reason']}; not counted as reproduction" for f in record["flags"]]
     kept = ", ".join(labels[i] for i in record["independent"])
-    return "\n".join([*lines, f"counted as independent: {len(record['independent'])} ({kept})"])
+    return "\n".join([*lines, *kin, f"counted as independent: {len(record['independent'])} ({kept})"])
 
 
 def _values(record: dict[str, Any]) -> str:

@@ -99,6 +99,8 @@ def cases(device: str = "cpu", steps: int = RECIPE.steps) -> dict[str, list[dict
         "frozen_decoder": frozen,
         "permuted_clone": _clones(oracle, shuffle=True),
         "cloned_seed": _clones(oracle, shuffle=False),
+        "noisy_clone": _clones(oracle, shuffle=False, noise=0.01),
+        "noisy_permuted_clone": _clones(oracle, shuffle=True, noise=0.01),
         "leaky_subject": leaky,
         "undertrained": train(replace(recipe, steps=max(steps // 16, 10)), SEEDS, x, held),
         "random_decoder": _random(oracle),
@@ -152,14 +154,23 @@ def _trainer(device: str) -> Callable[..., Ensemble]:
     return train
 
 
-def _clones(oracle: Ensemble, shuffle: bool) -> Ensemble:
-    """The first SAE under every seed's name, its latents in another order for each when ``shuffle``."""
+def _clones(oracle: Ensemble, shuffle: bool, noise: float = 0.0) -> Ensemble:
+    """The first SAE under every seed's name, its latents in another order for each when ``shuffle``, its weights changed by ``noise``.
+
+    Noise is relative: each decoder row, and each latent's encoder weights, get a random vector of ``noise`` times their length.
+    """
     saes, generator = [], torch.Generator().manual_seed(31)
     for _ in SEEDS:
         order = torch.randperm(D_SAE, generator=generator) if shuffle else torch.arange(D_SAE)
         first = oracle.saes[0]
-        saes.append(_with(first, first.W_enc[:, order], first.W_dec[order], first.b_enc[order]))
+        rows = [_noisy(m, noise, generator) if noise else m for m in (first.W_enc.T, first.W_dec)]
+        saes.append(_with(first, rows[0][order].T.contiguous(), rows[1][order], first.b_enc[order]))
     return replace(oracle, saes=saes)
+
+
+def _noisy(rows: torch.Tensor, noise: float, generator: torch.Generator) -> torch.Tensor:
+    step = torch.nn.functional.normalize(torch.randn(rows.shape, generator=generator), dim=1).to(rows)
+    return rows + noise * rows.norm(dim=1, keepdim=True) * step
 
 
 def _with(sae: SAE, W_enc: torch.Tensor, W_dec: torch.Tensor, b_enc: torch.Tensor) -> SAE:

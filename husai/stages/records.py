@@ -11,7 +11,8 @@ from husai.errors import HusaiError, RecipeFailed
 from husai.provenance import metric, read_json
 from husai.recipe import Recipe
 from husai.stages.failed import failure
-from husai.statistics import Interval, assessable, chance_corrected, jackknife_t
+from husai.statistics import Interval, assessable, chance_corrected, corrected_interval
+from husai.statistics import matrix_interval as interval
 
 
 class StabilityRecord:
@@ -104,9 +105,7 @@ class StabilityRecord:
     def s_interval(self, seeds: Iterable[int] | None = None, null: float | None = None) -> Interval:
         """S with its jackknife-t interval; undefined where the null is above what can be assessed."""
         null = self.null(seeds=seeds) if null is None else null
-        if not assessable(null):
-            return Interval(float("nan"), float("-inf"), float("inf"), len(self._index(seeds)), f"not assessable: null {null:.3f}")
-        return interval(self.s_matrix(seeds, null))
+        return corrected_interval(self.matrix("pwmcc", seeds), null)
 
     def conservative_delta(self, seeds: Iterable[int] | None = None, among: Iterable[str] | None = None) -> float:
         """Lower bound of PWMCC less the upper bound of the worst null, both jackknife-t; ``-inf`` where the null is not assessable."""
@@ -131,15 +130,6 @@ def upper(matrix: np.ndarray) -> np.ndarray:
 
 def _mean_over_pairs(matrix: np.ndarray) -> float:
     return float(upper(matrix).mean())
-
-
-def interval(matrix: np.ndarray) -> Interval:
-    """Jackknife-t of a pairwise matrix, or of one value per seed; an undefined entry gives an undefined value without bounds."""
-    values = np.asarray(matrix, dtype=np.float64)
-    defined = values[~np.eye(len(values), dtype=bool)] if values.ndim == 2 else values
-    if not np.isfinite(defined).all():
-        return Interval(float("nan"), float("-inf"), float("inf"), len(values), "undefined")
-    return jackknife_t(values)
 
 
 def condition_row(record: StabilityRecord, seeds: Sequence[int] | None = None, nulls: Iterable[str] | None = None) -> dict:

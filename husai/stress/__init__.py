@@ -4,6 +4,6 @@ The comparisons of ensembles are here; training their SAEs is ordinary recipe wo
 :mod:`husai.external.ood`.
 """
 
-from husai.stress.ensembles import stability_difference
+from husai.stress.ensembles import stability_difference, stress_metrics
 
-__all__ = ["stability_difference"]
+__all__ = ["stability_difference", "stress_metrics"]

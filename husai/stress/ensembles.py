@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from husai.statistics import Interval, jackknife_difference
+from husai.provenance import metric
+from husai.statistics import Interval, chance_corrected, jackknife_difference, matrix_interval
+from husai.statistics.ensemble import square
 
 
 def stability_difference(a: np.ndarray, b: np.ndarray) -> Interval:
@@ -26,3 +30,27 @@ def stability_difference(a: np.ndarray, b: np.ndarray) -> Interval:
         if not np.isfinite(matrix[~np.eye(len(matrix), dtype=bool)]).all():
             return Interval(math.nan, -math.inf, math.inf, min(len(a), len(b)), "undefined")
     return jackknife_difference(a, b)
+
+
+def stress_metrics(kind: str, candidate: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict]:
+    """Metrics of ``random_model`` or ``transcoder`` evidence from the stability records of the candidate and of the other ensemble.
+
+    Each is corrected by the worst null measured for *both* kinds of ensemble in its own space (a null only one of them has is left
+    out of the comparison). ``transcoder`` also gives the raw difference that the ``cycle3`` policy reads.
+    """
+    shared = [name for name in candidate["nulls"] if name in other["nulls"]]
+    null, other_null = (max(float(np.mean(r["nulls"][name]["pairs"])) for name in shared) for r in (candidate, other))
+    ours, theirs = (chance_corrected(square(r["pairwise"]["pwmcc"]), n) for r, n in ((candidate, null), (other, other_null)))
+    method = f"worst of {', '.join(shared)}"
+    metrics = {
+        "delta_S": stability_difference(ours, theirs).metric(),
+        "S_candidate": matrix_interval(ours).metric(),
+        f"S_{kind}": matrix_interval(theirs).metric(),
+        "null_candidate": metric(null, method=method),
+        f"null_{kind}": metric(other_null, method=method),
+        f"explained_variance_{kind}": other["metrics"].get("explained_variance"),
+    }
+    if kind == "transcoder":
+        raw = [square(r["pairwise"]["pwmcc_all"]) for r in (other, candidate)]
+        metrics["transcoder_delta"] = stability_difference(*raw).metric()
+    return metrics

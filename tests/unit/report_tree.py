@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from husai import provenance
+from husai.statistics import ensemble_metrics
+from husai.stress import stress_metrics
 
 HASH = "0123456789abcdef"
 
@@ -24,6 +26,23 @@ def record(path, kind, metrics, inputs=(), **extra):
     made = provenance.evidence(kind, "language", "topk-d512-k16", HASH, metrics, inputs, config={"kind": kind}, seeds=[1, 2, 3], **extra)
     made["provenance"]["command"] = ["husai", kind]
     provenance.write_json(path, made)
+
+
+def stability(path, s, inputs, n=8):
+    """Write a stability record of ``n`` seeds whose mean S is ``s`` against a gaussian null, its metrics as the measurement derives them."""
+    effect, null = 0.02 * (np.arange(n) - (n - 1) / 2), np.full((n, n), 0.3)
+    matrix = 0.3 + 0.7 * (s + effect[:, None] + effect[None, :])
+    np.fill_diagonal(matrix, 1.0)
+    pairs = null[np.triu_indices(n, 1)].tolist()
+    nulls = {"gaussian": {"kind": "gaussian", "mean": 0.3, "std": 0.0, "pairs": pairs}}
+    names = ("pwmcc", "pwmcc_all", "pw_mcc", "shared", "shared_all", "reappearance", "activation_r")
+    stored = {
+        "pairwise": {name: matrix.tolist() for name in names} | {"same_index": np.eye(n, dtype=int).tolist()},
+        "per_seed": {"seed": list(range(1, n + 1)), "explained_variance": [0.9] * n, "start_trace": [20.0] * n},
+        "nulls": nulls,
+        "nulls_all": nulls,
+    }
+    record(path, "stability", ensemble_metrics(stored), inputs, **stored)
 
 
 def summary(path, stage, rows, columns, **extra):
@@ -122,15 +141,17 @@ def build(root: Path) -> Path:
         results / "selection/selected_candidate.json", {"recipe": "topk-d512-k16", "score": 0.7356815833597771, "pool": 12}
     )
     name = weights.relative_to(root)
-    record(
-        results / "confirmation/stability.json",
-        "stability",
-        {"S": metric(0.3127, 0.0586), "assessable": metric(1)},
-        [name],
-        seeds_used=[1, 2],
-    )
-    for kind in ("random_model", "transcoder", "ood"):
-        record(results / f"stress/{kind}.json", kind, {"delta_S": metric(0.11, 0.04)}, [name])
+    candidate = results / "confirmation/stability/candidate.json"
+    for path in (candidate, results / "confirmation/stability.json"):
+        stability(path, 0.3127, [name])
+    for kind, s in (("random_model", 0.2), ("transcoder", 0.25)):
+        other, its = results / f"confirmation/stability/{kind}.json", results / f"confirmation/{kind}/seed1/sae_weights.safetensors"
+        its.parent.mkdir(parents=True)
+        its.write_bytes(np.random.default_rng(len(kind)).bytes(1000))
+        stability(other, s, [its.relative_to(root)], 5)
+        metrics = stress_metrics(kind, provenance.read_json(candidate), provenance.read_json(other))
+        record(results / f"stress/{kind}.json", kind, metrics, [candidate, other])
+    record(results / "stress/ood.json", "ood", {"excess_drop": metric(0.01, 0.04)}, [name])
     decision(root, STRICT_ROWS)
     decision(root, [row("random_model", "baseline.trained_random_delta", 0.0012, 6e-5, 0.002, "point >= 0", True)], "cycle3")
     rows = [{"adversary": a, "rejected": True, "by": "reproducibility"} for a in ("frozen", "clone", "random")]

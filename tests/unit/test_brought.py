@@ -324,10 +324,15 @@ def test_without_members_kept_back_the_integrity_gate_fails_with_that_reason(con
     assert {"integrity"} < set(decision.failing)
 
 
-def test_members_that_were_selected_are_not_fresh(confirmed, tmp_path):
+@pytest.mark.parametrize("how", ["in another order", "with noise"])
+def test_members_that_were_selected_are_not_fresh(confirmed, tmp_path, how):
     chosen = load_sae("theirs/seed1")
     order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
-    copy = SAE("topk", chosen.W_enc[:, order], chosen.W_dec[order], chosen.b_enc[order], chosen.b_dec, k=4)
+    if how == "in another order":
+        copy = SAE("topk", chosen.W_enc[:, order], chosen.W_dec[order], chosen.b_enc[order], chosen.b_dec, k=4)
+    else:
+        noise = 0.02 * torch.randn(chosen.W_dec.shape, generator=torch.Generator().manual_seed(0))
+        copy = SAE("topk", chosen.W_enc, chosen.W_dec + noise, chosen.b_enc, chosen.b_dec, k=4)
     as_sparsify(copy, tmp_path / "copy/seed77")
     decision = confirmed(["kept", str(tmp_path / "copy")])
     assert "no fresh seeds" in decision.reasons["integrity"] and "took part in the selection as" in decision.reasons["integrity"]

@@ -16,7 +16,7 @@ from husai.gate.evidence import read_metric
 from husai.gate.ledger import begin_confirmation, confirmation_family, finish_confirmation
 from husai.gate.levels import restate
 from husai.levels import FAMILY_ALPHA, STATED, candidate_alpha
-from husai.provenance import metric
+from husai.provenance import metric, sha256_file
 from husai.stages.gate import claim_job, gate_job
 from husai.statistics import crossed_interval, crossed_metric, holm, jackknife_difference, jackknife_t
 
@@ -172,7 +172,10 @@ def test_what_an_entry_does_not_say_counts_as_the_same(tmp_path):
 def run(tmp_path, monkeypatch):
     """Evidence of a candidate that passes alone with little to spare, on disk."""
     monkeypatch.chdir(tmp_path)
+    weights = write(tmp_path / "results/saes/weights.json", [1])
+    inputs = [{"path": "results/saes/weights.json", "sha256": sha256_file(weights)}]
     for item in passing(stability__S=metric(0.36, 0.31, 0.41, 8, "jackknife-t")):
+        item["inputs"] = inputs
         write(tmp_path / f"results/confirmation/{item['kind']}.json", item)
     begin_confirmation("another", seeds=SEEDS, data=["x"], subject="language")
     return tmp_path

@@ -139,6 +139,17 @@ def test_a_copy_beside_real_seeds_changes_no_figure(capsys, saes, tmp_path):
     assert with_copy["metrics"] == alone["metrics"]
 
 
+def test_a_noisy_copy_under_another_seed_is_counted_with_a_warning(capsys, saes, tmp_path):
+    W = planted_decoders(4, D_SAE, D_IN, 0.75)[0]
+    twin = save(tmp_path / "twin", W + 0.01 * gaussian_decoder(D_IN, D_SAE, 7) / D_IN**0.5, seed=9)
+    status, out, _ = run(capsys, *saes, twin)
+    assert status == 0
+    assert [line.split(": 32 rows")[0] for line in out.split("\n") if "rows match at their own index" in line] == ["warning: S1 and S5"]
+    record = json.loads(run(capsys, *saes, twin, "--json")[1])
+    assert record["verdict"].endswith("pairs with a warning are no reproduction")
+    assert record["kin"] == [{"a": 0, "b": 4, "rows": 32}] and record["independent"] == [0, 1, 2, 3, 4]
+
+
 def test_what_cannot_be_measured_is_said(capsys, saes, tmp_path):
     assert "needs activations to draw directions from" in refused(capsys, *saes, "--null", "covariance")
     assert "needs SAEs that HUSAI trained" in refused(capsys, *saes, "--null", "init")
