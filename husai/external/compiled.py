@@ -67,9 +67,9 @@ def _alone() -> Iterator[None]:
         import fcntl
 
         lock = (Path(tempfile.gettempdir()) / f"husai-kernels-{getpass.getuser()}.lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
     except (ImportError, OSError, KeyError):
         yield
         return
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -70,7 +70,9 @@ class SAEEncoder:
 
     @torch.inference_mode()
     def official_columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """The same to the last bit of what sae-probes reads, at the price of the whole code."""
+        """The same to the last bit of what sae-probes reads, at the price of the whole product."""
+        if sparse_codes.applies(self.sae, x):
+            return sparse_codes.product_columns(self.sae, x, latents)
         return torch.cat([self.sae.encode(rows)[:, latents].float() for rows in x.split(CHUNK_ROWS)])
 
     def _top_k(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -22,6 +22,7 @@ from husai.external.parallel import prepared
 MAX_TRAIN = 1024
 MIN_TEST = 100
 MIN_TRAIN = 128
+TOGETHER = 8
 KS = (1, 2, 5, 16)
 
 
@@ -103,7 +104,7 @@ def select_features(encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_S
     if len(data.x) != len(data.y):
         raise HusaiError(f"data set '{data.name}': {len(data.x)} activation rows for {len(data.y)} labels; run the probe activations again")
     train, test = probe_split(data.y, seed, name=data.name)
-    x, y = data.x.to(device), torch.as_tensor(data.y, device=device)
+    x, y = data.x.to(device), torch.as_tensor(data.y, device=device).long()
     train_rows, test_rows = torch.as_tensor(train, device=device), torch.as_tensor(test, device=device)
     trained_on = x.index_select(0, train_rows)
     best, columns = encoder.best(trained_on, y[train_rows], max_k)
@@ -154,17 +155,19 @@ def probe_datasets(
     penalty: str = "l1",
     seed: int = PROBE_SEED,
     device="cpu",
-    block: int = 8,
+    block: int | None = None,
     on_block: Callable[[list[ProbeResult]], None] | None = None,
     compiled: bool | None = None,
 ) -> list[ProbeResult]:
     """Probe every data set with the fast engine; ``on_block`` sees the results of ``block`` data sets at a time, as they come.
 
-    ``sources`` may load lazily: a data set's activations are dropped once its best columns are taken. With the compiled kernels (on a CPU,
-    unless ``compiled`` says otherwise) each thread takes one data set from start to end; in torch a block is solved together.
+    ``sources`` may load lazily: of a data set's activations only the training rows are kept, and these until it is solved. With the
+    compiled kernels (on a CPU, unless ``compiled`` says otherwise) each thread takes one data set from start to end and a block is one; in
+    torch a block, by default of 8, is solved together.
     """
     check_ks(ks)
     compiled = torch.device(device).type == "cpu" if compiled is None else compiled
+    block = block or (1 if compiled else TOGETHER)
     found: dict[int, list[ProbeResult]] = {}
     waiting: list[tuple[int, Any]] = []
 
@@ -185,7 +188,7 @@ def probe_datasets(
 
     if compiled:
         probe_kernels()
-    for item in prepared(prepare, sources, device, 2 * block):
+    for item in prepared(prepare, sources, device, 2 * TOGETHER):
         waiting.append(item)
         if len(waiting) >= block:
             finish()

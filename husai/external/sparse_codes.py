@@ -56,6 +56,15 @@ def threshold_columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tens
     return torch.where(pre <= _threshold(sae)[latents], 0.0, pre).float()
 
 
+def product_columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """The same as the columns of the whole code, from the product with all latents: another sum would differ in its last bits."""
+    if sae.architecture in TOP_K:
+        return top_k_columns(sae, x, latents)
+    kept = [part[:, latents.numpy()] for _, part in _chunks(sae, x, _scratch(min(CHUNK_ROWS, len(x)), sae.d_sae))]
+    pre = torch.from_numpy(np.concatenate(kept))
+    return torch.where(pre <= _threshold(sae)[latents], 0.0, pre)
+
+
 def top_k_columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     """Columns ``latents`` of the code of ``x``, ``(n, len(latents))``, of an SAE that keeps the k largest of a row."""
     kernels, out = probe_kernels().rows, torch.empty(len(x), len(latents))
