@@ -98,7 +98,7 @@ def probe_split(
 def select_features(encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_SEED, device="cpu") -> Features:
     """Encode a data set, rank the latents on its training rows and keep the best ``max_k`` columns.
 
-    ``encoder`` has ``d_in``, ``best(x, y, n)``, ``columns(x, latents)`` and ``official_columns(x, latents)``; see :mod:`husai.external.latents`.
+    ``encoder`` has ``d_in``, ``best(x, y, n)``, ``columns(x, latents)``, ``official_columns(x, latents)`` and ``best_is_official``; see :mod:`husai.external.latents`.
     """
     check_width(encoder, data)
     if len(data.x) != len(data.y):
@@ -109,7 +109,7 @@ def select_features(encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_S
     trained_on = x.index_select(0, train_rows)
     best, columns = encoder.best(trained_on, y[train_rows], max_k)
     tested = encoder.columns(x.index_select(0, test_rows), best)
-    official = functools.partial(encoder.official_columns, trained_on, best)
+    official = None if encoder.best_is_official else functools.partial(encoder.official_columns, trained_on, best)
     return Features(data.name, data.family, columns, y[train_rows], tested, y[test_rows], best.tolist(), official)
 
 
