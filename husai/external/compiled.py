@@ -35,6 +35,7 @@ class Kernels(NamedTuple):
     paths: ModuleType
     rows: ModuleType
     saga: ModuleType
+    screens: ModuleType
 
 
 @functools.cache
@@ -42,9 +43,9 @@ def probe_kernels() -> Kernels:
     """The kernels of the probing engine, all ready to run. The first call on a machine compiles them, which takes seconds; of processes
     that start together one does it."""
     with _alone():
-        from husai.external import path_kernels, row_kernels, saga_kernels
+        from husai.external import path_kernels, row_kernels, saga_kernels, screen_kernels
 
-        kernels = Kernels(path_kernels, row_kernels, saga_kernels)
+        kernels = Kernels(path_kernels, row_kernels, saga_kernels, screen_kernels)
         for module in kernels:
             module.compile_all()
     return kernels
@@ -67,9 +68,9 @@ def _alone() -> Iterator[None]:
         import fcntl
 
         lock = (Path(tempfile.gettempdir()) / f"husai-kernels-{getpass.getuser()}.lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
     except (ImportError, OSError, KeyError):
         yield
         return
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -17,7 +17,7 @@ from husai.external import scores
 from husai.external.compiled import probe_kernels
 from husai.external.datasets import PROBE_SEED
 from husai.external.flow import EXACT, GRID, Rules
-from husai.external.logistic import Fit, check_penalty, fit
+from husai.external.logistic import Fit, check_penalty, fit, unit_of
 from husai.external.parallel import parallel_map
 from husai.external.settle import Paths, Rows, choose, settle
 
@@ -90,8 +90,9 @@ def final_probes(
 
 
 def _rows(f: Features, seed: int) -> Rows:
-    x, y, x_test, y_test = (np.ascontiguousarray(t.cpu().numpy()) for t in (f.train, f.y_train, f.test, f.y_test))
-    official = functools.cache(lambda: x if f.official is None else f.official().cpu().numpy())
+    x, x_test = (np.ascontiguousarray(t.float().cpu().numpy()) for t in (f.train, f.test))
+    y, y_test = (t.long().cpu().numpy() for t in (f.y_train, f.y_test))
+    official = functools.cache(lambda: x if f.official is None else f.official().float().cpu().numpy())
     return Rows(x, y, len(x) - validation_rows(len(x)), x_test, y_test, seed, official)
 
 
@@ -111,7 +112,11 @@ def solve(x: np.ndarray, y: np.ndarray, n: int, ks: Sequence[int], Cs: np.ndarra
     """
     size = (*Cs.shape, 1 + x.shape[1])
     paths = Paths(np.empty(size), np.empty(size), np.empty(Cs.shape))
-    probe_kernels().paths.paths(x, y, n, np.array(ks), Cs, penalty == "l1", rules, *paths)
+    # The l2 problem is the same in other units, which keep its steps and its stop in range; l1 follows SAGA in the units there are.
+    unit = np.float32(1.0) if penalty == "l1" else np.float32(unit_of(float(np.square(x[:n]).sum(1).max())))
+    probe_kernels().paths.paths(x / unit if unit != 1.0 else x, y, n, np.array(ks), Cs * float(unit) ** 2, penalty == "l1", rules, *paths)
+    for models in paths[:2]:
+        models[..., 1:] /= unit
     return paths
 
 
@@ -163,7 +168,7 @@ def validation_rows(n_train: int) -> int:
 
 def check_ks(ks: Sequence[int]) -> None:
     """Refuse values of k that the solver is not made for."""
-    if not ks or any(not isinstance(k, int) or k < 1 for k in ks):
+    if not ks or any(type(k) is not int or k < 1 for k in ks):
         raise HusaiError(f"external.probing.ks: positive integers are needed, got {list(ks)}")
     if max(ks) > MAX_K:
         raise HusaiError(f"external.probing.ks: the fast engine solves k up to {MAX_K}, got {max(ks)}; use engine: official for it")

@@ -23,7 +23,10 @@ class Rules(NamedTuple):
     trust: float = 0.1
     """An early step is too long where the gradient differs by more than this share from what the linear model foresaw."""
     newton_ratio: float = 4.0
+    """Each l2 step is so many times as long as the one before, and ends up a Newton step."""
     newton_gradient: float = 1.0e-6
+    """l2 stops at it, or at the rounding of a gradient."""
+    newton_steps: int = 200
     max_steps: int = 1000
     """Of which a path hardly ever needs more than a hundred. One that does is unfinished: its early point is put at zero, so that it is open."""
     settled: float = 5.0

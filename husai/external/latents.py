@@ -16,11 +16,16 @@ NOT_FINITE = "probing: the SAE's code has NaN or infinite values; check the chec
 
 
 class SAEEncoder:
-    """Latents of an SAE; only the columns a probe needs are built where the architecture allows it."""
+    """Latents of an SAE; only the columns a probe needs are built where the architecture allows it.
+
+    ``best_is_official`` says whether the columns that ``best`` gives are those of the whole product, and so the official ones to the last bit.
+    """
 
     def __init__(self, sae):
         self.sae, self.d_in = sae, sae.d_in
         self.architecture = getattr(sae, "architecture", None)
+        self.best_is_official = self.architecture in TOP_K
+        self._screen = None if self.architecture is None else sparse_codes.screen_of(sae)
 
     @torch.inference_mode()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,7 +66,8 @@ class SAEEncoder:
         """Columns ``latents`` of the code of ``x``, ``(n, len(latents))``."""
         if self.architecture in TOP_K:
             if sparse_codes.applies(self.sae, x):
-                return sparse_codes.top_k_columns(self.sae, x, latents)
+                found = None if self._screen is None else self._screen.columns(x, latents)
+                return sparse_codes.top_k_columns(self.sae, x, latents) if found is None else found
             parts = [(pre[:, latents], values) for pre, values, _ in map(self._top_k, x.split(CHUNK_ROWS))]
             return torch.cat([_kept(*part) for part in parts])
         if self.architecture in sparse_codes.THRESHOLDED:
@@ -70,7 +76,9 @@ class SAEEncoder:
 
     @torch.inference_mode()
     def official_columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """The same to the last bit of what sae-probes reads, at the price of the whole code."""
+        """The same to the last bit of what sae-probes reads, at the price of the whole product."""
+        if sparse_codes.applies(self.sae, x):
+            return sparse_codes.product_columns(self.sae, x, latents)
         return torch.cat([self.sae.encode(rows)[:, latents].float() for rows in x.split(CHUNK_ROWS)])
 
     def _top_k(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -87,6 +95,8 @@ def _kept(pre: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
 
 class Neurons:
     """The raw dimensions themselves: the top-k-neurons baseline."""
+
+    best_is_official = True
 
     def __init__(self, d_in: int):
         self.d_in = d_in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -93,6 +94,25 @@ def fit(
     """
     check_penalty(penalty)
     C = C.expand(len(X), support.shape[0])
+    if penalty == "l2":
+        return _fit_in_units(X, y, row_weight, support, C, rules)
+    return _fit_all(X, y, row_weight, support, C, penalty, rules)
+
+
+def unit_of(longest: float) -> float:
+    """A power of two near the length of the longest row, given its square: dividing by it is exact."""
+    return 2.0 ** round(0.5 * math.log2(longest)) if longest > 0 else 1.0
+
+
+def _fit_in_units(X, y, row_weight, support, C, rules: Rules) -> Fit:
+    """The l2 problem, the same in units in which rows have a length of about 1: they keep its steps and its stop in range."""
+    unit = torch.tensor([unit_of(v) for v in X.square().sum(2).amax(1).tolist()], dtype=torch.float64, device=X.device).view(-1, 1, 1)
+    found = _fit_all(X / unit.to(X.dtype), y, row_weight, support, C * unit.squeeze(2) ** 2, "l2", rules)
+    early = torch.cat([found.early[..., :1], found.early[..., 1:] / unit], -1)
+    return found._replace(coef=found.coef / unit, early=early)
+
+
+def _fit_all(X, y, row_weight, support, C, penalty: str, rules: Rules) -> Fit:
     size = GROUPS_AT_ONCE if X.device.type == "cpu" else max(len(X), 1)
     slices = [slice(i, i + size) for i in range(0, len(X), size)]
     blocks = [_fit_block(X[s], y[s], row_weight[s], support, C[s], penalty, rules) for s in slices]
@@ -115,7 +135,7 @@ def _fit_block(X, y, row_weight, support, C, penalty: str, rules: Rules) -> Fit:
     early = w.clone()
     epochs = torch.zeros(todo.shape, dtype=torch.float64, device=X.device)
     whole, part = _start(w), None
-    for _ in range(rules.max_steps):
+    for _ in range(rules.max_steps if penalty == "l1" else rules.newton_steps):
         if part is None:
             at = _live(todo)
             if at[1].shape[1] == 0:
@@ -138,7 +158,7 @@ def _fit_block(X, y, row_weight, support, C, penalty: str, rules: Rules) -> Fit:
             part = None
     else:
         w[at] = torch.where(todo[at].unsqueeze(-1), state.w, w[at])
-        early[at] = torch.where(todo[at].unsqueeze(-1), 0.0, early[at])
+        early[at] = torch.where(todo[at].unsqueeze(-1), 0.0 if penalty == "l1" else state.w, early[at])
     return Fit(w[..., :-1], w[..., -1], epochs, early.roll(1, -1), pull)
 
 
@@ -239,7 +259,7 @@ def _stopped(p: Problem, s: State, g: torch.Tensor, penalty: str) -> tuple[tuple
     """
     r = p.rules
     if penalty == "l2":
-        return (s.w, s.w), (g * p.allowed).abs().amax(-1) <= r.newton_gradient
+        return (s.w, s.w), (g * p.allowed).abs().amax(-1) <= p.noise.clamp(min=r.newton_gradient)
     limit = r.tolerance * s.w[..., :-1].abs().amax(-1)
     slow = (s.speed <= limit) & (s.t >= 1.0)
     share = torch.where(slow, ((limit - s.speed) / (s.speed_before - s.speed)).nan_to_num(0.0).clamp(0.0, 1.0), 0.0)

@@ -264,7 +264,7 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w, early):
             return pull
         w[0] = 0.0
     t, step, speed, speed_before, bent, steep, steep_before = 0.0, 0.0, np.inf, np.inf, np.inf, np.inf, np.inf
-    for _ in range(rules.max_steps):
+    for _ in range(rules.max_steps if lasso > 0.0 else rules.newton_steps):
         _derivatives(X, signed, n, w, ridge, g, H, work)
         steep = _steepness(w, g, lasso)
         if steep > steep_before + noise or (t - step < rules.settled and _distance_to_foreseen(g, g_before, H_before, w, w_before) > bent):
@@ -282,9 +282,8 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w, early):
                 return pull
             step = rules.first_epoch if step == 0.0 else min(max((rules.ratio - 1.0) * t, step), 2.5 * step)
         else:
-            if _largest(g[:size], 0) <= rules.newton_gradient:
-                early[:] = w
-                return pull
+            if _largest(g[:size], 0) <= max(rules.newton_gradient, noise):
+                break
             step = 1.0 if step == 0.0 else rules.newton_ratio * step
         if lasso > 0.0:
             step = min(step, rules.max_epochs - t)
@@ -296,6 +295,8 @@ def _follow(X, signed, n, start, lasso, ridge, epoch, noise, rules, w, early):
         t += step
         speed_before, speed, steep_before = speed, after * epoch, steep
     early[:] = 0.0
+    if lasso == 0.0:
+        early[:] = w
     return pull
 
 

@@ -22,6 +22,7 @@ from husai.external.parallel import prepared
 MAX_TRAIN = 1024
 MIN_TEST = 100
 MIN_TRAIN = 128
+TOGETHER = 8
 KS = (1, 2, 5, 16)
 
 
@@ -97,18 +98,18 @@ def probe_split(
 def select_features(encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_SEED, device="cpu") -> Features:
     """Encode a data set, rank the latents on its training rows and keep the best ``max_k`` columns.
 
-    ``encoder`` has ``d_in``, ``best(x, y, n)``, ``columns(x, latents)`` and ``official_columns(x, latents)``; see :mod:`husai.external.latents`.
+    ``encoder`` has ``d_in``, ``best(x, y, n)``, ``columns(x, latents)``, ``official_columns(x, latents)`` and ``best_is_official``; see :mod:`husai.external.latents`.
     """
     check_width(encoder, data)
     if len(data.x) != len(data.y):
         raise HusaiError(f"data set '{data.name}': {len(data.x)} activation rows for {len(data.y)} labels; run the probe activations again")
     train, test = probe_split(data.y, seed, name=data.name)
-    x, y = data.x.to(device), torch.as_tensor(data.y, device=device)
+    x, y = data.x.to(device), torch.as_tensor(data.y, device=device).long()
     train_rows, test_rows = torch.as_tensor(train, device=device), torch.as_tensor(test, device=device)
     trained_on = x.index_select(0, train_rows)
     best, columns = encoder.best(trained_on, y[train_rows], max_k)
     tested = encoder.columns(x.index_select(0, test_rows), best)
-    official = functools.partial(encoder.official_columns, trained_on, best)
+    official = None if encoder.best_is_official else functools.partial(encoder.official_columns, trained_on, best)
     return Features(data.name, data.family, columns, y[train_rows], tested, y[test_rows], best.tolist(), official)
 
 
@@ -154,17 +155,19 @@ def probe_datasets(
     penalty: str = "l1",
     seed: int = PROBE_SEED,
     device="cpu",
-    block: int = 8,
+    block: int | None = None,
     on_block: Callable[[list[ProbeResult]], None] | None = None,
     compiled: bool | None = None,
 ) -> list[ProbeResult]:
     """Probe every data set with the fast engine; ``on_block`` sees the results of ``block`` data sets at a time, as they come.
 
-    ``sources`` may load lazily: a data set's activations are dropped once its best columns are taken. With the compiled kernels (on a CPU,
-    unless ``compiled`` says otherwise) each thread takes one data set from start to end; in torch a block is solved together.
+    ``sources`` may load lazily: of a data set's activations only the training rows are kept, and these until it is solved. With the
+    compiled kernels (on a CPU, unless ``compiled`` says otherwise) each thread takes one data set from start to end and a block is one; in
+    torch a block, by default of 8, is solved together.
     """
     check_ks(ks)
     compiled = torch.device(device).type == "cpu" if compiled is None else compiled
+    block = block or (1 if compiled else TOGETHER)
     found: dict[int, list[ProbeResult]] = {}
     waiting: list[tuple[int, Any]] = []
 
@@ -185,7 +188,7 @@ def probe_datasets(
 
     if compiled:
         probe_kernels()
-    for item in prepared(prepare, sources, device, 2 * block):
+    for item in prepared(prepare, sources, device, 2 * TOGETHER):
         waiting.append(item)
         if len(waiting) >= block:
             finish()

@@ -1,7 +1,8 @@
 """Probes whose figures the flow does not settle, and scikit-learn's SAGA itself for these few.
 
 Sampling noise ends SAGA sooner than the flow, and may keep it at zero. So every path is known at two points, where the flow stops and
-earlier (``Rules.back``). Where they disagree on the C to choose or on the test AUC, by enough to matter, SAGA is run draw by draw.
+earlier (``Rules.back``). How far their AUCs are apart says how well SAGA's is known: where that leaves open which C is chosen, or what the
+test AUC is, by enough to matter, SAGA is run draw by draw. It is an estimate, not a bound: SAGA may lie outside of both points.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from husai.external import scores
 from husai.external.compiled import probe_kernels
 from husai.external.flow import GRID
 
-MATTERS = 1.0e-3
-"""Difference of test AUC that is worth a run of SAGA: half of what the engines may differ by."""
+MATTERS = 7.5e-4
+"""Difference of test AUC that is worth a run of SAGA: below half of what the engines may differ by."""
+BEYOND = 0.5
+"""A validation AUC may lie outside those of the two points by this share of their distance."""
 WEAK_PULL = 6.0
 """A gradient this many times the penalty may fail to get SAGA away from zero in its first epochs."""
 START_EPOCHS = 8
@@ -103,9 +106,10 @@ def choose(rows: Rows, grid: Paths, Cs: Sequence[float], ks: Sequence[int]) -> t
     """Best validation AUC ``(K,)`` over the grid of paths and the first position in ``Cs`` that has it, as official."""
     late, early = rows.areas(grid.late), rows.areas(grid.early)
     for q, k in enumerate(ks):
-        _stay_at_zero(rows, k, Cs, grid.pull[q], late[q], early[q])
+        _start(rows, k, Cs, Paths(*(part[q] for part in grid)), late[q], early[q])
         chosen = int(late[q].argmax())
-        low, high = np.minimum(late[q], early[q]), np.maximum(late[q], early[q])
+        margin = BEYOND * np.abs(late[q] - early[q])
+        low, high = np.minimum(late[q], early[q]) - margin, np.maximum(late[q], early[q]) + margin
         rivals = [j for j in range(len(Cs)) if j != chosen and (high[j] > low[chosen] or (high[j] == low[chosen] and j < chosen))]
         rivals = _distinct(grid.late[q], chosen, rivals)
         if rivals and _matters(rows, grid.late[q, [chosen, *rivals]]):
@@ -121,26 +125,28 @@ def settle(rows: Rows, final: Paths, Cs: Sequence[float], ks: Sequence[int]) -> 
     for q, k in enumerate(ks):
         if 1.0 < final.pull[q, 0] < WEAK_PULL:
             start = rows.starts(k, [Cs[q]], final=True)[0]
-            if not start[1:].any():
-                models[q] = start
+            if start[1:].any() != models[q, 1:].any():
+                models[q] = rows.final_saga(k, Cs[q]) if start[1:].any() else start
                 continue
         if _moves(final.late[q, 0], final.early[q, 0]) and _matters(rows, np.stack([final.late[q, 0], final.early[q, 0]])):
             models[q] = rows.final_saga(k, Cs[q])
     return models
 
 
-def _stay_at_zero(rows: Rows, k: int, Cs: Sequence[float], pull: np.ndarray, late: np.ndarray, early: np.ndarray) -> None:
-    """Set both AUCs to those of a model of zeros where SAGA does not get away from zero and it could decide what is chosen."""
-    weak = {j for j in range(len(Cs)) if 1.0 < pull[j] < WEAK_PULL}
+def _start(rows: Rows, k: int, Cs: Sequence[float], grid: Paths, late: np.ndarray, early: np.ndarray) -> None:
+    """Correct both AUCs ``(N,)`` of one k where SAGA does not get away from zero but the flow does, or the other way round, and it could
+    decide what is chosen."""
+    weak = {j for j in range(len(Cs)) if 1.0 < grid.pull[j] < WEAK_PULL}
     while weak:
         chosen = int(late.argmax())
-        asked = weak if late[chosen] <= 0.5 else weak & {chosen}
+        asked = sorted(weak if late[chosen] <= 0.5 else weak & {chosen})
         if not asked:
             return
-        asked = sorted(asked)
         for j, start in zip(asked, rows.starts(k, [Cs[j] for j in asked]), strict=True):
             if not start[1:].any():
                 late[j] = early[j] = 0.5
+            elif not grid.late[j, 1:].any():
+                late[j] = early[j] = rows.areas(rows.saga(k, [Cs[j]])[None], rows.official())[0, 0]
         weak.difference_update(asked)
 
 

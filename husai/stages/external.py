@@ -220,7 +220,7 @@ def _probe_missing(
     options = {"penalty": settings["penalty"], "seed": settings["probe_seed"], "device": where}
     sources = probe_data(probes, hook, partial.missing, settings["max_rows"])
     if settings["engine"] == "fast":
-        probe_datasets(encoder, sources, settings["ks"], block=BLOCK, on_block=keep, **options)
+        probe_datasets(encoder, sources, settings["ks"], on_block=keep, **options)
         return
     from husai.external.official_probes import probe_officially, results_dir
 

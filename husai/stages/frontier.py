@@ -44,7 +44,7 @@ SCALING_COLUMNS = [
     "pareto",
     "status",
 ]
-SCALING_AXES = ("n_rows", "hook_name", "d_sae")
+AXES = {"frontier": ("architecture", "d_sae"), "scaling": ("n_rows", "hook_name", "d_sae")}
 MEASURED = ("explained_variance", "auc", "delta_vs_frozen", "delta_vs_dense", "cebench_delta_vs_frozen")
 
 
@@ -249,7 +249,7 @@ def table_job(stage: str, spec: dict, inputs: Sequence[str], out: Path) -> dict:
     negatives = [f"{row['recipe']}: {row['status']}" for row in failed]
     return write_summary(
         stage, out, [*rows, *failed], columns=columns, headline=headline, notes=notes, figures=figures, inputs=inputs, config=spec,
-        records=records, negatives=negatives, axes=axis_tables(rows, SCALING_AXES, MEASURED) if stage == "scaling" else [],
+        records=records, negatives=negatives, axes=axis_tables(rows, AXES[stage], MEASURED),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from husai import provenance
 from husai.compute import resolve_device, use_threads
 from husai.errors import HusaiError
 from husai.external import datasets, ood
-from husai.external.baselines import dense_probe
+from husai.external.baselines import dense_probe, unconverged
 from husai.external.parallel import parallel_map
 from husai.external.probe_files import load_probe_data, probe_data, probe_path
 from husai.external.probing import probe_datasets
@@ -47,7 +47,8 @@ def ood_job(
     k, penalty, max_rows = spec.get("gate_k", 16), spec.get("penalty", "l1"), spec.get("max_rows")
     names = datasets.check_names(spec.get("ood") or datasets.ood_names(), "external.datasets.ood: data set")
     pairs = [tuple(load_probe_data(probes, first.hook_name, n, max_rows, ood=o) for o in (False, True)) for n in names]
-    dense = [ood.dense_drop(*pair) for pair in pairs]
+    with unconverged():
+        dense = [ood.dense_drop(*pair) for pair in pairs]
     drops = [ood.sae_drops(sae.encoder, pairs, k, penalty=penalty, device=where) for sae in saes]
     table = [ood.excess_drops(found, dense).tolist() for found in drops]
     alphabetical = _alphabetical(spec, saes, probes, where)
@@ -91,7 +92,8 @@ def _alphabetical(spec: dict, saes: Sequence[Identified], probes, where: torch.d
     dense: dict[str, dict] = {}
     for block in blocks(names):
         sources = list(probe_data(probes, saes[0].hook_name, block, spec.get("max_rows")))
-        found = parallel_map(dense_probe, sources)
+        with unconverged():
+            found = parallel_map(dense_probe, sources)
         dense.update({data.name: result._asdict() for data, result in zip(sources, found, strict=True)})
         for mine, sae in zip(rows, saes, strict=True):
             results = probe_datasets(sae.encoder, sources, CYCLE3_KS, penalty=spec.get("penalty", "l1"), device=where)

@@ -18,6 +18,7 @@ def add_to(verbs) -> None:
     command.add_argument("--baselines", type=Path, nargs="+", default=[], help="baseline records; the one of the SAE's hook is used")
     command.add_argument("--baselines-only", action="store_true", help="measure the baselines of --hook instead of an SAE")
     command.add_argument("--hook", help="hook point (with --baselines-only)")
+    command.add_argument("--saebench-json", type=Path, help="write the result as SAEBench publishes its own, too (with --seed)")
     command = verb(
         verbs, "cebench", run_cebench, summary="CE-Bench scores of an SAE on contrastive story pairs.", reads="an SAE, pair activations",
         writes="cebench.json", costs="seconds",
@@ -107,14 +108,27 @@ def run_saebench(args) -> None:
         baselines_job(args.spec, args.probes, args.hook, args.out, threads=args.threads)
         return
 
+    if args.saebench_json and args.all_seeds:
+        raise HusaiError("--saebench-json: SAEBench's file holds one SAE; give --seed instead of --all-seeds")
+
     def measure() -> None:
         work = _work_list(args, "saebench")
         baselines = _baselines_of(args.baselines, work[0][0])
         for sae_dir, out in work:
             saebench_job(args.spec, sae_dir, args.probes, baselines, out, device=args.device, threads=args.threads)
         _write_list(args, work, "saebench")
+        if args.saebench_json:
+            _write_as_saebench(work[0][1], baselines, args.saebench_json)
 
     _measure(args, "saebench", measure)
+
+
+def _write_as_saebench(record: Path, baselines: Path, out: Path) -> None:
+    from husai import provenance
+    from husai.external.saebench import to_saebench_schema
+
+    dense = {name: found["dense"] for name, found in provenance.read_json(baselines)["datasets"].items()}
+    provenance.write_json(out, to_saebench_schema(provenance.read_json(record), dense))
 
 
 def _baselines_of(paths: list[Path], sae_dir: Path) -> Path:

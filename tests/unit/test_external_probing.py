@@ -15,7 +15,7 @@ from husai.external.baselines import baseline_rows, dense_probe
 from husai.external.final import C_GRID
 from husai.external.latents import Neurons, SAEEncoder, rank_latents
 from husai.external.logistic import fit
-from husai.external.probing import ProbeData, probe_datasets, probe_split
+from husai.external.probing import ProbeData, probe, probe_datasets, probe_split, select_features
 from husai.sae import SAE
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning")
@@ -133,6 +133,35 @@ def test_l2_reaches_the_optimum():
     for i, C in enumerate(Cs.tolist()):
         exact = LogisticRegression(C=C, tol=1e-10, max_iter=10000).fit(data.x.double().numpy(), data.y)
         np.testing.assert_allclose(found.coef[0, i].numpy(), exact.coef_[0], atol=2e-3)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_l2_probes_of_any_scale_are_scikit_learns(scale, compiled):
+    data = sparse_data(700, scale=scale, seed=4)
+    Cs = [1e2 / scale**2, 1.0 / scale**2]
+    train, test = probe_split(data.y)
+    (found,) = probe([select_features(Neurons(8), data, 8)], [8], penalty="l2", Cs=Cs, compiled=compiled)
+    x, y = data.x.double().numpy(), data.y
+    order = found.latents
+    best = LogisticRegression(C=found.C * scale**2, tol=1e-10, max_iter=10000).fit(x[train][:, order] / scale, y[train])
+    assert found.auc == pytest.approx(roc_auc_score(y[test], x[test][:, order] @ best.coef_[0]), abs=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float32, np.int8])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_labels_of_any_type_are_the_same_labels(dtype, compiled):
+    data = sparse_data()
+    (found,) = probe_datasets(Neurons(8), [data._replace(y=data.y.astype(dtype))], [4], compiled=compiled)
+    assert found == probe_datasets(Neurons(8), [data], [4], compiled=compiled)[0]
+
+
+def test_on_a_cpu_every_data_set_is_handed_over_when_it_is_done():
+    seen = []
+    probe_datasets(
+        Neurons(8), [sparse_data(seed=i, name=name) for i, name in enumerate(("96_spam_is", "87_glue_cola"))], [1, 4], on_block=seen.append
+    )
+    assert sorted(sorted({r.dataset for r in block}) for block in seen) == [["87_glue_cola"], ["96_spam_is"]]
 
 
 def test_groups_of_other_sizes_and_padding_change_nothing():

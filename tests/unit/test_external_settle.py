@@ -162,6 +162,14 @@ def test_paths_that_were_not_finished_are_left_to_saga(monkeypatch):
     assert (found.auc, found.val_auc, found.C) == pytest.approx(official(f, 4), abs=1e-9)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_saga_may_leave_zero_where_the_flow_does_not(compiled):
+    f = chance(148, n=1400, n_train=1024)
+    assert not solve(f.train.numpy(), f.y_train.numpy(), 1024, [2], np.array([[C_GRID[6]]])).late[..., 1:].any()
+    (found,) = probe([f], [2], compiled=compiled)
+    assert (found.auc, found.val_auc, found.C) == pytest.approx(official(f, 2), abs=1e-9)
+
+
 def test_another_seed_of_the_protocol_gives_another_settled_probe():
     f = chance(5)
     assert final_probes([f], [2], seed=1)[0].models.tolist() != final_probes([f], [2], seed=42)[0].models.tolist()

@@ -201,3 +201,19 @@ def test_codes_that_are_not_finite_are_a_failed_measurement(compared, monkeypatc
     world.husai("saebench", "--spec", spec, "--saes", "results/saes/language/topk-d32-k4", "--seed", 0, "--probes", world.PROBES,
                 "--baselines", f"results/external/baselines/selection/{world.HOOK}.json", "--out", out, "--device", "cpu")  # fmt: skip
     assert read_json(out)["reason"] == latents.NOT_FINITE
+
+
+def test_the_verb_writes_saebenchs_own_file_for_one_seed(compared, monkeypatch, capsys):
+    root, _ = compared
+    monkeypatch.chdir(root)
+    out = root / "published/saebench.json"
+    options = ("saebench", "--spec", json.dumps(world.probing(world.SELECTION)), "--saes", "results/saes/language/topk-d32-k4", "--probes",
+               world.PROBES, "--baselines", f"results/external/baselines/selection/{world.HOOK}.json", "--device", "cpu",
+               "--saebench-json", root / "published/theirs.json", "--out", out)  # fmt: skip
+    world.husai(*options, "--seed", 0)
+    theirs, ours = read_json(root / "published/theirs.json"), read_json(out)
+    assert theirs["eval_type_id"] == "sparse_probing_sae_probes"
+    k = ours["per_dataset"][0]["k"]
+    assert theirs["sae_metrics_by_k"][str(k)]["test_auc"] == pytest.approx(ours["metrics"][f"auc_k{k}"]["value"])
+    with pytest.raises((AssertionError, SystemExit)):
+        world.husai(*options, "--all-seeds")
