@@ -25,7 +25,6 @@ class SAEEncoder:
         self.sae, self.d_in = sae, sae.d_in
         self.architecture = getattr(sae, "architecture", None)
         self.best_is_official = self.architecture in TOP_K
-        self._screen = None if self.architecture is None else sparse_codes.screen_of(sae)
 
     @torch.inference_mode()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -66,8 +65,7 @@ class SAEEncoder:
         """Columns ``latents`` of the code of ``x``, ``(n, len(latents))``."""
         if self.architecture in TOP_K:
             if sparse_codes.applies(self.sae, x):
-                found = None if self._screen is None else self._screen.columns(x, latents)
-                return sparse_codes.top_k_columns(self.sae, x, latents) if found is None else found
+                return sparse_codes.top_k_columns(self.sae, x, latents)
             parts = [(pre[:, latents], values) for pre, values, _ in map(self._top_k, x.split(CHUNK_ROWS))]
             return torch.cat([_kept(*part) for part in parts])
         if self.architecture in sparse_codes.THRESHOLDED:
