@@ -34,6 +34,8 @@ class Kernels(NamedTuple):
 
     paths: ModuleType
     rows: ModuleType
+    screens: ModuleType
+    codes: ModuleType
 
 
 @functools.cache
@@ -41,11 +43,12 @@ def probe_kernels() -> Kernels:
     """The kernels of the probing engine, all ready to run. The first call on a machine compiles them, which takes seconds; of processes
     that start together one does it."""
     with _alone():
-        from husai.external import path_kernels, row_kernels
+        from husai.external import code_kernels, path_kernels, row_kernels, screen_kernels
 
-        path_kernels.compile_all()
-        row_kernels.compile_all()
-    return Kernels(path_kernels, row_kernels)
+        kernels = Kernels(path_kernels, row_kernels, screen_kernels, code_kernels)
+        for module in kernels:
+            module.compile_all()
+    return kernels
 
 
 @contextlib.contextmanager
