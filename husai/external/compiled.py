@@ -35,6 +35,8 @@ class Kernels(NamedTuple):
     paths: ModuleType
     rows: ModuleType
     saga: ModuleType
+    screens: ModuleType
+    codes: ModuleType
 
 
 @functools.cache
@@ -42,9 +44,9 @@ def probe_kernels() -> Kernels:
     """The kernels of the probing engine, all ready to run. The first call on a machine compiles them, which takes seconds; of processes
     that start together one does it."""
     with _alone():
-        from husai.external import path_kernels, row_kernels, saga_kernels
+        from husai.external import code_kernels, path_kernels, row_kernels, saga_kernels, screen_kernels
 
-        kernels = Kernels(path_kernels, row_kernels, saga_kernels)
+        kernels = Kernels(path_kernels, row_kernels, saga_kernels, screen_kernels, code_kernels)
         for module in kernels:
             module.compile_all()
     return kernels
