@@ -36,6 +36,7 @@ class Kernels(NamedTuple):
     rows: ModuleType
     saga: ModuleType
     screens: ModuleType
+    codes: ModuleType
 
 
 @functools.cache
@@ -43,9 +44,9 @@ def probe_kernels() -> Kernels:
     """The kernels of the probing engine, all ready to run. The first call on a machine compiles them, which takes seconds; of processes
     that start together one does it."""
     with _alone():
-        from husai.external import path_kernels, row_kernels, saga_kernels, screen_kernels
+        from husai.external import code_kernels, path_kernels, row_kernels, saga_kernels, screen_kernels
 
-        kernels = Kernels(path_kernels, row_kernels, saga_kernels, screen_kernels)
+        kernels = Kernels(path_kernels, row_kernels, saga_kernels, screen_kernels, code_kernels)
         for module in kernels:
             module.compile_all()
     return kernels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from husai.errors import RecipeFailed
-from husai.external import sparse_codes
+from husai.external import screening, sparse_codes
 
 CHUNK_ROWS = 128  # sae-probes' batch
 MARGIN = 1.0e-3
@@ -24,8 +24,8 @@ class SAEEncoder:
     def __init__(self, sae):
         self.sae, self.d_in = sae, sae.d_in
         self.architecture = getattr(sae, "architecture", None)
-        self.best_is_official = self.architecture in TOP_K
-        self._screen = None if self.architecture is None else sparse_codes.screen_of(sae)
+        self._screen = screening.Screen(sae) if self.architecture in TOP_K and screening.applies(sae) else None
+        self.best_is_official = self.architecture in TOP_K and self._screen is None
 
     @torch.inference_mode()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,7 +50,8 @@ class SAEEncoder:
         return latents, z[:, latents]
 
     def _likely_by_kernels(self, x: torch.Tensor, y: torch.Tensor, n: int):
-        code = sparse_codes.ClassSums(self.sae, x, y)
+        code = None if self._screen is None else self._screen.class_sums(x, y)
+        code = sparse_codes.ClassSums(self.sae, x, y) if code is None else code
         if not torch.isfinite(code.sums).all():
             raise RecipeFailed(NOT_FINITE)
         return _likely(code.sums, code.sums.sum(0), code.fired, y, n), code.columns

@@ -1,4 +1,5 @@
-"""Compiled kernels that tell from products in bfloat16 which latents are among the k largest of a row.
+"""Compiled kernels that find the code "the k largest of a row, then ReLU" from 8-bit products: bounds of every pre-activation say which
+latents could be among the k largest, and only those are computed in float32.
 
 Load through :func:`husai.external.compiled.probe_kernels`.
 """
@@ -6,111 +7,286 @@ Load through :func:`husai.external.compiled.probe_kernels`.
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from husai.external.compiled import kernel
 
-# Machine code is kept per file: after a change to these, touch this file too.
-from husai.external.row_kernels import GROUPS, ONE, VECTORS, ZERO, _bounds, _count_above, _groups
+# Machine code kept on disk is renewed when this file changes, not when another does: no kernel here calls one from elsewhere.
+VECTORS = {"reassoc", "contract", "nsz"}
+ZERO, HALF = np.float32(0.0), np.float32(0.5)
+GROUPS = 128
+PER_GROUP = 4
+HALVINGS = 9
+TOGETHER = 4
+LANES = 64
 
-# What rounding to bfloat16 changes a number by at most, and a little more for sums in float32.
-ROUNDING = np.float32(1.02 * 2.0**-8)
 
+@kernel(nogil=True)
+def top_k_code(products, rows, weights, spare, x, W, b, k, most, latents, values, ends):
+    """The code "the k largest of a row, then ReLU" of rows ``x (n, d_in)`` without its zeros.
 
-@kernel(fastmath=VECTORS)
-def _dot(x, w):
-    total = ZERO
+    Parameters
+    ----------
+    products : int32, ``(n or more, width)``
+        Of the codes of ``x`` and of the weights.
+    rows : float32, ``(2, n or more)``
+        Scale and reach of the rows, as :func:`husai.external.code_kernels.quantise` gives them.
+    weights : float32, ``(3, width)``
+        See :class:`husai.external.screening.Screen`.
+    spare : float32
+        What rounding can add to every difference.
+    W, b : float32, ``(d_sae, d_in)`` and ``(d_sae,)``
+    most : int
+        The number of pre-activations in float32 at which to give up.
+    latents, values : int32 and float32, ``(capacity,)``
+        Written row after row; what does not fit is lost, and so is the last element.
+    ends : int64, ``(n,)``
+        Where each row's elements end.
+
+    Returns
+    -------
+    int
+        How many pre-activations were computed in float32; more than ``most`` where it gave up.
+    """
+    done, end, last = 0, 0, len(values) - 1
+    width, groups = weights.shape[1], groups_of(k)
+    lower, upper, highest = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(groups, np.float32)
+    high, tops = upper.ctypes.data, highest.ctypes.data
+    likely, found = np.empty(width, np.int64), np.empty(width + TOGETHER, np.float32)
     for i in range(len(x)):
-        total += x[i] * w[i]
-    return total
+        _between(products, rows, i, weights, spare, lower, upper)
+        _maxima(lower, highest)
+        floor = _floor(highest, tops, k)
+        n = _positions(high, width, floor, likely)
+        exact(x, i, W, b, likely, n, found)
+        least = _separator(found[:n], k, floor)
+        for c in range(n):
+            at = min(end, last)
+            latents[at], values[at] = likely[c], found[c]
+            end += found[c] >= least
+        ends[i] = end
+        done += n
+        if done > most:
+            break
+    return done
 
 
-@kernel(nogil=True, fastmath=VECTORS)
-def rounding_of(x, rounded, out):
-    """What rounding took from each row ``x (n, d)``, and what it left, as norms ``out (n, 2)``; ``rounded`` are the bits of bfloat16."""
+@kernel(nogil=True)
+def top_k_columns(products, rows, weights, spare, x, W, b, k, most, columns, out):
+    """Columns ``out (n, len(columns))`` of the code, arguments and result as in :func:`top_k_code`."""
+    done, infinity = 0, np.float32(np.inf)
+    width, groups = weights.shape[1], groups_of(k)
+    lower, upper, highest = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(groups, np.float32)
+    low, high, tops = lower.ctypes.data, upper.ctypes.data, highest.ctypes.data
+    doubtful, found = np.empty(width, np.int64), np.empty(width + TOGETHER, np.float32)
+    places, likely = np.empty(len(columns) + 1, np.int64), np.empty(len(columns) + 1, np.int64)
+    wanted = np.empty(len(columns) + TOGETHER, np.float32)
     for i in range(len(x)):
-        lost, left, row, bits = ZERO, ZERO, x[i], rounded[i]
-        for j in range(len(row)):
-            value = np.int32(np.int32(bits[j]) << np.int32(16)).view(np.float32)
-            lost += (row[j] - value) * (row[j] - value)
-            left += value * value
-        out[i, 0], out[i, 1] = np.sqrt(lost), np.sqrt(left)
+        _between(products, rows, i, weights, spare, lower, upper)
+        _maxima(lower, highest)
+        on, least, n = infinity, _floor(highest, tops, k), 0
+        for c in range(len(columns)):
+            out[i, c], places[n], likely[n] = ZERO, c, columns[c]
+            n += upper[columns[c]] >= least
+        exact(x, i, W, b, likely, n, wanted)
+        done += n
+        if done > most:
+            break
+        for c in range(n):
+            value = wanted[c]
+            if value >= least and value < on:
+                larger = _number(_bits(value) + 1)
+                more = _count(low, width, larger)
+                if more < k and k <= _count(high, width, larger):
+                    doubts = _undecided(low, high, width, larger, doubtful)
+                    exact(x, i, W, b, doubtful, doubts, found)
+                    done += doubts
+                    for j in range(doubts):
+                        more += found[j] > value
+                if more < k:
+                    on = value
+                else:
+                    least = larger
+            out[i, places[c]] = value if value >= on else ZERO
+    return done
+
+
+@kernel()
+def groups_of(k):
+    """How many groups of latents a row is cut into, at least four times k: their maxima tell the k-th largest pre-activation well, and whole
+    vectors hold them."""
+    groups = GROUPS
+    while groups < PER_GROUP * k:
+        groups *= 2
+    return groups
 
 
 @kernel(fastmath=VECTORS)
-def _bounds_of(near, b, lengths, reach, lower, upper):
-    """Numbers that the pre-activations of a row lie between, from products in bfloat16 ``near``, given as their bits."""
-    for j in range(len(near)):
-        product = np.int32(np.int32(near[j]) << np.int32(16)).view(np.float32)
-        far = reach[0] * lengths[0, j] + reach[1] * lengths[1, j] + abs(product) * ROUNDING
-        lower[j] = product + b[j] - far
-        upper[j] = product + b[j] + far
+def _between(products, rows, i, weights, spare, lower, upper):
+    """Numbers that the pre-activations of row i, summed in float32 in any order, lie between."""
+    scale, reach, product = rows[0, i], rows[1, i], products[i]
+    for j in range(len(lower)):
+        near = np.float32(product[j]) * (scale * weights[0, j]) + weights[1, j]
+        far = reach * weights[2, j] + spare
+        lower[j] = near - far
+        upper[j] = near + far
 
 
 @kernel(fastmath=VECTORS)
-def _block_has(lower, upper, value, start):
-    found = ZERO
-    for j in range(start, start + GROUPS):
-        found += ONE if (lower[j] <= value) & (upper[j] > value) else ZERO
+def _maxima(lower, highest):
+    """The largest elements of groups, where they are positive: of those that are a multiple of ``len(highest)`` apart."""
+    groups = len(highest)
+    highest[:] = ZERO
+    for start in range(0, len(lower), groups):
+        part = lower[start : start + groups]
+        for j in range(groups):
+            highest[j] = part[j] if part[j] > highest[j] else highest[j]
+
+
+@kernel()
+def _floor(highest, address, k):
+    """A positive number that at least k elements reach, if so many are positive, and not many more: that k maxima of groups reach."""
+    least, most = _number(1), _largest(highest, _number(1))
+    for _ in range(HALVINGS):
+        middle = HALF * (least + most)
+        if _count(address, len(highest), middle) >= k:
+            least = middle
+        else:
+            most = middle
+    return least
+
+
+@kernel()
+def _bits(number):
+    return np.float32(number).view(np.int32)
+
+
+@kernel()
+def _number(bits):
+    return np.int32(bits).view(np.float32)
+
+
+@kernel()
+def _largest(values, least):
+    """The largest of ``values`` and a positive ``least``, by bit patterns: a comparison of floats would go one by one, for the sake of NaN."""
+    patterns, most = values.view(np.int32), _bits(least)
+    for j in range(len(patterns)):
+        most = max(most, patterns[j])
+    return _number(most)
+
+
+@kernel(fastmath=VECTORS)
+def _count_from(values, floor):
+    """How many values are at least ``floor``."""
+    found = 0
+    for j in range(len(values)):
+        found += values[j] >= floor
     return found
 
 
 @kernel()
-def _undecided(lower, upper, value, out):
-    """Write the elements that may or may not exceed ``value`` to ``out`` and say how many they are."""
-    n, size = 0, len(lower)
-    for start in range(0, size, GROUPS):
-        if start + GROUPS <= size and _block_has(lower, upper, value, start) == ZERO:
-            continue
-        for j in range(start, min(start + GROUPS, size)):
-            if lower[j] <= value < upper[j]:
-                out[n] = j
-                n += 1
-    return n
+def _separator(values, k, floor):
+    """A positive number that the k largest values reach and, but for ties with the least of them, no others; ``floor`` if that are fewer
+    than k. By bisection of bit patterns, which are in the order of the numbers, from ``floor``, which the k largest reach."""
+    count, first, high = _count_from(values, floor), _bits(floor), _bits(_largest(values, floor)) + 1
+    while count > k and high - first > 1:
+        middle = (first + high) // 2
+        found = _count_from(values, _number(middle))
+        if found >= k:
+            first, count = middle, found
+        else:
+            high = middle
+    return _number(first)
 
 
-@kernel(nogil=True)
-def screened_columns(near, reach, x, W, b, lengths, columns, values, k, out):
-    """The columns of :func:`top_k_columns` where products are known in bfloat16: whether a latent is among the k largest of a row is told by
-    bounds, and by float32 where these leave it open.
+@kernel(fastmath=VECTORS)
+def exact(x, row, W, b, latents, n, out):
+    """Pre-activations ``out[:n]`` of ``latents[:n]`` of one row of ``x (n, d_in)``, by rows of ``W (d_sae, d_in)``; ``out`` has room for four
+    more. Every one is summed in the same order, so that equal latents have equal ones. A view of a row of ``W`` would cost as much as the
+    sum."""
+    for start in range(0, n, TOGETHER):
+        j0, j1 = latents[start], latents[min(start + 1, n - 1)]
+        j2, j3 = latents[min(start + 2, n - 1)], latents[min(start + 3, n - 1)]
+        t0, t1, t2, t3 = ZERO, ZERO, ZERO, ZERO
+        for i in range(x.shape[1]):
+            t0 += x[row, i] * W[j0, i]
+            t1 += x[row, i] * W[j1, i]
+            t2 += x[row, i] * W[j2, i]
+            t3 += x[row, i] * W[j3, i]
+        out[start], out[start + 1], out[start + 2], out[start + 3] = t0 + b[j0], t1 + b[j1], t2 + b[j2], t3 + b[j3]
 
-    Parameters
-    ----------
-    near : int16, ``(n, d_sae)``
-        Bits of the products without the bias.
-    reach, lengths : float32, ``(n, 2)`` and ``(2, d_sae)``
-        Their product, row by column, bounds the errors of exact products of rounded rows and weights.
-    x, W : float32, ``(n, d_in)`` and ``(d_sae, d_in)``
-    b : float32, ``(d_sae,)``
-    values : float32, ``(n, len(columns))``
-        Pre-activations of the columns.
-    """
-    d_sae = near.shape[1]
-    lower, upper, highest = np.empty(d_sae, np.float32), np.empty(d_sae, np.float32), np.empty(_groups(k), np.float32)
-    open_ones = np.empty(d_sae, np.int64)
-    for i in range(len(x)):
-        _bounds_of(near[i], b, lengths, reach[i], lower, upper)
-        least, on, off = _bounds(lower, highest)[0], np.float32(np.inf), ZERO
-        for c in range(len(columns)):
-            out[i, c] = ZERO
-            if upper[columns[c]] < least:
-                continue
-            value = values[i, c]
-            if value > off and value < on:
-                larger = _count_above(lower, value)
-                if larger < k and _count_above(upper, value) >= k:
-                    mine = _dot(x[i], W[columns[c]]) + b[columns[c]]
-                    for j in open_ones[: _undecided(lower, upper, value, open_ones)]:
-                        larger += ONE if _dot(x[i], W[j]) + b[j] > mine else ZERO
-                if larger < k:
-                    on = value
-                else:
-                    off = value
-            out[i, c] = value if value >= on else ZERO
+
+@intrinsic
+def _reached(typingctx, address, floor):
+    """Bit j of 64: whether the j-th float32 from ``address`` on is at least ``floor``. Compilers do not make this of a loop."""
+
+    def code(context, builder, signature, arguments):
+        lanes = ir.VectorType(ir.FloatType(), LANES)
+        first = builder.insert_element(ir.Constant(lanes, ir.Undefined), arguments[1], ir.Constant(ir.IntType(32), 0))
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        floors = builder.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), everywhere)
+        numbers = builder.load(builder.inttoptr(arguments[0], lanes.as_pointer()), align=4)
+        return builder.bitcast(builder.fcmp_ordered(">=", numbers, floors), ir.IntType(LANES))
+
+    return types.uint64(types.intp, types.float32), code
+
+
+@intrinsic
+def _lowest(typingctx, mask):
+    """Position of the lowest bit that is set."""
+    never_zero = ir.Constant(ir.IntType(1), 1)
+    return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.cttz(arguments[0], never_zero)
+
+
+@intrinsic
+def _bits_set(typingctx, mask):
+    """How many bits are set."""
+    return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
+
+
+@kernel()
+def _count(address, n, floor):
+    """How many of ``n`` float32 from ``address`` on, a multiple of 64, reach ``floor``."""
+    found = 0
+    for start in range(0, n, LANES):
+        found += _bits_set(_reached(address + 4 * start, floor))
+    return found
+
+
+@kernel()
+def _positions(upper, n, floor, out):
+    """Write which of ``n`` float32 from address ``upper`` on reach ``floor`` to ``out`` and say how many they are."""
+    found = 0
+    for start in range(0, n, LANES):
+        mask = _reached(upper + 4 * start, floor)
+        while mask != 0:
+            out[found] = start + _lowest(mask)
+            mask &= mask - np.uint64(1)
+            found += 1
+    return found
+
+
+@kernel()
+def _undecided(lower, upper, n, floor, out):
+    """Write which of ``n`` elements, bounds from these addresses on, may or may not reach ``floor`` to ``out`` and say how many they are."""
+    found = 0
+    for start in range(0, n, LANES):
+        mask = _reached(upper + 4 * start, floor) & ~_reached(lower + 4 * start, floor)
+        while mask != 0:
+            out[found] = start + _lowest(mask)
+            mask &= mask - np.uint64(1)
+            found += 1
+    return found
 
 
 def compile_all() -> None:
     """Compile every kernel, or load it from disk, by running it on little."""
-    pre, y = np.ones((2, 4), np.float32), np.array([0, 1])
-    rounding_of(pre, np.zeros((2, 4), np.int16), np.empty((2, 2), np.float32))
-    two, W = pre[:, :2].copy(), np.ones((4, 4), np.float32)
-    screened_columns(np.zeros((2, 4), np.int16), two, pre, W, pre[0], pre, y, two, 1, np.empty((2, 2), np.float32))
+    width, zero, spare = groups_of(1), np.zeros(1, np.int64), np.float32(0.0)
+    x, W, b = np.ones((1, 2), np.float32), np.ones((width, 2), np.float32), np.zeros(width, np.float32)
+    rows, weights, products = np.ones((2, 1), np.float32), np.ones((3, width), np.float32), np.ones((1, width), np.int32)
+    top_k_code(
+        products, rows, weights, spare, x, W, b, 1, width, np.zeros(2 * width, np.int32), np.zeros(2 * width, np.float32), zero.copy()
+    )
+    top_k_columns(products, rows, weights, spare, x, W, b, 1, width, zero, x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 
 import numpy as np
@@ -64,57 +63,6 @@ def product_columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor
     kept = [part[:, latents.numpy()] for _, part in _chunks(sae, x, _scratch(min(CHUNK_ROWS, len(x)), sae.d_sae))]
     pre = torch.from_numpy(np.concatenate(kept))
     return torch.where(pre <= _threshold(sae)[latents], 0.0, pre)
-
-
-class Screen:
-    """An SAE's encoder in bfloat16 as well, for processors that multiply it at twice the rate of float32 or more.
-
-    With rows x and latents w rounded to x' and w', ``|x w - x' w'| <= |x - x'| |w| + |x'| |w - w'|`` (norms).
-    """
-
-    # For sums in float32: of the norms, and of the products, over d_in terms.
-    MARGIN = 1.0e-5
-
-    def __init__(self, sae):
-        self.sae, self.W = sae, sae.W_enc.detach().T.contiguous()
-        self.rounded, self.b = sae.W_enc.detach().bfloat16(), sae.b_enc.detach().contiguous()
-        size = self.W.norm(dim=1)
-        lost = (self.W - self.rounded.T.float()).norm(dim=1)
-        self.lengths = torch.stack([size, lost + self.MARGIN * size]) * (1 + 2 * self.MARGIN)
-
-    def columns(self, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
-        """As :func:`top_k_columns`; None where a number is not finite."""
-        out, x = torch.empty(len(x), len(latents)), _centred(self.sae, x).contiguous()
-        kernels, numbers = probe_kernels().screens, [t.numpy() for t in (self.W, self.b, self.lengths, latents)]
-        rounded, reach = x.bfloat16(), torch.empty(len(x), 2)
-        kernels.rounding_of(x.numpy(), rounded.view(torch.int16).numpy(), reach.numpy())
-        if not bool(torch.isfinite(reach.sum() * self.lengths.sum())):
-            return None
-        values = x @ self.W[latents].T + self.b[latents]
-        near = torch.empty(min(CHUNK_ROWS, len(x)), self.sae.d_sae, dtype=torch.bfloat16)
-        for start in range(0, len(x), CHUNK_ROWS):
-            rows = slice(start, min(start + CHUNK_ROWS, len(x)))
-            part = near[: rows.stop - start]
-            torch.mm(rounded[rows], self.rounded, out=part)
-            given = [t[rows].numpy() for t in (reach, x)]
-            kernels.screened_columns(part.view(torch.int16).numpy(), *given, *numbers, values[rows].numpy(), self.sae.k, out[rows].numpy())
-        return out
-
-
-def screen_of(sae) -> Screen | None:
-    """The screen of a top-k SAE, where the processor has the instructions that make it pay."""
-    if sae.architecture not in TOP_K or any(w.device.type != "cpu" or w.dtype != torch.float32 for w in (sae.W_enc, sae.b_enc)):
-        return None
-    return Screen(sae) if has_bfloat16_products() else None
-
-
-@functools.cache
-def has_bfloat16_products() -> bool:
-    """Whether the processor multiplies bfloat16 numbers."""
-    import llvmlite.binding
-
-    features = llvmlite.binding.get_host_cpu_features()
-    return bool(features.get("avx512bf16") or features.get("amx-bf16"))
 
 
 def top_k_columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
