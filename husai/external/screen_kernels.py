@@ -21,6 +21,7 @@ PER_GROUP = 4
 HALVINGS = 9
 TOGETHER = 4
 LANES = 64
+AT_ONCE = 4
 
 
 @kernel(nogil=True)
@@ -54,7 +55,7 @@ def top_k_code(products, rows, weights, spare, x, W, b, k, most, latents, values
     width, groups = weights.shape[1], groups_of(k)
     lower, upper, highest = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(groups, np.float32)
     high, tops = upper.ctypes.data, highest.ctypes.data
-    likely, found = np.empty(width, np.int64), np.empty(width + TOGETHER, np.float32)
+    likely, found = np.empty(width + AT_ONCE, np.int64), np.empty(width + TOGETHER, np.float32)
     for i in range(len(x)):
         _between(products, rows, i, weights, spare, lower, upper)
         _maxima(lower, highest)
@@ -80,7 +81,7 @@ def top_k_columns(products, rows, weights, spare, x, W, b, k, most, columns, out
     width, groups = weights.shape[1], groups_of(k)
     lower, upper, highest = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(groups, np.float32)
     low, high, tops = lower.ctypes.data, upper.ctypes.data, highest.ctypes.data
-    doubtful, found = np.empty(width, np.int64), np.empty(width + TOGETHER, np.float32)
+    doubtful, found = np.empty(width + AT_ONCE, np.int64), np.empty(width + TOGETHER, np.float32)
     places, likely = np.empty(len(columns) + 1, np.int64), np.empty(len(columns) + 1, np.int64)
     wanted = np.empty(len(columns) + TOGETHER, np.float32)
     for i in range(len(x)):
@@ -151,10 +152,8 @@ def _floor(highest, address, k):
     least, most = _number(1), _largest(highest, _number(1))
     for _ in range(HALVINGS):
         middle = HALF * (least + most)
-        if _count(address, len(highest), middle) >= k:
-            least = middle
-        else:
-            most = middle
+        enough = _count(address, len(highest), middle) >= k
+        least, most = middle if enough else least, most if enough else middle
     return least
 
 
@@ -194,10 +193,8 @@ def _separator(values, k, floor):
     while count > k and high - first > 1:
         middle = (first + high) // 2
         found = _count_from(values, _number(middle))
-        if found >= k:
-            first, count = middle, found
-        else:
-            high = middle
+        enough = found >= k
+        first, count, high = middle if enough else first, found if enough else count, high if enough else middle
     return _number(first)
 
 
@@ -235,9 +232,9 @@ def _reached(typingctx, address, floor):
 
 @intrinsic
 def _lowest(typingctx, mask):
-    """Position of the lowest bit that is set."""
-    never_zero = ir.Constant(ir.IntType(1), 1)
-    return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.cttz(arguments[0], never_zero)
+    """Position of the lowest bit that is set; 64 if none is."""
+    may_be_zero = ir.Constant(ir.IntType(1), 0)
+    return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.cttz(arguments[0], may_be_zero)
 
 
 @intrinsic
@@ -256,15 +253,27 @@ def _count(address, n, floor):
 
 
 @kernel()
+def _write(mask, start, found, out):
+    """Write the positions of the bits of ``mask``, counted from ``start``, to ``out`` from ``found`` on and say where they end. A few are
+    written whether there are so many or not: the processor would guess wrongly how many there are."""
+    end = found + _bits_set(mask)
+    for j in range(AT_ONCE):
+        out[found + j] = start + _lowest(mask)
+        mask &= mask - np.uint64(1)
+    found += AT_ONCE
+    while mask != 0:
+        out[found] = start + _lowest(mask)
+        mask &= mask - np.uint64(1)
+        found += 1
+    return end
+
+
+@kernel()
 def _positions(upper, n, floor, out):
     """Write which of ``n`` float32 from address ``upper`` on reach ``floor`` to ``out`` and say how many they are."""
     found = 0
     for start in range(0, n, LANES):
-        mask = _reached(upper + 4 * start, floor)
-        while mask != 0:
-            out[found] = start + _lowest(mask)
-            mask &= mask - np.uint64(1)
-            found += 1
+        found = _write(_reached(upper + 4 * start, floor), start, found, out)
     return found
 
 
@@ -273,11 +282,7 @@ def _undecided(lower, upper, n, floor, out):
     """Write which of ``n`` elements, bounds from these addresses on, may or may not reach ``floor`` to ``out`` and say how many they are."""
     found = 0
     for start in range(0, n, LANES):
-        mask = _reached(upper + 4 * start, floor) & ~_reached(lower + 4 * start, floor)
-        while mask != 0:
-            out[found] = start + _lowest(mask)
-            mask &= mask - np.uint64(1)
-            found += 1
+        found = _write(_reached(upper + 4 * start, floor) & ~_reached(lower + 4 * start, floor), start, found, out)
     return found
 
 
