@@ -157,6 +157,7 @@ def _floor(highest, address, k):
     return least
 
 
+# Not shared with row_kernels: machine code kept on disk is not made anew when a kernel of another file changes.
 @kernel()
 def _bits(number):
     return np.float32(number).view(np.int32)
