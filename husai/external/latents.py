@@ -6,12 +6,12 @@ import torch
 
 from husai.errors import RecipeFailed
 from husai.external import screening, sparse_codes
+from husai.sae.architectures import TOP_K
 
 CHUNK_ROWS = 128  # sae-probes' batch
 MARGIN = 1.0e-3
 TIE = 1.0e-5
 CANDIDATES = 32
-TOP_K = ("topk", "transcoder")
 NOT_FINITE = "probing: the SAE's code has NaN or infinite values; check the checkpoint and the activations"
 
 
@@ -71,7 +71,7 @@ class SAEEncoder:
                 return sparse_codes.top_k_columns(self.sae, x, latents) if found is None else found
             parts = [(pre[:, latents], values) for pre, values, _ in map(self._top_k, x.split(CHUNK_ROWS))]
             return torch.cat([_kept(*part) for part in parts])
-        if self.architecture in sparse_codes.THRESHOLDED:
+        if self.architecture in sparse_codes.ONE_BY_ONE:
             return sparse_codes.threshold_columns(self.sae, x, latents)
         return self.official_columns(x, latents)
 

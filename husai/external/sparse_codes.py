@@ -8,16 +8,17 @@ import numpy as np
 import torch
 
 from husai.external.compiled import probe_kernels
+from husai.sae.architectures import THRESHOLDED, TOP_K
 
 CHUNK_ROWS = 256
 _memory = threading.local()
-TOP_K = ("topk", "transcoder")
-THRESHOLDED = ("relu", "jumprelu", "batchtopk")
+ONE_BY_ONE = ("relu", *THRESHOLDED)
+"""Architectures in which a latent does not depend on the others."""
 
 
 def applies(sae, x: torch.Tensor) -> bool:
     """Whether the kernels can read this SAE."""
-    if getattr(sae, "architecture", None) not in (*TOP_K, *THRESHOLDED):
+    if getattr(sae, "architecture", None) not in (*TOP_K, *ONE_BY_ONE):
         return False
     return x.device.type == "cpu" and sae.W_enc.dtype == torch.float32 and sae.W_enc.device.type == "cpu"
 
