@@ -25,7 +25,7 @@ test: $(READY) lint
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check -l 140 Snakefile rules
+	$(BIN)/snakefmt --check -l 100 Snakefile rules
 
 verify: $(READY)
 	$(BIN)/husai verify

@@ -1,10 +1,12 @@
-"""CE-Bench of several SAEs: HUSAI's one pass over stored activations against the authors' per-row loop, in one run on the same pairs.
+"""CE-Bench of several SAEs: HUSAI's one pass over stored activations against the authors' per-row
+loop, in one run on the same pairs.
 
-The loop is restated as upstream runs it: per SAE and row two unbatched forward passes with every activation cached, then Python sums per
-token. Loading the model again for every SAE, the extra statistics per row and the plots are left out, in the loop's favour.
+The loop is restated as upstream runs it: per SAE and row two unbatched forward passes with every
+activation cached, then Python sums per token. Loading the model again for every SAE, the extra
+statistics per row and the plots are left out, in the loop's favour.
 
-Compiled kernels are loaded first: once per process, and compiled once per machine. That time is printed, and a ratio with it as well.
-"""
+Compiled kernels are loaded first: once per process, and compiled once per machine. That time is
+printed, and a ratio with it as well."""
 
 from __future__ import annotations
 
@@ -18,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from husai.external.cebench import score_saes
-from husai.external.compiled import story_kernels
-from husai.external.pair_store import load_pairs, save_pairs
-from husai.external.pairs import embedded_pairs
+from husai.cebench.pairs import embedded_pairs
+from husai.cebench.scores import score_saes
+from husai.cebench.store import load_pairs, save_pairs
+from husai.compiled import story_kernels
+from husai.jobs.cebench import story_activations
 from husai.sae.architectures import SAE
-from husai.stages.cebench import story_activations
 from husai.subjects import Subject, load_subject
 
 ARCHITECTURES = ("topk", "relu", "batchtopk", "jumprelu")
@@ -40,24 +42,43 @@ def random_subject(texts: list[str], n_layers: int, d_model: int) -> Subject:
     return Subject("random", "language", model, tokenizer)
 
 
-def random_sae(architecture: str, d_in: int, d_sae: int, k: int, rows: torch.Tensor, seed: int) -> SAE:
-    """An SAE with random unit decoder rows; thresholds and encoder biases are set so that about k latents fire on ``rows``."""
+def random_sae(
+    architecture: str, d_in: int, d_sae: int, k: int, rows: torch.Tensor, seed: int
+) -> SAE:
+    """An SAE with random unit decoder rows; thresholds and encoder biases are set so that about k
+    latents fire on ``rows``.
+    """
     g = torch.Generator().manual_seed(seed)
     W = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=g), dim=1)
     b_dec = rows.mean(0)
-    level = float(((rows - b_dec) @ W.T).flatten().kthvalue(round(rows.shape[0] * (d_sae - k))).values)
+    level = float(
+        ((rows - b_dec) @ W.T).flatten().kthvalue(round(rows.shape[0] * (d_sae - k))).values
+    )
     thresholded = architecture in ("batchtopk", "jumprelu")
     b_enc = torch.full((d_sae,), -level if architecture == "relu" else 0.0)
     threshold = torch.full((d_sae,), level) if thresholded else None
-    return SAE(architecture, W.T.contiguous(), W, b_enc, b_dec, threshold=threshold, k=k if architecture == "topk" else None)
+    return SAE(
+        architecture,
+        W.T.contiguous(),
+        W,
+        b_enc,
+        b_dec,
+        threshold=threshold,
+        k=k if architecture == "topk" else None,
+    )
 
 
 @torch.no_grad()
-def authors_loop(subject: Subject, sae: SAE, pairs, hook_name: str, max_tokens: int) -> dict[str, list[float]]:
+def authors_loop(
+    subject: Subject, sae: SAE, pairs, hook_name: str, max_tokens: int
+) -> dict[str, list[float]]:
     """Upstream's loop over rows, tokens and rows again."""
     kept = []
     for pair in pairs:
-        tokens = [torch.from_numpy(subject.encode([text], max_tokens)[0].astype(np.int64)) for text in (pair.story_a, pair.story_b)]
+        tokens = [
+            torch.from_numpy(subject.encode([text], max_tokens)[0].astype(np.int64))
+            for text in (pair.story_a, pair.story_b)
+        ]
         latents = []
         for row in tokens:
             _, cache = subject.model.run_with_cache(row.unsqueeze(0))
@@ -79,10 +100,16 @@ def authors_loop(subject: Subject, sae: SAE, pairs, hook_name: str, max_tokens: 
     for _ in kept:
         i2 += i2
     i2 /= len(kept)
-    scores = {"contrastive_published": [], "independence_published": [], "interpretability_published": []}
+    scores = {
+        "contrastive_published": [],
+        "independence_published": [],
+        "interpretability_published": [],
+    }
     for v1, v2, i1 in kept:
         contrast, independence = torch.abs(v1 - v2), torch.abs(i1 - i2)
-        for name, distance in zip(scores, (contrast, independence, contrast + independence), strict=True):
+        for name, distance in zip(
+            scores, (contrast, independence, contrast + independence), strict=True
+        ):
             score = distance - torch.mean(distance)
             score /= torch.std(distance) if torch.std(distance) != 0 else 1
             scores[name].append(torch.max(score).item())
@@ -98,26 +125,48 @@ def main() -> None:
     parser.add_argument("--d-model", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--subject", type=Path, help="model folder of a trained subject; default: an untrained one of the embedded shape")
-    parser.add_argument("--hook", default=None, help="default: the residual stream after the last layer but one")
+    parser.add_argument(
+        "--subject",
+        type=Path,
+        help="model folder of a trained subject; default: an untrained one of the embedded shape",
+    )
+    parser.add_argument(
+        "--hook", default=None, help="default: the residual stream after the last layer but one"
+    )
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    parser.add_argument("--threads", type=int, help="CPU threads of both; default: torch's own choice")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads of both; default: torch's own choice"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     pairs = embedded_pairs(args.pairs, 0, half="A")
     texts = [story for p in pairs for story in (p.story_a, p.story_b)]
-    subject = load_subject(args.subject) if args.subject else random_subject(texts, args.layers, args.d_model)
+    subject = (
+        load_subject(args.subject)
+        if args.subject
+        else random_subject(texts, args.layers, args.d_model)
+    )
     hook = args.hook or f"blocks.{max(0, subject.model.cfg.n_layers - 2)}.hook_resid_post"
     rows = torch.cat(subject.activations(texts[:40], [hook], max_tokens=args.max_tokens)[hook])
-    saes = [random_sae(ARCHITECTURES[i % 4], rows.shape[1], args.d_sae, args.k, rows, i) for i in range(args.saes)]
+    saes = [
+        random_sae(ARCHITECTURES[i % 4], rows.shape[1], args.d_sae, args.k, rows, i)
+        for i in range(args.saes)
+    ]
 
     begun = time.perf_counter()
     story_kernels()
     start = time.perf_counter()
     found, counts = story_activations(subject, texts, [hook], args.max_tokens)
     with tempfile.TemporaryDirectory() as folder:
-        save_pairs(Path(folder) / "h.safetensors", found[hook], counts, {"selection": pairs}, "subject", hook)
+        save_pairs(
+            Path(folder) / "h.safetensors",
+            found[hook],
+            counts,
+            {"selection": pairs},
+            "subject",
+            hook,
+        )
         stored = load_pairs(Path(folder) / "h.safetensors")
         activated = time.perf_counter()
         ours = score_saes(saes, stored)

@@ -1,10 +1,13 @@
-"""Sparse probing of one 1024-wide SAE on 20 data sets: sae-probes against HUSAI's fast engine, in one run, with a parity table for 3 SAEs.
+"""Sparse probing of one 1024-wide SAE on 20 data sets: sae-probes against HUSAI's fast engine, in
+one run, with a parity table for 3 SAEs.
 
-Both read the same stored activations. Not counted: importing sae-probes, filling its cache, and what the first use of the fast engine costs a
-process or a machine, which is printed. Times are medians of ``--repeats`` runs. Without ``--probes`` the activations are hashed n-grams of
-the real texts, projected to ``--d-in`` dimensions.
+Both read the same stored activations. Not counted: importing sae-probes, filling its cache, and
+what the first use of the fast engine costs a process or a machine, which is printed. Times are
+medians of ``--repeats`` runs. Without ``--probes`` the activations are hashed n-grams of the real
+texts, projected to ``--d-in`` dimensions.
 
-    python benchmarks/bench_probes.py [--probes results/subjects/language/probes --hook blocks.1.hook_resid_post] [--out FILE]
+    python benchmarks/bench_probes.py [--probes results/subjects/language/probes --hook
+    blocks.1.hook_resid_post] [--out FILE]
 """
 
 from __future__ import annotations
@@ -30,11 +33,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from husai.external import datasets
-from husai.external.latents import SAEEncoder
-from husai.external.official_probes import MODEL, Encoder, fill_cache
-from husai.external.probe_files import load_probe_data, probe_data
-from husai.external.probing import KS, probe_datasets
+from husai.official.sae_probes import MODEL, Encoder, fill_cache
+from husai.probing import datasets
+from husai.probing.encoders import SAEEncoder
+from husai.probing.files import load_probe_data, probe_data
+from husai.probing.protocol import KS, probe_datasets
 from husai.sae.architectures import SAE
 
 BUCKETS = 4096
@@ -42,7 +45,9 @@ ARCHITECTURES = ("topk", "relu", "jumprelu")
 
 
 def embed(prompts: list[str], d: int, scale: float) -> torch.Tensor:
-    """Random projection of a text's hashed words, suffixes and word pairs, recent words weighing more."""
+    """Random projection of a text's hashed words, suffixes and word pairs, recent words weighing
+    more.
+    """
     projection = np.random.default_rng(0).standard_normal((BUCKETS, d)).astype(np.float32)
     counts = np.zeros((len(prompts), BUCKETS), dtype=np.float32)
     for row, prompt in zip(counts, prompts, strict=True):
@@ -51,7 +56,9 @@ def embed(prompts: list[str], d: int, scale: float) -> torch.Tensor:
             weight = 0.9 ** (len(words) - 1 - i) + 0.2
             row[zlib.crc32(word.encode()) % BUCKETS] += weight
             row[zlib.crc32(f"{word[-3:]}~".encode()) % BUCKETS] += 0.5 * weight
-            row[zlib.crc32(f"{words[i - 1] if i else ''} {word}".encode()) % BUCKETS] += 0.5 * weight
+            row[zlib.crc32(f"{words[i - 1] if i else ''} {word}".encode()) % BUCKETS] += (
+                0.5 * weight
+            )
     counts = np.sqrt(counts)
     counts /= np.linalg.norm(counts, axis=1, keepdims=True) + 1e-6
     return torch.from_numpy(counts @ projection * scale)
@@ -62,21 +69,34 @@ def write_probes(root: Path, hook: str, names: list[str], d: int, scale: float) 
     (root / hook).mkdir(parents=True)
     for name in names:
         data = datasets.load_dataset(name)
-        save_file({"x": embed(data.prompts, d, scale), "y": torch.from_numpy(data.y)}, root / hook / f"{name}.safetensors")
+        save_file(
+            {"x": embed(data.prompts, d, scale), "y": torch.from_numpy(data.y)},
+            root / hook / f"{name}.safetensors",
+        )
 
 
 def data_sae(architecture: str, rows: torch.Tensor, d_sae: int, k: int, seed: int) -> SAE:
     """An SAE whose directions are perturbed data rows and whose L0 on ``rows`` is about ``k``."""
     g = torch.Generator().manual_seed(seed)
     b_dec = rows.mean(0)
-    picked = torch.nn.functional.normalize((rows - b_dec)[torch.randint(len(rows), (d_sae,), generator=g)], dim=1)
+    picked = torch.nn.functional.normalize(
+        (rows - b_dec)[torch.randint(len(rows), (d_sae,), generator=g)], dim=1
+    )
     noise = torch.randn(d_sae, rows.shape[1], generator=g) / rows.shape[1] ** 0.5
     W = torch.nn.functional.normalize(picked + 0.5 * noise, dim=1)
     pre = (rows[:2000] - b_dec) @ W.T
     level = float(pre.flatten().kthvalue(pre.numel() - len(pre) * k).values)
     b_enc = torch.full((d_sae,), -level if architecture == "relu" else 0.0)
     threshold = torch.full((d_sae,), level) if architecture == "jumprelu" else None
-    return SAE(architecture, W.T.contiguous(), W, b_enc, b_dec, threshold, k if architecture == "topk" else None)
+    return SAE(
+        architecture,
+        W.T.contiguous(),
+        W,
+        b_enc,
+        b_dec,
+        threshold,
+        k if architecture == "topk" else None,
+    )
 
 
 def median(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -91,13 +111,26 @@ def spread(runs: list[dict[str, float]]) -> str:
 
 
 def first_use() -> dict[str, float]:
-    """Seconds that compiled kernels cost a process: as it finds them, and with nothing on disk (a machine's very first use)."""
-    program = "import time; t = time.perf_counter(); from husai.external.compiled import probe_kernels; probe_kernels()"
+    """Seconds that compiled kernels cost a process: as it finds them, and with nothing on disk (a
+    machine's very first use).
+    """
+    program = (
+        "import time; t = time.perf_counter(); from husai.compiled import probe_kernels; "
+        "probe_kernels()"
+    )
     program = f"import torch, scipy.special; {program}; print(time.perf_counter() - t)"
 
     def seconds(folder: str | None) -> float:
         environment = {**os.environ, **({"NUMBA_CACHE_DIR": folder} if folder else {})}
-        return float(subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True).stdout)
+        return float(
+            subprocess.run(
+                [sys.executable, "-c", program],
+                env=environment,
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         return {"compiling": seconds(folder), "loading": seconds(folder)}
@@ -114,23 +147,42 @@ def elapsed(start: tuple[float, float]) -> dict[str, float]:
     return {"wall": wall - start[0], "cpu": cpu - start[1]}
 
 
-def run_official(sae: SAE, names: list[str], hook: str, cache: Path, results: Path, ks) -> tuple[dict, dict]:
+def run_official(
+    sae: SAE, names: list[str], hook: str, cache: Path, results: Path, ks
+) -> tuple[dict, dict]:
     """``{(data set, k): official entry}`` and seconds."""
     from sae_probes.run_sae_evals import get_save_metrics_path, run_sae_evals
 
     start = clocks()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         run_sae_evals(
-            Encoder(sae.encode), MODEL, hook, "l1", "normal", ks=list(ks), results_path=results, model_cache_path=cache, datasets=names,
-            device="cpu", seed=42,
-        )  # fmt: skip
+            Encoder(sae.encode),
+            MODEL,
+            hook,
+            "l1",
+            "normal",
+            ks=list(ks),
+            results_path=results,
+            model_cache_path=cache,
+            datasets=names,
+            device="cpu",
+            seed=42,
+        )
     seconds = elapsed(start)
     paths = [(n, get_save_metrics_path(n, hook, "l1", MODEL, results)) for n in names]
-    return {(n, row["k"]): row for n, path in paths for row in json.loads(path.read_text())}, seconds
+    return {
+        (n, row["k"]): row for n, path in paths for row in json.loads(path.read_text())
+    }, seconds
 
 
-def run_fast(sae: SAE, names: list[str], hook: str, probes: Path, ks, device: str) -> tuple[list, dict]:
+def run_fast(
+    sae: SAE, names: list[str], hook: str, probes: Path, ks, device: str
+) -> tuple[list, dict]:
     """Results of the fast engine and seconds, activations read from disk."""
     start = clocks()
     found = probe_datasets(SAEEncoder(sae), probe_data(probes, hook, names), ks, device=device)
@@ -142,36 +194,64 @@ def parity(found: list, official: dict) -> list[dict]:
     rows = []
     for r in found:
         theirs = official[r.dataset, r.k]
-        rows.append({"dataset": r.dataset, "k": r.k, "auc": r.auc, "official_auc": theirs["test_auc"],
-                     "difference": r.auc - theirs["test_auc"], "val_difference": r.val_auc - theirs["val_auc"],
-                     "same_latents": r.latents == theirs["indices"]})  # fmt: skip
+        rows.append(
+            {
+                "dataset": r.dataset,
+                "k": r.k,
+                "auc": r.auc,
+                "official_auc": theirs["test_auc"],
+                "difference": r.auc - theirs["test_auc"],
+                "val_difference": r.val_auc - theirs["val_auc"],
+                "same_latents": r.latents == theirs["indices"],
+            }
+        )
     return rows
 
 
 def summary(table: dict[str, list[dict]], ks) -> list[str]:
     """Lines of the printed parity table: per SAE and k, and all together."""
-    lines = [f"{'SAE':10} {'k':>3} {'probes':>6} {'same latents':>12} {'max |dAUC|':>11} {'mean |dAUC|':>11}"]
-    for name, k, rows in [(n, str(k), [r for r in t if r["k"] == k]) for n, t in table.items() for k in ks] + [
-        ("all", "all", [r for t in table.values() for r in t])
-    ]:
+    lines = [
+        f"{'SAE':10} {'k':>3} {'probes':>6} {'same latents':>12} {'max |dAUC|':>11} "
+        f"{'mean |dAUC|':>11}"
+    ]
+    for name, k, rows in [
+        (n, str(k), [r for r in t if r["k"] == k]) for n, t in table.items() for k in ks
+    ] + [("all", "all", [r for t in table.values() for r in t])]:
         size = [abs(r["difference"]) for r in rows]
         same = sum(r["same_latents"] for r in rows)
-        lines.append(f"{name:10} {k:>3} {len(rows):>6} {same:>12} {max(size):>11.6f} {sum(size) / len(size):>11.6f}")
+        lines.append(
+            f"{name:10} {k:>3} {len(rows):>6} {same:>12} {max(size):>11.6f} "
+            f"{sum(size) / len(size):>11.6f}"
+        )
     return lines
 
 
 def main() -> None:
     """Run and print; ``--out`` keeps every number."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--probes", type=Path, help="probe activations of a subject; by default hashed n-grams")
+    parser.add_argument(
+        "--probes", type=Path, help="probe activations of a subject; by default hashed n-grams"
+    )
     parser.add_argument("--hook", default="blocks.0.hook_resid_post")
-    parser.add_argument("--sae", type=Path, nargs="*", default=[], help="checkpoints to use instead of the built ones")
+    parser.add_argument(
+        "--sae",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="checkpoints to use instead of the built ones",
+    )
     parser.add_argument("--n-datasets", type=int, default=20)
     parser.add_argument("--d-in", type=int, default=128)
     parser.add_argument("--d-sae", type=int, default=1024)
     parser.add_argument("--l0", type=int, default=32)
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the fallback's activations")
-    parser.add_argument("--all-datasets", action="store_true", help="also time the fast engine on every data set there is")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="size of the fallback's activations"
+    )
+    parser.add_argument(
+        "--all-datasets",
+        action="store_true",
+        help="also time the fast engine on every data set there is",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5, help="runs of the fast engine")
@@ -197,7 +277,9 @@ def bench(args, scratch: Path) -> dict:
     names = every[:: max(1, len(every) // args.n_datasets)][: args.n_datasets]
     probes = args.probes or scratch / "probes"
     if not args.probes:
-        write_probes(probes, args.hook, every if args.all_datasets else names, args.d_in, args.scale)
+        write_probes(
+            probes, args.hook, every if args.all_datasets else names, args.d_in, args.scale
+        )
     fill_cache((load_probe_data(probes, args.hook, n) for n in names), scratch / "cache", args.hook)
     rows = torch.cat([load_probe_data(probes, args.hook, n).x[:200] for n in names])
     if args.sae:
@@ -208,27 +290,53 @@ def bench(args, scratch: Path) -> dict:
         saes = {a: data_sae(a, rows, args.d_sae, args.l0, i) for i, a in enumerate(ARCHITECTURES)}
     cost = first_use()
     print(
-        f"first use of the kernels on a machine {cost['compiling']:.1f} s, of a later process {cost['loading']:.2f} s (not counted below)"
+        f"first use of the kernels on a machine {cost['compiling']:.1f} s, of a later process "
+        f"{cost['loading']:.2f} s (not counted below)"
     )
     run_fast(next(iter(saes.values())), names[:1], args.hook, probes, KS, args.device)
-    report = {"machine": machine(), "threads": args.threads, "datasets": names, "first_use": cost, "seconds": {}, "parity": {}}
+    report = {
+        "machine": machine(),
+        "threads": args.threads,
+        "datasets": names,
+        "first_use": cost,
+        "seconds": {},
+        "parity": {},
+    }
     for name, sae in saes.items():
-        report["seconds"][name], report["parity"][name] = compare(name, sae.to(args.device), names, probes, scratch, args)
+        report["seconds"][name], report["parity"][name] = compare(
+            name, sae.to(args.device), names, probes, scratch, args
+        )
     print("\n".join(summary(report["parity"], KS)))
-    for name, r in [(s, r) for s, t in report["parity"].items() for r in t if abs(r["difference"]) > 0.0005 or not r["same_latents"]]:
+    for name, r in [
+        (s, r)
+        for s, t in report["parity"].items()
+        for r in t
+        if abs(r["difference"]) > 0.0005 or not r["same_latents"]
+    ]:
         print(
-            f"difference: {name} {r['dataset']} k={r['k']} official {r['official_auc']:.5f} fast {r['auc']:.5f} same latents {r['same_latents']}"
+            f"difference: {name} {r['dataset']} k={r['k']} official {r['official_auc']:.5f} fast "
+            f"{r['auc']:.5f} same latents {r['same_latents']}"
         )
     if args.all_datasets:
         sae = saes[next(iter(saes))].to(args.device)
-        runs = [run_fast(sae, every, args.hook, probes, KS, args.device)[1] for _ in range(args.repeats)]
-        report["all_seconds"], report["max_rss_mb"] = runs, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        runs = [
+            run_fast(sae, every, args.hook, probes, KS, args.device)[1] for _ in range(args.repeats)
+        ]
+        report["all_seconds"], report["max_rss_mb"] = (
+            runs,
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        )
         wall = median(runs)["wall"]
-        print(f"all {len(every)} data sets, one SAE: {wall:.2f} s ({spread(runs)}), peak memory {report['max_rss_mb']:.0f} MB")
+        print(
+            f"all {len(every)} data sets, one SAE: {wall:.2f} s ({spread(runs)}), peak memory "
+            f"{report['max_rss_mb']:.0f} MB"
+        )
     return report
 
 
-def compare(name: str, sae: SAE, names: list[str], probes: Path, scratch: Path, args) -> tuple[dict, list[dict]]:
+def compare(
+    name: str, sae: SAE, names: list[str], probes: Path, scratch: Path, args
+) -> tuple[dict, list[dict]]:
     """Time one SAE in both engines; returns the runs and every probe's difference."""
     fast_runs, slow_runs = [], []
     for _ in range(args.repeats):
@@ -240,18 +348,31 @@ def compare(name: str, sae: SAE, names: list[str], probes: Path, scratch: Path, 
         slow_runs.append(seconds)
     fast, slow = median(fast_runs), median(slow_runs)
     print(
-        f"{name:10} official {slow['wall']:7.2f} s ({slow['cpu']:.2f} CPU)   fast {fast['wall']:6.3f} s ({fast['cpu']:.2f} CPU; "
-        f"{spread(fast_runs)})   {slow['wall'] / fast['wall']:6.1f}x ({slow['cpu'] / fast['cpu']:.1f}x CPU)   "
+        f"{name:10} official {slow['wall']:7.2f} s ({slow['cpu']:.2f} CPU)   fast "
+        f"{fast['wall']:6.3f} s ({fast['cpu']:.2f} CPU; "
+        f"{spread(fast_runs)})   {slow['wall'] / fast['wall']:6.1f}x "
+        f"({slow['cpu'] / fast['cpu']:.1f}x CPU)   "
         f"{len(names)} data sets, k = {KS}",
         flush=True,
     )
-    return {"official": slow_runs, "fast": fast_runs, "ratio": {c: slow[c] / fast[c] for c in slow}}, parity(found, official)
+    return {
+        "official": slow_runs,
+        "fast": fast_runs,
+        "ratio": {c: slow[c] / fast[c] for c in slow},
+    }, parity(found, official)
 
 
 def machine() -> str:
     """Processor model and how many cores and threads it shows, as Linux tells them."""
-    found = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M) if Path("/proc/cpuinfo").is_file() else []
-    return f"{found[0] if found else platform.processor()}, {os.cpu_count()} CPUs, {platform.machine()}"
+    found = (
+        re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        if Path("/proc/cpuinfo").is_file()
+        else []
+    )
+    return (
+        f"{found[0] if found else platform.processor()}, {os.cpu_count()} CPUs, "
+        f"{platform.machine()}"
+    )
 
 
 if __name__ == "__main__":

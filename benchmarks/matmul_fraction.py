@@ -1,11 +1,14 @@
-"""Which fraction of the rate at which a device multiplies matrices the SAE engine reaches, step by step, on any device.
+"""Which fraction of the rate at which a device multiplies matrices the SAE engine reaches, step by
+step, on any device.
 
-The rate is measured, not looked up: the encoder's own product, (S, B, d_in) x (S, d_in, d_sae), alone, in the number format of training.
+The rate is measured, not looked up: the encoder's own product, (S, B, d_in) x (S, d_in, d_sae),
+alone, in the number format of training.
 
-*Useful* operations of a step are those a k-sparse SAE cannot do without: per row and SAE, 2 d_in d_sae for the encoder and 2 k (d_in + 3 d_out) for
-decoding, the code's gradient and both weight gradients. Top-k, normalisation, clipping, Adam and reading batches count as none, so that
-all of them lower the fraction. *Performed* operations are larger where dense kernels were the faster ones: 2 d_sae (2 d_in + 3 d_out).
-"""
+*Useful* operations of a step are those a k-sparse SAE cannot do without: per row and SAE, 2 d_in
+d_sae for the encoder and 2 k (d_in + 3 d_out) for decoding, the code's gradient and both weight
+gradients. Top-k, normalisation, clipping, Adam and reading batches count as none, so that all of
+them lower the fraction. *Performed* operations are larger where dense kernels were the faster ones:
+2 d_sae (2 d_in + 3 d_out)."""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ import time
 
 import torch
 
+from husai.recipe import Recipe
 from husai.sae.arithmetic import tf32
 from husai.sae.ensemble import STEPS_AT_ONCE
 from husai.sae.kernels import matmul
-from husai.sae.recipe import Recipe
 from husai.sae.training import Member, Trainer
 from husai.sae.workers import Workers
 
-HEADER = "| size | batch | SAEs | format | kernels | ms per step | useful GFLOP | reached GFLOP/s | matmul GFLOP/s | fraction | of operations performed |"
+HEADER = (
+    "| size | batch | SAEs | format | kernels | ms per step | useful GFLOP | reached GFLOP/s "
+    "| matmul GFLOP/s | fraction | of operations performed |"
+)
 
 
 def useful_flops(recipe: Recipe, d_in: int, d_out: int) -> int:
@@ -30,11 +36,17 @@ def useful_flops(recipe: Recipe, d_in: int, d_out: int) -> int:
 
 def performed_flops(recipe: Recipe, d_in: int, d_out: int, sparse: bool) -> int:
     """Floating point operations in products per step and SAE, as done."""
-    return useful_flops(recipe, d_in, d_out) if sparse else 2 * recipe.batch_size * recipe.d_sae * (2 * d_in + 3 * d_out)
+    return (
+        useful_flops(recipe, d_in, d_out)
+        if sparse
+        else 2 * recipe.batch_size * recipe.d_sae * (2 * d_in + 3 * d_out)
+    )
 
 
 def seconds(work, device: torch.device, blocks: int = 5, least: float = 0.2) -> list[float]:
-    """Seconds per call of ``work`` in each of several blocks of calls that last ``least`` seconds or more, after a first block."""
+    """Seconds per call of ``work`` in each of several blocks of calls that last ``least`` seconds
+    or more, after a first block.
+    """
     found, calls = [], 1
     while len(found) <= blocks:
         start = time.perf_counter()
@@ -53,23 +65,50 @@ def seconds(work, device: torch.device, blocks: int = 5, least: float = 0.2) -> 
 def matmul_rate(trainer: Trainer, d_in: int) -> float:
     """Operations per second of the encoder's product alone: the best of several blocks."""
     recipe, chosen, S = trainer.recipe, trainer.arithmetic, trainer.lanes[0].size
-    x = torch.randn(S, recipe.batch_size, d_in, device=trainer.device).to(chosen.products or trainer.dtype)
+    x = torch.randn(S, recipe.batch_size, d_in, device=trainer.device).to(
+        chosen.products or trainer.dtype
+    )
     W = trainer.parameters["W_enc"][:S].to(x.dtype).mT
     with tf32(chosen.tf32), torch.no_grad():
         best = min(seconds(lambda: matmul(x, W), trainer.device))
     return 2.0 * S * recipe.batch_size * d_in * recipe.d_sae / best
 
 
-def measure(d_in: int, d_sae: int, k: int, batch: int, seeds: int, rows: torch.Tensor, device: str, dtype: str) -> dict:
+def measure(
+    d_in: int,
+    d_sae: int,
+    k: int,
+    batch: int,
+    seeds: int,
+    rows: torch.Tensor,
+    device: str,
+    dtype: str,
+) -> dict:
     """One line of the table as a dictionary."""
-    recipe = Recipe("bench", "rows", "topk", d_sae, k=k, steps=10**6, batch_size=batch, auxk_coefficient=0.0, b_dec_init="mean")
+    recipe = Recipe(
+        "bench",
+        "rows",
+        "topk",
+        d_sae,
+        k=k,
+        steps=10**6,
+        batch_size=batch,
+        auxk_coefficient=0.0,
+        b_dec_init="mean",
+    )
     trainer = Trainer(recipe, [Member(s) for s in range(seeds)], rows, device=device, dtype=dtype)
     rate, sparse = matmul_rate(trainer, d_in), trainer.arithmetic.sparse
     with Workers(seeds, trainer.device) as workers:
         trainer.advance(6, workers)
-        step = sorted(seconds(lambda: trainer.advance(STEPS_AT_ONCE, workers), trainer.device))[2] / STEPS_AT_ONCE
+        step = (
+            sorted(seconds(lambda: trainer.advance(STEPS_AT_ONCE, workers), trainer.device))[2]
+            / STEPS_AT_ONCE
+        )
     trainer.close()
-    useful, performed = seeds * useful_flops(recipe, d_in, d_in), seeds * performed_flops(recipe, d_in, d_in, sparse)
+    useful, performed = (
+        seeds * useful_flops(recipe, d_in, d_in),
+        seeds * performed_flops(recipe, d_in, d_in, sparse),
+    )
     products = str(trainer.arithmetic.products or trainer.dtype).removeprefix("torch.")
     return {
         "size": f"{d_in}->{d_sae}",
@@ -88,11 +127,23 @@ def measure(d_in: int, d_sae: int, k: int, batch: int, seeds: int, rows: torch.T
 
 def table(args, synthetic_rows) -> list[dict]:
     """Print the table for ``args.sizes`` and return its lines."""
-    print(f"\n## Fraction of the measured matmul rate, k {args.k}\n\n{HEADER}\n{'|---' * 11}|", flush=True)
+    print(
+        f"\n## Fraction of the measured matmul rate, k {args.k}\n\n{HEADER}\n{'|---' * 11}|",
+        flush=True,
+    )
     found = []
     for size in args.sizes.split(","):
         d_in, d_sae = (int(n) for n in size.split("->"))
-        line = measure(d_in, d_sae, args.k, args.batch, args.seeds, synthetic_rows(d_in, 4 * args.batch, 0), args.device, args.dtype)
+        line = measure(
+            d_in,
+            d_sae,
+            args.k,
+            args.batch,
+            args.seeds,
+            synthetic_rows(d_in, 4 * args.batch, 0),
+            args.device,
+            args.dtype,
+        )
         found.append(line)
         shown = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in line.values()]
         print("| " + " | ".join(shown) + " |", flush=True)

@@ -1,10 +1,12 @@
-"""Memory of the stability metrics beyond their inputs at 65536 x 2304, each case in a process of its own.
+"""Memory of the stability metrics beyond their inputs at 65536 x 2304, each case in a process of
+its own.
 
-Usage: python benchmarks/memory_stability.py [--cases pwmcc alive ...] [--d-sae 65536] [--d-in 2304] [--device cpu] [--threads N]
+Usage: python benchmarks/memory_stability.py [--cases pwmcc alive ...] [--d-sae 65536] [--d-in 2304]
+[--device cpu] [--threads N]
 
-Every case makes its inputs, notes the peak so far, computes, and notes the peak again: on a CPU the resident size of the process, on a GPU
-what torch allocated. ``LIMIT_MB`` is what the metrics may need beyond what they are given.
-"""
+Every case makes its inputs, notes the peak so far, computes, and notes the peak again: on a CPU the
+resident size of the process, on a GPU what torch allocated. ``LIMIT_MB`` is what the metrics may
+need beyond what they are given."""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ import torch
 
 from husai.compute import resolve_device, use_threads
 from husai.sae import SAE
-from husai.stability import Match, agreement_matrix, evaluate_sae, hungarian, pwmcc, subspace_overlaps
+from husai.stability import (
+    Match,
+    agreement_matrix,
+    evaluate_sae,
+    hungarian,
+    pwmcc,
+    subspace_overlaps,
+)
 
 LIMIT_MB = 2048
 ROWS, K = 2048, 64
@@ -44,7 +53,9 @@ def alive(args, device):
 
 
 def assignment(args, device):
-    """One-to-one matching of two dictionaries; beyond the exact limit, by candidates. ``--d-in`` sets the time, not the memory."""
+    """One-to-one matching of two dictionaries; beyond the exact limit, by candidates. ``--d-in``
+    sets the time, not the memory.
+    """
     A, B = decoder(args, device), decoder(args, device)
     return lambda: float(hungarian(A, B).cosine.mean())
 
@@ -58,7 +69,14 @@ def subspace(args, device):
 def topk_sae(args, device) -> SAE:
     """TopK SAE whose encoder is a view of its decoder, to keep the input small."""
     W = decoder(args, device)
-    return SAE("topk", W.T, W, torch.zeros(args.d_sae, device=device), torch.zeros(args.d_in, device=device), k=K)
+    return SAE(
+        "topk",
+        W.T,
+        W,
+        torch.zeros(args.d_sae, device=device),
+        torch.zeros(args.d_in, device=device),
+        k=K,
+    )
 
 
 def quality(args, device):
@@ -75,7 +93,14 @@ def agreement(args, device):
     return lambda: float(agreement_matrix(saes, rows, {(0, 1): match}, device=device)[0, 1])
 
 
-CASES = {"pwmcc": whole, "alive": alive, "assignment": assignment, "subspace": subspace, "quality": quality, "agreement": agreement}
+CASES = {
+    "pwmcc": whole,
+    "alive": alive,
+    "assignment": assignment,
+    "subspace": subspace,
+    "quality": quality,
+    "agreement": agreement,
+}
 
 
 def peak_mb(device: torch.device) -> float:
@@ -97,15 +122,44 @@ def measure(args) -> dict:
     before, start = peak_mb(device), time.perf_counter()
     value = work()
     taken, beyond = time.perf_counter() - start, peak_mb(device) - before
-    found = {"case": args.case, "shape": [args.d_sae, args.d_in], "seconds": round(taken, 1), "value": value}
-    return {**found, "inputs_and_program_mb": round(before), "beyond_mb": round(beyond), "within_limit": beyond < LIMIT_MB}
+    found = {
+        "case": args.case,
+        "shape": [args.d_sae, args.d_in],
+        "seconds": round(taken, 1),
+        "value": value,
+    }
+    return {
+        **found,
+        "inputs_and_program_mb": round(before),
+        "beyond_mb": round(beyond),
+        "within_limit": beyond < LIMIT_MB,
+    }
 
 
-def run_cases(cases=tuple(CASES), d_sae: int = 65536, d_in: int = 2304, device: str = "cpu", threads: int | None = None) -> list[dict]:
-    """Measure the cases one after the other, each in a process of its own, and print each as it is done."""
+def run_cases(
+    cases=tuple(CASES),
+    d_sae: int = 65536,
+    d_in: int = 2304,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> list[dict]:
+    """Measure the cases one after the other, each in a process of its own, and print each as it is
+    done.
+    """
     found = []
     for case in cases:
-        command = [sys.executable, __file__, "--case", case, "--d-sae", str(d_sae), "--d-in", str(d_in), "--device", device]
+        command = [
+            sys.executable,
+            __file__,
+            "--case",
+            case,
+            "--d-sae",
+            str(d_sae),
+            "--d-in",
+            str(d_in),
+            "--device",
+            device,
+        ]
         command += ["--threads", str(threads)] if threads else []
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -128,7 +182,12 @@ def main() -> int:
     if args.case:
         print(json.dumps(measure(args)))
         return 0
-    return int(not all(f["within_limit"] for f in run_cases(args.cases, args.d_sae, args.d_in, args.device, args.threads)))
+    return int(
+        not all(
+            f["within_limit"]
+            for f in run_cases(args.cases, args.d_sae, args.d_in, args.device, args.threads)
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""One SAE trainer, run in a process of its own on rows from a file; :mod:`bench_sae` starts it once per trainer and compares.
+"""One SAE trainer, run in a process of its own on rows from a file; :mod:`bench_sae` starts it once
+per trainer and compares.
 
-Every trainer fits the same TopK (no AuxK) to the same rows with Adam, the same learning rate, warm-up and decay, and gradient norm 1.
-Time is taken between requests for a batch (HUSAI's: between reports of progress, every ten steps), so it covers everything a step does: on
-the clock, and as CPU time of the process (all threads), which other work on the machine disturbs less. On a GPU it is taken every 20 steps,
-as reading the clock means to wait for the device.
-"""
+Every trainer fits the same TopK (no AuxK) to the same rows with Adam, the same learning rate,
+warm-up and decay, and gradient norm 1. Time is taken between requests for a batch (HUSAI's: between
+reports of progress, every ten steps), so it covers everything a step does: on the clock, and as CPU
+time of the process (all threads), which other work on the machine disturbs less. On a GPU it is
+taken every 20 steps, as reading the clock means to wait for the device."""
 
 import argparse
 import json
@@ -17,7 +18,9 @@ import torch
 
 
 class Stopwatch:
-    """Notes the time every few steps: as often as it is told of steps on a CPU, after 20 of them on a GPU."""
+    """Notes the time every few steps: as often as it is told of steps on a CPU, after 20 of them on
+    a GPU.
+    """
 
     def __init__(self, device):
         self.stride, self.steps, self.stamps = 20 if device.type == "cuda" else 1, 0, []
@@ -60,7 +63,12 @@ def saelens(rows, spec, seed, watch):
     torch.manual_seed(seed)
     device = str(rows.device)
     config = TopKTrainingSAEConfig(
-        d_in=spec["d_in"], d_sae=spec["d_sae"], k=spec["k"], device=device, aux_loss_coefficient=0.0, decoder_init_norm=1.0
+        d_in=spec["d_in"],
+        d_sae=spec["d_sae"],
+        k=spec["k"],
+        device=device,
+        aux_loss_coefficient=0.0,
+        decoder_init_norm=1.0,
     )
     trainer_config = SAETrainerConfig(
         total_training_samples=spec["steps"] * spec["batch_size"],
@@ -106,12 +114,18 @@ def dictionary_learning(rows, spec, seed, watch):
 
 
 def sparsify(rows, spec, seed, watch):
-    """sparsify's SparseCoder with the operations of its Trainer's step, which itself needs a language model; fused Adam."""
-    torch.cuda.is_bf16_supported = (lambda: False) if rows.device.type == "cpu" else torch.cuda.is_bf16_supported
+    """sparsify's SparseCoder with the operations of its Trainer's step, which itself needs a
+    language model; fused Adam.
+    """
+    torch.cuda.is_bf16_supported = (
+        (lambda: False) if rows.device.type == "cpu" else torch.cuda.is_bf16_supported
+    )
     from sparsify import SparseCoder, SparseCoderConfig
 
     torch.manual_seed(seed)
-    sae = SparseCoder(spec["d_in"], SparseCoderConfig(num_latents=spec["d_sae"], k=spec["k"]), device=rows.device)
+    sae = SparseCoder(
+        spec["d_in"], SparseCoderConfig(num_latents=spec["d_sae"], k=spec["k"]), device=rows.device
+    )
     sae.b_dec.data = rows[:4096].mean(0)
     adam = torch.optim.Adam(sae.parameters(), lr=spec["lr"], fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: rate(step, spec))
@@ -130,8 +144,8 @@ def sparsify(rows, spec, seed, watch):
 
 def husai(rows, spec, seed, watch):
     """HUSAI's train_ensemble with all seeds at once, curves at 0, 80 and 100% of the steps."""
+    from husai.recipe import Recipe
     from husai.sae.ensemble import train_ensemble
-    from husai.sae.recipe import Recipe
 
     recipe = Recipe(
         "bench",
@@ -154,7 +168,16 @@ def husai(rows, spec, seed, watch):
     device = str(rows.device)
     seeds = list(range(seed, seed + spec["seeds"]))
     dtype = spec.get("dtype", "float32")
-    result = train_ensemble(recipe, seeds, rows, held_out=rows[:256], device=device, dtype=dtype, progress=progress, curve_points=1)
+    result = train_ensemble(
+        recipe,
+        seeds,
+        rows,
+        held_out=rows[:256],
+        device=device,
+        dtype=dtype,
+        progress=progress,
+        curve_points=1,
+    )
     saes = [s.to(device) for s in result.saes]
     return lambda x: [s(x) for s in saes]
 
@@ -190,7 +213,11 @@ def main():
         outputs = model(held_out)
     outputs = outputs if isinstance(outputs, list) else [outputs]
     wall, cpu = watch.median()
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
     result = {
         "ms_per_step": 1e3 * wall,
         "cpu_ms_per_step": 1e3 * cpu,

@@ -1,7 +1,8 @@
-"""Memory of training from a store of a hundred million rows of 512 values: 205 GB to read, a quarter of a gigabyte on the disk.
+"""Memory of training from a store of a hundred million rows of 512 values: 205 GB to read, a
+quarter of a gigabyte on the disk.
 
-The store is real as far as the reader can tell: its header names one shard file of random rows again and again.
-"""
+The store is real as far as the reader can tell: its header names one shard file of random rows
+again and again."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ LIMIT_MB = 2000
 
 
 def repeated_store(path: Path, n_rows: int, d: int, shard_rows: int) -> None:
-    """A store of ``n_rows`` rows, a multiple of ``shard_rows`` or a little more, in which one shard file occurs many times."""
+    """A store of ``n_rows`` rows, a multiple of ``shard_rows`` or a little more, in which one shard
+    file occurs many times.
+    """
     import torch
 
     from husai.activations import write_store
@@ -27,16 +30,22 @@ def repeated_store(path: Path, n_rows: int, d: int, shard_rows: int) -> None:
     header = json.loads((path / "store.json").read_text())
     shard = header["shards"][0]
     copies = -(-n_rows // shard_rows)
-    header = {**{k: v for k, v in header.items() if k != "header_sha256"}, "n_rows": copies * shard_rows, "shards": [shard] * copies}
+    header = {
+        **{k: v for k, v in header.items() if k != "header_sha256"},
+        "n_rows": copies * shard_rows,
+        "shards": [shard] * copies,
+    }
     (path / "store.json").write_text(json.dumps({**header, "header_sha256": hash_json(header)}))
 
 
 def train(path: str, seeds: int, steps: int, threads: int) -> None:
-    """Train from the store at ``path`` and print rows and memory as JSON; run in a process of its own."""
+    """Train from the store at ``path`` and print rows and memory as JSON; run in a process of its
+    own.
+    """
     import torch
 
     from husai.activations import ActivationStore
-    from husai.sae.recipe import Recipe
+    from husai.recipe import Recipe
     from husai.sae.training import Member, Trainer
 
     torch.set_num_threads(threads)
@@ -49,14 +58,27 @@ def train(path: str, seeds: int, steps: int, threads: int) -> None:
     losses = trainer.take_losses()
     trainer.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"rows": len(store), "gigabytes": len(store) * store.row_bytes / 1e9, "imported_mb": imported, "peak_mb": peak,
-                      "in_windows": trainer._readers[0].in_windows, "loss": losses}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "rows": len(store),
+                "gigabytes": len(store) * store.row_bytes / 1e9,
+                "imported_mb": imported,
+                "peak_mb": peak,
+                "in_windows": trainer._readers[0].in_windows,
+                "loss": losses,
+            }
+        )
+    )
 
 
 def table(args) -> list[dict]:
-    """Print peak memory for one and for several seeds, from a million and from a hundred million rows."""
+    """Print peak memory for one and for several seeds, from a million and from a hundred million
+    rows.
+    """
     print(
-        "\n## Memory of training from a store, 512->2048, batch 4096\n\n| rows | GB | SAEs | steps | peak MB | of it imports |\n|---|---|---|---|---|---|"
+        "\n## Memory of training from a store, 512->2048, batch 4096\n\n| rows | GB | SAEs | "
+        "steps | peak MB | of it imports |\n|---|---|---|---|---|---|"
     )
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -64,10 +86,19 @@ def table(args) -> list[dict]:
             path = Path(folder) / str(rows)
             repeated_store(path, rows, WIDTH, SHARD_ROWS)
             for seeds in (1, args.seeds):
-                command = [sys.executable, __file__, str(path), str(seeds), str(args.steps), str(args.threads)]
+                command = [
+                    sys.executable,
+                    __file__,
+                    str(path),
+                    str(seeds),
+                    str(args.steps),
+                    str(args.threads),
+                ]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
-                    sys.exit(f"store_memory: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+                    sys.exit(
+                        f"store_memory: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
+                    )
                 line = {"seeds": seeds, "steps": args.steps, **json.loads(done.stdout)}
                 found.append(line)
                 row = (

@@ -1,4 +1,6 @@
-"""``husai``: one thin command per verb. Each imports what it needs when it runs. Exit 0 done, 1 error, 2 gate failed."""
+"""``husai``: one thin command per verb. Each imports what it needs when it runs. Exit 0 done, 1
+error, 2 gate failed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ EPILOGUE = "Exit status: 0 done, 1 error (one line says what, where and what to 
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser whose mistakes are one line and status 1: argparse's own 2 means here that a gate failed."""
+    """Argument parser whose mistakes are one line and status 1: argparse's own 2 means here that a
+    gate failed.
+    """
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake and leave with status 1."""
@@ -23,7 +27,11 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = Parser(prog="husai", description="Decide whether sparse autoencoders can be trusted enough to release.", epilog=EPILOGUE)
+    top = Parser(
+        prog="husai",
+        description="Decide whether sparse autoencoders can be trusted enough to release.",
+        epilog=EPILOGUE,
+    )
     top.add_argument("--version", action="version", version=f"husai {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     from husai import verbs as rooms
@@ -46,14 +54,21 @@ def main(argv: list[str] | None = None) -> int:
             print(f"husai {args.verb}: {line}", file=sys.stderr)
         return getattr(error, "exit_status", 1)
     except KeyboardInterrupt:
-        print(f"husai {args.verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(
+            f"husai {args.verb}: interrupted; run the same command again to go on", file=sys.stderr
+        )
         return 130
     except MemoryError:
-        print(f"husai {args.verb}: out of memory; lower batch_size or d_sae, or give the job more memory", file=sys.stderr)
+        print(
+            f"husai {args.verb}: out of memory; lower batch_size or d_sae, or give the job more "
+            "memory",
+            file=sys.stderr,
+        )
         return 1
     except OSError as error:
         print(
-            f"husai {args.verb}: {error.filename or 'file'}: {error.strerror or error}; check the path and free space, then run again",
+            f"husai {args.verb}: {error.filename or 'file'}: {error.strerror or error}; check the "
+            "path and free space, then run again",
             file=sys.stderr,
         )
         return 1

@@ -24,7 +24,10 @@ def resolve_device(name: str = "auto") -> torch.device:
     if kind not in ("cpu", "cuda"):
         raise HusaiError(f"compute.device: '{name}' is not a device; use auto, cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise HusaiError(f"compute.device: '{name}' was asked for but this machine has no CUDA device; set compute.device to cpu or auto")
+        raise HusaiError(
+            f"compute.device: '{name}' was asked for but this machine has no CUDA device; set "
+            "compute.device to cpu or auto"
+        )
     return torch.device(name)
 
 
@@ -36,10 +39,11 @@ def use_threads(threads: int | None) -> None:
 
 @contextmanager
 def single_threaded() -> Iterator[int]:
-    """Inside, every torch operation on the CPU runs on one thread; yields how many threads there were, for work divided another way.
+    """Inside, every torch operation on the CPU runs on one thread; yields how many threads there
+    were, for work divided another way.
 
-    A sum that is split over threads depends on their number in its last bits, and training magnifies last bits until figures differ.
-    """
+    A sum that is split over threads depends on their number in its last bits, and training
+    magnifies last bits until figures differ."""
     granted = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -6,7 +6,9 @@ class HusaiError(Exception):
 
 
 class RecipeFailed(HusaiError):
-    """A recipe cannot be trained or measured as defined: it diverged, its L0 is out of reach. Where recipes are compared, a result."""
+    """A recipe cannot be trained or measured as defined: it diverged, its L0 is out of reach. Where
+    recipes are compared, a result.
+    """
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

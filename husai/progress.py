@@ -1,4 +1,6 @@
-"""Progress of long jobs: a bar on a terminal, plain dated lines in a log file. Standard library only."""
+"""Progress of long jobs: a bar on a terminal, plain dated lines in a log file. Standard library
+only.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ def log(message: str) -> None:
 
 
 class Progress:
-    """Counts to ``total``; draws a bar on a terminal and otherwise logs a line at most every ``every`` seconds.
+    """Counts to ``total``; draws a bar on a terminal and otherwise logs a line at most every
+    ``every`` seconds.
 
     Parameters
     ----------
@@ -46,6 +49,11 @@ class Progress:
         if self.is_terminal:
             filled = int(20 * min(self.done / self.total, 1.0))
             end = "\n" if finished else ""
-            print(f"\r[{'#' * filled}{'.' * (20 - filled)}] {text}\x1b[K", end=end, file=sys.stderr, flush=True)
+            print(
+                f"\r[{'#' * filled}{'.' * (20 - filled)}] {text}\x1b[K",
+                end=end,
+                file=sys.stderr,
+                flush=True,
+            )
         else:
             log(text)

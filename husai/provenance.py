@@ -1,4 +1,6 @@
-"""Hashes, atomic writes, manifests and evidence records: what makes every artifact traceable. Standard library only."""
+"""Hashes, atomic writes, manifests and evidence records: what makes every artifact traceable.
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +25,18 @@ from husai.errors import HusaiError
 EVIDENCE_SCHEMA = "husai.evidence/1"
 MANIFEST_SCHEMA = "husai.manifest/1"
 LIBRARIES = (
-    *("torch", "numpy", "scipy", "scikit-learn", "transformer-lens", "sae-lens", "sae-probes", "snakemake", "pandas", "pyarrow"),
+    *(
+        "torch",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "transformer-lens",
+        "sae-lens",
+        "sae-probes",
+        "snakemake",
+        "pandas",
+        "pyarrow",
+    ),
     "matplotlib",
 )
 
@@ -62,11 +75,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp" + path.suffix, dir=path.parent)
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".tmp" + path.suffix, dir=path.parent
+        )
         os.close(descriptor)
         temporary = Path(name)
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # after the writer: some put a private file of their own in its place
+        os.chmod(
+            temporary, 0o666 & ~_umask()
+        )  # after the writer: some put a private file of their own in its place
         os.replace(temporary, path)
     except HusaiError:
         raise
@@ -74,14 +91,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         cause = error if isinstance(error, OSError) else _no_space(temporary)
         if cause is None:
             raise
-        raise HusaiError(f"{path}: cannot be written ({cause.strerror or cause}); free space or fix permissions, then run again") from error
+        raise HusaiError(
+            f"{path}: cannot be written ({cause.strerror or cause}); free space or fix "
+            "permissions, then run again"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
 def _no_space(temporary: Path | None, size: int = 2**20) -> OSError | None:
-    """Why a further MiB cannot be written, None when it can: weight formats report a full disk as errors of their own."""
+    """Why a further MiB cannot be written, None when it can: weight formats report a full disk as
+    errors of their own.
+    """
     try:
         with open(temporary or os.devnull, "ab") as handle:
             handle.write(bytes(size))
@@ -130,29 +152,47 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise HusaiError(f"{path}: no such file; run the job that writes it first") from None
     except (ValueError, OSError) as error:
-        raise HusaiError(f"{path}: not readable as JSON ({error}); delete it and run the job that writes it again") from None
+        raise HusaiError(
+            f"{path}: not readable as JSON ({error}); delete it and run the job that writes it "
+            "again"
+        ) from None
 
 
 @functools.cache
 def code_hash() -> str:
-    """SHA-256 over the package's own source files (names and bytes): which code made an artifact."""
+    """SHA-256 over the package's own source files (names and bytes): which code made an
+    artifact.
+    """
     digest = hashlib.sha256()
     root = Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(
+            path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
+        )
     return digest.hexdigest()[:16]
 
 
 @functools.cache
 def git_commit() -> str | None:
-    """Commit of the checkout the package runs from, with ``+dirty`` when it has local changes; None outside git."""
+    """Commit of the checkout the package runs from, with ``+dirty`` when it has local changes; None
+    outside git.
+    """
     root = Path(__file__).parent
     try:
         commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True, timeout=10
+            ["git", "rev-parse", "HEAD"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout.strip()
         changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, capture_output=True, text=True, timeout=10
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
@@ -202,8 +242,16 @@ def provenance(config: Any = None, seeds: Iterable[int] = ()) -> dict[str, Any]:
     }
 
 
-def metric(value: float | None, lcb: float | None = None, ucb: float | None = None, n: int = 1, method: str = "point") -> dict[str, Any]:
-    """One measured value of an evidence record. A missing bound means unbounded (one seed gives no interval)."""
+def metric(
+    value: float | None,
+    lcb: float | None = None,
+    ucb: float | None = None,
+    n: int = 1,
+    method: str = "point",
+) -> dict[str, Any]:
+    """One measured value of an evidence record. A missing bound means unbounded (one seed gives no
+    interval).
+    """
     return {"value": value, "lcb": lcb, "ucb": ucb, "n": n, "method": method}
 
 
@@ -218,9 +266,32 @@ def evidence(
     seeds: Iterable[int] = (),
     **extra: Any,
 ) -> dict[str, Any]:
-    """Assemble an evidence record (``husai.evidence/1``); ``inputs`` are hashed here, ``config`` is kept beside its hash."""
-    record = {"schema": EVIDENCE_SCHEMA, "kind": kind, "subject": subject, "recipe": recipe, "recipe_hash": recipe_hash, "metrics": metrics}
-    return {**record, **extra, "inputs": file_records(inputs), "provenance": {**provenance(config, seeds), "config": config}}
+    """Assemble an evidence record (``husai.evidence/1``); ``inputs`` are hashed here, ``config`` is
+    kept beside its hash.
+    """
+    record = {
+        "schema": EVIDENCE_SCHEMA,
+        "kind": kind,
+        "subject": subject,
+        "recipe": recipe,
+        "recipe_hash": recipe_hash,
+        "metrics": metrics,
+    }
+    return {
+        **record,
+        **extra,
+        "inputs": file_records(inputs),
+        "provenance": {**provenance(config, seeds), "config": config},
+    }
+
+
+def failure(record: Mapping[str, Any]) -> str | None:
+    """Why a record says that it failed; None when it does not."""
+    return (
+        str(record.get("reason") or "it does not say why")
+        if record.get("status") == "failed"
+        else None
+    )
 
 
 class Job:
@@ -245,8 +316,11 @@ class Job:
 
 
 @contextlib.contextmanager
-def job(manifest: str | Path, config: Any = None, seeds: Iterable[int] = (), data_slice: Any = None) -> Iterator[Job]:
-    """Run a job and write its manifest at the end; the manifest is the last file written, so it marks a finished job.
+def job(
+    manifest: str | Path, config: Any = None, seeds: Iterable[int] = (), data_slice: Any = None
+) -> Iterator[Job]:
+    """Run a job and write its manifest at the end; the manifest is the last file written, so it
+    marks a finished job.
 
     A failed job leaves ``<manifest>.failed.json`` with its error and no manifest.
     """
@@ -270,7 +344,10 @@ def job(manifest: str | Path, config: Any = None, seeds: Iterable[int] = (), dat
             )
         raise
     root = manifest.parent
-    outputs = [{"path": os.path.relpath(r["path"], root), "sha256": r["sha256"]} for r in file_records(work.outputs)]
+    outputs = [
+        {"path": os.path.relpath(r["path"], root), "sha256": r["sha256"]}
+        for r in file_records(work.outputs)
+    ]
     write_json(
         manifest,
         {
@@ -287,6 +364,8 @@ def job(manifest: str | Path, config: Any = None, seeds: Iterable[int] = (), dat
 
 
 def manifest_outputs(manifest: str | Path) -> dict[str, str]:
-    """``{path: sha256}`` of what a manifest says its job wrote, paths joined to the manifest's folder."""
+    """``{path: sha256}`` of what a manifest says its job wrote, paths joined to the manifest's
+    folder.
+    """
     record = read_json(manifest)
     return {str(Path(manifest).parent / r["path"]): r["sha256"] for r in record.get("outputs", [])}

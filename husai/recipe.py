@@ -1,4 +1,6 @@
-"""A recipe is everything that defines an SAE except its seed. Its id is readable, its hash covers every field."""
+"""A recipe is everything that defines an SAE except its seed. Its id is readable, its hash covers
+every field.
+"""
 
 from __future__ import annotations
 
@@ -24,34 +26,41 @@ class Recipe:
     subject, hook_name : str
         Where the activations come from; ``target_hook_name`` is what a transcoder reconstructs.
     architecture : str
-        One of ``topk``, ``batchtopk``, ``relu``, ``jumprelu``, ``transcoder`` (TopK from one hook to another).
+        One of ``topk``, ``batchtopk``, ``relu``, ``jumprelu``, ``transcoder`` (TopK from one hook
+        to another).
     d_sae : int or "matched"
-        Number of latents; ``matched``, with ``k: matched``, takes width and L0 of a brought SAE once it is imported.
+        Number of latents; ``matched``, with ``k: matched``, takes width and L0 of a brought SAE
+        once it is imported.
     k : int or "calibrated" or "matched" or None
         Active latents per row (``topk``, ``batchtopk``, ``transcoder``).
     l0_target : float or "calibrated" or None
-        ``relu``/``jumprelu``: the sparsity coefficient is searched so that held-out L0 matches this number. Of a brought SAE: its L0.
+        ``relu``/``jumprelu``: the sparsity coefficient is searched so that held-out L0 matches this
+        number. Of a brought SAE: its L0.
     sparsity_coefficient : float or None
         ``relu``/``jumprelu``: the coefficient itself, when no ``l0_target`` is given.
     steps, batch_size, learning_rate, warmup_fraction, decay_fraction, gradient_clip
-        Adam with linear warm-up over the first and linear decay over the last fraction of the steps.
+        Adam with linear warm-up over the first and linear decay over the last fraction of the
+        steps.
     n_rows : int or None
         Token budget: train on the first ``n_rows`` rows of the training split only; None uses all.
     b_dec_init : str
         ``geometric_median``, ``mean`` or ``zero``.
     auxk_coefficient, dead_after_rows
-        TopK family: weight of the AuxK loss (0 disables) and rows without firing after which a latent is dead.
+        TopK family: weight of the AuxK loss (0 disables) and rows without firing after which a
+        latent is dead.
     frozen_decoder : bool
         Train everything but the decoder, which stays at its initialisation (the ``frozen`` null).
     consistency_weight, consistency_interval, reference_seed
-        Hungarian-assignment alignment to the decoder of ``reference_seed`` of the plain twin of this recipe.
+        Hungarian-assignment alignment to the decoder of ``reference_seed`` of the plain twin of
+        this recipe.
     shared_data_order : bool
         All seeds read the rows in one order; by default each has its own.
     tag : str
         Readable suffix of the id naming what deviates from the subject's default training.
     brought, content : str
-        Name of an SAE that another trainer wrote, and the hash of its files. The fields of the optimisation then say how its controls
-        are trained here; how it was trained itself is not known.
+        Name of an SAE that another trainer wrote, and the hash of its files. The fields of the
+        optimisation then say how its controls are trained here; how it was trained itself is not
+        known.
     """
 
     subject: str
@@ -88,7 +97,9 @@ class Recipe:
 
     @property
     def id(self) -> str:
-        """Readable name, e.g. ``topk-d1024-k32``, ``relu-d1024-l0_32-frozen`` or ``brought-NAME``."""
+        """Readable name, e.g. ``topk-d1024-k32``, ``relu-d1024-l0_32-frozen`` or
+        ``brought-NAME``.
+        """
         if self.brought:
             return brought_id(self.brought)
         parts = [self.architecture, *self._size()]
@@ -116,24 +127,32 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of the canonical JSON of every field that :meth:`to_dict` names."""
+        """First 16 hex digits of the SHA-256 of the canonical JSON of every field that
+        :meth:`to_dict` names.
+        """
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def needs_calibration(self) -> bool:
-        """True while k, the L0 target or the width waits for a small JSON file that another job writes."""
+        """True while k, the L0 target or the width waits for a small JSON file that another job
+        writes.
+        """
         return CALIBRATED in (self.k, self.l0_target) or self.d_sae == MATCHED
 
     @property
     def matched_l0(self) -> float:
-        """The L0 that a matched control shares: the measured one of a brought SAE, else k or the L0 target."""
+        """The L0 that a matched control shares: the measured one of a brought SAE, else k or the L0
+        target.
+        """
         if self.brought:
             return float(min(max(1, round(self.l0_target)), self.d_sae))
         return float(self.k if self.k is not None else self.l0_target)
 
     def resolve(self, k: int, d_sae: int | None = None) -> Recipe:
-        """Return this recipe with the calibrated k (or L0 target), or the width and L0 of a brought SAE, filled in."""
+        """Return this recipe with the calibrated k (or L0 target), or the width and L0 of a brought
+        SAE, filled in.
+        """
         if self.d_sae == MATCHED:
             return replace(self, d_sae=int(d_sae), k=int(k))
         if self.k == CALIBRATED:
@@ -143,11 +162,20 @@ class Recipe:
         return self
 
     def plain_twin(self) -> Recipe:
-        """The same recipe without the consistency objective: where its reference decoder comes from."""
-        return replace(self, consistency_weight=0.0, reference_seed=None, consistency_interval=Recipe.consistency_interval)
+        """The same recipe without the consistency objective: where its reference decoder comes
+        from.
+        """
+        return replace(
+            self,
+            consistency_weight=0.0,
+            reference_seed=None,
+            consistency_interval=Recipe.consistency_interval,
+        )
 
     def to_dict(self) -> dict:
-        """All fields as plain JSON values; those only a brought SAE has are left out of all others."""
+        """All fields as plain JSON values; those only a brought SAE has are left out of all
+        others.
+        """
         return {k: v for k, v in asdict(self).items() if v or k not in ("brought", "content")}
 
     @classmethod
@@ -172,7 +200,9 @@ def recipe_problems(r: dict) -> list[str]:
         return [f"architecture '{r['architecture']}' is not one of {', '.join(ARCHITECTURES)}"]
     if MATCHED in (r["d_sae"], r["k"]):
         return (
-            [] if r["d_sae"] == r["k"] == MATCHED and r["architecture"] in FIXED_K else ["width and k are matched together, for TopK only"]
+            []
+            if r["d_sae"] == r["k"] == MATCHED and r["architecture"] in FIXED_K
+            else ["width and k are matched together, for TopK only"]
         )
     if not isinstance(r["d_sae"], int) or r["d_sae"] < 1:
         return [f"d_sae must be a positive integer, got {r['d_sae']!r}"]

@@ -16,8 +16,7 @@ rule ablations:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec=SLICES.stage("ablations"),
     message:

@@ -12,10 +12,7 @@ rule planted:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=SLICES.planted(),
     message:
@@ -28,7 +25,9 @@ rule baseline:
     input:
         planted="results/baseline/planted.json",
         stability=stability_of([r for r in PLAN.baseline[0] if not r.frozen_decoder]),
-        subjects=expand("results/subjects/{subject}/model/manifest.json", subject=CONFIG.baseline.subjects),
+        subjects=expand(
+            "results/subjects/{subject}/model/manifest.json", subject=CONFIG.baseline.subjects
+        ),
     output:
         json="results/baseline/summary.json",
         parquet="results/baseline/summary.parquet",
@@ -42,8 +41,7 @@ rule baseline:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec=SLICES.stage("baseline"),
     message:

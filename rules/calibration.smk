@@ -14,8 +14,7 @@ rule calibration_select:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec=SLICES.stage("calibration"),
     message:
@@ -27,7 +26,9 @@ rule calibration_select:
 rule calibration:
     input:
         selected="results/calibration/selected.json",
-        stability=stability_of([*PLAN.calibration_search[0], *PLAN.calibration_retrain[0], *PLAN.l0_matched[0]]),
+        stability=stability_of(
+            [*PLAN.calibration_search[0], *PLAN.calibration_retrain[0], *PLAN.l0_matched[0]]
+        ),
     output:
         json="results/calibration/summary.json",
         parquet="results/calibration/summary.parquet",
@@ -40,8 +41,7 @@ rule calibration:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec=SLICES.stage("calibration"),
     message:

@@ -9,7 +9,7 @@ from snakemake.logging import logger
 from husai.config import load
 from husai.errors import HusaiError
 from husai.gate.policy import policy_file
-from husai.plan import RANDOM, Plan, Slices
+from husai.planning.plan import RANDOM, Plan, Slices
 
 CONFIG_FILES = [Path(workflow.basedir) / "config/config.yaml", *workflow.overwrite_configfiles]
 try:
@@ -32,13 +32,22 @@ COMPARED = PLAN.compared()
 RUN = {
     "where": f"--device {CONFIG.compute.device} --dtype {CONFIG.compute.dtype}",
     "threads": CONFIG.compute.train_threads,
-    "gpu_mem_mb": CONFIG.compute.gpu_mem_mb,
-    "mem_mb": CONFIG.compute.mem_mb,
-    "runtime": CONFIG.compute.runtime,
     "configfiles": " ".join(shlex.quote(str(p)) for p in CONFIG_FILES),
 }
 
-shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+# What a job asks of the scheduler. Sizes and times are the profile's business (compute.*); a summary
+# reads small files only, for which half an hour is ample.
+GPU_JOB = {
+    "gpu": 1,
+    "gpu_mem_mb": CONFIG.compute.gpu_mem_mb,
+    "mem_mb": CONFIG.compute.mem_mb,
+    "runtime": CONFIG.compute.runtime,
+}
+SMALL_JOB = {"mem_mb": CONFIG.compute.mem_mb, "runtime": 30}
+
+shell.prefix(
+    f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
 
 
 wildcard_constraints:
@@ -67,7 +76,11 @@ def stability_of(recipes):
 
 def measured(kind, recipes):
     """External records of every seed of the recipes."""
-    return [f"results/external/{r.id}/seed{s}/{kind}.json" for r in recipes for s in PLAN.get(r.subject, r.id).seeds]
+    return [
+        f"results/external/{r.id}/seed{s}/{kind}.json"
+        for r in recipes
+        for s in PLAN.get(r.subject, r.id).seeds
+    ]
 
 
 def run_event(event):

@@ -4,9 +4,14 @@
 def role_sources(wildcards):
     """What a role may be made of: which recipe is the candidate is not known before the run, so all stores and all brought SAEs."""
     if wildcards.role == "transcoder":
-        return [activations(CONFIG.stress.transcoder_subject, h) for h in CONFIG.stress.transcoder_hooks]
+        return [
+            activations(CONFIG.stress.transcoder_subject, h) for h in CONFIG.stress.transcoder_hooks
+        ]
     subject = RANDOM_LANGUAGE if wildcards.role == "random_model" else LANGUAGE
-    return [*(activations(subject, h) for h in POOL_HOOKS), *(brought_sources() if wildcards.role == "candidate" else [])]
+    return [
+        *(activations(subject, h) for h in POOL_HOOKS),
+        *(brought_sources() if wildcards.role == "candidate" else []),
+    ]
 
 
 rule confirm_train:
@@ -24,10 +29,7 @@ rule confirm_train:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=SLICES.confirmation(),
     message:
@@ -40,7 +42,9 @@ rule confirm_train:
 rule confirm_stability:
     input:
         saes="results/confirmation/{role}/manifest.json",
-        frozen=lambda w: "results/confirmation/frozen/manifest.json" if w.role == "candidate" else [],
+        frozen=lambda w: (
+            "results/confirmation/frozen/manifest.json" if w.role == "candidate" else []
+        ),
     output:
         "results/confirmation/stability/{role}.json",
     log:
@@ -51,10 +55,7 @@ rule confirm_stability:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec="{}",
     message:
@@ -78,10 +79,7 @@ rule confirm_saebench:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=SLICES.probing("confirmation"),
     message:
@@ -105,10 +103,7 @@ rule confirm_cebench:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=SLICES.cebench(),
     message:
@@ -123,7 +118,11 @@ rule confirm:
         candidate="results/selection/selected_candidate.json",
         saes="results/confirmation/candidate/manifest.json",
         stability="results/confirmation/stability/candidate.json",
-        external=expand("results/confirmation/external/{role}/{bench}.json", role=["candidate", "frozen"], bench=["saebench", "cebench"]),
+        external=expand(
+            "results/confirmation/external/{role}/{bench}.json",
+            role=["candidate", "frozen"],
+            bench=["saebench", "cebench"],
+        ),
         subject=f"results/subjects/{LANGUAGE}/model/manifest.json",
         probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
     output:
@@ -139,8 +138,7 @@ rule confirm:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec=SLICES.confirmation(),
     message:

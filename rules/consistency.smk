@@ -4,7 +4,11 @@
 def probed_consistency():
     """Sparse probing of the consistency recipes of the subject that has external benchmarks."""
     recipes = [r for r in PLAN.consistency if r.subject == LANGUAGE]
-    return [f"results/external/{r.id}/seed{s}/saebench.json" for r in recipes for s in CONFIG.consistency.seeds]
+    return [
+        f"results/external/{r.id}/seed{s}/saebench.json"
+        for r in recipes
+        for s in CONFIG.consistency.seeds
+    ]
 
 
 rule consistency:
@@ -23,8 +27,7 @@ rule consistency:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec=SLICES.stage("consistency"),
     message:

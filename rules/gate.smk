@@ -6,7 +6,9 @@ localrules:
 
 
 EVIDENCE = [
-    *expand("results/confirmation/{name}.json", name=["integrity", "stability", "saebench", "cebench"]),
+    *expand(
+        "results/confirmation/{name}.json", name=["integrity", "stability", "saebench", "cebench"]
+    ),
     *expand("results/stress/{name}.json", name=["random_model", "transcoder", "ood"]),
     "results/baseline/evidence.json",
 ]
@@ -23,10 +25,7 @@ rule gate_selftest:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=SLICES.gate_selftest(),
     message:
@@ -52,8 +51,7 @@ rule gate:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec="{}",
     message:
@@ -79,8 +77,7 @@ rule gate_assert:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec=SLICES.gate_assert(),
     message:

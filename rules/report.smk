@@ -8,7 +8,10 @@ localrules:
 
 rule report:
     input:
-        summaries=expand("results/{stage}/summary.json", stage=["baseline", "ablations", "calibration", "consistency"]),
+        summaries=expand(
+            "results/{stage}/summary.json",
+            stage=["baseline", "ablations", "calibration", "consistency"],
+        ),
         external=["results/external/frontier.json", "results/external/scaling.json"],
         decisions=expand("results/gate/{policy}/release_policy.json", policy=POLICIES),
         selftest="results/gate/selftest.json",
@@ -23,8 +26,7 @@ rule report:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec="{}",
     message:
@@ -46,8 +48,7 @@ rule log:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec="{}",
     message:
@@ -67,8 +68,7 @@ rule dag:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec=SLICES.dag(),
     message:

@@ -25,7 +25,11 @@ def frozen_twin(wildcards):
 
 def brought_sources():
     """Imported SAEs, and the files of those kept for the confirmation."""
-    return [f for b in PLAN.brought for f in (f"results/saes/{b.subject}/{b.id}/manifest.json", *b.fresh_files())]
+    return [
+        f
+        for b in PLAN.brought
+        for f in (f"results/saes/{b.subject}/{b.id}/manifest.json", *b.fresh_files())
+    ]
 
 
 rule bring:
@@ -45,10 +49,7 @@ rule bring:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=lambda w: SLICES.bring(w.recipe),
     message:
@@ -74,10 +75,7 @@ rule train:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=lambda w: SLICES.train(w.subject, w.recipe),
     message:
@@ -102,10 +100,7 @@ rule stability:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec="{}",
     message:

@@ -15,8 +15,7 @@ rule select:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec=SLICES.selection(),
     message:
@@ -39,8 +38,7 @@ rule select_cycle3:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec=SLICES.selection(),
     message:

@@ -15,8 +15,7 @@ rule random_model:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec="{}",
     message:
@@ -39,8 +38,7 @@ rule transcoder:
         ENV
     threads: 1
     resources:
-        mem_mb=RUN["mem_mb"],
-        runtime=30,
+        **SMALL_JOB,
     params:
         spec="{}",
     message:
@@ -63,10 +61,7 @@ rule ood:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=SLICES.ood(),
     message:

@@ -3,7 +3,11 @@
 
 def subject_parent(wildcards):
     """A randomised subject shares tokenizer and shape with the subject it copies."""
-    return f"results/subjects/{wildcards.subject.removesuffix(RANDOM)}/model/manifest.json" if wildcards.subject.endswith(RANDOM) else []
+    return (
+        f"results/subjects/{wildcards.subject.removesuffix(RANDOM)}/model/manifest.json"
+        if wildcards.subject.endswith(RANDOM)
+        else []
+    )
 
 
 rule subject:
@@ -19,10 +23,7 @@ rule subject:
         ENV
     threads: 1
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=lambda w: SLICES.subject(w.subject),
     message:
@@ -44,10 +45,7 @@ rule activations:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=lambda w: SLICES.activations(w.subject),
     message:
@@ -69,10 +67,7 @@ rule probe_activations:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=SLICES.probes(),
     message:
@@ -94,10 +89,7 @@ rule pair_activations:
         ENV
     threads: RUN["threads"]
     resources:
-        gpu=1,
-        gpu_mem_mb=RUN["gpu_mem_mb"],
-        mem_mb=RUN["mem_mb"],
-        runtime=RUN["runtime"],
+        **GPU_JOB,
     params:
         spec=SLICES.cebench(),
     message:

@@ -1,4 +1,6 @@
-"""Shared test settings: one thread per process and no network, so that results do not depend on the machine."""
+"""Shared test settings: one thread per process and no network, so that results do not depend on the
+machine.
+"""
 
 import os
 

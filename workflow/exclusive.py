@@ -1,7 +1,7 @@
 """Run a command while holding a lock that the kernel drops when the last of its processes ends.
 
-Snakemake's own lock survives ``kill -9``; this one does not, so a killed run is simply started again. A second run in the
-same directory is refused while any job of the first is alive.
+Snakemake's own lock survives ``kill -9``; this one does not, so a killed run is simply started
+again. A second run in the same directory is refused while any job of the first is alive.
 
 Usage: exclusive.py LOCKFILE COMMAND [ARGUMENT ...]
 """
@@ -19,7 +19,10 @@ def main() -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.exit(f"{path}: a run in this directory is still going, or jobs of a killed one are; wait for them or stop them, then run again")
+        sys.exit(
+            f"{path}: a run in this directory is still going, or jobs of a killed one are; wait "
+            "for them or stop them, then run again"
+        )
     os.execvp(command[0], command)
 
 

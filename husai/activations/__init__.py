@@ -1,4 +1,6 @@
-"""Activations on disk and the shuffled reading of them: fixed-size rows, checksummed shards, bounded memory whatever the number of rows."""
+"""Activations on disk and the shuffled reading of them: fixed-size rows, checksummed shards,
+bounded memory whatever the number of rows.
+"""
 
 from husai.activations.reader import BatchReader
 from husai.activations.store import ActivationStore

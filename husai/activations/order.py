@@ -1,4 +1,6 @@
-"""The order in which rows are read: a pure function of seed and position, so that a reader resumes from one integer."""
+"""The order in which rows are read: a pure function of seed and position, so that a reader resumes
+from one integer.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ _MASK = (1 << 64) - 1
 
 
 def stream_seed(*parts: int) -> int:
-    """Mix integers into one 63-bit seed (the splitmix64 finaliser after each part), so that neighbouring seeds and epochs share nothing."""
+    """Mix integers into one 63-bit seed (the splitmix64 finaliser after each part), so that
+    neighbouring seeds and epochs share nothing.
+    """
     state = 0
     for part in parts:
         state = (state + (int(part) & _MASK) + 0x9E3779B97F4A7C15) & _MASK
@@ -21,7 +25,9 @@ def stream_seed(*parts: int) -> int:
 
 
 def permutation(n: int, *seed: int) -> torch.Tensor:
-    """A uniform permutation of ``range(n)`` drawn from the mixed seed: int64 ``(n,)`` on the CPU."""
+    """A uniform permutation of ``range(n)`` drawn from the mixed seed: int64 ``(n,)`` on the
+    CPU.
+    """
     return torch.randperm(n, generator=torch.Generator().manual_seed(stream_seed(*seed)))
 
 
@@ -39,11 +45,12 @@ class Window(NamedTuple):
 
 
 class BlockOrder:
-    """Block shuffle: each epoch, contiguous blocks in random order, grouped into windows that fit in memory.
+    """Block shuffle: each epoch, contiguous blocks in random order, grouped into windows that fit
+    in memory.
 
-    Holds one integer per block (of the current epoch), never one per row. ``window_blocks`` is the largest number of blocks in a window;
-    windows of an epoch differ by at most one block, so none has fewer than half of it when there is more than one window.
-    """
+    Holds one integer per block (of the current epoch), never one per row. ``window_blocks`` is the
+    largest number of blocks in a window; windows of an epoch differ by at most one block, so none
+    has fewer than half of it when there is more than one window."""
 
     def __init__(self, n_rows: int, block_rows: int, window_blocks: int, seed: int):
         self.n_rows, self.block_rows, self.seed = n_rows, block_rows, seed
@@ -58,17 +65,28 @@ class BlockOrder:
         low, high = 0, self.n_windows - 1
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._rows_before(epoch, middle) <= offset else (low, middle - 1)
+            low, high = (
+                (middle, high) if self._rows_before(epoch, middle) <= offset else (low, middle - 1)
+            )
         start = self._rows_before(epoch, low)
         return Window(epoch, low, start, self._rows_before(epoch, low + 1) - start)
 
     def blocks(self, window: Window) -> list[tuple[int, int]]:
-        """``(start, stop)`` row ranges of a window's blocks, in ascending order so that the disk reads forward."""
-        return [(b * self.block_rows, min((b + 1) * self.block_rows, self.n_rows)) for b in self._chosen(window).tolist()]
+        """``(start, stop)`` row ranges of a window's blocks, in ascending order so that the disk
+        reads forward.
+        """
+        return [
+            (b * self.block_rows, min((b + 1) * self.block_rows, self.n_rows))
+            for b in self._chosen(window).tolist()
+        ]
 
     def rows(self, window: Window) -> torch.Tensor:
-        """Numbers of a window's rows in the order in which its blocks are read, int64 ``(window.n_rows,)``."""
-        numbers = (self._chosen(window)[:, None] * self.block_rows + torch.arange(self.block_rows)).view(-1)
+        """Numbers of a window's rows in the order in which its blocks are read, int64
+        ``(window.n_rows,)``.
+        """
+        numbers = (
+            self._chosen(window)[:, None] * self.block_rows + torch.arange(self.block_rows)
+        ).view(-1)
         return numbers[numbers < self.n_rows]
 
     def shuffle(self, window: Window) -> torch.Tensor:
@@ -76,7 +94,11 @@ class BlockOrder:
         return permutation(window.n_rows, self.seed, window.epoch, 1 + window.index)
 
     def _chosen(self, window: Window) -> torch.Tensor:
-        return self._order(window.epoch)[self._cut(window.index) : self._cut(window.index + 1)].sort().values
+        return (
+            self._order(window.epoch)[self._cut(window.index) : self._cut(window.index + 1)]
+            .sort()
+            .values
+        )
 
     def _order(self, epoch: int) -> torch.Tensor:
         if epoch != self._epoch:
@@ -88,7 +110,11 @@ class BlockOrder:
         return window * self.n_blocks // self.n_windows
 
     def _rows_before(self, epoch: int, window: int) -> int:
-        """Rows in the first ``window`` windows of an epoch: whole blocks, less what the one short block lacks."""
+        """Rows in the first ``window`` windows of an epoch: whole blocks, less what the one short
+        block lacks.
+        """
         cut = self._cut(window)
         self._order(epoch)
-        return cut * self.block_rows - (self.n_blocks * self.block_rows - self.n_rows if self._short < cut else 0)
+        return cut * self.block_rows - (
+            self.n_blocks * self.block_rows - self.n_rows if self._short < cut else 0
+        )

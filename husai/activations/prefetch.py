@@ -1,4 +1,6 @@
-"""A background thread that prepares items ahead of their use, with asynchronous copies to a CUDA device."""
+"""A background thread that prepares items ahead of their use, with asynchronous copies to a CUDA
+device.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,12 @@ PREFETCHED_BATCHES = 3
 
 
 class Prefetcher:
-    """Runs an iterator in a background thread, ``depth`` items ahead; an error there is raised at the reader's next call.
+    """Runs an iterator in a background thread, ``depth`` items ahead; an error there is raised at
+    the reader's next call.
 
-    At most ``depth`` items exist that the reader has not taken yet, the one being made included. On CUDA, items are lists of tensors made
-    on a stream of their own, and the reader's stream waits for them.
-    """
+    At most ``depth`` items exist that the reader has not taken yet, the one being made included. On
+    CUDA, items are lists of tensors made on a stream of their own, and the reader's stream waits
+    for them."""
 
     def __init__(self, items: Iterator, device: torch.device, depth: int = PREFETCHED_BATCHES):
         self._items: queue.SimpleQueue = queue.SimpleQueue()
@@ -52,8 +55,16 @@ class Prefetcher:
         self._thread.join()
 
 
-def _produce(items: Iterator, out: queue.SimpleQueue, slots: threading.Semaphore, stop: threading.Event, stream: Any) -> None:
-    """Body of the thread. It holds no reference to the reader, so a reader that is dropped can be collected and stop it."""
+def _produce(
+    items: Iterator,
+    out: queue.SimpleQueue,
+    slots: threading.Semaphore,
+    stop: threading.Event,
+    stream: Any,
+) -> None:
+    """Body of the thread. It holds no reference to the reader, so a reader that is dropped can be
+    collected and stop it.
+    """
     try:
         while True:
             slots.acquire()

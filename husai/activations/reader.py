@@ -1,4 +1,6 @@
-"""Endless shuffled batches from a tensor or a store, in bounded memory, resumable from one integer."""
+"""Endless shuffled batches from a tensor or a store, in bounded memory, resumable from one
+integer.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +20,30 @@ BLOCK_BYTES = 64 << 10
 
 
 class BatchReader:
-    """Infinite iterator of shuffled batches ``(batch_size, d)``, or of pairs ``(x, y)`` when a ``target`` is given.
+    """Infinite iterator of shuffled batches ``(batch_size, d)``, or of pairs ``(x, y)`` when a
+    ``target`` is given.
 
-    The order depends only on ``seed``, the number of rows and the sizes below, never on the device, on where the rows are held or on
-    prefetching. Every epoch reads every row exactly once; a batch spans two epochs when ``batch_size`` does not divide the rows.
+    The order depends only on ``seed``, the number of rows and the sizes below, never on the device,
+    on where the rows are held or on prefetching. Every epoch reads every row exactly once; a batch
+    spans two epochs when ``batch_size`` does not divide the rows.
 
-    - *Permuted*: a tensor, or a store of at most ``resident_bytes``, is read in an exact uniform permutation per epoch, from memory.
-    - *In windows*: a larger store is read by block shuffle and a buffer. Each epoch takes its contiguous blocks of b rows in uniformly
-      random order; as many as fit in ``window_bytes`` form a window of M rows, which is loaded (sequential reads inside a block) and
-      emitted in a uniformly random permutation. With ``hold`` the windows are taken from rows that are all on the device.
+    - *Permuted*: a tensor, or a store of at most ``resident_bytes``, is read in an exact uniform
+      permutation per epoch, from memory.
+    - *In windows*: a larger store is read by block shuffle and a buffer. Each epoch takes its
+      contiguous blocks of b rows in uniformly
+      random order; as many as fit in ``window_bytes`` form a window of M rows, which is loaded
+      (sequential reads inside a block) and emitted in a uniformly random permutation. With ``hold``
+      the windows are taken from rows that are all on the device.
 
-    Mixing guarantee in windows: a batch of B rows inside one window is a uniform sample without replacement of its M rows, and the
-    window is a uniform sample of the epoch's blocks. So two rows of a batch come from one block with probability (b-1)/(M-1), where a full
-    shuffle of n rows has (b-1)/(n-1); and if rows of one block correlate with coefficient rho and rows of different blocks do not, the
-    variance of a batch mean is that of independent rows times 1 + rho (B-1)(b-1)/(M-1). With the default sizes M/b is 1024, and never
-    below 512.
+    Mixing guarantee in windows: a batch of B rows inside one window is a uniform sample without
+    replacement of its M rows, and the window is a uniform sample of the epoch's blocks. So two rows
+    of a batch come from one block with probability (b-1)/(M-1), where a full shuffle of n rows has
+    (b-1)/(n-1); and if rows of one block correlate with coefficient rho and rows of different
+    blocks do not, the variance of a batch mean is that of independent rows times 1 + rho
+    (B-1)(b-1)/(M-1). With the default sizes M/b is 1024, and never below 512.
 
-    Memory of windows from disk: one being emitted and one being loaded, plus one integer per block; only the latter grows with the rows.
+    Memory of windows from disk: one being emitted and one being loaded, plus one integer per block;
+    only the latter grows with the rows.
 
     Parameters
     ----------
@@ -51,11 +60,11 @@ class BatchReader:
     window_bytes, block_bytes : int
         Sizes of a window and of a block, in stored bytes of ``source`` and ``target`` together.
     hold : bool or None
-        Load stores onto the device once, shared by all readers of a store object; None does so on a CUDA device when they take at most half
-        of its free memory. Tensors are read where they are.
+        Load stores onto the device once, shared by all readers of a store object; None does so on a
+        CUDA device when they take at most half of its free memory. Tensors are read where they are.
     prefetch : bool or None
-        Prepare batches in background threads (with pinned memory and asynchronous copies on CUDA); None does so when batches come from
-        disk, or from host memory to a CUDA device.
+        Prepare batches in background threads (with pinned memory and asynchronous copies on CUDA);
+        None does so when batches come from disk, or from host memory to a CUDA device.
     """
 
     def __init__(
@@ -83,8 +92,20 @@ class BatchReader:
         order = None
         if on_disk and self.n_rows * row_bytes > resident_bytes:
             block_rows = max(1, block_bytes // row_bytes)
-            order = BlockOrder(self.n_rows, block_rows, max(1, window_bytes // (row_bytes * block_rows)), self.seed)
-        self._plan = Plan(sources, self.n_rows, self.batch_size, self.seed, order, self.device, dtype, hold, prefetch)
+            order = BlockOrder(
+                self.n_rows, block_rows, max(1, window_bytes // (row_bytes * block_rows)), self.seed
+            )
+        self._plan = Plan(
+            sources,
+            self.n_rows,
+            self.batch_size,
+            self.seed,
+            order,
+            self.device,
+            dtype,
+            hold,
+            prefetch,
+        )
         self._position = 0
         self._producer: Iterator[list[torch.Tensor]] | None = None
 
@@ -109,7 +130,9 @@ class BatchReader:
         return batch[0] if len(batch) == 1 else tuple(batch)
 
     def state(self) -> dict[str, Any]:
-        """Plain values from which :meth:`restore` continues with exactly the batches that would have come next."""
+        """Plain values from which :meth:`restore` continues with exactly the batches that would
+        have come next.
+        """
         return {**self._fingerprint(), "position": self._position}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -117,7 +140,8 @@ class BatchReader:
         for name, value in self._fingerprint().items():
             if state.get(name) != value:
                 raise HusaiError(
-                    f"resume: the saved data position has {name} = {state.get(name)}, this run has {value}; delete the checkpoint"
+                    f"resume: the saved data position has {name} = {state.get(name)}, this run "
+                    f"has {value}; delete the checkpoint"
                 )
         self.close()
         self._position = int(state["position"])
@@ -134,7 +158,11 @@ class BatchReader:
 
     def _fingerprint(self) -> dict[str, Any]:
         order = self._plan.order
-        sizes = {"block_rows": None, "n_windows": None} if order is None else {"block_rows": order.block_rows, "n_windows": order.n_windows}
+        sizes = (
+            {"block_rows": None, "n_windows": None}
+            if order is None
+            else {"block_rows": order.block_rows, "n_windows": order.n_windows}
+        )
         return {"seed": self.seed, "batch_size": self.batch_size, "n_rows": self.n_rows, **sizes}
 
 
@@ -142,18 +170,30 @@ def _rows_to_read(sources: list[Rows], n_rows: int | None) -> int:
     lengths = [len(s) for s in sources]
     for source in sources:
         if isinstance(source, torch.Tensor) and source.ndim != 2:
-            raise HusaiError(f"activations must be rows (n, d), got a tensor of shape {tuple(source.shape)}")
+            raise HusaiError(
+                f"activations must be rows (n, d), got a tensor of shape {tuple(source.shape)}"
+            )
     if len(set(lengths)) > 1:
-        raise HusaiError(f"source has {lengths[0]} rows and target {lengths[1]}; a transcoder needs them row for row")
+        raise HusaiError(
+            f"source has {lengths[0]} rows and target {lengths[1]}; a transcoder needs them row "
+            "for row"
+        )
     if lengths[0] == 0:
         raise HusaiError("no rows to train on: the activations are empty")
     if n_rows is None:
         return lengths[0]
     if not 1 <= n_rows <= lengths[0]:
         where = getattr(sources[0], "path", "the activations")
-        raise HusaiError(f"n_rows = {n_rows} asked for, but {where} has {lengths[0]} rows; lower n_rows or collect more activations")
+        raise HusaiError(
+            f"n_rows = {n_rows} asked for, but {where} has {lengths[0]} rows; lower n_rows or "
+            "collect more activations"
+        )
     return int(n_rows)
 
 
 def _row_bytes(source: Rows) -> int:
-    return source.row_bytes if isinstance(source, ActivationStore) else source.shape[1] * source.element_size()
+    return (
+        source.row_bytes
+        if isinstance(source, ActivationStore)
+        else source.shape[1] * source.element_size()
+    )

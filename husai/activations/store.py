@@ -1,4 +1,6 @@
-"""The activation store: rows of one width in checksummed shard files, described by a ``store.json`` that is written last."""
+"""The activation store: rows of one width in checksummed shard files, described by a ``store.json``
+that is written last.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class ActivationStore:
     """Rows of activations on disk, memory-mapped and read only.
 
-    A store is a directory: ``store.json`` (width, dtype, number of rows, sha256 per shard) beside ``shard-NNNNN.bin`` files of row-major
-    little-endian values. Splits (``train``, ``held_out``, ``confirmation``) are separate stores in sibling directories.
+    A store is a directory: ``store.json`` (width, dtype, number of rows, sha256 per shard) beside
+    ``shard-NNNNN.bin`` files of row-major little-endian values. Splits (``train``, ``held_out``,
+    ``confirmation``) are separate stores in sibling directories.
 
     Attributes
     ----------
@@ -33,7 +36,8 @@ class ActivationStore:
     n_rows, d : int
         Number of rows and their width.
     dtype : str
-        How values are stored: ``float32``, ``float16`` or ``bfloat16``; reads give float32 unless asked otherwise.
+        How values are stored: ``float32``, ``float16`` or ``bfloat16``; reads give float32 unless
+        asked otherwise.
     meta : dict
         What the writer noted (hook name, subject, split...).
     digest : str
@@ -42,7 +46,11 @@ class ActivationStore:
 
     def __init__(self, path: Path, header: dict[str, Any]):
         self.path = Path(path)
-        self.n_rows, self.d, self.dtype = int(header["n_rows"]), int(header["d"]), str(header["dtype"])
+        self.n_rows, self.d, self.dtype = (
+            int(header["n_rows"]),
+            int(header["d"]),
+            str(header["dtype"]),
+        )
         self.meta: dict[str, Any] = header.get("meta") or {}
         self.digest: str = header["header_sha256"]
         self._shards: list[dict[str, Any]] = header["shards"]
@@ -60,8 +68,8 @@ class ActivationStore:
         Raises
         ------
         HusaiError
-            No store there, an unfinished write, a damaged header, or a shard that is missing or has the wrong size. The contents of the
-            shards are checked by :meth:`verify`.
+            No store there, an unfinished write, a damaged header, or a shard that is missing or has
+            the wrong size. The contents of the shards are checked by :meth:`verify`.
         """
         path = Path(path)
         header = read_header(path)
@@ -69,10 +77,13 @@ class ActivationStore:
         for shard in store._shards:
             file, want = path / shard["file"], shard["n_rows"] * store.row_bytes
             if not file.is_file():
-                raise HusaiError(f"{file}: shard named in {HEADER} is missing; write the store again")
+                raise HusaiError(
+                    f"{file}: shard named in {HEADER} is missing; write the store again"
+                )
             if file.stat().st_size != want:
                 raise HusaiError(
-                    f"{file}: truncated or overwritten, {file.stat().st_size} bytes where {want} are due; write the store again"
+                    f"{file}: truncated or overwritten, {file.stat().st_size} bytes where {want} "
+                    "are due; write the store again"
                 )
         return store
 
@@ -95,12 +106,19 @@ class ActivationStore:
         return self.n_rows
 
     def __repr__(self) -> str:
-        return f"ActivationStore({str(self.path)!r}, n_rows={self.n_rows}, d={self.d}, dtype={self.dtype})"
+        return (
+            f"ActivationStore({str(self.path)!r}, n_rows={self.n_rows}, d={self.d}, "
+            f"dtype={self.dtype})"
+        )
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Rows ``start <= i < stop`` as float32 ``(stop - start, d)``; the range must lie inside the store."""
+        """Rows ``start <= i < stop`` as float32 ``(stop - start, d)``; the range must lie inside
+        the store.
+        """
         if not 0 <= start <= stop <= self.n_rows:
-            raise HusaiError(f"{self.path}: rows {start}..{stop} are outside the store, which has {self.n_rows}")
+            raise HusaiError(
+                f"{self.path}: rows {start}..{stop} are outside the store, which has {self.n_rows}"
+            )
         out = torch.empty(stop - start, self.d)
         self.read_into(start, out)
         return out
@@ -110,7 +128,9 @@ class ActivationStore:
         return self.rows(0, self.n_rows if max_rows is None else min(int(max_rows), self.n_rows))
 
     def read_into(self, start: int, out: torch.Tensor) -> None:
-        """Fill ``out`` (n, d) with rows ``start .. start + n``, converted to its dtype; the pages read are given back to the system."""
+        """Fill ``out`` (n, d) with rows ``start .. start + n``, converted to its dtype; the pages
+        read are given back to the system.
+        """
         done, n = 0, out.shape[0]
         shard = _shard_of(self._starts, start) if n else 0
         while done < n:
@@ -123,15 +143,24 @@ class ActivationStore:
             shard += first + count == self._starts[shard + 1] - base
 
     def will_need(self, start: int, stop: int) -> None:
-        """Tell the system that rows ``start .. stop`` are read soon, so that the disk works ahead."""
+        """Tell the system that rows ``start .. stop`` are read soon, so that the disk works
+        ahead.
+        """
         while start < stop:
             shard = _shard_of(self._starts, start)
             base, end = self._starts[shard], min(stop, self._starts[shard + 1])
-            _advise(self._map(shard), (start - base) * self.row_bytes, (end - start) * self.row_bytes, "MADV_WILLNEED")
+            _advise(
+                self._map(shard),
+                (start - base) * self.row_bytes,
+                (end - start) * self.row_bytes,
+                "MADV_WILLNEED",
+            )
             start = end
 
     def resident(self, n_rows: int, device: torch.device) -> torch.Tensor:
-        """The first ``n_rows`` rows in the stored dtype on ``device``, loaded once and shared by every reader of this store object."""
+        """The first ``n_rows`` rows in the stored dtype on ``device``, loaded once and shared by
+        every reader of this store object.
+        """
         key = (n_rows, str(device))
         with self._loading:  # readers in several threads ask at the same time
             if key not in self._resident:
@@ -155,16 +184,25 @@ class ActivationStore:
         for shard in ActivationStore.open(self.path)._shards:
             file = self.path / shard["file"]
             if sha256_file(file) != shard["sha256"]:
-                raise HusaiError(f"{file}: contents differ from the sha256 in {HEADER}; write the store again")
-        leftover = sorted({p.name for p in self.path.glob("shard-*")} - {s["file"] for s in self._shards})
+                raise HusaiError(
+                    f"{file}: contents differ from the sha256 in {HEADER}; write the store again"
+                )
+        leftover = sorted(
+            {p.name for p in self.path.glob("shard-*")} - {s["file"] for s in self._shards}
+        )
         if leftover:
-            raise HusaiError(f"{self.path}: an append did not finish and left {leftover[0]}; append again or delete that file")
+            raise HusaiError(
+                f"{self.path}: an append did not finish and left {leftover[0]}; append again or "
+                "delete that file"
+            )
 
     def _copy(self, shard: int, first: int, out: torch.Tensor) -> None:
         direct = out.dtype == self.torch_dtype and out.is_contiguous() and out.device.type == "cpu"
         staged = out if direct else torch.empty(out.shape, dtype=self.torch_dtype)
         mapped, offset = self._map(shard), first * self.row_bytes
-        staged.view(torch.uint8).numpy().reshape(-1)[:] = np.frombuffer(mapped, np.uint8, staged.nbytes, offset)
+        staged.view(torch.uint8).numpy().reshape(-1)[:] = np.frombuffer(
+            mapped, np.uint8, staged.nbytes, offset
+        )
         _advise(mapped, offset, staged.nbytes, "MADV_DONTNEED")
         if not direct:
             out.copy_(staged)
@@ -176,24 +214,35 @@ class ActivationStore:
                 with open(file, "rb") as handle:
                     self._maps[shard] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
             except OSError as error:
-                raise HusaiError(f"{file}: cannot be read ({error.strerror or error}); write the store again") from error
+                raise HusaiError(
+                    f"{file}: cannot be read ({error.strerror or error}); write the store again"
+                ) from error
         return self._maps[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_maps", "_resident", "_loading")}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_maps", "_resident", "_loading")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _maps={}, _resident={}, _loading=threading.Lock())
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The checked header of the store at ``path``; see :meth:`ActivationStore.open` for the errors."""
+    """The checked header of the store at ``path``; see :meth:`ActivationStore.open` for the
+    errors.
+    """
     if not (path / HEADER).is_file():
         if any(path.glob("shard-*")):
             raise HusaiError(
-                f"{path}: an activation store whose writing did not finish ({HEADER} is missing); run the activations job again"
+                f"{path}: an activation store whose writing did not finish ({HEADER} is missing); "
+                "run the activations job again"
             )
-        raise HusaiError(f"{path}: no activation store here ({HEADER} is missing); run the activations job first")
+        raise HusaiError(
+            f"{path}: no activation store here ({HEADER} is missing); run the activations job first"
+        )
     header = read_json(path / HEADER)
     problem = _header_problem(header)
     if problem:
@@ -217,7 +266,9 @@ def _shard_of(starts: list[int], row: int) -> int:
 
 
 def _advise(mapped: mmap.mmap, offset: int, size: int, advice: str) -> None:
-    """Pass advice about a byte range to the system. Dropping pages after a read keeps a large store out of this process's memory."""
+    """Pass advice about a byte range to the system. Dropping pages after a read keeps a large store
+    out of this process's memory.
+    """
     option = getattr(mmap, advice, None)
     if option is None or size <= 0:
         return

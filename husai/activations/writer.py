@@ -1,4 +1,6 @@
-"""Writing activation stores: checked rows into shards, each hashed on the way, and the header last."""
+"""Writing activation stores: checked rows into shards, each hashed on the way, and the header
+last.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ SHARD_BYTES = 1 << 30
 class StoreWriter:
     """Writes a store row by row: ``with StoreWriter(path, d) as writer: writer.append(rows)``.
 
-    The header is written last, on a clean exit, so a killed or failed write is no store: :meth:`ActivationStore.open` says so. A new write
-    replaces what stood at ``path``; with ``append`` the rows go into new shards, and the old store stays readable until the header is
+    The header is written last, on a clean exit, so a killed or failed write is no store:
+    :meth:`ActivationStore.open` says so. A new write replaces what stood at ``path``; with
+    ``append`` the rows go into new shards, and the old store stays readable until the header is
     replaced.
 
     Parameters
@@ -51,7 +54,10 @@ class StoreWriter:
         meta: dict[str, Any] | None = None,
     ):
         if dtype not in DTYPES:
-            raise HusaiError(f"{path}: dtype '{dtype}' is not one of {', '.join(DTYPES)}{nearest(dtype, tuple(DTYPES))}")
+            raise HusaiError(
+                f"{path}: dtype '{dtype}' is not one of "
+                f"{', '.join(DTYPES)}{nearest(dtype, tuple(DTYPES))}"
+            )
         if int(d) < 1:
             raise HusaiError(f"{path}: a row needs at least one value, d = {d}")
         self.path, self.d, self.dtype = Path(path), int(d), dtype
@@ -64,10 +70,15 @@ class StoreWriter:
         self._clean(keep_store=bool(self._shards))
 
     def append(self, rows: torch.Tensor) -> None:
-        """Add rows ``(n, d)``; a NaN, an infinity or a value too large for the dtype is an error naming the row, and nothing is added."""
+        """Add rows ``(n, d)``; a NaN, an infinity or a value too large for the dtype is an error
+        naming the row, and nothing is added.
+        """
         rows = torch.as_tensor(rows).detach()
         if rows.ndim != 2 or rows.shape[1] != self.d:
-            raise HusaiError(f"{self.path}: rows of shape {tuple(rows.shape)} do not fit a store of width {self.d}; give (n, {self.d})")
+            raise HusaiError(
+                f"{self.path}: rows of shape {tuple(rows.shape)} do not fit a store of width "
+                f"{self.d}; give (n, {self.d})"
+            )
         stored = rows.to(device="cpu", dtype=DTYPES[self.dtype]).contiguous()
         self._check(rows, stored)
         done = 0
@@ -79,7 +90,11 @@ class StoreWriter:
                 data = stored[done : done + count].view(torch.uint8).numpy().data
                 self._handle.write(data)
                 self._digest.update(data)
-                done, self._count, self.n_rows = done + count, self._count + count, self.n_rows + count
+                done, self._count, self.n_rows = (
+                    done + count,
+                    self._count + count,
+                    self.n_rows + count,
+                )
                 if self._count == self._per_shard:
                     self._end_shard()
 
@@ -116,12 +131,19 @@ class StoreWriter:
         old = ActivationStore.open(self.path)
         if (old.d, old.dtype) != (self.d, self.dtype):
             raise HusaiError(
-                f"{self.path}: holds rows of width {old.d} in {old.dtype}, cannot append width {self.d} in {self.dtype}; use a new path"
+                f"{self.path}: holds rows of width {old.d} in {old.dtype}, cannot append width "
+                f"{self.d} in {self.dtype}; use a new path"
             )
-        self._shards, self.n_rows, self.meta = list(old._shards), old.n_rows, {**old.meta, **self.meta}
+        self._shards, self.n_rows, self.meta = (
+            list(old._shards),
+            old.n_rows,
+            {**old.meta, **self.meta},
+        )
 
     def _clean(self, keep_store: bool) -> None:
-        """Remove shards that no header names, and with ``keep_store`` False the whole old store, header first."""
+        """Remove shards that no header names, and with ``keep_store`` False the whole old store,
+        header first.
+        """
         with self._errors():
             self.path.mkdir(parents=True, exist_ok=True)
             kept: set[str] = set()
@@ -143,9 +165,13 @@ class StoreWriter:
         value = rows[first][~torch.isfinite(stored[first]).to(rows.device)][0].item()
         if torch.isfinite(torch.tensor(value)):
             raise HusaiError(
-                f"{self.path}: row {self.n_rows + first} holds {value:g}, too large for {self.dtype}; store as bfloat16 or float32"
+                f"{self.path}: row {self.n_rows + first} holds {value:g}, too large for "
+                f"{self.dtype}; store as bfloat16 or float32"
             )
-        raise HusaiError(f"{self.path}: row {self.n_rows + first} holds {value}; only finite activations can be stored, check the subject")
+        raise HusaiError(
+            f"{self.path}: row {self.n_rows + first} holds {value}; only finite activations can "
+            "be stored, check the subject"
+        )
 
     def _begin_shard(self) -> None:
         self._file = self.path / f"shard-{len(self._shards):05d}.bin"
@@ -160,7 +186,9 @@ class StoreWriter:
         self._handle.close()
         self._handle = None
         os.replace(self._file.with_name(self._file.name + PARTIAL), self._file)
-        self._shards.append({"file": self._file.name, "n_rows": self._count, "sha256": self._digest.hexdigest()})
+        self._shards.append(
+            {"file": self._file.name, "n_rows": self._count, "sha256": self._digest.hexdigest()}
+        )
 
     @contextlib.contextmanager
     def _errors(self):
@@ -168,15 +196,23 @@ class StoreWriter:
             yield
         except OSError as error:
             raise HusaiError(
-                f"{self.path}: cannot be written ({error.strerror or error}); free space or fix permissions, then run again"
+                f"{self.path}: cannot be written ({error.strerror or error}); free space or fix "
+                "permissions, then run again"
             ) from error
 
 
-def write_store(path: str | Path, tensor: torch.Tensor, dtype: str = "float32", meta: dict[str, Any] | None = None) -> None:
+def write_store(
+    path: str | Path,
+    tensor: torch.Tensor,
+    dtype: str = "float32",
+    meta: dict[str, Any] | None = None,
+) -> None:
     """Write the rows of ``tensor`` (n, d) as a new store at ``path``."""
     tensor = torch.as_tensor(tensor)
     if tensor.ndim != 2:
-        raise HusaiError(f"{path}: a store holds rows (n, d), got a tensor of shape {tuple(tensor.shape)}")
+        raise HusaiError(
+            f"{path}: a store holds rows (n, d), got a tensor of shape {tuple(tensor.shape)}"
+        )
     with StoreWriter(path, tensor.shape[1], dtype, meta=meta) as writer:
         for block in tensor.split(max(1, (64 << 20) // max(1, 4 * tensor.shape[1]))):
             writer.append(block)

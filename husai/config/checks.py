@@ -1,4 +1,6 @@
-"""Checks across configuration keys that no single key can make: names that must exist, seeds that must be fresh."""
+"""Checks across configuration keys that no single key can make: names that must exist, seeds that
+must be fresh.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from husai.brought import default_name, expand, listed
+from husai.config.brought import default_name, expand, listed
 from husai.errors import HusaiError, nearest
 
 if TYPE_CHECKING:
     from husai.config.schema import Config
 
 
-ON_SUBJECTS = {"baseline": ("d_sae", "k"), "ablations": ("k_at_d_sae",), "consistency": ("d_sae", "k")}
+ON_SUBJECTS = {
+    "baseline": ("d_sae", "k"),
+    "ablations": ("k_at_d_sae",),
+    "consistency": ("d_sae", "k"),
+}
 
 
 def cross_checks(cfg: Config) -> list[str]:
     """Every contradiction between keys, one readable line each; empty when there is none."""
-    return [*_subjects(cfg), *_per_subject(cfg), *_widths(cfg), *_seeds(cfg), *_external(cfg), *_candidates(cfg), *_policies(cfg)]
+    return [
+        *_subjects(cfg),
+        *_per_subject(cfg),
+        *_widths(cfg),
+        *_seeds(cfg),
+        *_external(cfg),
+        *_candidates(cfg),
+        *_policies(cfg),
+    ]
 
 
 def _subjects(cfg: Config) -> list[str]:
@@ -28,11 +42,18 @@ def _subjects(cfg: Config) -> list[str]:
         ("calibration.subject", cfg.calibration.subject),
         ("external.subject", cfg.external.subject),
         ("stress.transcoder_subject", cfg.stress.transcoder_subject),
-        *((f"{stage}.subject", name) for stage in ON_SUBJECTS for name in getattr(cfg, stage).subjects),
+        *(
+            (f"{stage}.subject", name)
+            for stage in ON_SUBJECTS
+            for name in getattr(cfg, stage).subjects
+        ),
     ]
     for key, name in uses:
         if name not in names:
-            out.append(f"{key}: '{name}' is not a subject; expected one of {', '.join(names)}{nearest(name, names)}")
+            out.append(
+                f"{key}: '{name}' is not a subject; expected one of "
+                f"{', '.join(names)}{nearest(name, names)}"
+            )
     for name, subject in cfg.subjects.items():
         if not subject.hooks:
             out.append(f"subjects.{name}.hooks: empty; name at least one hook point")
@@ -43,25 +64,34 @@ def _subjects(cfg: Config) -> list[str]:
     for name in cfg.consistency.subjects:
         if name in names and name != cfg.external.subject and cfg.subjects[name].kind != "modular":
             out.append(
-                f"consistency.subject: '{name}' reads text but is not external.subject '{cfg.external.subject}', so nothing could be accepted "
+                f"consistency.subject: '{name}' reads text but is not external.subject "
+                f"'{cfg.external.subject}', so nothing could be accepted "
                 "by its external delta; name a modular subject or that one"
             )
     subject = cfg.subjects.get(cfg.external.subject)
     if subject is not None:
         if subject.kind == "modular":
-            out.append(f"external.subject: '{cfg.external.subject}' is modular; external benchmarks need a language or hub subject")
-        wanted = [("scaling.hooks", h) for h in cfg.scaling.hooks] + [("stress.transcoder_hooks", h) for h in cfg.stress.transcoder_hooks]
+            out.append(
+                f"external.subject: '{cfg.external.subject}' is modular; external benchmarks need "
+                "a language or hub subject"
+            )
+        wanted = [("scaling.hooks", h) for h in cfg.scaling.hooks] + [
+            ("stress.transcoder_hooks", h) for h in cfg.stress.transcoder_hooks
+        ]
         for key, hook in wanted:
             if hook not in subject.hooks:
                 known = ", ".join(subject.hooks)
                 out.append(
-                    f"{key}: hook '{hook}' is not stored for {cfg.external.subject}; expected one of {known}{nearest(hook, subject.hooks)}"
+                    f"{key}: hook '{hook}' is not stored for {cfg.external.subject}; expected one "
+                    f"of {known}{nearest(hook, subject.hooks)}"
                 )
     return out
 
 
 def _per_subject(cfg: Config) -> list[str]:
-    """Numbers given per subject are there for every subject of their stage and name only subjects; no subject is listed twice."""
+    """Numbers given per subject are there for every subject of their stage and name only subjects;
+    no subject is listed twice.
+    """
     out = []
     for stage, keys in ON_SUBJECTS.items():
         section = getattr(cfg, stage)
@@ -70,9 +100,19 @@ def _per_subject(cfg: Config) -> list[str]:
         for key in keys:
             value = getattr(section, key)
             given = set(value) if isinstance(value, dict) else set(section.subjects)
-            unknown, lacking = sorted(given - set(cfg.subjects)), [s for s in section.subjects if s not in given]
-            out += [f"{stage}.{key}: '{name}' is not a subject{nearest(name, list(cfg.subjects))}" for name in unknown]
-            out += [f"{stage}.{key}: no value for subject '{name}'; give one number for all, or one for each" for name in lacking]
+            unknown, lacking = (
+                sorted(given - set(cfg.subjects)),
+                [s for s in section.subjects if s not in given],
+            )
+            out += [
+                f"{stage}.{key}: '{name}' is not a subject{nearest(name, list(cfg.subjects))}"
+                for name in unknown
+            ]
+            out += [
+                f"{stage}.{key}: no value for subject '{name}'; give one number for all, or one "
+                "for each"
+                for name in lacking
+            ]
     return out
 
 
@@ -84,10 +124,19 @@ def _widths(cfg: Config) -> list[str]:
         for name, stage in (("baseline", cfg.baseline), ("consistency", cfg.consistency))
         for s in stage.subjects
     ]
-    pairs += [("ablations.k", k, cfg.ablations.at("k_at_d_sae", s)) for s in cfg.ablations.subjects for k in cfg.ablations.k]
+    pairs += [
+        ("ablations.k", k, cfg.ablations.at("k_at_d_sae", s))
+        for s in cfg.ablations.subjects
+        for k in cfg.ablations.k
+    ]
     pairs += [("ablations.d_sae_at_k", cfg.ablations.d_sae_at_k, d) for d in cfg.ablations.d_sae]
-    pairs += [("calibration.k", k, cfg.calibration.d_sae) for k in (*cfg.calibration.k, cfg.calibration.default_k)]
-    pairs += [("frontier.k", cfg.frontier.k, cfg.frontier.d_sae)] + [("scaling.k", cfg.scaling.k, d) for d in cfg.scaling.d_sae]
+    pairs += [
+        ("calibration.k", k, cfg.calibration.d_sae)
+        for k in (*cfg.calibration.k, cfg.calibration.default_k)
+    ]
+    pairs += [("frontier.k", cfg.frontier.k, cfg.frontier.d_sae)] + [
+        ("scaling.k", cfg.scaling.k, d) for d in cfg.scaling.d_sae
+    ]
     return [
         f"{key}: k = {k} is larger than d_sae = {d}; a row cannot use more latents than there are"
         for key, k, d in pairs
@@ -114,10 +163,16 @@ def _seeds(cfg: Config) -> list[str]:
     used = set(cfg.frontier.seeds) | set(cfg.scaling.seeds)
     stale = sorted(used & set(cfg.confirmation.seeds))
     if stale:
-        out.append(f"confirmation.seeds: {stale} already chose the candidate; confirmation needs fresh seeds")
+        out.append(
+            f"confirmation.seeds: {stale} already chose the candidate; confirmation needs fresh "
+            "seeds"
+        )
     stale = sorted(set(cfg.calibration.seeds) & set(cfg.calibration.retrain_seeds))
     if stale:
-        out.append(f"calibration.retrain_seeds: {stale} were used by the search; retraining needs fresh seeds")
+        out.append(
+            f"calibration.retrain_seeds: {stale} were used by the search; retraining needs fresh "
+            "seeds"
+        )
     return out
 
 
@@ -125,7 +180,10 @@ def _external(cfg: Config) -> list[str]:
     out = []
     probing = cfg.external.probing
     if probing.gate_k not in probing.ks:
-        out.append(f"external.probing.gate_k: {probing.gate_k} is not among external.probing.ks {probing.ks}; add it")
+        out.append(
+            f"external.probing.gate_k: {probing.gate_k} is not among external.probing.ks "
+            f"{probing.ks}; add it"
+        )
     return [*out, *_data_sets(cfg)]
 
 
@@ -138,19 +196,27 @@ def _candidates(cfg: Config) -> list[str]:
         if subject is None:
             known = list(cfg.subjects)
             out.append(
-                f"{where}.subject: '{one.subject}' is not a subject; expected one of {', '.join(known)}{nearest(one.subject, known)}"
+                f"{where}.subject: '{one.subject}' is not a subject; expected one of "
+                f"{', '.join(known)}{nearest(one.subject, known)}"
             )
         elif one.subject != cfg.external.subject:
-            out.append(f"{where}.subject: '{one.subject}' is not external.subject ('{cfg.external.subject}'), whose SAEs are compared")
+            out.append(
+                f"{where}.subject: '{one.subject}' is not external.subject "
+                f"('{cfg.external.subject}'), whose SAEs are compared"
+            )
         elif one.hook not in subject.hooks:
             known = ", ".join(subject.hooks)
             out.append(
-                f"{where}.hook: '{one.hook}' is not stored for {one.subject}; expected one of {known}{nearest(one.hook, subject.hooks)}"
+                f"{where}.hook: '{one.hook}' is not stored for {one.subject}; expected one of "
+                f"{known}{nearest(one.hook, subject.hooks)}"
             )
         if not name:
             out.append(f"{where}.name: missing; {one.path!r} gives no name, so say one")
         elif name in names:
-            out.append(f"{where}.name: '{name}' is also the name of external.candidates.{names[name]}; give each its own name")
+            out.append(
+                f"{where}.name: '{name}' is also the name of external.candidates.{names[name]}; "
+                "give each its own name"
+            )
         names.setdefault(name, i)
         out += _paths(f"{where}.path", one.path) + _paths(f"{where}.confirmation", one.confirmation)
         out += _members(where, expand(one.path), expand(one.confirmation))
@@ -159,7 +225,11 @@ def _candidates(cfg: Config) -> list[str]:
 
 def _paths(where: str, path: str | list[str]) -> list[str]:
     absent = [p for p in listed(path) if not Path(p).exists()]
-    return [f"{where}: {p}: no such file or folder (looked from {Path.cwd()}); give a checkpoint or a folder of seed*/" for p in absent]
+    return [
+        f"{where}: {p}: no such file or folder (looked from {Path.cwd()}); give a checkpoint or a "
+        "folder of seed*/"
+        for p in absent
+    ]
 
 
 def _members(where: str, members: Sequence[Path], fresh: Sequence[Path]) -> list[str]:
@@ -167,37 +237,51 @@ def _members(where: str, members: Sequence[Path], fresh: Sequence[Path]) -> list
     places = [p.resolve() for p in (*members, *fresh)]
     twice = sorted({str(p) for p in places if places.count(p) > 1})
     if twice:
-        out.append(f"{where}: {twice[0]} is named twice; one SAE is one observation, and confirmation needs others than the selection")
+        out.append(
+            f"{where}: {twice[0]} is named twice; one SAE is one observation, and confirmation "
+            "needs others than the selection"
+        )
     if len(fresh) == 1:
-        out.append(f"{where}.confirmation: one member; agreement between seeds needs at least two (the strict policy 8)")
+        out.append(
+            f"{where}.confirmation: one member; agreement between seeds needs at least two (the "
+            "strict policy 8)"
+        )
     return out
 
 
 def _data_sets(cfg: Config) -> list[str]:
-    from husai.external import datasets
+    from husai.probing import datasets
 
     known, sets = datasets.dataset_names(), cfg.external.datasets
     named = [("selection", n) for n in sets.selection if sets.selection != "all"]
     named += [("confirmation", n) for n in sets.confirmation if sets.confirmation != "rest"]
     out = [
-        f"external.datasets.{k}: '{n}' is not one of the {len(known)} probing data sets{nearest(n, known)}"
+        f"external.datasets.{k}: '{n}' is not one of the {len(known)} probing data "
+        f"sets{nearest(n, known)}"
         for k, n in named
         if n not in known
     ]
     with_twin = datasets.ood_names()
     out += [
-        f"external.datasets.ood: '{n}' has no shipped out-of-domain twin{nearest(n, with_twin)}" for n in sets.ood if n not in with_twin
+        f"external.datasets.ood: '{n}' has no shipped out-of-domain twin{nearest(n, with_twin)}"
+        for n in sets.ood
+        if n not in with_twin
     ]
     if not out:
         a, b = (set(map(datasets.family, names)) for names in resolved_data_sets(cfg))
         if a & b:
-            out.append(f"external.datasets: families {sorted(a & b)} are in both selection and confirmation; a family belongs to one side")
+            out.append(
+                f"external.datasets: families {sorted(a & b)} are in both selection and "
+                "confirmation; a family belongs to one side"
+            )
     return out
 
 
 def resolved_data_sets(cfg: Config) -> tuple[list[str], list[str]]:
-    """Names of the selection and the confirmation data sets, with ``all`` and ``rest`` filled in."""
-    from husai.external import datasets
+    """Names of the selection and the confirmation data sets, with ``all`` and ``rest`` filled
+    in.
+    """
+    from husai.probing import datasets
 
     sets = cfg.external.datasets
     half_a, half_b = datasets.split(datasets.dataset_names())
@@ -208,7 +292,9 @@ def resolved_data_sets(cfg: Config) -> tuple[list[str], list[str]]:
 
 
 def _policies(cfg: Config) -> list[str]:
-    """Policies are read before anything runs: a mistake in one must not show after hours of training."""
+    """Policies are read before anything runs: a mistake in one must not show after hours of
+    training.
+    """
     from husai.gate.policy import load_policy
 
     out, names = [], [Path(p).stem for p in cfg.gate.policies]
@@ -219,7 +305,12 @@ def _policies(cfg: Config) -> list[str]:
             out.append(f"gate.policies: {error}")
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        out.append(f"gate.policies: two policies are called '{twice[0]}'; results/gate/{twice[0]}/ has room for one, rename a file")
+        out.append(
+            f"gate.policies: two policies are called '{twice[0]}'; results/gate/{twice[0]}/ has "
+            "room for one, rename a file"
+        )
     if "strict" not in names:
-        out.append(f"gate.policies: {cfg.gate.policies} lacks strict, which decides how a run ends; add it")
+        out.append(
+            f"gate.policies: {cfg.gate.policies} lacks strict, which decides how a run ends; add it"
+        )
     return out

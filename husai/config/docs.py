@@ -1,4 +1,6 @@
-"""Generated documents of the configuration: ``config/schema.json`` and the key table of ``config/README.md``."""
+"""Generated documents of the configuration: ``config/schema.json`` and the key table of
+``config/README.md``.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ def _section(path: str, model: type[BaseModel]) -> list[str]:
                 nested += _section(f"{path}.{key}{many}", part)
             if not field.description:
                 continue
-        default = "required" if field.is_required() else f"`{json.dumps(field.get_default(call_default_factory=True), default=str)}`"
+        default = (
+            "required"
+            if field.is_required()
+            else f"`{json.dumps(field.get_default(call_default_factory=True), default=str)}`"
+        )
         lines.append(f"| `{key}` | {default} | {field.description or ''} |")
     return [*lines, "", *nested]
 

@@ -1,4 +1,6 @@
-"""Reading configuration files: overlays merged, every mistake reported at once with file, key, value and what was expected."""
+"""Reading configuration files: overlays merged, every mistake reported at once with file, key,
+value and what was expected.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,24 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dic
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=deep)
         if repr(key) in seen:
-            loader.duplicates.append(f"{loader.name}: line {key_node.start_mark.line + 1}: key '{key}' is given twice; keep one")
+            loader.duplicates.append(
+                f"{loader.name}: line {key_node.start_mark.line + 1}: key '{key}' is given twice; "
+                "keep one"
+            )
         seen.add(repr(key))
     return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda loader, node: _mapping(loader, node, deep=True))
+_Loader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
+    lambda loader, node: _mapping(loader, node, deep=True),
+)
 
 
 def read_yaml(path: str | Path, duplicates: list[str] | None = None) -> dict:
-    """Read a YAML mapping; broken syntax, a missing file and, unless they are collected in ``duplicates``, duplicate keys are errors."""
+    """Read a YAML mapping; broken syntax, a missing file and, unless they are collected in
+    ``duplicates``, duplicate keys are errors.
+    """
     try:
         with open(path) as handle:
             loader = _Loader(handle, str(path))
@@ -48,7 +58,10 @@ def read_yaml(path: str | Path, duplicates: list[str] | None = None) -> dict:
         raise HusaiError(f"{path}: no such file; give the path of a YAML configuration") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise HusaiError(f"{path}: line {mark.line + 1 if mark else '?'}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise HusaiError(
+            f"{path}: line {mark.line + 1 if mark else '?'}: not valid YAML "
+            f"({getattr(error, 'problem', error)})"
+        ) from None
     if not isinstance(value, dict):
         raise HusaiError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
     if duplicates is not None:
@@ -58,7 +71,9 @@ def read_yaml(path: str | Path, duplicates: list[str] | None = None) -> dict:
     return value
 
 
-def merge(base: dict, over: dict, origins: dict | None = None, source: str = "", prefix: tuple = ()) -> dict:
+def merge(
+    base: dict, over: dict, origins: dict | None = None, source: str = "", prefix: tuple = ()
+) -> dict:
     """Deep-merge ``over`` into a copy of ``base``; note in ``origins`` which file set each key.
 
     Lists replace lists. A block with another ``kind`` replaces the whole block.
@@ -70,11 +85,16 @@ def merge(base: dict, over: dict, origins: dict | None = None, source: str = "",
             origins[where] = source
         nested = isinstance(value, dict)
         old = out.get(key)
-        out[key] = merge(old if nested and isinstance(old, dict) else {}, value, origins, source, where) if nested else value
+        out[key] = (
+            merge(old if nested and isinstance(old, dict) else {}, value, origins, source, where)
+            if nested
+            else value
+        )
     return out
 
 
-# What pydantic puts into the place of an error besides the keys: the form of a value that may have several.
+# What pydantic puts into the place of an error besides the keys: the form of a value that may have
+# several.
 FORMS = ("int", "float", "str", "one", "each", "union")
 FORM_PREFIXES = ("function-", "list[", "dict[", "literal[", "constrained-", "tuple[", "union[")
 
@@ -108,9 +128,14 @@ def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
     except ValidationError as error:
         lines = _explain(error, origins, default)
         with contextlib.suppress(ValidationError):
-            config = Config.model_validate(_mend(raw, read_yaml(paths[0], []) if paths else {}, error))
+            config = Config.model_validate(
+                _mend(raw, read_yaml(paths[0], []) if paths else {}, error)
+            )
     problems = cross_checks(config) if config is not None else []
-    lines += [f"{_origin(problem.split(':')[0].split('.'), origins, default)}: {problem}" for problem in problems]
+    lines += [
+        f"{_origin(problem.split(':')[0].split('.'), origins, default)}: {problem}"
+        for problem in problems
+    ]
     lines = duplicates + lines
     if lines or config is None:
         raise HusaiError("\n".join(lines))
@@ -119,17 +144,32 @@ def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
 
 def _origin(where: Sequence[str], origins: dict[tuple, str], default: str) -> str:
     """The file that set a key, or the nearest key above it."""
-    return next((origins[tuple(where[:n])] for n in range(len(where), 0, -1) if tuple(where[:n]) in origins), default)
+    return next(
+        (
+            origins[tuple(where[:n])]
+            for n in range(len(where), 0, -1)
+            if tuple(where[:n]) in origins
+        ),
+        default,
+    )
 
 
 def _mend(raw: dict, base: dict, error: ValidationError) -> dict:
-    """``raw`` with every faulty value put back to the base's, so that the checks across keys can run as well."""
+    """``raw`` with every faulty value put back to the base's, so that the checks across keys can
+    run as well.
+    """
     mended = json.loads(json.dumps(raw, default=str))
     for item in error.errors():
         here, there = mended, base
         for part in item["loc"]:
             inside = isinstance(here, dict) and part in here
-            if inside and isinstance(here[part], dict) and isinstance(there, dict) and part in there and part != item["loc"][-1]:
+            if (
+                inside
+                and isinstance(here[part], dict)
+                and isinstance(there, dict)
+                and part in there
+                and part != item["loc"][-1]
+            ):
                 here, there = here[part], there[part]
             elif inside:
                 here.pop(part)
@@ -143,7 +183,11 @@ def _explain(error: ValidationError, origins: dict[tuple, str], default: str) ->
     lines = []
     for item in error.errors():
         where = tuple(
-            str(p) for p in item["loc"] if str(p) not in ("modular", "language", "hub") or len(item["loc"]) < 3 or p != item["loc"][2]
+            str(p)
+            for p in item["loc"]
+            if str(p) not in ("modular", "language", "hub")
+            or len(item["loc"]) < 3
+            or p != item["loc"][2]
         )
         where = tuple(p for p in where if p not in FORMS and not p.startswith(FORM_PREFIXES))
         lines.append(f"{_origin(where, origins, default)}: {'.'.join(where)}: {_phrase(item)}")
@@ -165,7 +209,9 @@ def _phrase(item: dict) -> str:
     if isinstance(value, str):
         try:
             float(value)
-            hint = f"; YAML reads {value} as text here, write it as {float(value):.1e}".replace("e-0", "e-").replace("e+0", "e+")
+            hint = f"; YAML reads {value} as text here, write it as {float(value):.1e}".replace(
+                "e-0", "e-"
+            ).replace("e+0", "e+")
             return f"got the text {shown}, expected a number{hint}"
         except ValueError:
             pass

@@ -20,8 +20,14 @@ def _form(value: object) -> str:
 
 
 # Told apart by their form, so that a mistake is reported once and not once per form.
-OneOrMoreNames = Annotated[Annotated[str, Tag("one")] | Annotated[list[str], Field(min_length=1), Tag("each")], Discriminator(_form)]
-OneOrPerSubject = Annotated[Annotated[PositiveInt, Tag("one")] | Annotated[dict[str, PositiveInt], Tag("each")], Discriminator(_form)]
+OneOrMoreNames = Annotated[
+    Annotated[str, Tag("one")] | Annotated[list[str], Field(min_length=1), Tag("each")],
+    Discriminator(_form),
+]
+OneOrPerSubject = Annotated[
+    Annotated[PositiveInt, Tag("one")] | Annotated[dict[str, PositiveInt], Tag("each")],
+    Discriminator(_form),
+]
 
 
 class Section(BaseModel):
@@ -31,7 +37,9 @@ class Section(BaseModel):
 
 
 class OnSubjects(Section):
-    """A stage that runs on one subject or on several: some of its numbers may differ from subject to subject."""
+    """A stage that runs on one subject or on several: some of its numbers may differ from subject
+    to subject.
+    """
 
     subject: OneOrMoreNames = Field(description="subject name, or a list of them")
 
@@ -56,19 +64,25 @@ class Compute(Section):
     )
     dtype: Literal["float32", "tf32", "bfloat16", "float64"] = Field(
         "float32",
-        description="number format of SAE training; tf32 and bfloat16 round the operands of products, on a GPU, if the gradients stay right",
+        description="number format of SAE training; tf32 and bfloat16 round the operands of "
+        "products, on a GPU, if the gradients stay right",
     )
     train_threads: PositiveInt = Field(
         1,
-        description="CPU threads of a training or evaluation job; SAE training gives each its own seeds, so that its figures do not depend on it",
+        description="CPU threads of a training or evaluation job; SAE training gives each its own "
+        "seeds, so that its figures do not depend on it",
     )
-    gpu_mem_mb: PositiveInt = Field(20000, description="GPU memory a GPU job asks of the scheduler, MB")
+    gpu_mem_mb: PositiveInt = Field(
+        20000, description="GPU memory a GPU job asks of the scheduler, MB"
+    )
     mem_mb: PositiveInt = Field(2500, description="main memory a job asks of the scheduler, MB")
     runtime: PositiveInt = Field(240, description="time limit a job asks of the scheduler, minutes")
 
 
 class ModularSubject(Section):
-    """A transformer trained here on (a + b) mod p; tokens [a, b, =], read at '=', the answer never in the input."""
+    """A transformer trained here on (a + b) mod p; tokens [a, b, =], read at '=', the answer never
+    in the input.
+    """
 
     kind: Literal["modular"]
     p: PositiveInt = Field(113, description="modulus")
@@ -77,17 +91,23 @@ class ModularSubject(Section):
     n_heads: PositiveInt = Field(4, description="attention heads")
     d_mlp: PositiveInt = Field(512, description="MLP width")
     train_fraction: Fraction = Field(0.8, description="share of the p*p pairs trained on")
-    target_accuracy: Fraction = Field(0.999, description="held-out accuracy at which training stops")
+    target_accuracy: Fraction = Field(
+        0.999, description="held-out accuracy at which training stops"
+    )
     max_steps: PositiveInt = Field(1500, description="steps after which training gives up")
     batch_size: PositiveInt = Field(2048, description="pairs per step")
     learning_rate: float = Field(2.0e-3, gt=0, description="AdamW learning rate")
     weight_decay: float = Field(1.0, ge=0, description="AdamW weight decay")
     seed: Seed = Field(0, description="seed of initialisation, split and order")
-    hooks: list[str] = Field(description="hook points whose activations are stored; the first is the default")
+    hooks: list[str] = Field(
+        description="hook points whose activations are stored; the first is the default"
+    )
 
 
 class LanguageSubject(Section):
-    """A small causal transformer trained here, with its own tokenizer, on the probing data sets' training text."""
+    """A small causal transformer trained here, with its own tokenizer, on the probing data sets'
+    training text.
+    """
 
     kind: Literal["language"]
     d_model: PositiveInt = Field(128, description="residual width")
@@ -99,7 +119,9 @@ class LanguageSubject(Section):
     batch_size: PositiveInt = Field(32, description="sequences per step")
     learning_rate: float = Field(2.0e-3, gt=0, description="AdamW learning rate")
     seed: Seed = Field(0, description="seed of tokenizer split, initialisation and order")
-    hooks: list[str] = Field(description="hook points whose activations are stored; the first is the default")
+    hooks: list[str] = Field(
+        description="hook points whose activations are stored; the first is the default"
+    )
 
 
 class HubSubject(Section):
@@ -110,24 +132,36 @@ class HubSubject(Section):
     revision: str | None = Field(None, description="hub revision; null is the default branch")
     n_ctx: PositiveInt = Field(1024, description="context length in tokens")
     seed: Seed = Field(0, description="seed of the activation sample")
-    hooks: list[str] = Field(description="hook points whose activations are stored; the first is the default")
+    hooks: list[str] = Field(
+        description="hook points whose activations are stored; the first is the default"
+    )
 
 
 class Corpus(Section):
     """Text that language subjects and their SAEs are trained on; never overlaps evaluation text."""
 
     max_chars_per_row: PositiveInt = Field(1000, description="longer rows are cut here")
-    max_rows_per_dataset: PositiveInt = Field(2000, description="rows taken from one data set at most")
-    held_out_fraction: Fraction = Field(0.05, description="share of the documents kept for the held-out loss")
+    max_rows_per_dataset: PositiveInt = Field(
+        2000, description="rows taken from one data set at most"
+    )
+    held_out_fraction: Fraction = Field(
+        0.05, description="share of the documents kept for the held-out loss"
+    )
 
 
 class Activations(Section):
-    """How many activation rows are stored per split (language subjects; a modular subject stores every pair)."""
+    """How many activation rows are stored per split (language subjects; a modular subject stores
+    every pair).
+    """
 
     train_rows: PositiveInt = Field(description="rows that SAEs train on")
     held_out_rows: PositiveInt = Field(description="rows for held-out measurements")
-    confirmation_rows: PositiveInt = Field(description="rows kept for the confirmation of the candidate")
-    dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="number format on disk")
+    confirmation_rows: PositiveInt = Field(
+        description="rows kept for the confirmation of the candidate"
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="number format on disk"
+    )
 
 
 class Training(Section):
@@ -137,11 +171,21 @@ class Training(Section):
     batch_size: PositiveInt = Field(description="rows per step")
     learning_rate: float = Field(1.0e-3, gt=0, description="Adam learning rate")
     warmup_fraction: Fraction = Field(0.05, description="share of the steps with linear warm-up")
-    decay_fraction: Fraction = Field(0.2, description="share of the steps with linear decay to zero")
-    gradient_clip: float | None = Field(1.0, description="gradient norm limit per SAE; null for none")
-    auxk_coefficient: float = Field(0.03125, ge=0, description="weight of the AuxK loss; 0 for none")
-    dead_after_rows: PositiveInt = Field(200_000, description="rows without firing after which a latent counts as dead in training")
-    b_dec_init: Literal["geometric_median", "mean", "zero"] = Field("geometric_median", description="start of the decoder bias")
+    decay_fraction: Fraction = Field(
+        0.2, description="share of the steps with linear decay to zero"
+    )
+    gradient_clip: float | None = Field(
+        1.0, description="gradient norm limit per SAE; null for none"
+    )
+    auxk_coefficient: float = Field(
+        0.03125, ge=0, description="weight of the AuxK loss; 0 for none"
+    )
+    dead_after_rows: PositiveInt = Field(
+        200_000, description="rows without firing after which a latent counts as dead in training"
+    )
+    b_dec_init: Literal["geometric_median", "mean", "zero"] = Field(
+        "geometric_median", description="start of the decoder bias"
+    )
 
 
 class Planted(Section):
@@ -159,7 +203,9 @@ class Baseline(OnSubjects):
 
     d_sae: OneOrPerSubject = Field(description="latents; one number, or one per subject")
     k: OneOrPerSubject = Field(description="active latents per row; one number, or one per subject")
-    seeds: list[Seed] = Field(min_length=3, description="seeds of the ensemble and of its frozen-decoder control")
+    seeds: list[Seed] = Field(
+        min_length=3, description="seeds of the ensemble and of its frozen-decoder control"
+    )
     planted: Planted = Field(default_factory=Planted)
 
 
@@ -167,23 +213,33 @@ class Ablations(OnSubjects):
     """Grids over k at fixed d_sae and over d_sae at fixed k (phase 4c)."""
 
     k: list[PositiveInt] = Field(min_length=1, description="values of k, at d_sae = k_at_d_sae")
-    k_at_d_sae: OneOrPerSubject = Field(description="d_sae of the k grid; one number, or one per subject")
+    k_at_d_sae: OneOrPerSubject = Field(
+        description="d_sae of the k grid; one number, or one per subject"
+    )
     d_sae: list[PositiveInt] = Field(min_length=1, description="values of d_sae, at k = d_sae_at_k")
     d_sae_at_k: PositiveInt = Field(description="k of the d_sae grid")
     seeds: list[Seed] = Field(min_length=3, description="seeds of every condition")
 
 
 class Calibration(Section):
-    """Adaptive L0: search k, retrain the choice on fresh seeds beside a control at the default k, match L0 elsewhere."""
+    """Adaptive L0: search k, retrain the choice on fresh seeds beside a control at the default k,
+    match L0 elsewhere.
+    """
 
     subject: str = Field(description="subject name")
     d_sae: PositiveInt = Field(description="latents")
     k: list[PositiveInt] = Field(min_length=2, description="candidates for k")
     default_k: PositiveInt = Field(description="k of the matched control")
     seeds: list[Seed] = Field(min_length=3, description="seeds of the search")
-    retrain_seeds: list[Seed] = Field(min_length=3, description="fresh seeds of the retrained choice and its control")
-    min_explained_variance: Fraction = Field(description="a candidate below this held-out explained variance is not eligible")
-    match_architectures: list[Literal["relu", "jumprelu"]] = Field(description="architectures whose L0 is matched to the chosen k")
+    retrain_seeds: list[Seed] = Field(
+        min_length=3, description="fresh seeds of the retrained choice and its control"
+    )
+    min_explained_variance: Fraction = Field(
+        description="a candidate below this held-out explained variance is not eligible"
+    )
+    match_architectures: list[Literal["relu", "jumprelu"]] = Field(
+        description="architectures whose L0 is matched to the chosen k"
+    )
 
 
 class Consistency(OnSubjects):
@@ -191,7 +247,9 @@ class Consistency(OnSubjects):
 
     d_sae: OneOrPerSubject = Field(description="latents; one number, or one per subject")
     k: OneOrPerSubject = Field(description="active latents per row; one number, or one per subject")
-    weights: list[Annotated[float, Field(ge=0)]] = Field(min_length=1, description="values of lambda; 0 is the control")
+    weights: list[Annotated[float, Field(ge=0)]] = Field(
+        min_length=1, description="values of lambda; 0 is the control"
+    )
     interval: PositiveInt = Field(50, description="steps between two matchings")
     seeds: list[Seed] = Field(min_length=3, description="seeds; the first is the reference")
     max_ev_drop: Fraction = Field(0.05, description="accepted loss of explained variance")
@@ -200,8 +258,12 @@ class Consistency(OnSubjects):
 class DataSets(Section):
     """Which probing data sets are evaluated; names as in sae-probes, e.g. 87_glue_cola."""
 
-    selection: list[str] | Literal["all"] = Field(description="split A: data sets that may choose the candidate")
-    confirmation: list[str] | Literal["rest"] = Field(description="split B, other families: data sets that confirm it")
+    selection: list[str] | Literal["all"] = Field(
+        description="split A: data sets that may choose the candidate"
+    )
+    confirmation: list[str] | Literal["rest"] = Field(
+        description="split B, other families: data sets that confirm it"
+    )
     ood: list[str] = Field(description="data sets with a shipped out-of-domain twin")
     max_rows: PositiveInt | None = Field(None, description="use the first rows only; null for all")
 
@@ -209,37 +271,51 @@ class DataSets(Section):
 class Probing(Section):
     """Sparse probing (SAEBench)."""
 
-    engine: Literal["fast", "official"] = Field("fast", description="engine of frontier and scaling")
-    confirmation_engine: Literal["fast", "official"] = Field("official", description="engine of the candidate's gate evidence")
+    engine: Literal["fast", "official"] = Field(
+        "fast", description="engine of frontier and scaling"
+    )
+    confirmation_engine: Literal["fast", "official"] = Field(
+        "official", description="engine of the candidate's gate evidence"
+    )
     ks: list[PositiveInt] = Field(description="numbers of latents a probe may use")
-    gate_k: PositiveInt = Field(16, description="the fixed k of the strict policy; must be one of ks")
+    gate_k: PositiveInt = Field(
+        16, description="the fixed k of the strict policy; must be one of ks"
+    )
     penalty: Literal["l1", "l2"] = Field("l1", description="penalty of the SAE probes")
 
 
 class CEBench(Section):
     """Contrastive pairs."""
 
-    source: Literal["embedded", "hub"] = Field(description="pairs from the probing data sets, or the hub's contrastive stories")
-    hub_version: str = Field("GulkoA/contrastive-stories-v4", description="hub data set when source is hub")
+    source: Literal["embedded", "hub"] = Field(
+        description="pairs from the probing data sets, or the hub's contrastive stories"
+    )
+    hub_version: str = Field(
+        "GulkoA/contrastive-stories-v4", description="hub data set when source is hub"
+    )
     n_pairs: PositiveInt = Field(description="pairs for selection, and as many for confirmation")
     max_tokens: PositiveInt = Field(128, description="tokens read of each story")
 
 
 class BroughtSAE(Section):
-    """SAEs of another trainer (SAELens, dictionary_learning, sparsify, HUSAI) that enter frontier, selection, confirmation and gate."""
+    """SAEs of another trainer (SAELens, dictionary_learning, sparsify, HUSAI) that enter frontier,
+    selection, confirmation and gate.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = Field(
         None, description="name in tables; null takes that of the path"
     )
     path: str | list[str] = Field(
-        description="a checkpoint, a folder of seed*/ checkpoints, or a list of either: the members of one ensemble; "
+        description="a checkpoint, a folder of seed*/ checkpoints, or a list of either: the "
+        "members of one ensemble; "
         "absolute, or relative to the folder of results/"
     )
     subject: str = Field(description="subject whose activations it reads; that of external.subject")
     hook: str = Field(description="hook point it reads")
     confirmation: str | list[str] = Field(
         [],
-        description="members that took no part in the choice, for the confirmation: 8 for the strict policy; without them its integrity gate fails",
+        description="members that took no part in the choice, for the confirmation: 8 for the "
+        "strict policy; without them its integrity gate fails",
     )
 
 
@@ -250,7 +326,9 @@ class External(Section):
     datasets: DataSets
     probing: Probing
     cebench: CEBench
-    candidates: list[BroughtSAE] = Field([], description="SAEs you bring, compared with those trained here")
+    candidates: list[BroughtSAE] = Field(
+        [], description="SAEs you bring, compared with those trained here"
+    )
 
 
 class Frontier(Section):
@@ -258,7 +336,10 @@ class Frontier(Section):
 
     architectures: list[Architecture] = Field(min_length=1, description="architectures compared")
     d_sae: PositiveInt = Field(description="latents")
-    k: CalibratedOrInt = Field(description="L0 of every architecture; 'calibrated' takes the choice of the calibration stage")
+    k: CalibratedOrInt = Field(
+        description="L0 of every architecture; 'calibrated' takes the choice of the calibration "
+        "stage"
+    )
     seeds: list[Seed] = Field(min_length=3, description="seeds of every architecture")
 
 
@@ -276,21 +357,32 @@ class Scaling(Section):
 class Selection(Section):
     """How one candidate is chosen from frontier and scaling."""
 
-    min_seeds: PositiveInt = Field(5, description="strict selector: a condition with fewer seeds cannot be chosen")
-    cycle3_min_seeds: PositiveInt = Field(3, description="cycle3 selector: the same, as in the original")
+    min_seeds: PositiveInt = Field(
+        5, description="strict selector: a condition with fewer seeds cannot be chosen"
+    )
+    cycle3_min_seeds: PositiveInt = Field(
+        3, description="cycle3 selector: the same, as in the original"
+    )
 
 
 class Confirmation(Section):
     """The selected candidate, trained again on fresh seeds and measured on held-out data."""
 
-    seeds: list[Seed] = Field(min_length=3, description="fresh seeds; the strict policy wants at least 8")
-    force: bool = Field(False, description="allow a second attempt for one config hash; it is marked in the report")
+    seeds: list[Seed] = Field(
+        min_length=3, description="fresh seeds; the strict policy wants at least 8"
+    )
+    force: bool = Field(
+        False, description="allow a second attempt for one config hash; it is marked in the report"
+    )
 
 
 class Stress(Section):
     """Stress tests of the candidate."""
 
-    seeds: list[Seed] = Field(min_length=3, description="fresh seeds of the randomised-subject SAEs and the transcoder; strict wants 5")
+    seeds: list[Seed] = Field(
+        min_length=3,
+        description="fresh seeds of the randomised-subject SAEs and the transcoder; strict wants 5",
+    )
     transcoder_hooks: tuple[str, str] | list[str] = Field(
         description="[MLP input, MLP output] of the transcoder", min_length=2, max_length=2
     )
@@ -300,16 +392,24 @@ class Stress(Section):
 class Gate(Section):
     """The decision."""
 
-    policies: list[str] = Field(["cycle3", "strict"], description="policies evaluated: names in config/policies or files")
-    fail_on_gate_fail: bool = Field(False, description="exit non-zero, after report and log, when the strict gate fails")
-    null_campaigns: PositiveInt = Field(5000, description="simulated campaigns for the false-pass rate")
+    policies: list[str] = Field(
+        ["cycle3", "strict"], description="policies evaluated: names of shipped policies, or files"
+    )
+    fail_on_gate_fail: bool = Field(
+        False, description="exit non-zero, after report and log, when the strict gate fails"
+    )
+    null_campaigns: PositiveInt = Field(
+        5000, description="simulated campaigns for the false-pass rate"
+    )
 
 
 class Config(Section):
     """The whole configuration."""
 
     compute: Compute = Field(default_factory=Compute)
-    subjects: dict[str, Annotated[ModularSubject | LanguageSubject | HubSubject, Field(discriminator="kind")]]
+    subjects: dict[
+        str, Annotated[ModularSubject | LanguageSubject | HubSubject, Field(discriminator="kind")]
+    ]
     corpus: Corpus = Field(default_factory=Corpus)
     activations: dict[str, Activations]
     training: dict[str, Training]

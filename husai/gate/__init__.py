@@ -5,4 +5,14 @@ from husai.gate.evaluate import evaluate
 from husai.gate.evidence import Evidence, load_evidence
 from husai.gate.policy import Condition, Gate, Policy, load_policy
 
-__all__ = ["Condition", "Decision", "Evidence", "Gate", "Policy", "Row", "evaluate", "load_evidence", "load_policy"]
+__all__ = [
+    "Condition",
+    "Decision",
+    "Evidence",
+    "Gate",
+    "Policy",
+    "Row",
+    "evaluate",
+    "load_evidence",
+    "load_policy",
+]

@@ -1,4 +1,6 @@
-"""Checks on the evidence as a whole: one code version, one configuration, every hash verified. Empty text means it holds."""
+"""Checks on the evidence as a whole: one code version, one configuration, every hash verified.
+Empty text means it holds.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,13 @@ SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "latents of a probe": {"gate_k": ("integrity", "saebench", "cebench", "ood")},
     "penalty of a probe": {"penalty": ("saebench", "ood")},
     "rows of a data set": {"max_rows": ("saebench", "cebench", "ood")},
-    "confirmation data sets": {"datasets": ("integrity", "saebench", "cebench"), "confirmation": ("cebench", "ood")},
+    "confirmation data sets": {
+        "datasets": ("integrity", "saebench", "cebench"),
+        "confirmation": ("cebench", "ood"),
+    },
 }
-"""Settings that jobs of several kinds depend on: where the configuration slice of each kind states them.
+"""Settings that jobs of several kinds depend on: where the configuration slice of each kind states
+them.
 
 A partial rerun keeps them equal: whoever changes one runs every job again whose slice holds it.
 """
@@ -32,10 +38,10 @@ def one_version(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
 def one_config(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
     """Fails when records name several run configurations, or cannot come from one configuration.
 
-    Each kind of job hashes its own slice of the configuration, so hashes are compared within a kind. Across kinds, what slices have in
-    common (:data:`SETTINGS`) must be equal, in the records and in those they rest on, and all kinds must rest on SAEs in common: the
-    same recipe trained on other activations gives other weights.
-    """
+    Each kind of job hashes its own slice of the configuration, so hashes are compared within a
+    kind. Across kinds, what slices have in common (:data:`SETTINGS`) must be equal, in the records
+    and in those they rest on, and all kinds must rest on SAEs in common: the same recipe trained on
+    other activations gives other weights."""
     runs: dict[str, set[str]] = defaultdict(set)
     slices: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for item in items:
@@ -44,13 +50,21 @@ def one_config(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
             runs[str(run)].add(item.label)
         slices[item.kind][_provenance(item, "config_hash")].add(item.label)
     found = [_several(runs, "run configurations")]
-    found += [_several(values, f"configurations of {kind}") for kind, values in sorted(slices.items())]
-    found += [_several(_stated(items, places), f"values of {name}") for name, places in SETTINGS.items()]
+    found += [
+        _several(values, f"configurations of {kind}") for kind, values in sorted(slices.items())
+    ]
+    found += [
+        _several(_stated(items, places), f"values of {name}") for name, places in SETTINGS.items()
+    ]
     return "; ".join(text for text in [*found, _no_common_sae(items)] if text)
 
 
-def _stated(items: Sequence[Evidence], places: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:
-    """Each value that a setting has in the records and what they rest on, with the records behind it."""
+def _stated(
+    items: Sequence[Evidence], places: Mapping[str, tuple[str, ...]]
+) -> dict[str, set[str]]:
+    """Each value that a setting has in the records and what they rest on, with the records behind
+    it.
+    """
     values: dict[str, set[str]] = defaultdict(set)
     for item in items:
         for record in (item.record, *item.behind):
@@ -77,12 +91,18 @@ def _no_common_sae(items: Sequence[Evidence]) -> str:
         return ""
     first = min(kinds)
     apart = sorted(kind for kind in kinds if not kinds[kind] & kinds[first])
-    named = f"{', '.join(apart)} share none with {first}" if apart else f"none is common to {', '.join(sorted(kinds))}"
+    named = (
+        f"{', '.join(apart)} share none with {first}"
+        if apart
+        else f"none is common to {', '.join(sorted(kinds))}"
+    )
     return f"fails: the evidence is about different SAEs, {named}"
 
 
 def verified(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
-    """Fails when a record is malformed, changed, unreadable, or rests on a file that is missing or changed."""
+    """Fails when a record is malformed, changed, unreadable, or rests on a file that is missing or
+    changed.
+    """
     bad = sorted(f"{e.label} {p}" for e in items for p in e.problems) + list(unreadable)
     if not items:
         bad.append("there is no evidence to verify")
@@ -101,5 +121,8 @@ def _provenance(item: Evidence, key: str) -> str:
 def _several(values: Mapping[str, set[str]], what: str) -> str:
     if len(values) < 2:
         return ""
-    groups = [f"{value or 'none named'} behind {', '.join(sorted(labels)[:4])}" for value, labels in sorted(values.items())]
+    groups = [
+        f"{value or 'none named'} behind {', '.join(sorted(labels)[:4])}"
+        for value, labels in sorted(values.items())
+    ]
     return f"fails: the evidence is stale, {len(values)} {what}: " + "; ".join(groups)

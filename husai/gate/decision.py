@@ -1,4 +1,6 @@
-"""What a policy said about a candidate, and how it is written down: JSON, Markdown, one line per condition."""
+"""What a policy said about a candidate, and how it is written down: JSON, Markdown, one line per
+condition.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ class Row(NamedTuple):
         """``[lcb, ucb]`` with ``-inf``/``inf`` for a missing bound; empty when nothing was read."""
         if self.value is None:
             return ""
-        return f"[{'-inf' if self.lcb is None else f'{self.lcb:.4g}'}, {'inf' if self.ucb is None else f'{self.ucb:.4g}'}]"
+        return (
+            f"[{'-inf' if self.lcb is None else f'{self.lcb:.4g}'}, "
+            f"{'inf' if self.ucb is None else f'{self.ucb:.4g}'}]"
+        )
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,13 @@ class Decision:
     reasons : dict
         Per gate, in policy order: what decided it.
     unattainable : list of str
-        Gates with a condition no candidate could meet, or that the seeds at hand cannot resolve; ``feasibility`` has the details.
+        Gates with a condition no candidate could meet, or that the seeds at hand cannot resolve;
+        ``feasibility`` has the details.
     rows : list of Row
         Every condition judged.
     modes, required : dict
-        Mode of each gate that has several, and whether each gate lets a missing value pass: what it takes to decide again.
+        Mode of each gate that has several, and whether each gate lets a missing value pass: what it
+        takes to decide again.
     alpha : float or None
         One-sided level of the bounds; None for a policy that takes evidence as it is.
     sources : list of str
@@ -102,20 +109,50 @@ class Decision:
         return gate_lines(self.to_dict())
 
     def to_markdown(self) -> str:
-        """The text of ``release_policy.md``: status first, then gates, conditions, and what was unattainable."""
+        """The text of ``release_policy.md``: status first, then gates, conditions, and what was
+        unattainable.
+        """
         status = "PASS" if self.pass_all else "FAIL: " + ", ".join(self.failing)
         names = (self.candidate.get(key) for key in ("condition", "recipe", "recipe_hash"))
         name = next((n for n in names if n and isinstance(n, str)), "not named")
-        out = [f"# Policy `{self.policy}`: {status}", "", f"- candidate: `{name}`", f"- pass_all: `{self.pass_all}`"]
+        out = [
+            f"# Policy `{self.policy}`: {status}",
+            "",
+            f"- candidate: `{name}`",
+            f"- pass_all: `{self.pass_all}`",
+        ]
         out += [f"- {gate} mode: `{mode}`" for gate, mode in self.modes.items()]
-        out += ["", "## Gates", "", "| gate | verdict | why it is there | reason |", "|---|---|---|---|"]
+        out += [
+            "",
+            "## Gates",
+            "",
+            "| gate | verdict | why it is there | reason |",
+            "|---|---|---|---|",
+        ]
         for gate, reason in self.reasons.items():
-            verdict = ("pass" if self.gates[gate] else "**fail**") + ("" if gate in self.counted else " (not counted)")
-            out.append(f"| {gate} | {verdict} | {_cell(self.whys.get(gate, ''))} | {_cell(reason)} |")
-        out += ["", "## Conditions", "", "| gate | condition | value | interval | n | asked | verdict |", "|---|---|---|---|---|---|---|"]
+            verdict = ("pass" if self.gates[gate] else "**fail**") + (
+                "" if gate in self.counted else " (not counted)"
+            )
+            out.append(
+                f"| {gate} | {verdict} | {_cell(self.whys.get(gate, ''))} | {_cell(reason)} |"
+            )
+        out += [
+            "",
+            "## Conditions",
+            "",
+            "| gate | condition | value | interval | n | asked | verdict |",
+            "|---|---|---|---|---|---|---|",
+        ]
         for row in self.rows:
             value = "missing" if row.value is None else f"{row.value:.6g}"
-            cells = (row.gate, row.condition, value if row.asked else "", row.interval, str(row.n or ""), row.asked)
+            cells = (
+                row.gate,
+                row.condition,
+                value if row.asked else "",
+                row.interval,
+                str(row.n or ""),
+                row.asked,
+            )
             out.append(f"| {' | '.join(cells)} | {'pass' if row.passed else '**fail**'} |")
         blocking = [f for f in self.feasibility if f["blocking"]]
         if blocking:
@@ -125,10 +162,11 @@ class Decision:
 
 
 def gate_lines(body: Mapping[str, Any]) -> list[str]:
-    """One plain line per gate of a ``release_policy.json``: verdict, name, value, interval and threshold of its most telling condition, reason.
+    """One plain line per gate of a ``release_policy.json``: verdict, name, value, interval and
+    threshold of its most telling condition, reason.
 
-    Most telling: failed before passed, with an interval before without, measured before missing, then the policy's order.
-    """
+    Most telling: failed before passed, with an interval before without, measured before missing,
+    then the policy's order."""
     out = []
     for name, reason in body["reasons"].items():
         rows = [Row(**row) for row in body["rows"] if row["gate"] == name]

@@ -1,4 +1,6 @@
-"""Reads evidence records, checks their shape and the hashes of what they rest on, and says what is wrong with each."""
+"""Reads evidence records, checks their shape and the hashes of what they rest on, and says what is
+wrong with each.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ class Evidence:
     path: str = ""
     problems: tuple[str, ...] = ()
     behind: tuple[Mapping[str, Any], ...] = ()
-    """The evidence records that this one rests on, directly or through others; empty for one that came from memory."""
+    """The evidence records that this one rests on, directly or through others; empty for one that
+    came from memory.
+    """
 
     @property
     def kind(self) -> str:
@@ -42,11 +46,17 @@ class Evidence:
     @property
     def label(self) -> str:
         """How a reason names this record: its file, or its kind when it came from memory."""
-        return self.path or f"{self.kind} record of {self.record.get('recipe') or self.recipe_hash or 'no recipe'}"
+        return (
+            self.path
+            or f"{self.kind} record of "
+            f"{self.record.get('recipe') or self.recipe_hash or 'no recipe'}"
+        )
 
 
 class Reading(NamedTuple):
-    """One metric as numbers: missing bounds are infinite; ``problem`` says why it cannot be used."""
+    """One metric as numbers: missing bounds are infinite; ``problem`` says why it cannot be
+    used.
+    """
 
     value: float | None
     lcb: float
@@ -78,8 +88,8 @@ def is_number(value: Any) -> bool:
 def read_metric(entry: Any) -> Reading:
     """Turn a metric of an evidence record into numbers.
 
-    A null bound is unbounded, a null value is missing; NaN, text, an infinite value, a bound on the wrong side of the
-    other or an interval that leaves out its own value make the metric unusable.
+    A null bound is unbounded, a null value is missing; NaN, text, an infinite value, a bound on the
+    wrong side of the other or an interval that leaves out its own value make the metric unusable.
     """
     if not isinstance(entry, Mapping):
         return _NOTHING._replace(problem=f"is {entry!r}, not a metric with value, lcb, ucb and n")
@@ -94,22 +104,31 @@ def read_metric(entry: Any) -> Reading:
         return reading._replace(problem=f"has lcb {reading.lcb:g} above ucb {reading.ucb:g}")
     slack = 1e-9 * max(1.0, abs(reading.value))
     if not reading.lcb - slack <= reading.value <= reading.ucb + slack:
-        return reading._replace(problem=f"has value {reading.value:g} outside its own interval [{reading.lcb:g}, {reading.ucb:g}]")
+        return reading._replace(
+            problem=f"has value {reading.value:g} outside its own interval [{reading.lcb:g}, "
+            f"{reading.ucb:g}]"
+        )
     if reading.n < 1:
         return reading._replace(problem=f"has n {entry.get('n')!r}, not a positive count")
     return reading
 
 
 def read_as_is(entry: Any, basis: str) -> Reading:
-    """Like :func:`read_metric`, but a problem only where the number of this basis itself is not a finite number.
+    """Like :func:`read_metric`, but a problem only where the number of this basis itself is not a
+    finite number.
 
-    The original's value and bound come from different computations, so nothing is asked of one by the other.
-    """
+    The original's value and bound come from different computations, so nothing is asked of one by
+    the other."""
     if not isinstance(entry, Mapping):
         return _NOTHING._replace(problem=f"is {entry!r}, not a metric with value, lcb, ucb and n")
     reading, problems = _as_written(entry)
     key = "value" if basis == "point" else basis
-    if key not in problems and basis == "point" and reading.value is not None and math.isinf(reading.value):
+    if (
+        key not in problems
+        and basis == "point"
+        and reading.value is not None
+        and math.isinf(reading.value)
+    ):
         problems[key] = "has an infinite value"
     return reading._replace(problem=problems.get(key, ""))
 
@@ -124,11 +143,18 @@ def _as_written(entry: Mapping) -> tuple[Reading, dict[str, str]]:
             problems[key] = f"has {key} NaN"
         numbers[key] = absent if number is None or key in problems else number
     n = entry.get("n", 1)
-    return Reading(numbers["value"], numbers["lcb"], numbers["ucb"], n if isinstance(n, int) and not isinstance(n, bool) else 0), problems
+    return Reading(
+        numbers["value"],
+        numbers["lcb"],
+        numbers["ucb"],
+        n if isinstance(n, int) and not isinstance(n, bool) else 0,
+    ), problems
 
 
 def shape_problems(record: Any) -> list[str]:
-    """What is wrong with a record's form (schema, kind, recipe hash, metrics, inputs, provenance); empty when sound."""
+    """What is wrong with a record's form (schema, kind, recipe hash, metrics, inputs, provenance);
+    empty when sound.
+    """
     if not isinstance(record, Mapping):
         return [f"is a {type(record).__name__}, not an evidence record"]
     out = []
@@ -148,7 +174,13 @@ def shape_problems(record: Any) -> list[str]:
     if not isinstance(inputs, list):
         out.append("has no list of inputs")
     else:
-        bad = [i for i in inputs if not (isinstance(i, Mapping) and _SHA256.fullmatch(str(i.get("sha256"))) and i.get("path"))]
+        bad = [
+            i
+            for i in inputs
+            if not (
+                isinstance(i, Mapping) and _SHA256.fullmatch(str(i.get("sha256"))) and i.get("path")
+            )
+        ]
         out += [f"has an input without path and sha256: {i!r}" for i in bad]
     return out
 
@@ -162,20 +194,25 @@ def as_evidence(items: Iterable[Evidence | Mapping[str, Any]]) -> list[Evidence]
         elif isinstance(item, Mapping):
             out.append(Evidence(item, problems=tuple(shape_problems(item))))
         else:
-            out.append(Evidence({}, problems=(f"is a {type(item).__name__}, not an evidence record",)))
+            out.append(
+                Evidence({}, problems=(f"is a {type(item).__name__}, not an evidence record",))
+            )
     return out
 
 
-def load_evidence(paths: Iterable[str | Path], root: str | Path = ".", recipe_hash: str | None = None) -> list[Evidence]:
-    """Read every evidence record in files and folders and verify the hashes of its inputs, of theirs, and of itself.
+def load_evidence(
+    paths: Iterable[str | Path], root: str | Path = ".", recipe_hash: str | None = None
+) -> list[Evidence]:
+    """Read every evidence record in files and folders and verify the hashes of its inputs, of
+    theirs, and of itself.
 
     A record that names no inputs has that problem: nothing could show that it is out of date.
 
     Parameters
     ----------
     paths : iterable of path
-        Evidence files, or folders searched for ``*.json`` (other JSON there is ignored). A file may hold one record,
-        a list of records or ``{"evidence": [...]}``.
+        Evidence files, or folders searched for ``*.json`` (other JSON there is ignored). A file may
+        hold one record, a list of records or ``{"evidence": [...]}``.
     root : path
         Folder that the records' input paths are relative to.
     recipe_hash : str, optional
@@ -184,7 +221,8 @@ def load_evidence(paths: Iterable[str | Path], root: str | Path = ".", recipe_ha
     Raises
     ------
     HusaiError
-        When a path does not exist. An unreadable file inside a folder becomes a record with that problem.
+        When a path does not exist. An unreadable file inside a folder becomes a record with that
+        problem.
     """
     inputs, manifests = Inputs(Path(root)), {}
     found = []
@@ -198,7 +236,10 @@ def load_evidence(paths: Iterable[str | Path], root: str | Path = ".", recipe_ha
             problems, behind = shape_problems(record), []
             if recipe_hash is None or record.get("recipe_hash") == recipe_hash:
                 rests = inputs.of(record)
-                problems, behind = problems + rests.problems + _own_problems(path, manifests), rests.behind
+                problems, behind = (
+                    problems + rests.problems + _own_problems(path, manifests),
+                    rests.behind,
+                )
             found.append(Evidence(record, str(path), tuple(problems), tuple(behind)))
     return found
 
@@ -211,7 +252,9 @@ def _json_files(paths: Iterable[str | Path]) -> list[Path]:
         elif path.is_file():
             files.append(path)
         else:
-            raise HusaiError(f"{path}: no such evidence file or folder; run the stage that writes it first")
+            raise HusaiError(
+                f"{path}: no such evidence file or folder; run the stage that writes it first"
+            )
     return files
 
 
@@ -224,7 +267,13 @@ def _own_problems(path: Path, manifests: dict[Path, dict[str, str]]) -> list[str
                 outputs = read_json(manifest).get("outputs", [])
             except (HusaiError, AttributeError):
                 continue
-            manifests[folder].update({str((folder / r["path"]).resolve()): r["sha256"] for r in outputs if isinstance(r, Mapping)})
+            manifests[folder].update(
+                {
+                    str((folder / r["path"]).resolve()): r["sha256"]
+                    for r in outputs
+                    if isinstance(r, Mapping)
+                }
+            )
     expected = manifests[folder].get(str(path.resolve()))
     if expected is not None and expected != sha256_file(path):
         return ["has changed since its manifest was written"]

@@ -1,4 +1,6 @@
-"""What evidence rests on: every file that a record names, and those that the evidence among them names in turn, hashed again."""
+"""What evidence rests on: every file that a record names, and those that the evidence among them
+names in turn, hashed again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from husai.errors import HusaiError
 from husai.provenance import read_json, sha256_file
 
 FROM_SEEDS_ALONE = ("planted",)
-"""Kinds whose records rest on no file: the planted-features check draws its data and its SAEs from the seeds it names."""
+"""Kinds whose records rest on no file: the planted-features check draws its data and its SAEs from
+the seeds it names.
+"""
 WEIGHTS = "sae_weights.safetensors"
 
 
@@ -24,7 +28,9 @@ class Rests(NamedTuple):
 
 
 def unnamed_inputs(record: Mapping[str, Any]) -> list[str]:
-    """The problem of a record from a file that names nothing it rests on: no hash could ever show that it is out of date."""
+    """The problem of a record from a file that names nothing it rests on: no hash could ever show
+    that it is out of date.
+    """
     if _named(record) or record.get("kind") in FROM_SEEDS_ALONE:
         return []
     return ["names no inputs, so what it was measured on cannot be verified"]
@@ -35,7 +41,11 @@ def evidence_in(data: Any) -> list[Mapping]:
     if isinstance(data, Mapping) and isinstance(data.get("evidence"), list):
         data = data["evidence"]
     items = data if isinstance(data, list) else [data]
-    return [r for r in items if isinstance(r, Mapping) and str(r.get("schema", "")).startswith("husai.evidence")]
+    return [
+        r
+        for r in items
+        if isinstance(r, Mapping) and str(r.get("schema", "")).startswith("husai.evidence")
+    ]
 
 
 class Inputs:
@@ -47,7 +57,9 @@ class Inputs:
         self._rests: dict[Path, Rests] = {}
 
     def of(self, record: Mapping[str, Any]) -> Rests:
-        """Problems of a record's inputs and of the evidence among them, named with the way to them."""
+        """Problems of a record's inputs and of the evidence among them, named with the way to
+        them.
+        """
         problems, behind = unnamed_inputs(record), []
         for item in _named(record):
             name, path = str(item["path"]), self.root / str(item["path"])
@@ -75,7 +87,10 @@ class Inputs:
             except HusaiError:
                 records = []
             found = [self.of(record) for record in records]
-            self._rests[path] = Rests([p for f in found for p in f.problems], [*records, *(r for f in found for r in f.behind)])
+            self._rests[path] = Rests(
+                [p for f in found for p in f.problems],
+                [*records, *(r for f in found for r in f.behind)],
+            )
         return self._rests[path]
 
 
@@ -83,10 +98,18 @@ def weights_behind(records: Iterable[Mapping[str, Any]]) -> set[str]:
     """SHA-256 of every SAE's weights that the records name as inputs."""
     found = set()
     for record in records:
-        found |= {str(i.get("sha256")) for i in _named(record) if str(i["path"]).rsplit("/", 1)[-1] == WEIGHTS}
+        found |= {
+            str(i.get("sha256"))
+            for i in _named(record)
+            if str(i["path"]).rsplit("/", 1)[-1] == WEIGHTS
+        }
     return found
 
 
 def _named(record: Mapping[str, Any]) -> list[Mapping]:
     inputs = record.get("inputs")
-    return [i for i in inputs if isinstance(i, Mapping) and i.get("path")] if isinstance(inputs, list) else []
+    return (
+        [i for i in inputs if isinstance(i, Mapping) and i.get("path")]
+        if isinstance(inputs, list)
+        else []
+    )

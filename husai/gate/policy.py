@@ -1,4 +1,6 @@
-"""Policies as data: a YAML file of gates, read into frozen dataclasses, with every mistake reported at once."""
+"""Policies as data: a YAML file of gates, read into frozen dataclasses, with every mistake reported
+at once.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from husai.errors import HusaiError, nearest
 
 
 class Condition(NamedTuple):
-    """One comparison: ``basis`` of ``metric`` in evidence of kind ``evidence``, ``op``, ``threshold``."""
+    """One comparison: ``basis`` of ``metric`` in evidence of kind ``evidence``, ``op``,
+    ``threshold``.
+    """
 
     evidence: str
     metric: str
@@ -29,7 +33,9 @@ class Condition(NamedTuple):
     @property
     def name(self) -> str:
         """Readable name, e.g. ``stability.S lcb``."""
-        return f"{self.evidence}.{self.metric}" + ("" if self.basis == "point" else f" {self.basis}")
+        return f"{self.evidence}.{self.metric}" + (
+            "" if self.basis == "point" else f" {self.basis}"
+        )
 
     def holds(self, number: float) -> bool:
         """Whether ``number op threshold``; NaN never holds."""
@@ -42,7 +48,9 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class Gate:
-    """Conditions that must all hold. ``modes`` maps a mode to its alternatives, each a tuple of conditions."""
+    """Conditions that must all hold. ``modes`` maps a mode to its alternatives, each a tuple of
+    conditions.
+    """
 
     name: str
     why: str
@@ -67,9 +75,9 @@ class Gate:
 class Policy:
     """A named list of gates and what is asked of the evidence as a whole.
 
-    ``one_candidate``: every number carries the candidate's recipe hash. ``confirmation``: the selection's own data never
-    counts. ``checked``: malformed, changed or incoherent records fail, as does what no candidate could meet.
-    """
+    ``one_candidate``: every number carries the candidate's recipe hash. ``confirmation``: the
+    selection's own data never counts. ``checked``: malformed, changed or incoherent records fail,
+    as does what no candidate could meet."""
 
     name: str
     gates: tuple[Gate, ...]
@@ -96,19 +104,46 @@ class Policy:
         for name in {**(modes or {}), **(required or {})}:
             if name not in names:
                 raise HusaiError(f"policy {self.name}: no gate '{name}'{nearest(name, names)}")
-        known = {c.threshold_as for g in self.gates for alts in g.modes.values() for alt in alts for c in alt}
+        known = {
+            c.threshold_as
+            for g in self.gates
+            for alts in g.modes.values()
+            for alt in alts
+            for c in alt
+        }
         for name in thresholds or {}:
             if name not in known:
-                raise HusaiError(f"policy {self.name}: no threshold '{name}'{nearest(name, sorted(known))}")
-        return replace(self, gates=tuple(_optioned(g, modes or {}, required or {}, thresholds or {}) for g in self.gates))
+                raise HusaiError(
+                    f"policy {self.name}: no threshold '{name}'{nearest(name, sorted(known))}"
+                )
+        return replace(
+            self,
+            gates=tuple(
+                _optioned(g, modes or {}, required or {}, thresholds or {}) for g in self.gates
+            ),
+        )
 
 
-def _optioned(gate: Gate, modes: Mapping[str, str], required: Mapping[str, bool], thresholds: Mapping[str, float]) -> Gate:
+def _optioned(
+    gate: Gate,
+    modes: Mapping[str, str],
+    required: Mapping[str, bool],
+    thresholds: Mapping[str, float],
+) -> Gate:
     mode = modes.get(gate.name, gate.mode)
     if mode not in gate.modes:
-        raise HusaiError(f"gate {gate.name}: no mode '{mode}'; known: {', '.join(gate.modes)}{nearest(mode, list(gate.modes))}")
+        raise HusaiError(
+            f"gate {gate.name}: no mode '{mode}'; known: "
+            f"{', '.join(gate.modes)}{nearest(mode, list(gate.modes))}"
+        )
     new = {
-        m: tuple(tuple(c._replace(threshold=float(thresholds.get(c.threshold_as, c.threshold))) for c in alt) for alt in alts)
+        m: tuple(
+            tuple(
+                c._replace(threshold=float(thresholds.get(c.threshold_as, c.threshold)))
+                for c in alt
+            )
+            for alt in alts
+        )
         for m, alts in gate.modes.items()
     }
     return replace(gate, mode=mode, required=required.get(gate.name, gate.required), modes=new)
@@ -116,7 +151,7 @@ def _optioned(gate: Gate, modes: Mapping[str, str], required: Mapping[str, bool]
 
 def shipped_policies() -> Path:
     """Folder of the policies that come with the code."""
-    return Path(__file__).resolve().parents[2] / "config" / "policies"
+    return Path(__file__).resolve().parent / "policies"
 
 
 def policy_file(name_or_path: str | Path) -> Path:
@@ -132,11 +167,14 @@ def policy_file(name_or_path: str | Path) -> Path:
         if not Path(text).is_file():
             raise HusaiError(f"{text}: no such policy file")
         return Path(text)
-    places = (shipped_policies(), Path("config/policies"))
+    places = (shipped_policies(), Path("policies"))
     path = next((p for folder in places if (p := folder / f"{text}.yaml").is_file()), None)
     if path is None:
         known = sorted({p.stem for folder in places for p in folder.glob("*.yaml")})
-        raise HusaiError(f"policy '{text}' is unknown; known: {', '.join(known)}, or give a YAML file{nearest(text, known)}")
+        raise HusaiError(
+            f"policy '{text}' is unknown; known: {', '.join(known)}, or give a YAML "
+            f"file{nearest(text, known)}"
+        )
     return path
 
 
@@ -153,7 +191,11 @@ def load_policy(name_or_path: str | Path) -> Policy:
 
 
 def parse_policy(text: str, where: str = "policy") -> Policy:
-    """Build a :class:`Policy` from YAML text; raises :class:`HusaiError` with all mistakes in one line."""
+    """Build a :class:`Policy` from YAML text; raises :class:`HusaiError` with all mistakes in one
+    line.
+    """
     from husai.gate.policy_reader import read_policy
 
-    return replace(read_policy(text, where), sha256=hashlib.sha256(text.encode()).hexdigest(), path=where)
+    return replace(
+        read_policy(text, where), sha256=hashlib.sha256(text.encode()).hexdigest(), path=where
+    )

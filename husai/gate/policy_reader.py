@@ -1,4 +1,6 @@
-"""Reads and validates policy YAML: every mistake at once, each with its key and the nearest known name."""
+"""Reads and validates policy YAML: every mistake at once, each with its key and the nearest known
+name.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +20,43 @@ OPERATORS = (">=", ">", "<=", "<")
 POLICY_KEYS = ("policy", "schema", "evidence", "declares", "gates")
 EVIDENCE_KEYS = ("one_candidate", "confirmation", "checked")
 GATE_KEYS = ("why", "min_n", "required", "counts", "checks", "conditions", "mode", "modes")
-CONDITION_KEYS = ("evidence", "metric", "basis", "op", "threshold", "required", "range", "report_as", "threshold_as")
+CONDITION_KEYS = (
+    "evidence",
+    "metric",
+    "basis",
+    "op",
+    "threshold",
+    "required",
+    "range",
+    "report_as",
+    "threshold_as",
+)
 
 
 def read_policy(text: str, where: str) -> Policy:
-    """Parse ``text``; raises :class:`HusaiError` with all mistakes in one line that starts with ``where``."""
+    """Parse ``text``; raises :class:`HusaiError` with all mistakes in one line that starts with
+    ``where``.
+    """
     mistakes: list[str] = []
     try:
         data = yaml.load(text, strict_loader(mistakes))
     except yaml.YAMLError as error:
-        raise HusaiError(f"{where}: not readable as YAML ({' '.join(str(error).split())})") from None
+        raise HusaiError(
+            f"{where}: not readable as YAML ({' '.join(str(error).split())})"
+        ) from None
     policy = Reader(mistakes).policy(data)
     if mistakes:
-        raise HusaiError(f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: " + "; ".join(mistakes))
+        raise HusaiError(
+            f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: "
+            + "; ".join(mistakes)
+        )
     return policy
 
 
 def strict_loader(mistakes: list[str]) -> type[yaml.SafeLoader]:
-    """Safe YAML loader that appends ``line N: key 'x' appears twice`` to ``mistakes``; YAML itself keeps the last silently."""
+    """Safe YAML loader that appends ``line N: key 'x' appears twice`` to ``mistakes``; YAML itself
+    keeps the last silently.
+    """
 
     class Loader(yaml.SafeLoader):
         """Safe YAML that notes duplicate keys instead of keeping the last one silently."""
@@ -54,7 +75,9 @@ def strict_loader(mistakes: list[str]) -> type[yaml.SafeLoader]:
 
 
 class Reader:
-    """Walks the parsed YAML, building dataclasses and noting mistakes as ``key.path: what is wrong``."""
+    """Walks the parsed YAML, building dataclasses and noting mistakes as ``key.path: what is
+    wrong``.
+    """
 
     def __init__(self, mistakes: list[str]):
         self.mistakes = mistakes
@@ -66,12 +89,22 @@ class Reader:
     def keys(self, where: str, data: dict, known: tuple[str, ...]) -> None:
         for key in data:
             if key not in known:
-                self.wrong(f"{where}.{key}" if where else str(key), f"unknown key{nearest(key, known)}")
+                self.wrong(
+                    f"{where}.{key}" if where else str(key), f"unknown key{nearest(key, known)}"
+                )
 
     def number(self, where: str, value: Any, default: float = 0.0) -> float:
         if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", value.strip()):
-            self.wrong(where, f"'{value}' is text in YAML; write {float(value)!r} (with a point: 1.0e-3, not 1e-3)")
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            self.wrong(
+                where,
+                f"'{value}' is text in YAML; write {float(value)!r} (with a point: 1.0e-3, not "
+                "1e-3)",
+            )
+        elif (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
             self.wrong(where, f"expected a finite number, got {value!r}")
         else:
             return float(value)
@@ -103,7 +136,9 @@ class Reader:
             gates = {}
         return Policy(
             name=str(data.get("policy")),
-            gates=tuple(g for name, body in gates.items() if (g := self.gate(str(name), body)) is not None),
+            gates=tuple(
+                g for name, body in gates.items() if (g := self.gate(str(name), body)) is not None
+            ),
             **{key: self.flag(f"evidence.{key}", about.get(key, True)) for key in EVIDENCE_KEYS},
         )
 
@@ -126,7 +161,9 @@ class Reader:
             self.wrong(f"{where}.why", "expected a sentence saying why the gate is there")
         min_n = data.get("min_n", 1)
         if isinstance(min_n, bool) or not isinstance(min_n, int) or min_n < 1:
-            self.wrong(f"{where}.min_n", f"expected a positive integer number of seeds, got {min_n!r}")
+            self.wrong(
+                f"{where}.min_n", f"expected a positive integer number of seeds, got {min_n!r}"
+            )
             min_n = 1
         checks = data.get("checks", [])
         if not isinstance(checks, list):
@@ -139,9 +176,21 @@ class Reader:
         modes = self._modes(where, data)
         mode = data.get("mode", next(iter(modes), "all"))
         if modes and mode not in modes:
-            self.wrong(f"{where}.mode", f"'{mode}' is not one of {', '.join(modes)}{nearest(mode, list(modes))}")
+            self.wrong(
+                f"{where}.mode",
+                f"'{mode}' is not one of {', '.join(modes)}{nearest(mode, list(modes))}",
+            )
         counts = self.flag(f"{where}.counts", data.get("counts", True))
-        return Gate(name, str(why or "").strip(), modes, str(mode), min_n, required, counts, tuple(map(str, checks)))
+        return Gate(
+            name,
+            str(why or "").strip(),
+            modes,
+            str(mode),
+            min_n,
+            required,
+            counts,
+            tuple(map(str, checks)),
+        )
 
     def _modes(self, where: str, data: dict) -> dict[str, tuple[tuple[Condition, ...], ...]]:
         if ("conditions" in data) == ("modes" in data):
@@ -158,14 +207,24 @@ class Reader:
             return {}
         for mode, alternatives in data["modes"].items():
             place = f"{where}.modes.{mode}"
-            if not isinstance(alternatives, list) or not alternatives or not all(isinstance(a, list) for a in alternatives):
+            if (
+                not isinstance(alternatives, list)
+                or not alternatives
+                or not all(isinstance(a, list) for a in alternatives)
+            ):
                 self.wrong(place, "expected a list of alternatives, each a list of conditions")
                 continue
-            modes[str(mode)] = tuple(self._alternative(f"{place}[{i}]", a) for i, a in enumerate(alternatives))
+            modes[str(mode)] = tuple(
+                self._alternative(f"{place}[{i}]", a) for i, a in enumerate(alternatives)
+            )
         return modes
 
     def _alternative(self, where: str, items: list) -> tuple[Condition, ...]:
-        return tuple(c for i, item in enumerate(items) if (c := self.condition(f"{where}[{i}]", item)) is not None)
+        return tuple(
+            c
+            for i, item in enumerate(items)
+            if (c := self.condition(f"{where}[{i}]", item)) is not None
+        )
 
     def condition(self, where: str, data: Any) -> Condition | None:
         if not isinstance(data, dict):
@@ -179,21 +238,39 @@ class Reader:
         self._vocabulary(where, str(data["evidence"]), str(data["metric"]))
         for key, known in (("basis", BASES), ("op", OPERATORS)):
             if data[key] not in known:
-                self.wrong(f"{where}.{key}", f"{data[key]!r} is not one of {', '.join(known)}{nearest(data[key], known)}")
+                self.wrong(
+                    f"{where}.{key}",
+                    f"{data[key]!r} is not one of {', '.join(known)}{nearest(data[key], known)}",
+                )
         low, high = self._range(f"{where}.range", data.get("range"))
         required = self.flag(f"{where}.required", data.get("required", True))
         threshold = self.number(f"{where}.threshold", data["threshold"])
         names = str(data.get("report_as", "")), str(data.get("threshold_as", ""))
         return Condition(
-            str(data["evidence"]), str(data["metric"]), str(data["basis"]), str(data["op"]), threshold, required, low, high, *names
+            str(data["evidence"]),
+            str(data["metric"]),
+            str(data["basis"]),
+            str(data["op"]),
+            threshold,
+            required,
+            low,
+            high,
+            *names,
         )
 
     def _vocabulary(self, where: str, kind: str, metric: str) -> None:
         known = metric_names(self.declared)
         if kind not in known:
-            self.wrong(f"{where}.evidence", f"unknown evidence kind '{kind}'{nearest(kind, list(known))} (own kinds go under declares)")
+            self.wrong(
+                f"{where}.evidence",
+                f"unknown evidence kind '{kind}'{nearest(kind, list(known))} (own kinds go under "
+                "declares)",
+            )
         elif not any(re.fullmatch(pattern, metric) for pattern in known[kind]):
-            self.wrong(f"{where}.metric", f"'{metric}' is not a metric of {kind} evidence{nearest(metric, list(known[kind]))}")
+            self.wrong(
+                f"{where}.metric",
+                f"'{metric}' is not a metric of {kind} evidence{nearest(metric, list(known[kind]))}",
+            )
 
     def _range(self, where: str, value: Any) -> tuple[float, float]:
         if value is None:

@@ -1,4 +1,6 @@
-"""The evidence kinds and metric names a policy may speak of, so that a typo is a mistake and not a silent fail."""
+"""The evidence kinds and metric names a policy may speak of, so that a typo is a mistake and not a
+silent fail.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,14 @@ STABILITY = (
     "assessable",
 )
 METRICS: dict[str, tuple[str, ...]] = {
-    "integrity": ("leak_excess", "plateau_gain", "cos_to_init", "dead_fraction", "text_overlap_rows", "shared_init_pairs"),
+    "integrity": (
+        "leak_excess",
+        "plateau_gain",
+        "cos_to_init",
+        "dead_fraction",
+        "text_overlap_rows",
+        "shared_init_pairs",
+    ),
     "stability": STABILITY,
     "random_model": ("delta_S",),
     "transcoder": ("delta_S", "transcoder_delta"),

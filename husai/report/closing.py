@@ -1,4 +1,6 @@
-"""What ends a run on the terminal: a line for each gate, and one paragraph: passed or not, why, and where to look."""
+"""What ends a run on the terminal: a line for each gate, and one paragraph: passed or not, why, and
+where to look.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,35 @@ from husai.report.log import gate_status, open_run, read_events, run_facts, runs
 
 
 def strict_lines(results: str | Path = "results") -> list[str]:
-    """The strict decision, one line a gate: verdict, value, interval, threshold, reason. Empty when there is none."""
+    """The strict decision, one line a gate: verdict, value, interval, threshold, reason. Empty when
+    there is none.
+    """
     try:
         return gate_lines(read_json(Path(results) / "gate/strict/release_policy.json"))
     except (HusaiError, KeyError, TypeError, ValueError):
         return []
 
 
-def closing_paragraph(results: str | Path = "results", reports: str | Path = "reports", event: str = "success") -> str:
+def closing_paragraph(
+    results: str | Path = "results", reports: str | Path = "reports", event: str = "success"
+) -> str:
     """One paragraph on the state of a run that ended with ``event``, for the terminal."""
     results, reports = Path(results), Path(reports)
     parts = [_outcome(results), *_trouble(results, reports, event)]
-    look = [p for p in (reports / "gate_report.html", reports / "gate_report.md", reports / "experiment_log.md") if p.is_file()]
-    parts.append(f"Read {', '.join(map(str, look))}." if look else f"No report yet in {reports}/; see logs/ for what stopped it.")
+    look = [
+        p
+        for p in (
+            reports / "gate_report.html",
+            reports / "gate_report.md",
+            reports / "experiment_log.md",
+        )
+        if p.is_file()
+    ]
+    parts.append(
+        f"Read {', '.join(map(str, look))}."
+        if look
+        else f"No report yet in {reports}/; see logs/ for what stopped it."
+    )
     return " ".join(parts)
 
 
@@ -40,12 +58,22 @@ def _outcome(results: Path) -> str:
     also = f" For comparison: {'; '.join(others)}." if others else ""
     if strict["pass_all"]:
         return "RELEASED: every gate of the strict policy passed on one candidate." + also
-    return f"NOT RELEASED: the strict gate failed on {', '.join(strict['failed'])}; a failed gate is a result, not an error." + also
+    return (
+        f"NOT RELEASED: the strict gate failed on {', '.join(strict['failed'])}; a failed gate is "
+        "a result, not an error." + also
+    )
 
 
 def _trouble(results: Path, reports: Path, event: str) -> list[str]:
     run = open_run(read_events(reports / "runs.jsonl", runs_path(results)))
     failed = run_facts(results, run["time"] if run else "9999")["failed_jobs"]
     if failed:
-        return [f"{len(failed)} job(s) failed, first {failed[0]['job']}: {failed[0]['error'].removeprefix('HusaiError: ')}."]
-    return ["A job failed before it could say why here; its log is shown above and kept in logs/."] if event == "error" else []
+        return [
+            f"{len(failed)} job(s) failed, first {failed[0]['job']}: "
+            f"{failed[0]['error'].removeprefix('HusaiError: ')}."
+        ]
+    return (
+        ["A job failed before it could say why here; its log is shown above and kept in logs/."]
+        if event == "error"
+        else []
+    )

@@ -1,4 +1,6 @@
-"""``husai dag``: the rule graph and the full job graph as SVG or Mermaid text, from Snakemake's own output, without graphviz."""
+"""``husai dag``: the rule graph and the full job graph as SVG or Mermaid text, from Snakemake's own
+output, without graphviz.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,28 @@ from husai.report.jobs import Graph, job_graph, rule_graph
 STAGES = {
     "subject": ("subject", "activations", "leak"),
     "SAEs": ("train", "stability", "sae"),
-    "internal": ("baseline", "ablations", "calibration", "consistency", "internal", "summarize", "summary", "calibrated"),
-    "external": ("saebench", "cebench", "frontier", "scaling", "external", "benchmarks", "probe", "pair", "baselines", "stories"),
+    "internal": (
+        "baseline",
+        "ablations",
+        "calibration",
+        "consistency",
+        "internal",
+        "summarize",
+        "summary",
+        "calibrated",
+    ),
+    "external": (
+        "saebench",
+        "cebench",
+        "frontier",
+        "scaling",
+        "external",
+        "benchmarks",
+        "probe",
+        "pair",
+        "baselines",
+        "stories",
+    ),
     "selection": ("select", "selection", "confirm", "confirmation", "candidate"),
     "stress": ("stress", "random_model", "transcoder", "ood"),
     "gate": ("gate", "decision", "selftest"),
@@ -41,7 +63,10 @@ def mermaid(graph: Graph) -> str:
         text = "<br/>".join(html.escape(part, quote=True) for part in label)
         lines.append(f'  n{node}["{text}"]:::{stage_of(label[0])}')
     lines += [f"  n{a} --> n{b}" for a, b in graph.edges]
-    lines += [f"  classDef {stage} fill:{fill},stroke:{stroke},color:#16191d" for stage, (fill, stroke) in COLOURS.items()]
+    lines += [
+        f"  classDef {stage} fill:{fill},stroke:{stroke},color:#16191d"
+        for stage, (fill, stroke) in COLOURS.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -78,7 +103,9 @@ def text_width(text: str, size: float = FONT) -> float:
 
 
 def rule_svg(graph: Graph) -> str:
-    """The rule graph as SVG: one box per rule with its number of jobs, coloured by stage; implied edges left out."""
+    """The rule graph as SVG: one box per rule with its number of jobs, coloured by stage; implied
+    edges left out.
+    """
     rules = rule_graph(graph)
     lines = {rule: [rule, f"{n} jobs"] if n > 1 else [rule] for rule, n in rules.jobs.items()}
     width = {rule: max(text_width(part) for part in text) + 2 * PAD for rule, text in lines.items()}
@@ -89,9 +116,21 @@ def rule_svg(graph: Graph) -> str:
     tops, total = tops_of(placed, height)
     body = [edge_path(placed, edge, tops, height) for edge in forward]
     body += [edge_path(placed, edge, tops, height, "edge back", 14.0) for edge in turned]
-    body += [box(placed.x[r] - width[r] / 2, tops[r], width[r], height[r], stage_of(r), text) for r, text in lines.items()]
-    note = "an arrow means: is needed by; what other arrows imply is left out" + ("; dashed: by later jobs of that rule" if turned else "")
-    return page("Rules of the workflow", note, body, extent(placed, width), total, [stage_of(r) for r in rules.jobs])
+    body += [
+        box(placed.x[r] - width[r] / 2, tops[r], width[r], height[r], stage_of(r), text)
+        for r, text in lines.items()
+    ]
+    note = "an arrow means: is needed by; what other arrows imply is left out" + (
+        "; dashed: by later jobs of that rule" if turned else ""
+    )
+    return page(
+        "Rules of the workflow",
+        note,
+        body,
+        extent(placed, width),
+        total,
+        [stage_of(r) for r in rules.jobs],
+    )
 
 
 def extent(placed: Layout, width: dict) -> float:
@@ -110,17 +149,32 @@ def tops_of(placed: Layout, height: dict, gap: float = LAYER_GAP) -> tuple[dict,
     return tops, y - gap
 
 
-def edge_path(placed: Layout, edge: tuple, tops: dict, height: dict, css: str = "edge", shift: float = 0.0, extra: str = "") -> str:
+def edge_path(
+    placed: Layout,
+    edge: tuple,
+    tops: dict,
+    height: dict,
+    css: str = "edge",
+    shift: float = 0.0,
+    extra: str = "",
+) -> str:
     """One edge as a smooth path from box to box; a ``back`` edge has its arrow at the upper end."""
     back = "back" in css
-    tall = {item: max((height[i] for i in layer if i in height), default=0.0) for layer in placed.layers for item in layer}
+    tall = {
+        item: max((height[i] for i in layer if i in height), default=0.0)
+        for layer in placed.layers
+        for item in layer
+    }
     a, b = edge
     x, y = placed.x[a] + shift, tops[a] + height[a] + (5 if back else 0)
     path = [f"M{x:.1f} {y:.1f}"]
     for stop in placed.chains[edge]:
         spare = (tall[stop] - height.get(stop, tall[stop])) / 2
         if stop is not a:
-            to_x, to_y = placed.x[stop] + shift, tops[stop] - spare - (5 if stop is b and not back else 0)
+            to_x, to_y = (
+                placed.x[stop] + shift,
+                tops[stop] - spare - (5 if stop is b and not back else 0),
+            )
             middle = (y + to_y) / 2
             path.append(f"C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
             x, y = to_x, to_y + spare
@@ -135,40 +189,60 @@ def box(x: float, y: float, width: float, height: float, stage: str, lines: list
     """A rounded box in the stage's colours with centred lines of text, the first one bold."""
     fill, stroke = COLOURS[stage]
     first = y + height / 2 - LINE * (len(lines) - 1) / 2 + 4.5
-    out = [f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="7" fill="{fill}" stroke="{stroke}"/>']
+    out = [
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="7" '
+        f'fill="{fill}" stroke="{stroke}"/>'
+    ]
     for index, text in enumerate(lines):
         css, middle = "name" if index == 0 else "small", x + width / 2
-        out.append(f'<text class="{css}" x="{middle:.1f}" y="{first + LINE * index:.1f}" text-anchor="middle">{html.escape(text)}</text>')
+        out.append(
+            f'<text class="{css}" x="{middle:.1f}" y="{first + LINE * index:.1f}" '
+            f'text-anchor="middle">{html.escape(text)}</text>'
+        )
     return "".join(out)
 
 
-def page(title: str, note: str, body: list[str], width: float, height: float, stages: Iterable[str]) -> str:
+def page(
+    title: str, note: str, body: list[str], width: float, height: float, stages: Iterable[str]
+) -> str:
     """A whole SVG file: title, note, legend of the stages, drawing."""
     found = set(stages)
     present = [stage for stage in COLOURS if stage in found]
     legend, x = [], 0.0
     for stage in present:
         fill, stroke = COLOURS[stage]
-        legend.append(f'<rect x="{x:.1f}" y="52" width="13" height="13" rx="3" fill="{fill}" stroke="{stroke}"/>')
+        legend.append(
+            f'<rect x="{x:.1f}" y="52" width="13" height="13" rx="3" fill="{fill}" '
+            f'stroke="{stroke}"/>'
+        )
         legend.append(f'<text class="legend" x="{x + 19:.1f}" y="63">{stage}</text>')
         x += text_width(stage) + 42
     wide, tall = max(width, x, text_width(note, 12)) + 48, height + 130
     shift = 24 + max(0.0, (wide - 48 - width) / 2)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide:.0f} {tall:.0f}" width="{wide:.0f}" height="{tall:.0f}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide:.0f} {tall:.0f}" '
+        f'width="{wide:.0f}" height="{tall:.0f}">'
         f"<title>{title}</title><style>{STYLE}</style>"
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerUnits="userSpaceOnUse" markerWidth="10" markerHeight="10" orient="auto-start-reverse">'
+        '<defs><marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerUnits="userSpaceOnUse" '
+        'markerWidth="10" markerHeight="10" orient="auto-start-reverse">'
         '<path class="head" d="M0 0L8 4L0 8z"/></marker></defs>'
-        f'<rect class="paper" width="{wide:.0f}" height="{tall:.0f}"/><g transform="translate(24 24)"><text class="title" y="14">{title}</text>'
+        f'<rect class="paper" width="{wide:.0f}" height="{tall:.0f}"/><g transform="translate(24 '
+        f'24)"><text class="title" y="14">{title}</text>'
         f'<text class="soft" y="36">{note}</text>{"".join(legend)}</g>'
         f'<g transform="translate({shift:.1f} 106)">{"".join(body)}</g></svg>\n'
     )
 
 
 def write_graphs(
-    out_dir: str | Path, form: str = "svg", targets: Sequence[str] = (), snakefile: str | Path | None = None, options: Sequence[str] = ()
+    out_dir: str | Path,
+    form: str = "svg",
+    targets: Sequence[str] = (),
+    snakefile: str | Path | None = None,
+    options: Sequence[str] = (),
 ) -> list[Path]:
-    """Write rule graph and full job graph: ``dag.svg`` and ``dag_jobs.svg``, or ``dag.mmd`` and ``dag_jobs.mmd``."""
+    """Write rule graph and full job graph: ``dag.svg`` and ``dag_jobs.svg``, or ``dag.mmd`` and
+    ``dag_jobs.mmd``.
+    """
     from husai.report.dag_jobs import jobs_svg
 
     if form not in ("svg", "mermaid"):

@@ -1,4 +1,6 @@
-"""The full job graph: every job by its wildcards, grouped by rule and depth, arrows between groups as thick as the jobs they join are many."""
+"""The full job graph: every job by its wildcards, grouped by rule and depth, arrows between groups
+as thick as the jobs they join are many.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ CHIP, CHIP_GAP, HEAD, INSIDE = 20.0, 5.0, 26.0, 9.0
 
 
 def jobs_svg(graph: Graph) -> str:
-    """SVG of all jobs. Hovering over a job shows what it needs and what needs it; implied arrows are left out."""
+    """SVG of all jobs. Hovering over a job shows what it needs and what needs it; implied arrows
+    are left out.
+    """
     depth = layer_numbers(graph.nodes, graph.edges)
     group = {node: (graph.rule(node), depth[node]) for node in graph.nodes}
     members: dict[tuple, list[str]] = {}
@@ -25,9 +29,13 @@ def jobs_svg(graph: Graph) -> str:
     edges = transitive_reduction(members, joined)
     grids = {key: _grid(graph, nodes) for key, nodes in members.items()}
     width = {
-        key: max(columns * (chip + CHIP_GAP) - CHIP_GAP, _title_width(key, members)) + 2 * INSIDE for key, (columns, chip) in grids.items()
+        key: max(columns * (chip + CHIP_GAP) - CHIP_GAP, _title_width(key, members)) + 2 * INSIDE
+        for key, (columns, chip) in grids.items()
     }
-    height = {key: _height(len(members[key]), grids[key][0], graph.nodes[members[key][0]]) for key in members}
+    height = {
+        key: _height(len(members[key]), grids[key][0], graph.nodes[members[key][0]])
+        for key in members
+    }
     placed = layout(members, edges, width, gap=30.0)
     tops, total = tops_of(placed, height)
     body = []
@@ -35,9 +43,25 @@ def jobs_svg(graph: Graph) -> str:
         style = f' style="stroke-width:{1.1 + 0.5 * math.log2(joined[edge]):.2f}"'
         body.append(edge_path(placed, edge, tops, height, extra=style))
     for key, nodes in members.items():
-        body.append(_group(graph, key, nodes, grids[key], placed.x[key] - width[key] / 2, tops[key], width[key], height[key]))
-    note = f"{len(graph.nodes)} jobs; a thicker arrow joins more of them; hover over a job for what it needs and what needs it"
-    return page("All jobs", note, body, extent(placed, width), total, [stage_of(key[0]) for key in members])
+        body.append(
+            _group(
+                graph,
+                key,
+                nodes,
+                grids[key],
+                placed.x[key] - width[key] / 2,
+                tops[key],
+                width[key],
+                height[key],
+            )
+        )
+    note = (
+        f"{len(graph.nodes)} jobs; a thicker arrow joins more of them; hover over a job for "
+        "what it needs and what needs it"
+    )
+    return page(
+        "All jobs", note, body, extent(placed, width), total, [stage_of(key[0]) for key in members]
+    )
 
 
 def _label(lines: list[str]) -> str:
@@ -50,7 +74,10 @@ def _title_width(key: tuple, members: dict) -> float:
 
 def _grid(graph: Graph, nodes: list[str]) -> tuple[int, float]:
     chip = max(text_width(_label(graph.nodes[n]), 11) for n in nodes) + 14
-    columns = max(1, min(len(nodes), round(math.sqrt(len(nodes) * (CHIP + CHIP_GAP) * 2.2 / (chip + CHIP_GAP)))))
+    columns = max(
+        1,
+        min(len(nodes), round(math.sqrt(len(nodes) * (CHIP + CHIP_GAP) * 2.2 / (chip + CHIP_GAP)))),
+    )
     return columns, chip
 
 
@@ -60,13 +87,24 @@ def _height(n: int, columns: int, first: list[str]) -> float:
     return HEAD + math.ceil(n / columns) * (CHIP + CHIP_GAP) + INSIDE - CHIP_GAP + 2
 
 
-def _group(graph: Graph, key: tuple, nodes: list[str], grid: tuple[int, float], x: float, y: float, width: float, height: float) -> str:
+def _group(
+    graph: Graph,
+    key: tuple,
+    nodes: list[str],
+    grid: tuple[int, float],
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+) -> str:
     fill, stroke = COLOURS[stage_of(key[0])]
     columns, chip = grid
     title = key[0] if len(nodes) == 1 else f"{key[0]} ({len(nodes)})"
     out = [
-        f'<g><rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="7" fill="{fill}" stroke="{stroke}"/>',
-        f'<text class="name" x="{x + INSIDE + 1:.1f}" y="{y + 19:.1f}">{html.escape(title)}</text></g>',
+        f'<g><rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="7" '
+        f'fill="{fill}" stroke="{stroke}"/>',
+        f'<text class="name" x="{x + INSIDE + 1:.1f}" '
+        f'y="{y + 19:.1f}">{html.escape(title)}</text></g>',
     ]
     for index, node in enumerate(nodes):
         label = _label(graph.nodes[node])
@@ -76,15 +114,27 @@ def _group(graph: Graph, key: tuple, nodes: list[str], grid: tuple[int, float], 
             continue
         left = x + INSIDE + (index % columns) * (chip + CHIP_GAP)
         top = y + HEAD + (index // columns) * (CHIP + CHIP_GAP)
-        out.append(f'<g>{tip}<rect class="chip" x="{left:.1f}" y="{top:.1f}" width="{chip:.1f}" height="{CHIP}" rx="4"/>')
-        out.append(f'<text class="small" x="{left + 7:.1f}" y="{top + 14:.1f}">{html.escape(label or key[0])}</text></g>')
+        out.append(
+            f'<g>{tip}<rect class="chip" x="{left:.1f}" y="{top:.1f}" width="{chip:.1f}" '
+            f'height="{CHIP}" rx="4"/>'
+        )
+        out.append(
+            f'<text class="small" x="{left + 7:.1f}" '
+            f'y="{top + 14:.1f}">{html.escape(label or key[0])}</text></g>'
+        )
     return "".join(out)
 
 
 def _tip(graph: Graph, node: str) -> str:
     def names(found: list[str]) -> str:
         texts = [" ".join([graph.rule(n), _label(graph.nodes[n])]).strip() for n in found]
-        return ", ".join(texts[:12]) + (f" and {len(texts) - 12} more" if len(texts) > 12 else "") or "nothing"
+        return (
+            ", ".join(texts[:12]) + (f" and {len(texts) - 12} more" if len(texts) > 12 else "")
+            or "nothing"
+        )
 
-    needs, needed = [a for a, b in graph.edges if b == node], [b for a, b in graph.edges if a == node]
+    needs, needed = (
+        [a for a, b in graph.edges if b == node],
+        [b for a, b in graph.edges if a == node],
+    )
     return f"{' '.join(graph.nodes[node])}\nneeds: {names(needs)}\nneeded by: {names(needed)}"

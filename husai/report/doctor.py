@@ -1,4 +1,6 @@
-"""``husai doctor``: can this machine run the profile? Devices, memory, disk, hub access, versions against the lock. No torch import."""
+"""``husai doctor``: can this machine run the profile? Devices, memory, disk, hub access, versions
+against the lock. No torch import.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,27 @@ import yaml
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 GIB = 2**30
-LOCKS = ("requirements.lock", "requirements.txt", "workflow/envs/requirements.lock", "workflow/envs/requirements.txt")
+LOCKS = (
+    "requirements.lock",
+    "requirements.txt",
+    "workflow/envs/requirements.lock",
+    "workflow/envs/requirements.txt",
+)
 
 
 class Check(NamedTuple):
-    """One line of the table; ``state`` is ``ok``, ``warn`` (the run may be slower or partial) or ``fail`` (it cannot work)."""
+    """One line of the table; ``state`` is ``ok``, ``warn`` (the run may be slower or partial) or
+    ``fail`` (it cannot work).
+    """
 
     state: str
     what: str
     found: str
 
 
-def examine(root: str | Path = ".", profile: str = "local", hub_needed: bool = False, timeout: float = 3.0) -> list[Check]:
+def examine(
+    root: str | Path = ".", profile: str = "local", hub_needed: bool = False, timeout: float = 3.0
+) -> list[Check]:
     """Look at this machine from the checkout ``root`` for ``profiles/<profile>``."""
     root = Path(root)
     settings, checks = _profile(root, profile)
@@ -56,26 +67,40 @@ def table(checks: list[Check]) -> str:
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Check(OK if sys.version_info >= (3, 11) else FAIL, "python", f"{version}; 3.11 or newer is needed")
+    return Check(
+        OK if sys.version_info >= (3, 11) else FAIL, "python", f"{version}; 3.11 or newer is needed"
+    )
 
 
 def _profile(root: Path, profile: str) -> tuple[dict[str, Any], list[Check]]:
     path = root / "profiles" / profile / "config.yaml"
     if not path.is_file():
         known = sorted(p.parent.name for p in root.glob("profiles/*/config.yaml"))
-        return {}, [Check(FAIL, "profile", f"{path} is missing; there are: {', '.join(known) or 'none'}")]
+        return {}, [
+            Check(FAIL, "profile", f"{path} is missing; there are: {', '.join(known) or 'none'}")
+        ]
     try:
         settings = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         return {}, [Check(FAIL, "profile", f"{path} is not YAML: {' '.join(str(error).split())}")]
     shown = ", ".join(f"{k} {settings[k]}" for k in ("executor", "cores", "jobs") if k in settings)
-    return settings, [Check(OK, "profile", f"{path}" + (f" ({shown})" if shown else "")), _cores(settings)]
+    return settings, [
+        Check(OK, "profile", f"{path}" + (f" ({shown})" if shown else "")),
+        _cores(settings),
+    ]
 
 
 def _cores(settings: dict[str, Any]) -> Check:
-    have, wanted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, settings.get("cores")
+    have, wanted = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        settings.get("cores"),
+    )
     enough = not isinstance(wanted, int) or have >= wanted
-    return Check(OK if enough else WARN, "cpu cores", f"{have} here" + ("" if wanted is None else f", the profile asks for {wanted}"))
+    return Check(
+        OK if enough else WARN,
+        "cpu cores",
+        f"{have} here" + ("" if wanted is None else f", the profile asks for {wanted}"),
+    )
 
 
 def _resources(settings: dict[str, Any], key: str = "resources") -> dict[str, Any]:
@@ -98,7 +123,9 @@ def gpu_memory_mb() -> list[tuple[str, int]]:
     """``(name, total MB)`` of every CUDA device the driver lists; empty without one."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        text = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        text = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [line.rsplit(",", 1) for line in text.splitlines() if "," in line]
@@ -113,10 +140,15 @@ def _device(gpus: list[tuple[str, int]], wanted: float) -> Check:
     if gpus:
         names = ", ".join(f"{name} ({size / 1024:.0f} GiB)" for name, size in gpus)
         if "+cpu" in build:
-            return Check(WARN, "device", f"{names}, but torch {build} is a CPU build and will not use it")
+            return Check(
+                WARN, "device", f"{names}, but torch {build} is a CPU build and will not use it"
+            )
         return Check(OK, "device", f"{names}, torch {build}")
     return Check(
-        WARN if wanted else OK, "device", f"no CUDA device, torch {build} on CPU" + ("; the profile asks for a GPU" if wanted else "")
+        WARN if wanted else OK,
+        "device",
+        f"no CUDA device, torch {build} on CPU"
+        + ("; the profile asks for a GPU" if wanted else ""),
     )
 
 
@@ -125,7 +157,11 @@ def _gpu_memory(gpus: list[tuple[str, int]], settings: dict[str, Any]) -> Check:
     if not wanted:
         return Check(OK, "gpu memory", "the profile asks for none")
     enough = have >= wanted
-    return Check(OK if enough else WARN, "gpu memory", f"{have} MB here, the profile lets jobs share {wanted:.0f} MB")
+    return Check(
+        OK if enough else WARN,
+        "gpu memory",
+        f"{have} MB here, the profile lets jobs share {wanted:.0f} MB",
+    )
 
 
 def _memory(settings: dict[str, Any]) -> Check:
@@ -134,7 +170,11 @@ def _memory(settings: dict[str, Any]) -> Check:
     if total is None or free is None:
         return Check(WARN, "memory", "this system does not say how much there is")
     state = OK if free >= wanted * 2**20 else WARN
-    return Check(state, "memory", f"{free / GIB:.1f} GiB free of {total / GIB:.1f}; the run may use {wanted / 1024:.1f}")
+    return Check(
+        state,
+        "memory",
+        f"{free / GIB:.1f} GiB free of {total / GIB:.1f}; the run may use {wanted / 1024:.1f}",
+    )
 
 
 def _meminfo(name: str) -> int | None:
@@ -147,22 +187,41 @@ def _meminfo(name: str) -> int | None:
 
 
 def _disk(root: Path, wanted_gib: float = 10.0) -> Check:
-    place = root / "results" if (root / "results").is_dir() else root  # results/ may be a disk of its own
+    place = (
+        root / "results" if (root / "results").is_dir() else root
+    )  # results/ may be a disk of its own
     free = shutil.disk_usage(place).free / GIB
     state = OK if free >= wanted_gib else WARN if free >= 2 else FAIL
-    return Check(state, "disk", f"{free:.0f} GiB free for results/; the embedded default wants {wanted_gib:.0f}")
+    return Check(
+        state,
+        "disk",
+        f"{free:.0f} GiB free for results/; the embedded default wants {wanted_gib:.0f}",
+    )
 
 
 def _writable(root: Path) -> Check:
-    folders = [folder for folder in (root / "results", root / "reports") if folder.exists()] or [root]
+    folders = [folder for folder in (root / "results", root / "reports") if folder.exists()] or [
+        root
+    ]
     closed = [str(folder) for folder in folders if not os.access(folder, os.W_OK)]
-    return Check(FAIL if closed else OK, "write access", f"not to {', '.join(closed)}" if closed else ", ".join(map(str, folders)))
+    return Check(
+        FAIL if closed else OK,
+        "write access",
+        f"not to {', '.join(closed)}" if closed else ", ".join(map(str, folders)),
+    )
 
 
 def lock_file(root: Path) -> Path | None:
     """The pinned requirements of a checkout."""
     named = [root / name for name in LOCKS]
-    return next((p for p in [*named, *sorted(root.glob("*requirements*")), *sorted(root.glob("*.lock"))] if p.is_file()), None)
+    return next(
+        (
+            p
+            for p in [*named, *sorted(root.glob("*requirements*")), *sorted(root.glob("*.lock"))]
+            if p.is_file()
+        ),
+        None,
+    )
 
 
 def pins(lock: Path) -> dict[str, str]:
@@ -196,25 +255,44 @@ def _versions(root: Path) -> Check:
             wrong.append(f"{name} {have} (lock: {version})")
     if not wrong:
         return Check(OK, "versions", f"as in {lock}")
-    return Check(WARN, "versions", f"{len(wrong)} differ from {lock}: {', '.join(wrong[:4])}" + (", ..." if len(wrong) > 4 else ""))
+    return Check(
+        WARN,
+        "versions",
+        f"{len(wrong)} differ from {lock}: {', '.join(wrong[:4])}"
+        + (", ..." if len(wrong) > 4 else ""),
+    )
 
 
 def _hub(needed: bool, timeout: float) -> Check:
-    host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or "huggingface.co"
+    host = (
+        urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+        or "huggingface.co"
+    )
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return Check(WARN if needed else OK, "model hub", "HF_HUB_OFFLINE is set; only cached models load")
+        return Check(
+            WARN if needed else OK, "model hub", "HF_HUB_OFFLINE is set; only cached models load"
+        )
     try:
         socket.create_connection((host, 443), timeout=timeout).close()
     except OSError as error:
         why = "--hub says that it must be" if needed else "the embedded default does not need it"
-        return Check(FAIL if needed else OK, "model hub", f"{host} cannot be reached ({error}); {why}")
+        return Check(
+            FAIL if needed else OK, "model hub", f"{host} cannot be reached ({error}); {why}"
+        )
     return Check(OK, "model hub", f"{host} can be reached")
 
 
 def _programs() -> list[Check]:
     snakemake = importlib.util.find_spec("snakemake") is not None
     checks = [
-        Check(OK if snakemake else FAIL, "snakemake", metadata.version("snakemake") if snakemake else "not installed; run make install")
+        Check(
+            OK if snakemake else FAIL,
+            "snakemake",
+            metadata.version("snakemake") if snakemake else "not installed; run make install",
+        )
     ]
     git = shutil.which("git")
-    return [*checks, Check(OK if git else WARN, "git", git or "not found; commits will not be recorded")]
+    return [
+        *checks,
+        Check(OK if git else WARN, "git", git or "not found; commits will not be recorded"),
+    ]

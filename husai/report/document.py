@@ -1,4 +1,6 @@
-"""The report as data: quoted values that know their file and JSON pointer, blocks of text and tables, and Markdown out of them."""
+"""The report as data: quoted values that know their file and JSON pointer, blocks of text and
+tables, and Markdown out of them.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ OPEN, MIDDLE, CLOSE = "\ue000", "\ue001", "\ue002"
 class Quote(NamedTuple):
     """A value printed in the report and where it was read.
 
-    ``derive`` names the function of :data:`DERIVE` that turned the JSON at ``pointer`` into ``value``; None means verbatim.
-    """
+    ``derive`` names the function of :data:`DERIVE` that turned the JSON at ``pointer`` into
+    ``value``; None means verbatim."""
 
     text: str
     file: str
@@ -45,7 +47,9 @@ class Bullets(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table; ``graphics`` holds one inline SVG per row (HTML only) or is empty, ``roles`` one CSS class per row or is empty."""
+    """A table; ``graphics`` holds one inline SVG per row (HTML only) or is empty, ``roles`` one CSS
+    class per row or is empty.
+    """
 
     header: list[Inline]
     rows: list[list[Inline]]
@@ -82,7 +86,9 @@ class Document(NamedTuple):
 
 
 def format_value(value: Any) -> str:
-    """A JSON value as printed: 4 significant digits for floats, integers in full, text on one line."""
+    """A JSON value as printed: 4 significant digits for floats, integers in full, text on one
+    line.
+    """
     if value is None:
         return MISSING
     if isinstance(value, bool):
@@ -132,13 +138,17 @@ FORMAT = {"lower": format_lower, "upper": format_upper}
 
 
 def derived(value: Any, pointer: str, derive: str | None) -> Any:
-    """Value that a quote prints, from the JSON ``value`` at ``pointer``; ``key`` is the last token of the pointer itself."""
+    """Value that a quote prints, from the JSON ``value`` at ``pointer``; ``key`` is the last token
+    of the pointer itself.
+    """
     if derive is None:
         return value
     if derive == "key":
         return unescape_pointer(pointer.rsplit("/", 1)[-1])
     if derive not in DERIVE:
-        raise HusaiError(f"numbers.json: '{derive}' is not a known derivation; render the report again")
+        raise HusaiError(
+            f"numbers.json: '{derive}' is not a known derivation; render the report again"
+        )
     return DERIVE[derive](value)
 
 
@@ -164,7 +174,9 @@ def resolve_pointer(value: Any, pointer: str) -> Any:
 
 
 class Ref:
-    """A cursor into a JSON file of the evidence: indexing keeps track of the pointer; a missing key gives an empty cursor."""
+    """A cursor into a JSON file of the evidence: indexing keeps track of the pointer; a missing key
+    gives an empty cursor.
+    """
 
     def __init__(self, file: str, value: Any, pointer: str = "", exists: bool = True):
         self.file, self.value, self.pointer, self.exists = file, value, pointer, exists
@@ -172,7 +184,9 @@ class Ref:
     def __getitem__(self, key: str | int) -> Ref:
         pointer = f"{self.pointer}/{escape_pointer(key)}"
         try:
-            if isinstance(self.value, dict) or (isinstance(self.value, list) and isinstance(key, int)):
+            if isinstance(self.value, dict) or (
+                isinstance(self.value, list) and isinstance(key, int)
+            ):
                 return Ref(self.file, self.value[key], pointer)
         except (KeyError, IndexError):
             pass
@@ -196,7 +210,9 @@ class Ref:
     def quote(self, derive: str | None = None) -> Quote:
         """The value as printed, with its source."""
         value = derived(self.value, self.pointer, derive)
-        return Quote(FORMAT.get(derive, format_value)(value), self.file, self.pointer, value, derive)
+        return Quote(
+            FORMAT.get(derive, format_value)(value), self.file, self.pointer, value, derive
+        )
 
     def name(self) -> Quote:
         """The key this cursor stands at, as printed."""
@@ -204,7 +220,9 @@ class Ref:
 
 
 class Source:
-    """Reads evidence below ``root``; file names are those of a run (``results/...``) wherever the evidence lies."""
+    """Reads evidence below ``root``; file names are those of a run (``results/...``) wherever the
+    evidence lies.
+    """
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
@@ -224,17 +242,25 @@ class Source:
 
     def glob(self, pattern: str) -> list[str]:
         """Names of the files that match, sorted."""
-        return sorted(p.relative_to(self.root).as_posix() for p in self.root.glob(pattern) if p.is_file())
+        return sorted(
+            p.relative_to(self.root).as_posix() for p in self.root.glob(pattern) if p.is_file()
+        )
 
 
 def escape_markdown(text: str) -> str:
     """Text safe inside a Markdown paragraph or table cell."""
     text = re.sub(r"[\\|*`]|\](?=[(\[:])", lambda found: "\\" + found.group(), text)
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|<(?=[A-Za-z/!])", lambda found: "\\" + found.group(), text)
+    return re.sub(
+        r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|<(?=[A-Za-z/!])",
+        lambda found: "\\" + found.group(),
+        text,
+    )
 
 
 def markdown(document: Document) -> tuple[str, list[dict[str, Any]]]:
-    """The Markdown report and, for every quoted value in it, ``{line, text, file, pointer, value[, derive]}`` (lines count from 1)."""
+    """The Markdown report and, for every quoted value in it, ``{line, text, file, pointer, value[,
+    derive]}`` (lines count from 1).
+    """
     quotes: list[Quote] = []
 
     def inline(parts: Inline) -> str:
@@ -258,7 +284,13 @@ def markdown(document: Document) -> tuple[str, list[dict[str, Any]]]:
     for number, line in enumerate(marked, start=1):
         for match in pattern.finditer(line):
             quote = quotes[int(match.group(1))]
-            entry = {"line": number, "text": quote.text, "file": quote.file, "pointer": quote.pointer, "value": quote.value}
+            entry = {
+                "line": number,
+                "text": quote.text,
+                "file": quote.file,
+                "pointer": quote.pointer,
+                "value": quote.value,
+            }
             numbers.append({**entry, "derive": quote.derive} if quote.derive else entry)
     text = re.sub(f"{OPEN}\\d+{MIDDLE}|{CLOSE}", "", "\n".join(marked)) + "\n"
     return text, numbers
@@ -273,4 +305,8 @@ def _block_lines(block: Any, inline: Any) -> list[str]:
         return [f"*Figure (in gate_report.html): {inline(block.caption)}*"]
     head = "| " + " | ".join(inline(cell) for cell in block.header) + " |"
     rule = "|" + " --- |" * len(block.header)
-    return [head, rule, *("| " + " | ".join(inline(cell) for cell in row) + " |" for row in block.rows)]
+    return [
+        head,
+        rule,
+        *("| " + " | ".join(inline(cell) for cell in row) + " |" for row in block.rows),
+    ]

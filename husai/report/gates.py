@@ -1,4 +1,6 @@
-"""A gate decision as report lines: value, interval, threshold, verdict and reason of every check, from any ``release_policy.json``."""
+"""A gate decision as report lines: value, interval, threshold, verdict and reason of every check,
+from any ``release_policy.json``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ from husai.report.plots import interval_strip
 from husai.report.tables import is_metric
 
 CYCLE3 = {
-    "random_model": [("trained_random_delta", "min_trained_random_delta"), ("trained_random_delta_lcb", "min_trained_random_lcb")],
+    "random_model": [
+        ("trained_random_delta", "min_trained_random_delta"),
+        ("trained_random_delta_lcb", "min_trained_random_lcb"),
+    ],
     "transcoder": [("transcoder_delta", "min_transcoder_delta")],
     "ood": [("ood_drop", "max_ood_drop")],
     "external": [("external_delta", "min_external_delta")],
@@ -20,7 +25,9 @@ CYCLE3 = {
 
 
 class Line(NamedTuple):
-    """One check of a gate, every field a cursor into the decision (empty where the decision does not say)."""
+    """One check of a gate, every field a cursor into the decision (empty where the decision does
+    not say).
+    """
 
     gate: Ref
     metric: Ref | None
@@ -35,7 +42,9 @@ class Line(NamedTuple):
 
     @property
     def comparison(self) -> tuple[str, float | None]:
-        """Operator and threshold, from text such as ``lcb >= 0.3`` or from a number and the operator."""
+        """Operator and threshold, from text such as ``lcb >= 0.3`` or from a number and the
+        operator.
+        """
         asked = _value(self.asked)
         if not isinstance(asked, str):
             return self.operator, asked
@@ -49,13 +58,19 @@ def decision_lines(decision: Ref) -> list[Line]:
     out: list[Line] = []
     for name in gate_names(gates.value or {}):
         rows = [row for row in decision["rows"] if row["gate"].value == name]
-        out += [_from_row(gates[name], row, decision["reasons"][name]) for row in rows] or _from_metrics(gates[name], name, decision)
+        out += [
+            _from_row(gates[name], row, decision["reasons"][name]) for row in rows
+        ] or _from_metrics(gates[name], name, decision)
     return out
 
 
 def _from_row(gate: Ref, row: Ref, reason: Ref) -> Line:
     passed = row["passed"].value if row["passed"].exists else gate.value
-    measured = row["value"].value is not None or row["lcb"].value is not None or row["ucb"].value is not None
+    measured = (
+        row["value"].value is not None
+        or row["lcb"].value is not None
+        or row["ucb"].value is not None
+    )
     return Line(
         gate,
         row["condition"],
@@ -70,12 +85,24 @@ def _from_row(gate: Ref, row: Ref, reason: Ref) -> Line:
 
 
 def _from_metrics(gate: Ref, name: str, decision: Ref) -> list[Line]:
-    metrics, thresholds, reason = decision["metrics"], decision["thresholds"], decision["reasons"][name]
-    pairs = [(m, t) for m, t in CYCLE3.get(name, [(name, name)]) if metrics[m].exists or thresholds[t].exists]
+    metrics, thresholds, reason = (
+        decision["metrics"],
+        decision["thresholds"],
+        decision["reasons"][name],
+    )
+    pairs = [
+        (m, t)
+        for m, t in CYCLE3.get(name, [(name, name)])
+        if metrics[m].exists or thresholds[t].exists
+    ]
     out = []
     for metric_name, threshold_name in pairs:
         found, threshold = metrics[metric_name], thresholds[threshold_name]
-        bounds = (found["value"], found["lcb"], found["ucb"]) if is_metric(found.value) else (found, None, None)
+        bounds = (
+            (found["value"], found["lcb"], found["ucb"])
+            if is_metric(found.value)
+            else (found, None, None)
+        )
         operator = "<=" if threshold_name.startswith("max_") else ">="
         out.append(
             Line(
@@ -92,7 +119,9 @@ def _from_metrics(gate: Ref, name: str, decision: Ref) -> list[Line]:
 
 
 def gates_table(lines: list[Line]) -> Table:
-    """One row per gate: its most telling condition (see :func:`_telling`) with the gate's own verdict and reason."""
+    """One row per gate: its most telling condition (see :func:`_telling`) with the gate's own
+    verdict and reason.
+    """
     by_gate: dict[str, list[Line]] = {}
     for line in lines:
         by_gate.setdefault(line.gate.pointer, []).append(line)
@@ -100,13 +129,18 @@ def gates_table(lines: list[Line]) -> Table:
     for found in by_gate.values():
         line = _telling(found)
         decisive.append(
-            line._replace(passed=line.gate.value is True, reason=line.gate_reason if line.gate_reason is not None else line.reason)
+            line._replace(
+                passed=line.gate.value is True,
+                reason=line.gate_reason if line.gate_reason is not None else line.reason,
+            )
         )
     return conditions_table(decisive)
 
 
 def _telling(lines: list[Line]) -> Line:
-    """Failed before passed, measured with an interval before measured before missing, then the policy's order."""
+    """Failed before passed, measured with an interval before measured before missing, then the
+    policy's order.
+    """
 
     def rank(line: Line) -> tuple[bool, bool, bool]:
         bounded = _value(line.lcb) is not None or _value(line.ucb) is not None
@@ -116,10 +150,22 @@ def _telling(lines: list[Line]) -> Line:
 
 
 def conditions_table(lines: list[Line]) -> Table:
-    """One row per condition: gate, metric, value, interval, threshold, verdict, reason; the strip shows the numbers on one scale."""
-    header: list[Inline] = [["gate"], ["metric"], ["value"], ["interval"], ["threshold"], ["verdict"], ["reason"]]
+    """One row per condition: gate, metric, value, interval, threshold, verdict, reason; the strip
+    shows the numbers on one scale.
+    """
+    header: list[Inline] = [
+        ["gate"],
+        ["metric"],
+        ["value"],
+        ["interval"],
+        ["threshold"],
+        ["verdict"],
+        ["reason"],
+    ]
     roles = tuple("pass" if line.passed else "fail" for line in lines)
-    return Table(header, [_row(line) for line in lines], tuple(_strip(line) for line in lines), roles)
+    return Table(
+        header, [_row(line) for line in lines], tuple(_strip(line) for line in lines), roles
+    )
 
 
 def _value(ref: Ref | None) -> Any:
@@ -130,7 +176,13 @@ def _row(line: Line) -> list[Inline]:
     interval: Inline = ["none"]
     if _value(line.lcb) is not None or _value(line.ucb) is not None:
         lcb, ucb = line.lcb, line.ucb
-        interval = ["[", lcb.quote("lower") if lcb else "-inf", ", ", ucb.quote("upper") if ucb else "inf", "]"]
+        interval = [
+            "[",
+            lcb.quote("lower") if lcb else "-inf",
+            ", ",
+            ucb.quote("upper") if ucb else "inf",
+            "]",
+        ]
     return [
         [line.gate.name()],
         _metric_name(line.metric),
@@ -152,7 +204,9 @@ def _asked(line: Line) -> Inline:
 
 def _strip(line: Line) -> str:
     operator, threshold = line.comparison
-    return interval_strip(_value(line.value), _value(line.lcb), _value(line.ucb), threshold, operator, line.passed)
+    return interval_strip(
+        _value(line.value), _value(line.lcb), _value(line.ucb), threshold, operator, line.passed
+    )
 
 
 def _metric_name(ref: Ref | None) -> Inline:

@@ -1,4 +1,6 @@
-"""Layered drawing of a directed acyclic graph: layers by longest path, order by barycentres, long edges through bends."""
+"""Layered drawing of a directed acyclic graph: layers by longest path, order by barycentres, long
+edges through bends.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ class Bend(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """``layers`` of nodes and bends from the sources down, in drawing order; ``x`` is the centre of each; ``chains`` each edge's stops."""
+    """``layers`` of nodes and bends from the sources down, in drawing order; ``x`` is the centre of
+    each; ``chains`` each edge's stops.
+    """
 
     layers: list[list]
     x: dict
@@ -77,8 +81,12 @@ def transitive_reduction(nodes: Iterable[Node], edges: Iterable[Edge]) -> list[E
     return [(a, b) for a, b in edges if not any(b in reach[c] for c in after[a] if c != b)]
 
 
-def layer_numbers(nodes: Iterable[Node], edges: Iterable[Edge], pull_down: bool = True) -> dict[Node, int]:
-    """Longest path from a source; with ``pull_down`` sources stand just above what first needs them."""
+def layer_numbers(
+    nodes: Iterable[Node], edges: Iterable[Edge], pull_down: bool = True
+) -> dict[Node, int]:
+    """Longest path from a source; with ``pull_down`` sources stand just above what first needs
+    them.
+    """
     edges = list(edges)
     after = successors(nodes, edges)
     before = successors(after, ((b, a) for a, b in edges))
@@ -92,8 +100,16 @@ def layer_numbers(nodes: Iterable[Node], edges: Iterable[Edge], pull_down: bool 
     return number
 
 
-def layout(nodes: Iterable[Node], edges: Iterable[Edge], width: Mapping[Node, float], gap: float = 24.0, sweeps: int = 24) -> Layout:
-    """Place a graph (Sugiyama, Tagawa & Toda 1981): few crossings, edges as straight as the widths allow."""
+def layout(
+    nodes: Iterable[Node],
+    edges: Iterable[Edge],
+    width: Mapping[Node, float],
+    gap: float = 24.0,
+    sweeps: int = 24,
+) -> Layout:
+    """Place a graph (Sugiyama, Tagawa & Toda 1981): few crossings, edges as straight as the widths
+    allow.
+    """
     nodes, edges = list(nodes), list(edges)
     number = layer_numbers(nodes, edges)
     layers: list[list] = [[] for _ in range(max(number.values(), default=0) + 1)]
@@ -109,7 +125,11 @@ def layout(nodes: Iterable[Node], edges: Iterable[Edge], width: Mapping[Node, fl
         links += list(zip(chains[(a, b)], chains[(a, b)][1:], strict=False))
     below, above = _both_ways(layers, links)
     _order(layers, above, below, sweeps)
-    sizes = {item: width.get(item, 8.0) if not isinstance(item, Bend) else 8.0 for layer in layers for item in layer}
+    sizes = {
+        item: width.get(item, 8.0) if not isinstance(item, Bend) else 8.0
+        for layer in layers
+        for item in layer
+    }
     return Layout(layers, _place(layers, above, below, sizes, gap), chains)
 
 
@@ -141,7 +161,10 @@ def _order(layers: list[list], above: Mapping, below: Mapping, sweeps: int) -> N
             fixed = {item: i for i, item in enumerate(layers[index - 1 if down else index + 1])}
             here = {item: i for i, item in enumerate(layers[index])}
             layers[index].sort(
-                key=lambda item, fixed=fixed, here=here: (_mean([fixed[n] for n in neighbours[item]], here[item]), here[item])
+                key=lambda item, fixed=fixed, here=here: (
+                    _mean([fixed[n] for n in neighbours[item]], here[item]),
+                    here[item],
+                )
             )
         now = crossings(layers, below)
         if now < fewest:
@@ -155,7 +178,9 @@ def _mean(values: list[float], otherwise: float) -> float:
     return sum(values) / len(values) if values else otherwise
 
 
-def _place(layers: list[list], above: Mapping, below: Mapping, size: Mapping, gap: float, rounds: int = 60) -> dict:
+def _place(
+    layers: list[list], above: Mapping, below: Mapping, size: Mapping, gap: float, rounds: int = 60
+) -> dict:
     x: dict = {}
     for layer in layers:
         edge = 0.0
@@ -174,12 +199,18 @@ def _place(layers: list[list], above: Mapping, below: Mapping, size: Mapping, ga
 
 def _wish(item: Node, x: Mapping, above: Mapping, below: Mapping) -> float:
     near = [x[n] for n in [*above[item], *below[item]]]
-    straight = [x[n] for n in [*above[item], *below[item]] if isinstance(n, Bend)] if isinstance(item, Bend) else []
+    straight = (
+        [x[n] for n in [*above[item], *below[item]] if isinstance(n, Bend)]
+        if isinstance(item, Bend)
+        else []
+    )
     return _mean(near + 3 * straight, x[item])
 
 
 def _spread(layer: list, wish: Mapping, x: dict, size: Mapping, gap: float) -> None:
-    """Move the items of a layer towards their wishes, keeping order and gaps: pooled neighbours share their mean displacement."""
+    """Move the items of a layer towards their wishes, keeping order and gaps: pooled neighbours
+    share their mean displacement.
+    """
     blocks: list[tuple[list, float]] = []
     offset, offsets = 0.0, {}
     for item in layer:

@@ -1,8 +1,9 @@
-"""The experiment log: one entry per run, kept as events in ``results/runs.jsonl`` and rendered to ``reports/experiment_log.md``.
+"""The experiment log: one entry per run, kept as events in ``results/runs.jsonl`` and rendered to
+``reports/experiment_log.md``.
 
-Both only grow. Snakemake removes a rule's outputs before it runs the rule, so the Markdown is always rebuilt from the events; a copy of the
-events in ``reports/runs.jsonl`` lets the log outlive a deleted ``results/``. Each event carries the hash of the one before it.
-"""
+Both only grow. Snakemake removes a rule's outputs before it runs the rule, so the Markdown is
+always rebuilt from the events; a copy of the events in ``reports/runs.jsonl`` lets the log outlive
+a deleted ``results/``. Each event carries the hash of the one before it."""
 
 from __future__ import annotations
 
@@ -16,11 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from husai.errors import HusaiError
-from husai.provenance import canonical_json, code_hash, finite, git_commit, hardware, library_versions, utc_now, write_text
+from husai.provenance import (
+    canonical_json,
+    code_hash,
+    finite,
+    git_commit,
+    hardware,
+    library_versions,
+    utc_now,
+    write_text,
+)
 from husai.report.document import format_value, gate_names
 
 EVENTS = ("start", "success", "error", "interrupted")
-HEADER = "# Experiment log\n\nOne entry per run, oldest first; entries are only ever added. Rebuilt from `results/runs.jsonl`.\n"
+HEADER = (
+    "# Experiment log\n\nOne entry per run, oldest first; entries are only ever added. "
+    "Rebuilt from `results/runs.jsonl`.\n"
+)
 
 
 def runs_path(results: str | Path) -> Path:
@@ -45,13 +58,19 @@ def read_events(*paths: Path) -> list[dict[str, Any]]:
             except ValueError:
                 if number == len(lines):
                     continue
-                raise HusaiError(f"{path}: line {number} is not JSON; restore the file from reports/runs.jsonl") from None
-            events.setdefault(f"{record.get('run_id')} {record.get('event')} {record.get('time')}", record)
+                raise HusaiError(
+                    f"{path}: line {number} is not JSON; restore the file from reports/runs.jsonl"
+                ) from None
+            events.setdefault(
+                f"{record.get('run_id')} {record.get('event')} {record.get('time')}", record
+            )
     return list(events.values())
 
 
 def chain_breaks(path: Path) -> list[int]:
-    """Line numbers whose ``previous`` is not the hash of the line before, or that are not JSON; empty when nothing was changed."""
+    """Line numbers whose ``previous`` is not the hash of the line before, or that are not JSON;
+    empty when nothing was changed.
+    """
     breaks, previous = [], ""
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
@@ -71,7 +90,9 @@ def _complete_lines(path: Path) -> list[str]:
 
 
 def append_events(results: str | Path, reports: str | Path, new: Iterable[dict[str, Any]]) -> None:
-    """Add events to both copies of the record; lines already there stay as they are, and a lost copy is restored from the other."""
+    """Add events to both copies of the record; lines already there stay as they are, and a lost
+    copy is restored from the other.
+    """
     paths = [Path(reports) / "runs.jsonl", runs_path(results)]
     copies = [_complete_lines(path) for path in paths]
     lines = [*copies[0], *(line for line in copies[1] if line not in set(copies[0]))]
@@ -90,18 +111,37 @@ def open_run(events: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
-    """Record that a run began; an earlier run without an end is recorded as interrupted. Returns the run id.
+    """Record that a run began; an earlier run without an end is recorded as interrupted. Returns
+    the run id.
 
-    ``facts``: ``command``, ``config_hash``, ``config_files``, ``targets`` or anything else worth keeping.
-    """
+    ``facts``: ``command``, ``config_hash``, ``config_files``, ``targets`` or anything else worth
+    keeping."""
     events = read_events(Path(reports) / "runs.jsonl", runs_path(results))
     run = open_run(events)
     new = [_interrupted(run, results)] if run else []
     now = utc_now()
-    run_id = facts.pop("run_id", None) or f"{now[:19].replace(':', '').replace('-', '')}-{secrets.token_hex(3)}"
-    made = {"git_commit": git_commit(), "code_hash": code_hash(), "versions": library_versions(), "hardware": hardware()}
+    run_id = (
+        facts.pop("run_id", None)
+        or f"{now[:19].replace(':', '').replace('-', '')}-{secrets.token_hex(3)}"
+    )
+    made = {
+        "git_commit": git_commit(),
+        "code_hash": code_hash(),
+        "versions": library_versions(),
+        "hardware": hardware(),
+    }
     root = str(Path(results).resolve())
-    new.append({"event": "start", "run_id": run_id, "time": now, **made, "artifact_root": root, "pid": os.getppid(), **facts})
+    new.append(
+        {
+            "event": "start",
+            "run_id": run_id,
+            "time": now,
+            **made,
+            "artifact_root": root,
+            "pid": os.getppid(),
+            **facts,
+        }
+    )
     append_events(results, reports, new)
     return run_id
 
@@ -109,11 +149,19 @@ def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
 def _interrupted(run: dict[str, Any], results: str | Path) -> dict[str, Any]:
     facts = run_facts(results, run["time"])
     latest = facts.pop("last_end") or run["time"]
-    return {"event": "interrupted", "run_id": run["run_id"], "time": latest, "error": "stopped before it could say how it ended", **facts}
+    return {
+        "event": "interrupted",
+        "run_id": run["run_id"],
+        "time": latest,
+        "error": "stopped before it could say how it ended",
+        **facts,
+    }
 
 
 def end_run(results: str | Path, reports: str | Path, event: str, **facts: Any) -> None:
-    """Record how the open run ended (``success`` or ``error``) with what its jobs left behind and the state of the gates."""
+    """Record how the open run ended (``success`` or ``error``) with what its jobs left behind and
+    the state of the gates.
+    """
     if event not in EVENTS[1:]:
         raise HusaiError(f"log: event '{event}' is not one of {', '.join(EVENTS)}")
     events = read_events(Path(reports) / "runs.jsonl", runs_path(results))
@@ -123,23 +171,35 @@ def end_run(results: str | Path, reports: str | Path, event: str, **facts: Any) 
     found.pop("last_end")
     run_id = run["run_id"] if run else f"unannounced-{secrets.token_hex(3)}"
     gates = gate_status(results, start)
-    append_events(results, reports, [{"event": event, "run_id": run_id, "time": utc_now(), **found, "gates": gates, **facts}])
+    append_events(
+        results,
+        reports,
+        [{"event": event, "run_id": run_id, "time": utc_now(), **found, "gates": gates, **facts}],
+    )
 
 
 def gate_status(results: str | Path, since: str = "") -> dict[str, Any]:
-    """``{policy: {"pass_all", "failed": [gate], "new"}}`` of the decisions on disk; ``new`` when decided at or after ``since``."""
+    """``{policy: {"pass_all", "failed": [gate], "new"}}`` of the decisions on disk; ``new`` when
+    decided at or after ``since``.
+    """
     status = {}
     for path in sorted(Path(results).glob("gate/*/release_policy.json")):
         decision = _json(path)
         gates = decision.get("gates") or {}
         failed = [name for name in gate_names(gates) if gates[name] is not True]
         made = str((decision.get("provenance") or {}).get("time") or "")
-        status[path.parent.name] = {"pass_all": gates.get("pass_all") is True, "failed": failed, "new": made >= since}
+        status[path.parent.name] = {
+            "pass_all": gates.get("pass_all") is True,
+            "failed": failed,
+            "new": made >= since,
+        }
     return status
 
 
 def run_facts(results: str | Path, since: str) -> dict[str, Any]:
-    """What the jobs that began at or after ``since`` left: how many, seeds, data slices, code hashes, failures."""
+    """What the jobs that began at or after ``since`` left: how many, seeds, data slices, code
+    hashes, failures.
+    """
     seeds: dict[str, set] = {}
     slices: dict[str, Any] = {}
     jobs, failed, codes, last = 0, [], set(), None
@@ -149,18 +209,32 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
             continue
         stage = path.relative_to(results).parts[0]
         if path.name.endswith(".failed.json"):
-            failed.append({"job": path.parent.as_posix(), "error": format_value(record.get("error"))})
+            failed.append(
+                {"job": path.parent.as_posix(), "error": format_value(record.get("error"))}
+            )
             continue
         jobs += 1
-        seeds.setdefault(stage, set()).update(s for s in record.get("seeds") or [] if isinstance(s, int))
+        seeds.setdefault(stage, set()).update(
+            s for s in record.get("seeds") or [] if isinstance(s, int)
+        )
         if record.get("data_slice") is not None:
             slices.setdefault(stage, []).append(record["data_slice"])
         codes.add(record.get("code_hash"))
         last = max(last or "", str(record.get("end") or "")) or None
     ledger = Path(results) / "confirmation" / "ledger.jsonl"
-    attempts = [e for e in map(json.loads, _complete_lines(ledger)) if str(e.get("time") or "") >= since and e.get("event") == "started"]
-    confirmed = [{key: e.get(key) for key in ("config_hash", "attempt", "forced", "resumed")} for e in attempts]
-    distinct = {stage: [json.loads(t) for t in sorted({canonical_json(s) for s in found})][:8] for stage, found in slices.items()}
+    attempts = [
+        e
+        for e in map(json.loads, _complete_lines(ledger))
+        if str(e.get("time") or "") >= since and e.get("event") == "started"
+    ]
+    confirmed = [
+        {key: e.get(key) for key in ("config_hash", "attempt", "forced", "resumed")}
+        for e in attempts
+    ]
+    distinct = {
+        stage: [json.loads(t) for t in sorted({canonical_json(s) for s in found})][:8]
+        for stage, found in slices.items()
+    }
     named = {stage: sorted(found) for stage, found in seeds.items() if found}
     return {
         "jobs": jobs,
@@ -182,7 +256,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def render_log(events: list[dict[str, Any]]) -> str:
-    """The log as Markdown: an entry per run that ended or was interrupted; a longer event list only adds text at the end."""
+    """The log as Markdown: an entry per run that ended or was interrupted; a longer event list only
+    adds text at the end.
+    """
     starts = {e["run_id"]: e for e in events if e["event"] == "start"}
     ends = [e for e in events if e["event"] != "start"]
     return "\n".join([HEADER, *(_entry(starts.get(end["run_id"], end), end) for end in ends)])
@@ -193,7 +269,12 @@ def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
     fields = [
         ("command", f"`{start.get('command') or 'not recorded'}`"),
         ("git commit", start.get("git_commit") or "not a git checkout"),
-        ("code hash", ", ".join(dict.fromkeys([start.get("code_hash") or "unknown", *end.get("code_hashes", [])]))),
+        (
+            "code hash",
+            ", ".join(
+                dict.fromkeys([start.get("code_hash") or "unknown", *end.get("code_hashes", [])])
+            ),
+        ),
         ("config hash", start.get("config_hash") or "not recorded"),
         ("config files", format_value(start.get("config_files") or ["not recorded"])),
         ("seeds", _by_stage(end.get("seeds") or {}, "no job with seeds ended")),
@@ -210,20 +291,26 @@ def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
     lines += [f"- {name}: {text}" for name, text in fields]
     if end.get("error"):
         lines.append(f"- error: {format_value(end['error'])}")
-    lines += [f"- failed job: `{job['job']}`: {job['error']}" for job in end.get("failed_jobs") or []]
+    lines += [
+        f"- failed job: `{job['job']}`: {job['error']}" for job in end.get("failed_jobs") or []
+    ]
     return "\n".join(lines) + "\n"
 
 
 def _attempts(found: list[dict[str, Any]]) -> str:
     marks = (
-        f"attempt {e['attempt']} for {e['config_hash']}{' FORCED' if e.get('forced') else ''}{' (resumed)' if e.get('resumed') else ''}"
+        f"attempt {e['attempt']} for "
+        f"{e['config_hash']}{' FORCED' if e.get('forced') else ''}{' (resumed)' if e.get('resumed') else ''}"
         for e in found
     )
     return "; ".join(marks) or "no attempt"
 
 
 def _by_stage(found: dict[str, Any], otherwise: str) -> str:
-    parts = [f"{stage}: {format_value(values) if _flat(values) else canonical_json(values)}" for stage, values in found.items()]
+    parts = [
+        f"{stage}: {format_value(values) if _flat(values) else canonical_json(values)}"
+        for stage, values in found.items()
+    ]
     return "; ".join(parts) or otherwise
 
 
@@ -237,7 +324,9 @@ def _duration(start: str | None, end: str | None) -> str:
     except (TypeError, ValueError):
         return "unknown"
     return (
-        f"{seconds // 3600} h {seconds % 3600 // 60} min {seconds % 60} s" if seconds >= 3600 else f"{seconds // 60} min {seconds % 60} s"
+        f"{seconds // 3600} h {seconds % 3600 // 60} min {seconds % 60} s"
+        if seconds >= 3600
+        else f"{seconds // 60} min {seconds % 60} s"
     )
 
 
@@ -246,7 +335,11 @@ def _gates(status: dict[str, Any] | None) -> str:
         return "no decision"
     parts = []
     for policy, gate in status.items():
-        text = f"{policy} passed" if gate["pass_all"] else f"{policy} failed ({format_value(gate['failed'])})"
+        text = (
+            f"{policy} passed"
+            if gate["pass_all"]
+            else f"{policy} failed ({format_value(gate['failed'])})"
+        )
         parts.append(text if gate.get("new", True) else f"{text}, decided in an earlier run")
     return "; ".join(parts)
 
@@ -254,9 +347,8 @@ def _gates(status: dict[str, Any] | None) -> str:
 def write_log(results: str | Path, reports: str | Path, keep_time: bool = False) -> Path:
     """Rebuild ``reports/experiment_log.md`` from the events.
 
-    ``keep_time`` leaves the file's modification time alone, so that the handler that runs after the last job does not make the workflow think
-    the log is newer than what was built from it.
-    """
+    ``keep_time`` leaves the file's modification time alone, so that the handler that runs after the
+    last job does not make the workflow think the log is newer than what was built from it."""
     path = Path(reports) / "experiment_log.md"
     before = path.stat().st_mtime_ns if keep_time and path.is_file() else None
     write_text(path, render_log(read_events(Path(reports) / "runs.jsonl", runs_path(results))))

@@ -1,4 +1,6 @@
-"""Copies the small artifacts behind a report to ``reports/evidence/`` with checksums and an RO-Crate, so that others can check it."""
+"""Copies the small artifacts behind a report to ``reports/evidence/`` with checksums and an
+RO-Crate, so that others can check it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ REPORTED = (
     "gate/*",
     "gate/*/*",
 )
-CONFIGURED = ("config/*.yaml", "config/policies/*.yaml")
+CONFIGURED = "config/*.yaml"
 
 
 def reported_files(results: Path) -> list[Path]:
@@ -41,11 +43,18 @@ def reported_files(results: Path) -> list[Path]:
 
 
 def _wanted(path: Path) -> bool:
-    return path.is_file() and path.suffix in SUFFIXES and not path.name.startswith(".") and path.stat().st_size <= SMALL
+    return (
+        path.is_file()
+        and path.suffix in SUFFIXES
+        and not path.name.startswith(".")
+        and path.stat().st_size <= SMALL
+    )
 
 
 def behind(files: Iterable[Path], base: Path) -> list[Path]:
-    """``files`` and, recursively, every small file below ``base`` that their ``inputs`` or their folder's manifests name."""
+    """``files`` and, recursively, every small file below ``base`` that their ``inputs`` or their
+    folder's manifests name.
+    """
     found: dict[Path, None] = {}
     waiting = list(files)
     while waiting:
@@ -53,7 +62,11 @@ def behind(files: Iterable[Path], base: Path) -> list[Path]:
         if path in found:
             continue
         found[path] = None
-        names = [path, path.with_name("manifest.json"), path.with_name(path.stem + ".manifest.json")]
+        names = [
+            path,
+            path.with_name("manifest.json"),
+            path.with_name(path.stem + ".manifest.json"),
+        ]
         for record in [n for n in names if n.suffix == ".json" and _wanted(n)]:
             near = [record, *(base / name for name in inputs_of(record))]
             waiting += [p for p in near if p not in found and _inside(p, base) and _wanted(p)]
@@ -65,7 +78,9 @@ def _inside(path: Path, base: Path) -> bool:
 
 
 def inputs_of(path: Path) -> list[str]:
-    """Paths that a manifest or an evidence record lists as its inputs, or a decision as its sources; empty for any other file."""
+    """Paths that a manifest or an evidence record lists as its inputs, or a decision as its
+    sources; empty for any other file.
+    """
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -73,7 +88,9 @@ def inputs_of(path: Path) -> list[str]:
     if not isinstance(record, dict):
         return []
     inputs = record.get("inputs")
-    names = [e.get("path") for e in inputs if isinstance(e, dict)] if isinstance(inputs, list) else []
+    names = (
+        [e.get("path") for e in inputs if isinstance(e, dict)] if isinstance(inputs, list) else []
+    )
     return [*(n for n in names if isinstance(n, str)), *sources_of(record)]
 
 
@@ -90,16 +107,19 @@ def sources_of(decision: dict[str, Any]) -> list[str]:
 def mirror(results: str | Path, reports: str | Path) -> list[Path]:
     """Copy the evidence of ``results`` to ``<reports>/evidence/`` and return the originals copied.
 
-    Names are kept (``results/...``, ``config/...``). Files of an earlier run that no longer belong are removed.
-    """
+    Names are kept (``results/...``, ``config/...``). Files of an earlier run that no longer belong
+    are removed."""
     results, evidence = Path(results), Path(reports) / "evidence"
     if not results.is_dir():
         raise HusaiError(f"{results}: no such folder; run the pipeline first")
     base = results.resolve().parent
     originals = behind([p.resolve() for p in reported_files(results)], base)
     copies = {_mirrored_name(p, results, base): p for p in originals}
-    home = base if (base / "config" / "policies").is_dir() else shipped_policies().parents[1]
-    copies |= {p.relative_to(home).as_posix(): p for pattern in CONFIGURED for p in sorted(home.glob(pattern)) if _wanted(p)}
+    home = base if (base / "config").is_dir() else shipped_policies().parents[2]
+    copies |= {
+        p.relative_to(home).as_posix(): p for p in sorted(home.glob(CONFIGURED)) if _wanted(p)
+    }
+    copies |= {f"policies/{p.name}": p for p in sorted(shipped_policies().glob("*.yaml"))}
     for name, original in copies.items():
         target = evidence / name
         if not _same(original, target):
@@ -113,11 +133,19 @@ def mirror(results: str | Path, reports: str | Path) -> list[Path]:
 
 def _mirrored_name(path: Path, results: Path, base: Path) -> str:
     inside = path.is_relative_to(results.resolve())
-    return (Path("results") / path.relative_to(results.resolve())).as_posix() if inside else path.relative_to(base).as_posix()
+    return (
+        (Path("results") / path.relative_to(results.resolve())).as_posix()
+        if inside
+        else path.relative_to(base).as_posix()
+    )
 
 
 def _same(original: Path, copy: Path) -> bool:
-    return copy.is_file() and copy.stat().st_size == original.stat().st_size and sha256_file(copy) == sha256_file(original)
+    return (
+        copy.is_file()
+        and copy.stat().st_size == original.stat().st_size
+        and sha256_file(copy) == sha256_file(original)
+    )
 
 
 def _remove_others(folder: Path, keep: set[str]) -> None:
@@ -132,34 +160,47 @@ def _remove_others(folder: Path, keep: set[str]) -> None:
 
 def write_sums(folder: Path, names: Iterable[str]) -> None:
     """Write ``SHA256SUMS`` (checked by ``sha256sum -c``) over ``names`` below ``folder``."""
-    write_text(folder / SUMS, "".join(f"{sha256_file(folder / name)}  {name}\n" for name in sorted(names)))
+    write_text(
+        folder / SUMS, "".join(f"{sha256_file(folder / name)}  {name}\n" for name in sorted(names))
+    )
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """``{name: sha256}`` of a ``SHA256SUMS`` file; HusaiError on a line that is not ``<64 hex digits>  <name>``."""
+    """``{name: sha256}`` of a ``SHA256SUMS`` file; HusaiError on a line that is not ``<64 hex
+    digits>  <name>``.
+    """
     sums = {}
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         digest, _, name = line.partition("  ")
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef") or not name:
-            raise HusaiError(f"{path}: line {number} is not '<sha256>  <name>'; run husai report again")
+            raise HusaiError(
+                f"{path}: line {number} is not '<sha256>  <name>'; run husai report again"
+            )
         sums[name] = digest
     return sums
 
 
 def write_crate(folder: Path, names: list[str]) -> None:
-    """Describe the mirrored files as an RO-Crate 1.1 (``ro-crate-metadata.json``), the same bytes for the same evidence."""
+    """Describe the mirrored files as an RO-Crate 1.1 (``ro-crate-metadata.json``), the same bytes
+    for the same evidence.
+    """
     from rocrate.rocrate import ROCrate
 
     decision = _read(folder / "results/gate/strict/release_policy.json")
     made = decision.get("provenance") or {}
     crate = ROCrate()
     crate.name = "HUSAI gate evidence"
-    crate.description = "Measured values, decisions and manifests behind a HUSAI gate report; every file with its SHA-256."
+    crate.description = (
+        "Measured values, decisions and manifests behind a HUSAI gate report; "
+        "every file with its SHA-256."
+    )
     crate.root_dataset["datePublished"] = str(made.get("time") or "1970-01-01T00:00:00+00:00")
     crate.root_dataset["license"] = "https://spdx.org/licenses/MIT"
     for name in names:
         record = _read(folder / name) if name.endswith(".json") else {}
-        entity = crate.add_file(dest_path=name, properties=_file_properties(folder / name, name, record))
+        entity = crate.add_file(
+            dest_path=name, properties=_file_properties(folder / name, name, record)
+        )
         if name == "results/gate/strict/release_policy.json":
             crate.root_dataset["mentions"] = entity
     text = json.dumps(crate.metadata.generate(), indent=1, sort_keys=True, ensure_ascii=False)

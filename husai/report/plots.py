@@ -1,4 +1,6 @@
-"""Figures as inline SVG that follow the page's light or dark colours; the same data always gives the same bytes."""
+"""Figures as inline SVG that follow the page's light or dark colours; the same data always gives
+the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ from husai.report.tables import reach
 INK, FAINT = "#010203", "#040506"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-VARIABLES = {INK: "var(--ink)", FAINT: "var(--rule)", **{c: f"var(--series-{i})" for i, c in enumerate(SERIES, start=1)}}
+VARIABLES = {
+    INK: "var(--ink)",
+    FAINT: "var(--rule)",
+    **{c: f"var(--series-{i})" for i, c in enumerate(SERIES, start=1)},
+}
 
 
 class Series(NamedTuple):
@@ -30,22 +36,35 @@ class Series(NamedTuple):
 def summary_figure(spec: Ref, rows: Ref) -> str | None:
     """SVG of one entry of a summary's ``figures`` list.
 
-    ``spec`` holds ``kind`` (``line`` or ``errorbar``), ``x``, ``y``, optional ``lcb``, ``ucb``, ``group``, ``title``; names are columns of
-    ``rows`` (dots reach into nested objects; a metric record brings its own bounds), lists are the numbers themselves.
-    """
+    ``spec`` holds ``kind`` (``line`` or ``errorbar``), ``x``, ``y``, optional ``lcb``, ``ucb``,
+    ``group``, ``title``; names are columns of ``rows`` (dots reach into nested objects; a metric
+    record brings its own bounds), lists are the numbers themselves."""
     settings = spec.value or {}
-    if settings.get("kind", "line") not in ("line", "errorbar") or "x" not in settings or "y" not in settings:
+    if (
+        settings.get("kind", "line") not in ("line", "errorbar")
+        or "x" not in settings
+        or "y" not in settings
+    ):
         return None
     series = _listed(settings) if isinstance(settings["y"], list) else _grouped(settings, rows)
     if not any(_finite(y) for one in series for y in one.y):
         return None
     name = settings["y"] if isinstance(settings["y"], str) else settings.get("y_label", "")
     x_name = settings["x"] if isinstance(settings["x"], str) else settings.get("x_label", "")
-    return line_plot(series, settings.get("x_label", x_name), settings.get("y_label", name), joined=settings.get("kind", "line") == "line")
+    return line_plot(
+        series,
+        settings.get("x_label", x_name),
+        settings.get("y_label", name),
+        joined=settings.get("kind", "line") == "line",
+    )
 
 
 def _listed(settings: dict) -> list[Series]:
-    return [Series("", settings["x"], settings["y"], settings.get("lcb") or (), settings.get("ucb") or ())]
+    return [
+        Series(
+            "", settings["x"], settings["y"], settings.get("lcb") or (), settings.get("ucb") or ()
+        )
+    ]
 
 
 def _grouped(settings: dict, rows: Ref) -> list[Series]:
@@ -58,7 +77,9 @@ def _grouped(settings: dict, rows: Ref) -> list[Series]:
         x = reach(row, settings["x"]).value
         label = format_value(reach(row, settings["group"]).value) if settings.get("group") else ""
         value = y.get("value") if isinstance(y, dict) else y
-        groups.setdefault(label, []).append((x.get("value") if isinstance(x, dict) else x, value, lcb, ucb))
+        groups.setdefault(label, []).append(
+            (x.get("value") if isinstance(x, dict) else x, value, lcb, ucb)
+        )
     out = []
     for label, points in groups.items():
         numeric = all(_finite(p[0]) for p in points)
@@ -72,9 +93,16 @@ def _finite(value: Any) -> bool:
 
 
 def line_plot(
-    series: Sequence[Series], x_label: str, y_label: str, joined: bool = True, reference: float | None = None, size: tuple = (6.4, 3.2)
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    joined: bool = True,
+    reference: float | None = None,
+    size: tuple = (6.4, 3.2),
 ) -> str:
-    """SVG of lines (or points) with error bars over a numeric or categorical x; ``reference`` draws a dashed horizontal line."""
+    """SVG of lines (or points) with error bars over a numeric or categorical x; ``reference`` draws
+    a dashed horizontal line.
+    """
 
     def draw(axes: Any) -> None:
         categories = _categories(series)
@@ -84,14 +112,33 @@ def line_plot(
             colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
             y = [v if _finite(v) else math.nan for v in one.y]
             if len(one.lcb) or len(one.ucb):
-                low = [v - b if _finite(b) and _finite(v) else 0.0 for v, b in zip(y, one.lcb or [None] * len(y), strict=True)]
-                high = [b - v if _finite(b) and _finite(v) else 0.0 for v, b in zip(y, one.ucb or [None] * len(y), strict=True)]
+                low = [
+                    v - b if _finite(b) and _finite(v) else 0.0
+                    for v, b in zip(y, one.lcb or [None] * len(y), strict=True)
+                ]
+                high = [
+                    b - v if _finite(b) and _finite(v) else 0.0
+                    for v, b in zip(y, one.ucb or [None] * len(y), strict=True)
+                ]
                 spread = [[max(v, 0.0) for v in low], [max(v, 0.0) for v in high]]
-                axes.errorbar(position, y, yerr=spread, fmt="none", ecolor=colour, elinewidth=1.2, capsize=3)
+                axes.errorbar(
+                    position, y, yerr=spread, fmt="none", ecolor=colour, elinewidth=1.2, capsize=3
+                )
             style = "-" if joined and not categories else ""
-            axes.plot(position, y, linestyle=style, marker=marker, color=colour, markersize=4.5, linewidth=1.4, label=one.label or None)
+            axes.plot(
+                position,
+                y,
+                linestyle=style,
+                marker=marker,
+                color=colour,
+                markersize=4.5,
+                linewidth=1.4,
+                label=one.label or None,
+            )
         if categories:
-            axes.set_xticks(range(len(categories)), list(categories), rotation=20 if len(categories) > 4 else 0)
+            axes.set_xticks(
+                range(len(categories)), list(categories), rotation=20 if len(categories) > 4 else 0
+            )
         elif log:
             _log_axis(axes, sorted({float(x) for one in series for x in one.x}))
         if reference is not None:
@@ -99,13 +146,23 @@ def line_plot(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if any(one.label for one in series):
-            axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="center left", bbox_to_anchor=(1.01, 0.5))
+            axes.legend(
+                frameon=False,
+                fontsize=8,
+                labelcolor=INK,
+                loc="center left",
+                bbox_to_anchor=(1.01, 0.5),
+            )
 
     return _svg(draw, size)
 
 
-def heat_map(matrix: Sequence[Sequence[float]], labels: Sequence[str], size: tuple = (4.4, 3.4)) -> str:
-    """SVG of a small symmetric matrix with its values written in the cells, e.g. PWMCC between seeds."""
+def heat_map(
+    matrix: Sequence[Sequence[float]], labels: Sequence[str], size: tuple = (4.4, 3.4)
+) -> str:
+    """SVG of a small symmetric matrix with its values written in the cells, e.g. PWMCC between
+    seeds.
+    """
 
     def draw(axes: Any) -> None:
         n = len(matrix)
@@ -113,8 +170,22 @@ def heat_map(matrix: Sequence[Sequence[float]], labels: Sequence[str], size: tup
             for j in range(n):
                 value = matrix[i][j]
                 shade = min(max(value, 0.0), 1.0) if _finite(value) else 0.0
-                axes.fill([j, j + 1, j + 1, j], [i, i, i + 1, i + 1], color=SERIES[0], alpha=0.05 + 0.6 * shade, linewidth=0)
-                axes.text(j + 0.5, i + 0.5, f"{value:.2f}" if _finite(value) else "", ha="center", va="center", fontsize=7.5, color=INK)
+                axes.fill(
+                    [j, j + 1, j + 1, j],
+                    [i, i, i + 1, i + 1],
+                    color=SERIES[0],
+                    alpha=0.05 + 0.6 * shade,
+                    linewidth=0,
+                )
+                axes.text(
+                    j + 0.5,
+                    i + 0.5,
+                    f"{value:.2f}" if _finite(value) else "",
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color=INK,
+                )
         axes.set_xticks([i + 0.5 for i in range(n)], labels)
         axes.set_yticks([i + 0.5 for i in range(n)], labels)
         axes.set_xlim(0, n)
@@ -125,7 +196,9 @@ def heat_map(matrix: Sequence[Sequence[float]], labels: Sequence[str], size: tup
 
 
 def _positions(one: Series, index: int, categories: dict[str, int], log: bool) -> list[float]:
-    """Where the points of the ``index``-th series stand; series are moved apart a little so that their intervals can be told apart."""
+    """Where the points of the ``index``-th series stand; series are moved apart a little so that
+    their intervals can be told apart.
+    """
     if categories:
         return [categories[format_value(x)] + 0.08 * index for x in one.x]
     apart = 0.012 * index * (max(map(float, one.x)) - min(map(float, one.x)))
@@ -187,7 +260,9 @@ def _svg(draw: Callable[[Any], None], size: tuple) -> str:
 
 
 def themed(svg: str) -> str:
-    """Matplotlib's SVG without its prologue, colours replaced by the page's CSS variables, ids made unique to the figure."""
+    """Matplotlib's SVG without its prologue, colours replaced by the page's CSS variables, ids made
+    unique to the figure.
+    """
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
     for colour, variable in VARIABLES.items():
@@ -198,7 +273,11 @@ def themed(svg: str) -> str:
     prefix = f"f{_short_hash(svg)}"
     body = head.replace("<svg", f"<svg {width} role='img'", 1) + svg[svg.index(">") :]
     body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
-    return re.sub(r"#(?=[A-Za-z])([\w.-]+)(?=[\"')])", rf"#{prefix}-\1", body).replace("\n\n", "\n").strip()
+    return (
+        re.sub(r"#(?=[A-Za-z])([\w.-]+)(?=[\"')])", rf"#{prefix}-\1", body)
+        .replace("\n\n", "\n")
+        .strip()
+    )
 
 
 def _short_hash(text: str) -> str:
@@ -207,8 +286,12 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def interval_strip(value: Any, lcb: Any, ucb: Any, threshold: Any, operator: str, passed: bool) -> str:
-    """Small inline SVG of one gate: the passing side shaded, the threshold as a tick, the interval as a bar, the value as a dot."""
+def interval_strip(
+    value: Any, lcb: Any, ucb: Any, threshold: Any, operator: str, passed: bool
+) -> str:
+    """Small inline SVG of one gate: the passing side shaded, the threshold as a tick, the interval
+    as a bar, the value as a dot.
+    """
     known = [float(v) for v in (value, lcb, ucb, threshold) if _finite(v)]
     if not _finite(threshold) or not (_finite(value) or _finite(lcb) or _finite(ucb)):
         return ""
@@ -225,13 +308,16 @@ def interval_strip(value: Any, lcb: Any, ucb: Any, threshold: Any, operator: str
     colour = "var(--pass)" if passed else "var(--fail)"
     out = [
         "<svg class='strip' viewBox='0 0 120 18' width='120' height='18' aria-hidden='true'>",
-        f"<rect x='{start}' y='2' width='{round(width, 1)}' height='14' fill='var(--pass)' opacity='.13'/>",
+        f"<rect x='{start}' y='2' width='{round(width, 1)}' height='14' fill='var(--pass)' "
+        "opacity='.13'/>",
         f"<line x1='{edge}' x2='{edge}' y1='1' y2='17' stroke='var(--ink)' stroke-width='1'/>",
     ]
     if _finite(lcb) or _finite(ucb):
         left = at(lcb) if _finite(lcb) else 0
         right = at(ucb) if _finite(ucb) else 120
-        out.append(f"<line x1='{left}' x2='{right}' y1='9' y2='9' stroke='{colour}' stroke-width='2.5'/>")
+        out.append(
+            f"<line x1='{left}' x2='{right}' y1='9' y2='9' stroke='{colour}' stroke-width='2.5'/>"
+        )
     if _finite(value):
         out.append(f"<circle cx='{at(value)}' cy='9' r='3.4' fill='{colour}'/>")
     return "".join([*out, "</svg>"])

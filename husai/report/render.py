@@ -1,4 +1,6 @@
-"""Writes the gate report: one document as Markdown, as a single offline HTML file, and as ``numbers.json``."""
+"""Writes the gate report: one document as Markdown, as a single offline HTML file, and as
+``numbers.json``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,18 @@ from typing import Any, NamedTuple
 import jinja2
 
 from husai.provenance import finite, write_json, write_text
-from husai.report.document import Bullets, Document, Figure, Inline, Paragraph, Quote, Section, Source, Table, markdown
+from husai.report.document import (
+    Bullets,
+    Document,
+    Figure,
+    Inline,
+    Paragraph,
+    Quote,
+    Section,
+    Source,
+    Table,
+    markdown,
+)
 from husai.report.sections import build
 
 NUMBERS_SCHEMA = "husai.numbers/1"
@@ -26,15 +39,24 @@ class Rendered(NamedTuple):
 
 
 def render(root: str | Path) -> Rendered:
-    """Render the report from the evidence below ``root`` (files named ``results/...`` there); equal evidence gives equal bytes."""
+    """Render the report from the evidence below ``root`` (files named ``results/...`` there); equal
+    evidence gives equal bytes.
+    """
     document = build(Source(root))
     text, numbers = markdown(document)
-    companion = {"schema": NUMBERS_SCHEMA, "report": "gate_report.md", "evidence": "evidence", "numbers": finite(numbers)}
+    companion = {
+        "schema": NUMBERS_SCHEMA,
+        "report": "gate_report.md",
+        "evidence": "evidence",
+        "numbers": finite(numbers),
+    }
     return Rendered(text, page(document), companion)
 
 
 def write_report(reports: str | Path) -> Rendered:
-    """Render from ``<reports>/evidence`` and write ``gate_report.html``, ``gate_report.md`` and ``numbers.json``."""
+    """Render from ``<reports>/evidence`` and write ``gate_report.html``, ``gate_report.md`` and
+    ``numbers.json``.
+    """
     reports = Path(reports)
     rendered = render(reports / "evidence")
     write_text(reports / "gate_report.html", rendered.html)
@@ -46,7 +68,13 @@ def write_report(reports: str | Path) -> Rendered:
 @cache
 def _environment() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    return jinja2.Environment(loader=loader, autoescape=False, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return jinja2.Environment(
+        loader=loader,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def template(name: str) -> jinja2.Template:
@@ -55,13 +83,24 @@ def template(name: str) -> jinja2.Template:
 
 
 def page(document: Document) -> str:
-    """The document as one HTML file with inline style and figures; nothing is fetched when it is opened."""
+    """The document as one HTML file with inline style and figures; nothing is fetched when it is
+    opened.
+    """
     sections = [
-        {"title": s.title, "slug": s.slug, "level": s.level, "body": "\n".join(_block(b) for b in s.blocks)} for s in document.sections
+        {
+            "title": s.title,
+            "slug": s.slug,
+            "level": s.level,
+            "body": "\n".join(_block(b) for b in s.blocks),
+        }
+        for s in document.sections
     ]
     status = _plain(document.status)
     return template("gate_report.html").render(
-        title=html.escape(status), status=_inline(document.status), released=document.released, sections=sections
+        title=html.escape(status),
+        status=_inline(document.status),
+        released=document.released,
+        sections=sections,
     )
 
 
@@ -82,7 +121,9 @@ def _quote(quote: Quote) -> str:
 
 
 def _text(text: str) -> str:
-    """The little Markdown that the report's own sentences use: `code` and **bold**, and HTML character references."""
+    """The little Markdown that the report's own sentences use: `code` and **bold**, and HTML
+    character references.
+    """
     text = html.escape(html.unescape(text), quote=False)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
@@ -102,10 +143,15 @@ def _block(block: Any) -> str:
 
 
 def _table(table: Table) -> str:
-    numeric = [_is_numeric([row[i] for row in table.rows if i < len(row)]) for i in range(len(table.header))]
+    numeric = [
+        _is_numeric([row[i] for row in table.rows if i < len(row)])
+        for i in range(len(table.header))
+    ]
     classes = [' class="number"' if flag else "" for flag in numeric]
     strips = any(table.graphics)
-    head = "".join(f"<th{c}>{_inline(cell)}</th>" for c, cell in zip(classes, table.header, strict=True))
+    head = "".join(
+        f"<th{c}>{_inline(cell)}</th>" for c, cell in zip(classes, table.header, strict=True)
+    )
     rows = []
     for index, row in enumerate(table.rows):
         cells = [f"<td{c}>{_inline(cell)}</td>" for c, cell in zip(classes, row, strict=True)]
@@ -121,5 +167,12 @@ def _table(table: Table) -> str:
 
 
 def _is_numeric(column: list[Inline]) -> bool:
-    values = [part.value for cell in column for part in cell if isinstance(part, Quote) and part.derive != "key" and part.value is not None]
-    return bool(values) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    values = [
+        part.value
+        for cell in column
+        for part in cell
+        if isinstance(part, Quote) and part.derive != "key" and part.value is not None
+    ]
+    return bool(values) and all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
+    )

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from husai.report.document import Bullets, Document, Figure, Inline, Paragraph, Ref, Section, Source, Table, gate_names
+from husai.report.document import (
+    Bullets,
+    Document,
+    Figure,
+    Inline,
+    Paragraph,
+    Ref,
+    Section,
+    Source,
+    Table,
+    gate_names,
+)
 from husai.report.gates import conditions_table, decision_lines, gates_table
 from husai.report.plots import heat_map, summary_figure
 from husai.report.tables import compare_table, facts_table, is_metric, metrics_table, rows_table
@@ -13,12 +24,27 @@ STRICT = "results/gate/strict/release_policy.json"
 CYCLE3 = "results/gate/cycle3/release_policy.json"
 SELFTEST = "results/gate/selftest.json"
 STAGES = {
-    "Baseline": ("results/baseline/summary.json", "Is a trained SAE more reproducible than chance?"),
+    "Baseline": (
+        "results/baseline/summary.json",
+        "Is a trained SAE more reproducible than chance?",
+    ),
     "Ablations": ("results/ablations/summary.json", "How do width and sparsity change it?"),
-    "Calibration": ("results/calibration/summary.json", "Which sparsity is the most reproducible one that still reconstructs?"),
-    "Consistency": ("results/consistency/summary.json", "Does training towards agreement help, reference pairs left out?"),
-    "Frontier": ("results/external/frontier.json", "Which architecture does best on external benchmarks at one L0?"),
-    "Scaling": ("results/external/scaling.json", "What do more tokens, other layers and more latents change?"),
+    "Calibration": (
+        "results/calibration/summary.json",
+        "Which sparsity is the most reproducible one that still reconstructs?",
+    ),
+    "Consistency": (
+        "results/consistency/summary.json",
+        "Does training towards agreement help, reference pairs left out?",
+    ),
+    "Frontier": (
+        "results/external/frontier.json",
+        "Which architecture does best on external benchmarks at one L0?",
+    ),
+    "Scaling": (
+        "results/external/scaling.json",
+        "What do more tokens, other layers and more latents change?",
+    ),
 }
 RECORDS = {
     "Selection": ("results/selection/**/*.json", "results/selection/selected_candidate.json"),
@@ -35,9 +61,14 @@ def build(source: Source) -> Document:
         Section("Decision", _decision(source)),
         Section("Negative results", _failures(source)),
         Section("Original policy (cycle3)", _policy(source, CYCLE3)),
-        Section("Self-test", [_question("Does the gate say no when it should?"), *_selftest(source)]),
+        Section(
+            "Self-test", [_question("Does the gate say no when it should?"), *_selftest(source)]
+        ),
         Section("Subjects", _subjects(source)),
-        *(Section(title, [_question(asked), *_summary(source, file)]) for title, (file, asked) in STAGES.items()),
+        *(
+            Section(title, [_question(asked), *_summary(source, file)])
+            for title, (file, asked) in STAGES.items()
+        ),
         *(Section(title, _records(source, *where)) for title, where in RECORDS.items()),
         Section("Provenance", _provenance(source)),
     ]
@@ -50,12 +81,27 @@ def status_line(strict: Ref) -> Inline:
         return ["NOT RELEASED: the strict gate has not been evaluated"]
     gates = strict["gates"]
     if gates["pass_all"].value is True:
-        return ["RELEASED: strict gate passed (", gates.quote("gate_count"), " of ", gates.quote("gate_count"), " gates)"]
-    return ["NOT RELEASED: strict gate failed (", gates.quote("failed_count"), " of ", gates.quote("gate_count"), " gates)"]
+        return [
+            "RELEASED: strict gate passed (",
+            gates.quote("gate_count"),
+            " of ",
+            gates.quote("gate_count"),
+            " gates)",
+        ]
+    return [
+        "NOT RELEASED: strict gate failed (",
+        gates.quote("failed_count"),
+        " of ",
+        gates.quote("gate_count"),
+        " gates)",
+    ]
 
 
 def _missing(file: str, verb: str = "run the pipeline") -> Paragraph:
-    return Paragraph([f"Not here: `{file}` is missing; {verb} to write it. Nothing is claimed in its place."], "missing")
+    return Paragraph(
+        [f"Not here: `{file}` is missing; {verb} to write it. Nothing is claimed in its place."],
+        "missing",
+    )
 
 
 def _question(text: str) -> Paragraph:
@@ -69,19 +115,53 @@ def _decision(source: Source) -> list[Any]:
     out: list[Any] = [Paragraph(_candidate_line(strict["candidate"]))]
     gates = strict["gates"]
     if gates["pass_all"].value is True:
-        out.append(Paragraph(["Every gate passed on this one candidate. A claim may be promoted with `husai claim`."]))
+        out.append(
+            Paragraph(
+                [
+                    "Every gate passed on this one candidate. A claim may be promoted with `husai "
+                    "claim`."
+                ]
+            )
+        )
     else:
-        out.append(Paragraph(["Failing: ", gates.quote("failed_names"), ". No external claim may be promoted from this run."]))
+        out.append(
+            Paragraph(
+                [
+                    "Failing: ",
+                    gates.quote("failed_names"),
+                    ". No external claim may be promoted from this run.",
+                ]
+            )
+        )
     confirmation = strict["confirmation"]
     if confirmation["forced"].value:
         out.append(
-            Paragraph(["**Forced confirmation:** this candidate was confirmed ", confirmation["attempts"].quote(), " times; one counts."])
+            Paragraph(
+                [
+                    "**Forced confirmation:** this candidate was confirmed ",
+                    confirmation["attempts"].quote(),
+                    " times; one counts.",
+                ]
+            )
         )
     elif confirmation["attempts"].exists:
-        out.append(Paragraph(["Confirmation attempts on this candidate: ", confirmation["attempts"].quote(), "."]))
+        out.append(
+            Paragraph(
+                ["Confirmation attempts on this candidate: ", confirmation["attempts"].quote(), "."]
+            )
+        )
     if confirmation["order"].exists:
-        parts: Inline = ["Test ", confirmation["order"].quote(), " on this confirmation data; candidates confirmed on it so far: "]
-        parts += [confirmation["candidates"].quote(), "; bounds are judged at the one-sided level ", confirmation["alpha"].quote(), "."]
+        parts: Inline = [
+            "Test ",
+            confirmation["order"].quote(),
+            " on this confirmation data; candidates confirmed on it so far: ",
+        ]
+        parts += [
+            confirmation["candidates"].quote(),
+            "; bounds are judged at the one-sided level ",
+            confirmation["alpha"].quote(),
+            ".",
+        ]
         out.append(Paragraph(parts))
     return [*out, *_policy(source, STRICT)]
 
@@ -93,7 +173,11 @@ def _candidate_line(candidate: Ref) -> Inline:
             if ref.value is not None and not isinstance(ref.value, (dict, list)):
                 out += [", " if len(out) > 1 else " ", ref.name(), " ", ref.quote()]
         return [*out, "."]
-    return ["Candidate ", candidate.quote(), "."] if candidate.value else ["No candidate was selected."]
+    return (
+        ["Candidate ", candidate.quote(), "."]
+        if candidate.value
+        else ["No candidate was selected."]
+    )
 
 
 def _policy(source: Source, file: str) -> list[Any]:
@@ -112,9 +196,18 @@ def _feasibility(decision: Ref) -> list[Any]:
     if not unattainable.exists:
         return []
     if not unattainable.value:
-        return [Paragraph(["Of what was measured, no threshold lies beyond what this design can reach or these seeds can resolve."])]
+        return [
+            Paragraph(
+                [
+                    "Of what was measured, no threshold lies beyond what this design can reach or "
+                    "these seeds can resolve."
+                ]
+            )
+        ]
     items: list[Inline] = [
-        [f["gate"].quote(), ", ", f["condition"].quote(), ": ", f["reason"].quote()] for f in findings if f["blocking"].value
+        [f["gate"].quote(), ", ", f["condition"].quote(), ": ", f["reason"].quote()]
+        for f in findings
+        if f["blocking"].value
     ]
     lead = ["Gates whose threshold this design cannot reach or these seeds cannot resolve:"]
     return [Paragraph(lead), Bullets(items or [[ref.quote()] for ref in unattainable])]
@@ -131,8 +224,18 @@ def _failures(source: Source) -> list[Any]:
         for name in _failing(decision):
             gate, reason = decision["gates"][name], decision["reasons"][name]
             if gate.exists:
-                start: Inline = [policy.quote() if isinstance(policy.value, str) else file.split("/")[-2], ", ", gate.name(), ": "]
-                items.append([*start, reason.quote() if reason.value else "failed; the decision gives no reason"])
+                start: Inline = [
+                    policy.quote() if isinstance(policy.value, str) else file.split("/")[-2],
+                    ", ",
+                    gate.name(),
+                    ": ",
+                ]
+                items.append(
+                    [
+                        *start,
+                        reason.quote() if reason.value else "failed; the decision gives no reason",
+                    ]
+                )
     for file, _ in STAGES.values():
         items += [[f"`{file}`: ", ref.quote()] for ref in source.ref(file)["negatives"]]
     return [Bullets(items)] if items else [Paragraph(["Nothing failed."])]
@@ -142,7 +245,9 @@ def _failing(decision: Ref) -> list[str]:
     """Failed gates that count: as the decision lists them, else every gate that is not true."""
     gates = decision["gates"].value or {}
     return (
-        decision["failing"].value if isinstance(decision["failing"].value, list) else [n for n in gate_names(gates) if gates[n] is not True]
+        decision["failing"].value
+        if isinstance(decision["failing"].value, list)
+        else [n for n in gate_names(gates) if gates[n] is not True]
     )
 
 
@@ -157,7 +262,9 @@ def _summary(source: Source, file: str) -> list[Any]:
     for spec in summary["figures"]:
         svg = summary_figure(spec, rows)
         if svg:
-            caption: Inline = [spec["title"].quote()] if spec["title"].value else [f"From `{file}`."]
+            caption: Inline = (
+                [spec["title"].quote()] if spec["title"].value else [f"From `{file}`."]
+            )
             out.append(Figure(svg, caption))
     table = rows_table(rows, summary["columns"])
     out.append(table or Paragraph([f"`{file}` has no rows."], "missing"))
@@ -171,7 +278,9 @@ def _summary(source: Source, file: str) -> list[Any]:
 
 
 def _records(source: Source, pattern: str, named: str) -> list[Any]:
-    files = [f for f in source.glob(pattern) if not f.endswith("manifest.json") and ".failed." not in f]
+    files = [
+        f for f in source.glob(pattern) if not f.endswith("manifest.json") and ".failed." not in f
+    ]
     if not files:
         return [_missing(named)]
     out: list[Any] = []
@@ -188,23 +297,36 @@ def _record(record: Ref, file: str) -> list[Any]:
     metrics = record["metrics"]
     if metrics.exists and any(is_metric(ref.value) for _, ref in metrics.items()):
         table = metrics_table(metrics)
-        who = [record[key] for key in ("kind", "subject", "recipe", "recipe_hash") if record[key].value]
+        who = [
+            record[key] for key in ("kind", "subject", "recipe", "recipe_hash") if record[key].value
+        ]
         line: Inline = [part for ref in who for part in (", ", ref.name(), " ", ref.quote())]
         out.append(Paragraph(line[1:]) if line else Paragraph(["Measured values:"]))
     else:
         table = facts_table(record)
     out += [table] if table else []
     for key in ("rows", "records", "pool", "groups", "table"):
-        rows = rows_table(record[key], record["columns"]) if isinstance(record[key].value, list) else None
+        rows = (
+            rows_table(record[key], record["columns"])
+            if isinstance(record[key].value, list)
+            else None
+        )
         out += [rows] if rows else []
     for spec in record["figures"]:
         svg = summary_figure(spec, record["rows"])
-        out += [Figure(svg, [spec["title"].quote()] if spec["title"].value else [f"From `{file}`."])] if svg else []
+        out += (
+            [Figure(svg, [spec["title"].quote()] if spec["title"].value else [f"From `{file}`."])]
+            if svg
+            else []
+        )
     matrix = record["pairwise"]["pwmcc"]
     if isinstance(matrix.value, list) and matrix.value and len(matrix.value) <= 16:
         labels = [str(v) for v in record["seeds"].value or range(len(matrix.value))]
         out.append(Figure(heat_map(matrix.value, labels), [f"PWMCC between seeds, `{file}`."]))
-    return [*out, *[Bullets([[ref.quote()] for ref in record["notes"]])][: len(record["notes"].value or [])]]
+    return [
+        *out,
+        *[Bullets([[ref.quote()] for ref in record["notes"]])][: len(record["notes"].value or [])],
+    ]
 
 
 def _selftest(source: Source) -> list[Any]:
@@ -225,12 +347,30 @@ def _provenance(source: Source) -> list[Any]:
     made = source.ref(STRICT)["provenance"]
     out: list[Any] = []
     if made.exists:
-        keys = [k for k in ("time", "git_commit", "code_hash", "config_hash", "command", "seeds") if made[k].exists]
+        keys = [
+            k
+            for k in ("time", "git_commit", "code_hash", "config_hash", "command", "seeds")
+            if made[k].exists
+        ]
         rows = [[[made[k].name()], [made[k].quote()]] for k in keys]
-        rows += [[[ref.name()], [ref.quote()]] for _, ref in [*made["versions"].items(), *made["hardware"].items()]]
+        rows += [
+            [[ref.name()], [ref.quote()]]
+            for _, ref in [*made["versions"].items(), *made["hardware"].items()]
+        ]
         out.append(Table([["strict gate"], ["value"]], rows))
     text = (
-        "Every number above is listed in `numbers.json` with its file, JSON pointer and unrounded value; the files lie in "
-        "`evidence/` with `SHA256SUMS` and `ro-crate-metadata.json`. `husai verify` checks all of it, from this folder alone."
+        "Every number above is listed in `numbers.json` with its file, JSON pointer and unrounded "
+        "value; the files lie in "
+        "`evidence/` with `SHA256SUMS` and `ro-crate-metadata.json`. `husai verify` checks all of "
+        "it, from this folder alone."
     )
-    return [*out, Paragraph([text]), Paragraph(["Runs, with command, commit, seeds and outcome: `experiment_log.md`. Stages: `dag.svg`."])]
+    return [
+        *out,
+        Paragraph([text]),
+        Paragraph(
+            [
+                "Runs, with command, commit, seeds and outcome: `experiment_log.md`. Stages: "
+                "`dag.svg`."
+            ]
+        ),
+    ]

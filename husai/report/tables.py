@@ -1,4 +1,6 @@
-"""Tables out of evidence: summary rows, metric records and plain JSON objects, every cell a quoted value."""
+"""Tables out of evidence: summary rows, metric records and plain JSON objects, every cell a quoted
+value.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def is_metric(value: Any) -> bool:
 
 
 def metric_cell(ref: Ref) -> Inline:
-    """``x [lcb, ucb]``; the missing interval of a single measurement is said, never drawn as zero width, and so is what cannot be assessed."""
+    """``x [lcb, ucb]``; the missing interval of a single measurement is said, never drawn as zero
+    width, and so is what cannot be assessed.
+    """
     if ref["value"].value is None and str(ref["method"].value).startswith("not assessable"):
         return [ref["method"].quote()]
     value = ref["value"].quote()
@@ -25,7 +29,9 @@ def metric_cell(ref: Ref) -> Inline:
 
 
 def cell(ref: Ref) -> Inline:
-    """One table cell: a metric with its interval or a plain value; an absent key is an empty cell."""
+    """One table cell: a metric with its interval or a plain value; an absent key is an empty
+    cell.
+    """
     if not ref.exists:
         return ["–"]
     return metric_cell(ref) if is_metric(ref.value) else [ref.quote()]
@@ -39,7 +45,8 @@ def rows_table(rows: Ref, columns: Ref | None = None) -> Table | None:
     rows : Ref
         Cursor at the list.
     columns : Ref, optional
-        Cursor at the list of column names (dots reach into nested objects); by default every printable key in order of appearance.
+        Cursor at the list of column names (dots reach into nested objects); by default every
+        printable key in order of appearance.
     """
     entries = [row for row in rows if isinstance(row.value, dict)]
     if not entries:
@@ -70,7 +77,9 @@ def reach(row: Ref, name: str) -> Ref:
 
 
 def leaves(ref: Ref, prefix: str = "", depth: int = DEPTH) -> list[tuple[str, Ref]]:
-    """Printable leaves below an object as ``(name with NUL between levels, cursor)``: scalars, metrics and short scalar lists."""
+    """Printable leaves below an object as ``(name with NUL between levels, cursor)``: scalars,
+    metrics and short scalar lists.
+    """
     out: list[tuple[str, Ref]] = []
     for key, child in ref.items():
         if key.startswith("_") or key in ("provenance", "inputs", "schema", "config"):
@@ -89,7 +98,14 @@ def leaves(ref: Ref, prefix: str = "", depth: int = DEPTH) -> list[tuple[str, Re
 def facts_table(ref: Ref) -> Table | None:
     """Two-column table of an object's printable leaves."""
     found = leaves(ref)
-    return Table([["quantity"], ["value"]], [[_header(child, name), cell(child)] for name, child in found]) if found else None
+    return (
+        Table(
+            [["quantity"], ["value"]],
+            [[_header(child, name), cell(child)] for name, child in found],
+        )
+        if found
+        else None
+    )
 
 
 def metrics_table(metrics: Ref) -> Table | None:
@@ -99,19 +115,34 @@ def metrics_table(metrics: Ref) -> Table | None:
         if is_metric(ref.value):
             bounds: Inline = ["[", ref["lcb"].quote("lower"), ", ", ref["ucb"].quote("upper"), "]"]
             unbounded = ref["lcb"].value is None and ref["ucb"].value is None
-            rows.append([[ref.name()], [ref["value"].quote()], ["none"] if unbounded else bounds, cell(ref["n"]), cell(ref["method"])])
+            rows.append(
+                [
+                    [ref.name()],
+                    [ref["value"].quote()],
+                    ["none"] if unbounded else bounds,
+                    cell(ref["n"]),
+                    cell(ref["method"]),
+                ]
+            )
         else:
             rows.append([[ref.name()], [ref.quote()], ["none"], ["–"], ["–"]])
     return Table([["metric"], ["value"], ["interval"], ["n"], ["method"]], rows) if rows else None
 
 
 def compare_table(records: list[Ref], title: str = "subject") -> Table:
-    """One column per record, one row per printable leaf of any of them; ``title`` is the key that names a record, else its file does."""
+    """One column per record, one row per printable leaf of any of them; ``title`` is the key that
+    names a record, else its file does.
+    """
     found = [dict(leaves(record)) for record in records]
     names = [name for name in dict.fromkeys(name for one in found for name in one) if name != title]
-    header: list[Inline] = [["quantity"], *([r[title].quote()] if r[title].value else [f"`{r.file}`"] for r in records)]
+    header: list[Inline] = [
+        ["quantity"],
+        *([r[title].quote()] if r[title].value else [f"`{r.file}`"] for r in records),
+    ]
     rows = []
     for name in names:
         first = next(one[name] for one in found if name in one)
-        rows.append([_header(first, name), *(cell(one[name]) if name in one else ["–"] for one in found)])
+        rows.append(
+            [_header(first, name), *(cell(one[name]) if name in one else ["–"] for one in found)]
+        )
     return Table(header, rows)

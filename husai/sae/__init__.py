@@ -1,11 +1,21 @@
 """Sparse autoencoders: recipes, the ensemble trainer, evaluation and file formats."""
 
+from husai.recipe import Recipe
 from husai.sae.architectures import SAE
 from husai.sae.calibrate import match_l0
 from husai.sae.checkpoint import load_sae, save_sae
 from husai.sae.ensemble import EnsembleResult, train_ensemble
 from husai.sae.initialise import initial_decoder
-from husai.sae.recipe import Recipe
 from husai.stability import evaluate_sae
 
-__all__ = ["SAE", "EnsembleResult", "Recipe", "evaluate_sae", "initial_decoder", "load_sae", "match_l0", "save_sae", "train_ensemble"]
+__all__ = [
+    "SAE",
+    "EnsembleResult",
+    "Recipe",
+    "evaluate_sae",
+    "initial_decoder",
+    "load_sae",
+    "match_l0",
+    "save_sae",
+    "train_ensemble",
+]

@@ -1,4 +1,6 @@
-"""The SAE itself, for inference: five architectures behind one encode / decode / forward, in the SAELens orientation."""
+"""The SAE itself, for inference: five architectures behind one encode / decode / forward, in the
+SAELens orientation.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Any
 import torch
 
 from husai.errors import HusaiError, nearest
-from husai.sae.recipe import ARCHITECTURES
+from husai.recipe import ARCHITECTURES
 
 THRESHOLDED = ("batchtopk", "jumprelu")
 TOP_K = ("topk", "transcoder")
@@ -16,14 +18,18 @@ TOP_K = ("topk", "transcoder")
 class SAE:
     """A trained sparse autoencoder or transcoder: weights and the rule that makes the code sparse.
 
-    The pre-activation is ``(x - b_dec) @ W_enc + b_enc`` (``x @ W_enc + b_enc`` when ``apply_b_dec_to_input`` is False), and the code is
+    The pre-activation is ``(x - b_dec) @ W_enc + b_enc`` (``x @ W_enc + b_enc`` when
+    ``apply_b_dec_to_input`` is False), and the code is
 
-    - ``topk``, ``transcoder``: the k largest pre-activations of a row, then ReLU (Gao et al. 2406.04093, eq. 2), so L0 <= k;
+    - ``topk``, ``transcoder``: the k largest pre-activations of a row, then ReLU (Gao et al.
+      2406.04093, eq. 2), so L0 <= k;
     - ``relu``: the positive pre-activations (Bricken et al. 2023);
-    - ``jumprelu``, ``batchtopk``: the positive pre-activations above ``threshold`` (Rajamanoharan et al. 2407.14435, eq. 2; for BatchTopK
+    - ``jumprelu``, ``batchtopk``: the positive pre-activations above ``threshold`` (Rajamanoharan
+      et al. 2407.14435, eq. 2; for BatchTopK
       one global threshold, Bussmann et al. 2412.06410, eq. 4).
 
-    A ``transcoder`` is TopK with a decoder into another space: its input is never centred by ``b_dec``.
+    A ``transcoder`` is TopK with a decoder into another space: its input is never centred by
+    ``b_dec``.
 
     Parameters
     ----------
@@ -66,7 +72,9 @@ class SAE:
         self.threshold, self.k = threshold, None if k is None else int(k)
         self.cfg = dict(cfg or {})
         centred = architecture != "transcoder"
-        self.apply_b_dec_to_input = centred if apply_b_dec_to_input is None else bool(apply_b_dec_to_input)
+        self.apply_b_dec_to_input = (
+            centred if apply_b_dec_to_input is None else bool(apply_b_dec_to_input)
+        )
         problem = self._problem()
         if problem:
             raise HusaiError(f"SAE ({architecture}): {problem}")
@@ -97,14 +105,18 @@ class SAE:
         return self.W_dec.dtype
 
     def pre_activations(self, x: torch.Tensor) -> torch.Tensor:
-        """Pre-activations ``(..., d_sae)`` of inputs ``(..., d_in)``, computed in the dtype of the weights."""
+        """Pre-activations ``(..., d_sae)`` of inputs ``(..., d_in)``, computed in the dtype of the
+        weights.
+        """
         x = x.to(self.W_enc.dtype)
         if self.apply_b_dec_to_input:
             x = x - self.b_dec
         return x @ self.W_enc + self.b_enc
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Code ``(..., d_sae)``, dense with zeros where a latent is off, of inputs ``(..., d_in)``."""
+        """Code ``(..., d_sae)``, dense with zeros where a latent is off, of inputs ``(...,
+        d_in)``.
+        """
         pre = self.pre_activations(x)
         if self.architecture in TOP_K:
             values, indices = pre.topk(self.k, dim=-1, sorted=False)
@@ -147,16 +159,34 @@ class SAE:
 
     def _problem(self) -> str | None:
         if self.architecture not in ARCHITECTURES:
-            return f"architecture is not one of {', '.join(ARCHITECTURES)}{nearest(self.architecture, ARCHITECTURES)}"
-        if self.W_enc.ndim != 2 or self.W_dec.ndim != 2 or self.W_enc.shape[1] != self.W_dec.shape[0]:
-            return f"W_enc {tuple(self.W_enc.shape)} must be (d_in, d_sae) and W_dec {tuple(self.W_dec.shape)} (d_sae, d_out)"
+            return (
+                "architecture is not one of "
+                f"{', '.join(ARCHITECTURES)}{nearest(self.architecture, ARCHITECTURES)}"
+            )
+        if (
+            self.W_enc.ndim != 2
+            or self.W_dec.ndim != 2
+            or self.W_enc.shape[1] != self.W_dec.shape[0]
+        ):
+            return (
+                f"W_enc {tuple(self.W_enc.shape)} must be (d_in, d_sae) and W_dec "
+                f"{tuple(self.W_dec.shape)} (d_sae, d_out)"
+            )
         if self.b_enc.shape != (self.d_sae,) or self.b_dec.shape != (self.d_out,):
-            return f"b_enc {tuple(self.b_enc.shape)} must be ({self.d_sae},) and b_dec {tuple(self.b_dec.shape)} ({self.d_out},)"
+            return (
+                f"b_enc {tuple(self.b_enc.shape)} must be ({self.d_sae},) and b_dec "
+                f"{tuple(self.b_dec.shape)} ({self.d_out},)"
+            )
         if self.apply_b_dec_to_input and self.d_in != self.d_out:
-            return f"b_dec (width {self.d_out}) cannot be subtracted from the input (width {self.d_in}); set apply_b_dec_to_input to False"
+            return (
+                f"b_dec (width {self.d_out}) cannot be subtracted from the input (width "
+                f"{self.d_in}); set apply_b_dec_to_input to False"
+            )
         if self.architecture in TOP_K and not (self.k and 1 <= self.k <= self.d_sae):
             return f"k must be between 1 and d_sae = {self.d_sae}, got {self.k}"
-        if self.architecture in THRESHOLDED and (self.threshold is None or self.threshold.shape != (self.d_sae,)):
+        if self.architecture in THRESHOLDED and (
+            self.threshold is None or self.threshold.shape != (self.d_sae,)
+        ):
             shape = None if self.threshold is None else tuple(self.threshold.shape)
             return f"threshold must have shape ({self.d_sae},), got {shape}"
         return None

@@ -1,4 +1,6 @@
-"""Which arithmetic a run uses: k-sparse or dense kernels, and the number format of products. On trial against float64 before it is trusted."""
+"""Which arithmetic a run uses: k-sparse or dense kernels, and the number format of products. On
+trial against float64 before it is trusted.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from typing import NamedTuple
 import torch
 
 from husai.progress import log
+from husai.recipe import FIXED_K
 from husai.sae.gradients import Parameters, Settings, gradients
-from husai.sae.recipe import FIXED_K
 
 MEASURED_CROSSOVER = 0.2
 TRIAL_ROWS = 512
@@ -59,7 +61,9 @@ class Problem(NamedTuple):
     def gradients(self, settings: Settings, chosen: Arithmetic) -> Parameters:
         """Gradients in the arithmetic ``chosen``."""
         with tf32(chosen.tf32):
-            return gradients(settings._replace(sparse=chosen.sparse, matmul_dtype=chosen.products), *self).by_name
+            return gradients(
+                settings._replace(sparse=chosen.sparse, matmul_dtype=chosen.products), *self
+            ).by_name
 
     def rows(self, start: int, stop: int) -> Problem:
         """The same step on some of its rows."""
@@ -68,7 +72,10 @@ class Problem(NamedTuple):
     def double(self) -> Problem:
         """The same step in float64."""
         return Problem(
-            {name: value.double() for name, value in self.p.items()}, self.x.double(), self.y.double(), self.coefficient.double()
+            {name: value.double() for name, value in self.p.items()},
+            self.x.double(),
+            self.y.double(),
+            self.coefficient.double(),
         )
 
 
@@ -87,17 +94,26 @@ def tf32(enabled: bool) -> Iterator[None]:
 
 
 @torch.no_grad()
-def choose(settings: Settings, format: Format, problem: Problem, sparse: bool | None = None, measure: bool | None = None) -> Arithmetic:
+def choose(
+    settings: Settings,
+    format: Format,
+    problem: Problem,
+    sparse: bool | None = None,
+    measure: bool | None = None,
+) -> Arithmetic:
     """The fastest arithmetic whose gradients are right on ``problem``.
 
-    On a CPU kernels are chosen by the crossover that ``benchmarks/bench_sae.py --crossover`` measured, so that the choice never depends on
-    the load of the machine. On a GPU, where the crossover depends on the model, k-sparse and dense ones are tried and timed. What fails its
-    :class:`Trial` is not used, with one line in the log: dense products replace k-sparse kernels, float32 replaces a rounded format.
+    On a CPU kernels are chosen by the crossover that ``benchmarks/bench_sae.py --crossover``
+    measured, so that the choice never depends on the load of the machine. On a GPU, where the
+    crossover depends on the model, k-sparse and dense ones are tried and timed. What fails its
+    :class:`Trial` is not used, with one line in the log: dense products replace k-sparse kernels,
+    float32 replaces a rounded format.
 
     Parameters
     ----------
     sparse : bool or None
-        Kernels of the TopK family, when the caller has made that choice; ReLU and JumpReLU always use dense products.
+        Kernels of the TopK family, when the caller has made that choice; ReLU and JumpReLU always
+        use dense products.
     measure : bool or None
         Try and time kernels; None does so anywhere but on a CPU.
     """
@@ -107,39 +123,63 @@ def choose(settings: Settings, format: Format, problem: Problem, sparse: bool | 
     elif sparse is not None:
         kinds = [sparse]
     else:
-        kinds = [settings.k / problem.p["W_dec"].shape[1] <= MEASURED_CROSSOVER] if not measure else [True, False]
+        kinds = (
+            [settings.k / problem.p["W_dec"].shape[1] <= MEASURED_CROSSOVER]
+            if not measure
+            else [True, False]
+        )
     exact = [Arithmetic(kind, None, False) for kind in kinds]
     wanted = [Arithmetic(kind, format.products, format.tf32) for kind in kinds]
     if not measure and exact == wanted:
         return exact[0]
     trial = Trial(settings, problem)
-    exact = [c for c in exact if not measure or trial.passes(c, EXACT_LIMIT)] or [Arithmetic(False, None, False)]
+    exact = [c for c in exact if not measure or trial.passes(c, EXACT_LIMIT)] or [
+        Arithmetic(False, None, False)
+    ]
     wanted = [c for c in wanted if c._replace(products=None, tf32=False) in exact]
-    candidates = exact if wanted == exact else [c for c in wanted if trial.passes(c, ROUNDED_LIMIT)] or exact
-    return candidates[0] if len(candidates) == 1 else min(candidates, key=lambda c: _best_time(settings, problem, c))
+    candidates = (
+        exact if wanted == exact else [c for c in wanted if trial.passes(c, ROUNDED_LIMIT)] or exact
+    )
+    return (
+        candidates[0]
+        if len(candidates) == 1
+        else min(candidates, key=lambda c: _best_time(settings, problem, c))
+    )
 
 
 class Trial:
-    """Compares the gradients of candidates with float64, in units of the noise that comes from drawing a batch.
+    """Compares the gradients of candidates with float64, in units of the noise that comes from
+    drawing a batch.
 
-    Errors of rounding act mostly through the code: entries near the k-th largest, or near the threshold, of a row come and go. They are as
-    independent between rows as the rows are, so their ratio to the noise of the batch hardly depends on its size, and an error of r such
-    units adds r^2 to the variance of a gradient: 0.2, the limit for a rounded format, is what a batch 4% smaller would add.
-    """
+    Errors of rounding act mostly through the code: entries near the k-th largest, or near the
+    threshold, of a row come and go. They are as independent between rows as the rows are, so their
+    ratio to the noise of the batch hardly depends on its size, and an error of r such units adds
+    r^2 to the variance of a gradient: 0.2, the limit for a rounded format, is what a batch 4%
+    smaller would add."""
 
     def __init__(self, settings: Settings, problem: Problem):
-        # Scaled a little, as initial biases and thresholds sit exactly at a pre-activation of these rows.
+        # Scaled a little, as initial biases and thresholds sit exactly at a pre-activation of these
+        # rows.
         rows = problem.rows(0, TRIAL_ROWS)
-        self._settings, self._problem = settings, rows._replace(x=rows.x * TRIAL_SCALE, y=rows.y * TRIAL_SCALE)
+        self._settings, self._problem = (
+            settings,
+            rows._replace(x=rows.x * TRIAL_SCALE, y=rows.y * TRIAL_SCALE),
+        )
         exact, n = self._problem.double(), rows.x.shape[1]
         self._true = exact.gradients(settings, Arithmetic(False, None, False))
-        halves = [exact.rows(*ends).gradients(settings, Arithmetic(False, None, False)) for ends in ((0, n // 2), (n // 2, n))]
+        halves = [
+            exact.rows(*ends).gradients(settings, Arithmetic(False, None, False))
+            for ends in ((0, n // 2), (n // 2, n))
+        ]
         self._noise = {name: _length(halves[0][name] - halves[1][name]) / 2 for name in self._true}
 
     def error(self, chosen: Arithmetic) -> float:
         """Largest error over members and parameters, in units of the noise."""
         found = self._problem.gradients(self._settings, chosen)
-        units = [_length(found[n].double() - true) / self._noise[n].clamp_min(1e-30) for n, true in self._true.items()]
+        units = [
+            _length(found[n].double() - true) / self._noise[n].clamp_min(1e-30)
+            for n, true in self._true.items()
+        ]
         return float(torch.stack(units).nan_to_num(nan=float("inf")).max())
 
     def passes(self, chosen: Arithmetic, limit: float) -> bool:
@@ -148,7 +188,8 @@ class Trial:
         if error > limit:
             kernels = "k-sparse" if chosen.sparse else "dense"
             log(
-                f"{kernels} kernels in {_name(chosen)} are not used: gradients are {error:.2g} units of batch noise off float64, limit {limit}"
+                f"{kernels} kernels in {_name(chosen)} are not used: gradients are {error:.2g} "
+                f"units of batch noise off float64, limit {limit}"
             )
         return error <= limit
 

@@ -1,4 +1,6 @@
-"""From the weights of a training run, in normalised units, to an SAE in the units of the activations."""
+"""From the weights of a training run, in normalised units, to an SAE in the units of the
+activations.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +8,18 @@ from typing import Any
 
 import torch
 
+from husai.recipe import Recipe
 from husai.sae.architectures import SAE
 from husai.sae.initialise import Units
-from husai.sae.recipe import Recipe
 
 
 def exported(recipe: Recipe, seed: int, parameters: dict[str, torch.Tensor], units: Units) -> SAE:
-    """One member's parameters (without the member axis, see ``gradients``) as an :class:`SAE`; float64 stays, anything else gives float32.
+    """One member's parameters (without the member axis, see ``gradients``) as an :class:`SAE`;
+    float64 stays, anything else gives float32.
 
-    Folding the units into the weights is exact, as every activation here is positively homogeneous. The threshold of a BatchTopK SAE is 0;
-    it is measured on held-out rows (:func:`husai.sae.threshold.batch_top_k_threshold`).
-    """
+    Folding the units into the weights is exact, as every activation here is positively homogeneous.
+    The threshold of a BatchTopK SAE is 0; it is measured on held-out rows
+    (:func:`husai.sae.threshold.batch_top_k_threshold`)."""
     dtype = torch.float64 if parameters["W_dec"].dtype == torch.float64 else torch.float32
     p = {name: value.double() for name, value in parameters.items()}
     W_enc, b_enc = p["W_enc"].t(), p["b_enc"]

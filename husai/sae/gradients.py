@@ -1,18 +1,24 @@
-"""Loss and hand-written gradients of every architecture, for all members at once; no autograd on the training path.
+"""Loss and hand-written gradients of every architecture, for all members at once; no autograd on
+the training path.
 
-With rows x, unit decoder rows w_i, and everything in normalised units (see :mod:`husai.sae.initialise`), the loss of a member is
+With rows x, unit decoder rows w_i, and everything in normalised units (see
+:mod:`husai.sae.initialise`), the loss of a member is
 
 ``L = (1 / d_out) * [ mean_b ||x_hat - y||^2 + c * mean_b sparsity(x_b) ]``,
 
-so the first part is close to the fraction of variance unexplained. ``sparsity`` is 0 for the TopK family, ``sum_i z_i ||w_i||`` for ReLU
-and the number of active latents for JumpReLU; c is the recipe's ``sparsity_coefficient`` (the unit of the papers, where errors are summed).
+so the first part is close to the fraction of variance unexplained. ``sparsity`` is 0 for the TopK
+family, ``sum_i z_i ||w_i||`` for ReLU and the number of active latents for JumpReLU; c is the
+recipe's ``sparsity_coefficient`` (the unit of the papers, where errors are summed).
 
-- ``topk``: the k largest pre-activations of a row, then ReLU (Gao et al. 2406.04093, eq. 2); AuxK is in :mod:`husai.sae.objectives`.
+- ``topk``: the k largest pre-activations of a row, then ReLU (Gao et al. 2406.04093, eq. 2); AuxK
+  is in :mod:`husai.sae.objectives`.
 - ``batchtopk``: the k*B largest of a batch (Bussmann et al. 2412.06410, eq. 3).
-- ``relu``: L1 of the activations weighted by the norms of their decoder rows (Bricken et al. 2023; Anthropic, April 2024 update), which are 1.
-- ``jumprelu``: L0 through a step with a rectangle of width ``bandwidth`` for its derivative (Rajamanoharan et al. 2407.14435, eq. 11, 12).
-- ``transcoder``: TopK from one space to another (Dunefsky et al. 2406.11944), with a target of its own.
-"""
+- ``relu``: L1 of the activations weighted by the norms of their decoder rows (Bricken et al. 2023;
+  Anthropic, April 2024 update), which are 1.
+- ``jumprelu``: L0 through a step with a rectangle of width ``bandwidth`` for its derivative
+  (Rajamanoharan et al. 2407.14435, eq. 11, 12).
+- ``transcoder``: TopK from one space to another (Dunefsky et al. 2406.11944), with a target of its
+  own."""
 
 from __future__ import annotations
 
@@ -55,15 +61,21 @@ class Gradients(NamedTuple):
     """Latents that fired in the batch (S, d_sae), when asked for."""
 
 
-def gradients(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor, coefficient: torch.Tensor | None = None) -> Gradients:
+def gradients(
+    settings: Settings,
+    p: Parameters,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    coefficient: torch.Tensor | None = None,
+) -> Gradients:
     """Loss and gradients of S members, each on its own batch.
 
     Parameters
     ----------
     settings : Settings
     p : dict
-        ``W_enc`` (S, d_sae, d_in), ``b_enc`` (S, d_sae), ``W_dec`` (S, d_sae, d_out), ``b_dec`` (S, d_out), JumpReLU also
-        ``threshold`` (S, d_sae).
+        ``W_enc`` (S, d_sae, d_in), ``b_enc`` (S, d_sae), ``W_dec`` (S, d_sae, d_out), ``b_dec`` (S,
+        d_out), JumpReLU also ``threshold`` (S, d_sae).
     x : Tensor (S, B, d_in)
         Centred input: rows less ``b_dec``, or less the fixed input centre for a transcoder.
     y : Tensor (S, B, d_out)
@@ -79,7 +91,13 @@ def gradients(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tenso
     return Gradients(loss, {**found, "b_dec": db_dec}, residual, fired)
 
 
-def _sparse(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor, coefficient: torch.Tensor | None):
+def _sparse(
+    settings: Settings,
+    p: Parameters,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    coefficient: torch.Tensor | None,
+):
     S, B, d_in = x.shape
     d_sae, d_out = p["W_dec"].shape[1:]
     make = kernels.batch_top_k_code if settings.architecture == "batchtopk" else kernels.top_k_code
@@ -88,16 +106,31 @@ def _sparse(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor,
     scale = 2.0 / (B * d_out)
     dpre = kernels.code_gradient(code, residual, p["W_dec"]).mul_(scale)
     scaled = code._replace(values=code.values * scale)
-    dW_enc, dW_dec = kernels.weight_gradients(scaled, dpre, residual, x.reshape(S * B, d_in), S * d_sae, not settings.frozen_decoder)
-    found = {"W_enc": dW_enc.view(S, d_sae, d_in), "b_enc": kernels.sum_by_latent(code, dpre, S * d_sae).view(S, d_sae)}
+    dW_enc, dW_dec = kernels.weight_gradients(
+        scaled, dpre, residual, x.reshape(S * B, d_in), S * d_sae, not settings.frozen_decoder
+    )
+    found = {
+        "W_enc": dW_enc.view(S, d_sae, d_in),
+        "b_enc": kernels.sum_by_latent(code, dpre, S * d_sae).view(S, d_sae),
+    }
     if dW_dec is not None:
         found["W_dec"] = dW_dec.view(S, d_sae, d_out)
-    fired = (kernels.sum_by_latent(code, code.values, S * d_sae) > 0).view(S, d_sae) if settings.count_fired else None
+    fired = (
+        (kernels.sum_by_latent(code, code.values, S * d_sae) > 0).view(S, d_sae)
+        if settings.count_fired
+        else None
+    )
     residual = residual.view(S, B, d_out)
     return _mean_square(residual), residual, found, fired
 
 
-def _dense(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor, coefficient: torch.Tensor | None):
+def _dense(
+    settings: Settings,
+    p: Parameters,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    coefficient: torch.Tensor | None,
+):
     B, d_out = y.shape[1:]
     half = settings.matmul_dtype
     pre = kernels.pre_activations(x, p["W_enc"], p["b_enc"], half)
@@ -126,7 +159,9 @@ def _dense(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor, 
     return loss, residual, found, fired
 
 
-def _activate(settings: Settings, pre: torch.Tensor, threshold: torch.Tensor | None) -> torch.Tensor:
+def _activate(
+    settings: Settings, pre: torch.Tensor, threshold: torch.Tensor | None
+) -> torch.Tensor:
     """Dense code (S, B, d_sae) of the training forward pass."""
     S, B, d_sae = pre.shape
     if settings.architecture == "relu":
@@ -140,13 +175,22 @@ def _activate(settings: Settings, pre: torch.Tensor, threshold: torch.Tensor | N
             member.view(-1).index_copy_(0, place, values.relu())
         return z
     values, columns = kernels.top_k(pre.view(S * B, d_sae), settings.k)
-    return torch.zeros_like(pre).view(S * B, d_sae).scatter_(1, columns, values.relu()).view(S, B, d_sae)
+    return (
+        torch.zeros_like(pre)
+        .view(S * B, d_sae)
+        .scatter_(1, columns, values.relu())
+        .view(S, B, d_sae)
+    )
 
 
 def _mean_square(residual: torch.Tensor) -> torch.Tensor:
     """Mean of the squared entries per member (S,)."""
-    if residual.device.type != "cpu":  # a product would sum in the format of the products, and in one block of threads
-        return torch.linalg.vector_norm(residual.flatten(1), dim=1).square_().div_(residual[0].numel())
+    if (
+        residual.device.type != "cpu"
+    ):  # a product would sum in the format of the products, and in one block of threads
+        return (
+            torch.linalg.vector_norm(residual.flatten(1), dim=1).square_().div_(residual[0].numel())
+        )
     flat = residual.reshape(residual.shape[0], 1, -1)
     if flat.shape[0] == 1:
         return torch.dot(flat[0, 0], flat[0, 0]).div(flat.shape[2])[None]

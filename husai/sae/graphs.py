@@ -1,8 +1,9 @@
-"""A step whose kernels are recorded once and replayed, so that a small ensemble on a GPU does not wait for the host to launch them one by one.
+"""A step whose kernels are recorded once and replayed, so that a small ensemble on a GPU does not
+wait for the host to launch them one by one.
 
-What PyTorch's notes on CUDA graphs ask of the step: shapes that never change, nothing read back to the host, and every tensor that outlives
-a call changed in place, because a replay reads and writes the addresses that were recorded.
-"""
+What PyTorch's notes on CUDA graphs ask of the step: shapes that never change, nothing read back to
+the host, and every tensor that outlives a call changed in place, because a replay reads and writes
+the addresses that were recorded."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from husai.progress import log
 
 WARM_UP_CALLS = 3
 LARGEST_RECORDED = 1 << 27
-"""Pre-activations (members x batch x d_sae) of a step beyond which launching kernels takes a vanishing share of a step, while the recording would
-hold a second set of its intermediate results."""
+"""Pre-activations (members x batch x d_sae) of a step beyond which launching kernels takes a
+vanishing share of a step, while the recording would hold a second set of its intermediate
+results."""
 
 
 class Recorder(Protocol):
@@ -26,11 +28,15 @@ class Recorder(Protocol):
         """Make an ordinary call where a later one is going to be recorded."""
 
     def record(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Record a call without running it; returns what replays it. RuntimeError when that is impossible."""
+        """Record a call without running it; returns what replays it. RuntimeError when that is
+        impossible.
+        """
 
 
 class CudaRecorder:
-    """CUDA graphs of one device. Warm-up and recording share a side stream, so that libraries have their workspaces there beforehand."""
+    """CUDA graphs of one device. Warm-up and recording share a side stream, so that libraries have
+    their workspaces there beforehand.
+    """
 
     def __init__(self, device: torch.device):
         self._device, self._stream = device, torch.cuda.Stream(device)
@@ -44,19 +50,32 @@ class CudaRecorder:
         current.wait_stream(self._stream)
 
     def record(self, call: Callable[[], None]) -> Callable[[], None]:
-        """See :class:`Recorder`. Threads that prefetch batches may go on meanwhile, hence the thread-local mode."""
+        """See :class:`Recorder`. Threads that prefetch batches may go on meanwhile, hence the
+        thread-local mode.
+        """
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         try:
-            with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.device(self._device),
+                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
                 call()
         finally:
-            torch.cuda.set_stream(current)  # torch.cuda.graph leaves its own stream current when it cannot end a capture
+            torch.cuda.set_stream(
+                current
+            )  # torch.cuda.graph leaves its own stream current when it cannot end a capture
         return graph.replay
 
 
 def recorder_for(device: torch.device, pre_activations: int) -> Recorder | None:
-    """A recorder where replaying pays: on a GPU, for steps of at most ``LARGEST_RECORDED`` pre-activations."""
-    return CudaRecorder(device) if device.type == "cuda" and pre_activations <= LARGEST_RECORDED else None
+    """A recorder where replaying pays: on a GPU, for steps of at most ``LARGEST_RECORDED``
+    pre-activations.
+    """
+    return (
+        CudaRecorder(device)
+        if device.type == "cuda" and pre_activations <= LARGEST_RECORDED
+        else None
+    )
 
 
 class StepRunner:
@@ -65,10 +84,12 @@ class StepRunner:
     Parameters
     ----------
     function : callable
-        Of tensors whose shapes never change; returns nothing. All it leaves behind is in tensors that it changes in place. It must not read
-        a tensor's value on the host, nor change Python state.
+        Of tensors whose shapes never change; returns nothing. All it leaves behind is in tensors
+        that it changes in place. It must not read a tensor's value on the host, nor change Python
+        state.
     recorder : Recorder or None
-        None makes ordinary calls throughout. A recording that fails is logged in one line, and ordinary calls are made from then on.
+        None makes ordinary calls throughout. A recording that fails is logged in one line, and
+        ordinary calls are made from then on.
     """
 
     def __init__(self, function: Callable[..., None], recorder: Recorder | None):
@@ -104,7 +125,10 @@ class StepRunner:
         try:
             self._replay = self._recorder.record(self._on_buffers)
         except RuntimeError as error:
-            log(f"steps run kernel by kernel, as recording one failed: {' '.join(str(error).split())[:200]}")
+            log(
+                "steps run kernel by kernel, as recording one failed: "
+                f"{' '.join(str(error).split())[:200]}"
+            )
             self._recorder = self._buffers = None
 
     def _on_buffers(self) -> None:

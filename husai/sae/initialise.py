@@ -1,9 +1,11 @@
-"""Where training starts: units, centres and weights, from the data and a seed alone, never from a member's companions.
+"""Where training starts: units, centres and weights, from the data and a seed alone, never from a
+member's companions.
 
-Rows are trained in normalised units: multiplied by one constant so that the mean squared distance to the centre equals the width (Anthropic,
-April 2024 update; expected squared norm d). Learning rates, sparsity coefficients, thresholds and the gradient clip then mean the same on
-every subject. The constant is folded into the weights on export, which is exact: every activation here is positively homogeneous.
-"""
+Rows are trained in normalised units: multiplied by one constant so that the mean squared distance
+to the centre equals the width (Anthropic, April 2024 update; expected squared norm d). Learning
+rates, sparsity coefficients, thresholds and the gradient clip then mean the same on every subject.
+The constant is folded into the weights on export, which is exact: every activation here is
+positively homogeneous."""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ import torch
 
 from husai.activations import ActivationStore
 from husai.errors import HusaiError
+from husai.recipe import FIXED_K, Recipe
 from husai.sae.kernels import top_k
-from husai.sae.recipe import FIXED_K, Recipe
 
 JUMPRELU_INITIAL_THRESHOLD = 0.01
 INITIAL_L0_FACTOR = 2.0
@@ -42,7 +44,9 @@ class Units(NamedTuple):
 
 
 def row_sample(source: Rows, n_rows: int | None = None, count: int = SAMPLE_ROWS) -> torch.Tensor:
-    """About ``count`` rows spread evenly over the first ``n_rows`` of ``source``: float64 (n, d) on the CPU."""
+    """About ``count`` rows spread evenly over the first ``n_rows`` of ``source``: float64 (n, d) on
+    the CPU.
+    """
     total = len(source) if n_rows is None else min(n_rows, len(source))
     if total <= count:
         rows = source[:total] if isinstance(source, torch.Tensor) else source.rows(0, total)
@@ -56,7 +60,9 @@ def row_sample(source: Rows, n_rows: int | None = None, count: int = SAMPLE_ROWS
 
 
 def geometric_median(rows: torch.Tensor, tolerance: float = 1e-6, limit: int = 200) -> torch.Tensor:
-    """Point (d,) with the least sum of distances to ``rows`` (n, d), by Weiszfeld's iteration from the mean."""
+    """Point (d,) with the least sum of distances to ``rows`` (n, d), by Weiszfeld's iteration from
+    the mean.
+    """
     centre = rows.mean(0)
     for _ in range(limit):
         distance = torch.linalg.vector_norm(rows - centre, dim=1)
@@ -78,67 +84,103 @@ def measure_units(recipe: Recipe, data: Rows, target: Rows | None = None) -> Uni
         The sample holds NaN or infinite values, or all its rows are equal.
     """
     found = [_unit(recipe, row_sample(data, recipe.n_rows), "the activations")]
-    found.append(found[0] if target is None else _unit(recipe, row_sample(target, recipe.n_rows), "the target"))
+    found.append(
+        found[0]
+        if target is None
+        else _unit(recipe, row_sample(target, recipe.n_rows), "the target")
+    )
     return Units(*(part for pair in zip(*found, strict=True) for part in pair))
 
 
-def _unit(recipe: Recipe, rows: torch.Tensor, what: str) -> tuple[float, torch.Tensor, torch.Tensor]:
+def _unit(
+    recipe: Recipe, rows: torch.Tensor, what: str
+) -> tuple[float, torch.Tensor, torch.Tensor]:
     if not torch.isfinite(rows).all():
-        raise HusaiError(f"{what} of {recipe.subject} {recipe.hook_name} hold NaN or infinite values; collect them again")
+        raise HusaiError(
+            f"{what} of {recipe.subject} {recipe.hook_name} hold NaN or infinite values; collect "
+            "them again"
+        )
     mean = rows.mean(0)
     spread = float((rows - mean).square().mean())
     if spread <= 1e-12 * float(rows.square().mean()):
-        raise HusaiError(f"{what} of {recipe.subject} {recipe.hook_name} do not vary: every sampled row is the same; check the hook")
-    centre = {"geometric_median": geometric_median, "mean": lambda r: r.mean(0), "zero": lambda r: torch.zeros_like(r[0])}
+        raise HusaiError(
+            f"{what} of {recipe.subject} {recipe.hook_name} do not vary: every sampled row is the "
+            "same; check the hook"
+        )
+    centre = {
+        "geometric_median": geometric_median,
+        "mean": lambda r: r.mean(0),
+        "zero": lambda r: torch.zeros_like(r[0]),
+    }
     at, scale = centre[recipe.b_dec_init](rows), spread**-0.5
     return scale, at, ((rows - at) * scale)[:: max(1, len(rows) // INITIAL_ROWS)].float()
 
 
 def member_generator(seed: int, purpose: str) -> torch.Generator:
-    """CPU generator for one member and one purpose; mixing the two by SHA-256 keeps neighbouring seeds and other users of a seed apart."""
+    """CPU generator for one member and one purpose; mixing the two by SHA-256 keeps neighbouring
+    seeds and other users of a seed apart.
+    """
     digest = hashlib.sha256(f"husai/{purpose}/{int(seed)}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def initial_decoder(recipe: Recipe, seed: int, d_in: int, d_out: int | None = None) -> torch.Tensor:
-    """Untrained decoder of one seed: isotropic unit rows, float32 (d_sae, d_out), the same whatever the companions, device or data.
+    """Untrained decoder of one seed: isotropic unit rows, float32 (d_sae, d_out), the same whatever
+    the companions, device or data.
 
     ``d_out`` is ``d_in`` unless given (transcoders).
     """
     generator = member_generator(seed, "decoder")
-    rows = torch.randn(recipe.d_sae, d_in if d_out is None else d_out, generator=generator, dtype=torch.float64)
+    rows = torch.randn(
+        recipe.d_sae, d_in if d_out is None else d_out, generator=generator, dtype=torch.float64
+    )
     return (rows / rows.norm(dim=1, keepdim=True)).float()
 
 
-def initial_parameters(recipe: Recipe, seed: int, units: Units, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """Parameters of one member before the first step, in normalised units, without the member axis (see ``gradients``).
+def initial_parameters(
+    recipe: Recipe, seed: int, units: Units, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    """Parameters of one member before the first step, in normalised units, without the member axis
+    (see ``gradients``).
 
-    The encoder starts as a multiple of the decoder's transpose (Gao et al. 2406.04093, appendix A.1); a transcoder, whose spaces differ,
-    draws its own. The multiple is the least-squares one for the first reconstructions, between 0.1 and 1: unit rows overshoot by the
-    number of active latents, and undoing that takes Adam hundreds of steps.
+    The encoder starts as a multiple of the decoder's transpose (Gao et al. 2406.04093, appendix
+    A.1); a transcoder, whose spaces differ, draws its own. The multiple is the least-squares one
+    for the first reconstructions, between 0.1 and 1: unit rows overshoot by the number of active
+    latents, and undoing that takes Adam hundreds of steps.
 
-    ReLU and JumpReLU recipes with an ``l0_target`` start near it: the bias (ReLU) or the threshold (JumpReLU) of each latent is set so that
-    it fires on ``INITIAL_L0_FACTOR * l0_target / d_sae`` of the sampled rows (Anthropic, January 2025 update, does so for biases).
-    """
+    ReLU and JumpReLU recipes with an ``l0_target`` start near it: the bias (ReLU) or the threshold
+    (JumpReLU) of each latent is set so that it fires on ``INITIAL_L0_FACTOR * l0_target / d_sae``
+    of the sampled rows (Anthropic, January 2025 update, does so for biases)."""
     d_in, d_out = units.centre_in.numel(), units.centre_out.numel()
     W_dec = initial_decoder(recipe, seed, d_in, d_out)
     W_enc = W_dec.clone()
     if recipe.architecture == "transcoder":
-        rows = torch.randn(recipe.d_sae, d_in, generator=member_generator(seed, "encoder"), dtype=torch.float64)
+        rows = torch.randn(
+            recipe.d_sae, d_in, generator=member_generator(seed, "encoder"), dtype=torch.float64
+        )
         W_enc = (rows / rows.norm(dim=1, keepdim=True)).float()
     pre = units.sample_in @ W_enc.t()
     level, z = _initial_code(recipe, pre)
     first = z @ W_dec
-    factor = float(((first * units.sample_out).sum() / first.square().sum().clamp_min(1e-12)).clamp(0.1, 1.0))
+    factor = float(
+        ((first * units.sample_out).sum() / first.square().sum().clamp_min(1e-12)).clamp(0.1, 1.0)
+    )
     b_enc = -level * factor if recipe.architecture == "relu" else torch.zeros(recipe.d_sae)
-    found = {"W_enc": W_enc * factor, "b_enc": b_enc, "W_dec": W_dec, "b_dec": units.centre_out * units.scale_out}
+    found = {
+        "W_enc": W_enc * factor,
+        "b_enc": b_enc,
+        "W_dec": W_dec,
+        "b_dec": units.centre_out * units.scale_out,
+    }
     if recipe.architecture == "jumprelu":
         found["threshold"] = (level * factor).clamp_(min=JUMPRELU_INITIAL_THRESHOLD)
     return {name: value.to(dtype) for name, value in found.items()}
 
 
 def _initial_code(recipe: Recipe, pre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Level (d_sae,) below which a latent is off, 0 without an L0 target, and the code (n, d_sae) of pre-activations ``pre``."""
+    """Level (d_sae,) below which a latent is off, 0 without an L0 target, and the code (n, d_sae)
+    of pre-activations ``pre``.
+    """
     level = torch.zeros(recipe.d_sae)
     if recipe.architecture in FIXED_K:
         values, columns = top_k(pre, recipe.k)

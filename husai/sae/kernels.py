@@ -1,8 +1,9 @@
-"""The k-sparse arithmetic of one training step: exact top-k, and decoder and weight-gradient products at cost B*k*d instead of B*d*d_sae.
+"""The k-sparse arithmetic of one training step: exact top-k, and decoder and weight-gradient
+products at cost B*k*d instead of B*d*d_sae.
 
-Every function takes a leading member axis S. Rows and latents of all members are numbered through (row ``s*B + b``, latent ``s*d_sae + j``),
-so one call serves a single member on a CPU and a whole ensemble on a GPU.
-"""
+Every function takes a leading member axis S. Rows and latents of all members are numbered through
+(row ``s*B + b``, latent ``s*d_sae + j``), so one call serves a single member on a CPU and a whole
+ensemble on a GPU."""
 
 from __future__ import annotations
 
@@ -30,14 +31,20 @@ class Code(NamedTuple):
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Batched product (S, m, n) of (S, m, p) and (S, p, n); operands are rounded to ``dtype`` first when one is given."""
+    """Batched product (S, m, n) of (S, m, p) and (S, p, n); operands are rounded to ``dtype`` first
+    when one is given.
+    """
     if dtype is not None and dtype != a.dtype:
         return matmul(a.to(dtype), b.to(dtype)).to(a.dtype)
     return torch.mm(a[0], b[0])[None] if a.shape[0] == 1 else torch.bmm(a, b)
 
 
-def pre_activations(x: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """``x @ W_enc^T + b_enc``: (S, B, d_sae) from x (S, B, d_in), W_enc (S, d_sae, d_in) and b_enc (S, d_sae)."""
+def pre_activations(
+    x: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """``x @ W_enc^T + b_enc``: (S, B, d_sae) from x (S, B, d_in), W_enc (S, d_sae, d_in) and b_enc
+    (S, d_sae).
+    """
     if dtype is not None and dtype != x.dtype:
         return matmul(x, W_enc.mT, dtype).add_(b_enc.unsqueeze(1))
     if x.shape[0] == 1:
@@ -46,18 +53,21 @@ def pre_activations(x: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, d
 
 
 def _group_size(d_sae: int, k: int) -> int:
-    """Power of two m dividing d_sae that makes ``d_sae/m + k*m`` (elements looked at by :func:`top_k`) smallest, 1 when grouping does not pay."""
+    """Power of two m dividing d_sae that makes ``d_sae/m + k*m`` (elements looked at by
+    :func:`top_k`) smallest, 1 when grouping does not pay.
+    """
     cost = {m: d_sae // m + k * m for m in (4, 8, 16, 32, 64) if d_sae % m == 0 and d_sae // m > k}
     best = min(cost, key=cost.get, default=1)
     return best if cost.get(best, d_sae) <= 0.6 * d_sae else 1
 
 
 def top_k(pre: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest values of each row and where they are, in any order: (R, k) and int64 (R, k) from (R, d_sae).
+    """The k largest values of each row and where they are, in any order: (R, k) and int64 (R, k)
+    from (R, d_sae).
 
-    Exact, in two stages: the k largest elements lie in the k groups with the largest maxima (an element outside them would be no larger
-    than k others), so only those groups are searched. Among equal values any k are chosen, as by ``torch.topk``.
-    """
+    Exact, in two stages: the k largest elements lie in the k groups with the largest maxima (an
+    element outside them would be no larger than k others), so only those groups are searched. Among
+    equal values any k are chosen, as by ``torch.topk``."""
     R, d_sae = pre.shape
     m = _group_size(d_sae, k)
     if m == 1:
@@ -70,24 +80,52 @@ def top_k(pre: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return values, groups.gather(1, position % k) + (position // k) * n_groups
 
 
-def top_k_code(x: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype | None = None) -> Code:
-    """TopK code: the k largest raw pre-activations of each row, then ReLU (Gao et al. 2406.04093, eq. 2).
+def top_k_code(
+    x: torch.Tensor,
+    W_enc: torch.Tensor,
+    b_enc: torch.Tensor,
+    k: int,
+    dtype: torch.dtype | None = None,
+) -> Code:
+    """TopK code: the k largest raw pre-activations of each row, then ReLU (Gao et al. 2406.04093,
+    eq. 2).
 
-    On a CPU rows go through in chunks small enough that the pre-activations stay in cache; they are never held as a whole.
-    """
+    On a CPU rows go through in chunks small enough that the pre-activations stay in cache; they are
+    never held as a whole."""
     S, B, _ = x.shape
     d_sae = W_enc.shape[1]
-    chunk = max(256, CHUNK_BYTES // (d_sae * x.element_size())) if x.device.type == "cpu" and S == 1 else B
-    parts = [top_k(pre_activations(x[:, start : start + chunk], W_enc, b_enc, dtype).view(-1, d_sae), k) for start in range(0, B, chunk)]
-    values, columns = parts[0] if len(parts) == 1 else (torch.cat([p[i] for p in parts]) for i in (0, 1))
+    chunk = (
+        max(256, CHUNK_BYTES // (d_sae * x.element_size()))
+        if x.device.type == "cpu" and S == 1
+        else B
+    )
+    parts = [
+        top_k(pre_activations(x[:, start : start + chunk], W_enc, b_enc, dtype).view(-1, d_sae), k)
+        for start in range(0, B, chunk)
+    ]
+    values, columns = (
+        parts[0] if len(parts) == 1 else (torch.cat([p[i] for p in parts]) for i in (0, 1))
+    )
     columns = _numbered_through(columns.view(S, B * k), d_sae)
     starts = torch.arange(0, S * B * k + 1, k, device=x.device)
-    rows = _fixed_rows(S * B, k) if x.device.type == "cpu" else torch.arange(S * B * k, device=x.device) // k
+    rows = (
+        _fixed_rows(S * B, k)
+        if x.device.type == "cpu"
+        else torch.arange(S * B * k, device=x.device) // k
+    )
     return Code(values.view(-1).relu_(), columns, rows, starts)
 
 
-def batch_top_k_code(x: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int, dtype: torch.dtype | None = None) -> Code:
-    """BatchTopK code: the k*B largest positive pre-activations of each member's batch (Bussmann et al. 2412.06410, eq. 3)."""
+def batch_top_k_code(
+    x: torch.Tensor,
+    W_enc: torch.Tensor,
+    b_enc: torch.Tensor,
+    k: int,
+    dtype: torch.dtype | None = None,
+) -> Code:
+    """BatchTopK code: the k*B largest positive pre-activations of each member's batch (Bussmann et
+    al. 2412.06410, eq. 3).
+    """
     S, B, _ = x.shape
     pre = pre_activations(x, W_enc, b_enc, dtype)
     found = [batch_top_k(p, k * B) for p in pre]
@@ -102,8 +140,8 @@ def batch_top_k_code(x: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, 
 def batch_top_k(pre: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The n largest elements of a matrix, and their flat positions in ascending order.
 
-    On a CPU only candidates above a bound found on a subsample are sorted; should the bound turn out too high, all elements are.
-    """
+    On a CPU only candidates above a bound found on a subsample are sorted; should the bound turn
+    out too high, all elements are."""
     flat = pre.reshape(-1)
     n = min(n, flat.numel())
     if flat.device.type == "cpu" and flat.numel() >= 65536:
@@ -119,26 +157,44 @@ def batch_top_k(pre: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def decode(code: Code, W_dec: torch.Tensor) -> torch.Tensor:
     """``z @ W_dec``: (S*B, d_out) from W_dec (S, d_sae, d_out)."""
-    return embedding_bag(code.columns, W_dec.reshape(-1, W_dec.shape[-1]), code.starts[:-1], per_sample_weights=code.values, mode="sum")
+    return embedding_bag(
+        code.columns,
+        W_dec.reshape(-1, W_dec.shape[-1]),
+        code.starts[:-1],
+        per_sample_weights=code.values,
+        mode="sum",
+    )
 
 
 def code_gradient(code: Code, g: torch.Tensor, W_dec: torch.Tensor) -> torch.Tensor:
-    """Entries of ``g @ W_dec^T`` where the code has entries, zero where its value is 0 (ReLU): (n,) from g (S*B, d_out)."""
+    """Entries of ``g @ W_dec^T`` where the code has entries, zero where its value is 0 (ReLU): (n,)
+    from g (S*B, d_out).
+    """
     decoder = W_dec.reshape(-1, W_dec.shape[-1])
     if g.device.type == "cpu":
         quiet()
         shape = (g.shape[0], decoder.shape[0])
-        pattern = torch.sparse_csr_tensor(code.starts, code.columns, torch.zeros_like(code.values), shape, check_invariants=False)
+        pattern = torch.sparse_csr_tensor(
+            code.starts, code.columns, torch.zeros_like(code.values), shape, check_invariants=False
+        )
         gradient = torch.sparse.sampled_addmm(pattern, g, decoder.t(), beta=0.0).values()
     else:
-        gradient = torch.ops.aten._embedding_bag_per_sample_weights_backward(g, decoder, code.columns, code.starts[:-1], code.rows, 0)
+        gradient = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            g, decoder, code.columns, code.starts[:-1], code.rows, 0
+        )
     return gradient.mul_(code.values > 0)
 
 
 def weight_gradients(
-    code: Code, dpre: torch.Tensor, g: torch.Tensor, x: torch.Tensor, n_latents: int, decoder: bool = True
+    code: Code,
+    dpre: torch.Tensor,
+    g: torch.Tensor,
+    x: torch.Tensor,
+    n_latents: int,
+    decoder: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``dpre^T x`` and ``z^T g`` by summing, for every latent, over the rows in which it has an entry.
+    """``dpre^T x`` and ``z^T g`` by summing, for every latent, over the rows in which it has an
+    entry.
 
     Parameters
     ----------
@@ -164,20 +220,28 @@ def weight_gradients(
     starts = torch.searchsorted(by_latent, torch.arange(n_latents, device=x.device, dtype=narrow))
     rows = code.rows[order]
     dW_enc = embedding_bag(rows, x, starts, per_sample_weights=dpre[order], mode="sum")
-    dW_dec = embedding_bag(rows, g, starts, per_sample_weights=code.values[order], mode="sum") if decoder else None
+    dW_dec = (
+        embedding_bag(rows, g, starts, per_sample_weights=code.values[order], mode="sum")
+        if decoder
+        else None
+    )
     return dW_enc, dW_dec
 
 
 def sum_by_latent(code: Code, entries: torch.Tensor, n_latents: int) -> torch.Tensor:
     """Sum of per-entry values over rows, per latent: (n_latents,) from (n,)."""
-    return torch.zeros(n_latents, dtype=entries.dtype, device=entries.device).index_add_(0, code.columns, entries)
+    return torch.zeros(n_latents, dtype=entries.dtype, device=entries.device).index_add_(
+        0, code.columns, entries
+    )
 
 
 def to_dense(code: Code, shape: tuple[int, int, int]) -> torch.Tensor:
     """The code as (S, B, d_sae) with zeros elsewhere."""
     S, B, d_sae = shape
     dense = torch.zeros(S * B * d_sae, dtype=code.values.dtype, device=code.values.device)
-    return dense.index_copy_(0, code.rows * d_sae + code.columns % d_sae, code.values).view(S, B, d_sae)
+    return dense.index_copy_(0, code.rows * d_sae + code.columns % d_sae, code.values).view(
+        S, B, d_sae
+    )
 
 
 def _numbered_through(columns: torch.Tensor, d_sae: int) -> torch.Tensor:
@@ -189,7 +253,9 @@ def _numbered_through(columns: torch.Tensor, d_sae: int) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _fixed_rows(n_rows: int, k: int) -> torch.Tensor:
-    """Row of each entry of a code with k entries a row. Kept on the CPU only: a recorded step must not read memory that a cache gives up."""
+    """Row of each entry of a code with k entries a row. Kept on the CPU only: a recorded step must
+    not read memory that a cache gives up.
+    """
     return torch.arange(n_rows).repeat_interleave(k)
 
 
@@ -198,4 +264,6 @@ def quiet() -> None:
     """Torch says once per process that CSR support is in beta; let it say so here, unheard."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1), check_invariants=False)
+        torch.sparse_csr_tensor(
+            torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1), check_invariants=False
+        )

@@ -1,4 +1,6 @@
-"""One lane of an ensemble: members that share every kernel of a step, with their rows, their optimiser and their place in the schedule."""
+"""One lane of an ensemble: members that share every kernel of a step, with their rows, their
+optimiser and their place in the schedule.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from husai.activations import BatchReader
+from husai.recipe import Recipe
 from husai.sae import kernels
 from husai.sae.arithmetic import Arithmetic, Problem, tf32
 from husai.sae.gradients import Gradients, Parameters, Settings, gradients
@@ -15,7 +18,6 @@ from husai.sae.graphs import StepRunner, recorder_for
 from husai.sae.initialise import Units
 from husai.sae.objectives import Consistency, auxk
 from husai.sae.optimiser import Optimiser, learning_rate_factor
-from husai.sae.recipe import Recipe
 
 SPARSITY_WARMUP = 0.1
 DEAD_CHECK_STEPS = 20
@@ -33,7 +35,8 @@ class Clock(NamedTuple):
 
 
 class Lane:
-    """Members computed together: all of an ensemble on a GPU, one on a CPU, where its working set then stays in cache.
+    """Members computed together: all of an ensemble on a GPU, one on a CPU, where its working set
+    then stays in cache.
 
     Lanes share nothing that a step changes, so they can be at different steps and run side by side.
 
@@ -60,23 +63,48 @@ class Lane:
         readers: Sequence[BatchReader],
         reference: torch.Tensor | None = None,
     ):
-        self.recipe, self.units, self.parameters, self.coefficient, self.readers = recipe, units, parameters, coefficient, readers
+        self.recipe, self.units, self.parameters, self.coefficient, self.readers = (
+            recipe,
+            units,
+            parameters,
+            coefficient,
+            readers,
+        )
         self.device, self.dtype, self.size = coefficient.device, coefficient.dtype, len(coefficient)
-        use_auxk = recipe.architecture in ("topk", "batchtopk", "transcoder") and recipe.auxk_coefficient > 0
-        self.settings = Settings(recipe.architecture, recipe.k, frozen_decoder=recipe.frozen_decoder, count_fired=use_auxk)
+        use_auxk = (
+            recipe.architecture in ("topk", "batchtopk", "transcoder")
+            and recipe.auxk_coefficient > 0
+        )
+        self.settings = Settings(
+            recipe.architecture,
+            recipe.k,
+            frozen_decoder=recipe.frozen_decoder,
+            count_fired=use_auxk,
+        )
         kernels.quiet()
         self._optimiser = Optimiser(parameters, recipe.gradient_clip, recipe.frozen_decoder)
         self._consistency = None
         if reference is not None:
             matrix = reference.to(device=self.device, dtype=self.dtype)
-            self._consistency = Consistency(matrix, recipe.consistency_weight, recipe.consistency_interval)
-        self.rows_since_fired = torch.zeros(self.size, recipe.d_sae, dtype=torch.int64, device=self.device)
+            self._consistency = Consistency(
+                matrix, recipe.consistency_weight, recipe.consistency_interval
+            )
+        self.rows_since_fired = torch.zeros(
+            self.size, recipe.d_sae, dtype=torch.int64, device=self.device
+        )
         self.dead: list[torch.Tensor | None] = [None] * self.size
         self._loss_sum = torch.zeros(self.size, dtype=torch.float64, device=self.device)
         self._bad_step = torch.full((self.size,), -1, dtype=torch.int64, device=self.device)
-        self._centre_in = (units.centre_in * units.scale_in).to(device=self.device, dtype=self.dtype)
-        # Torch's fused Adam reads a rate on a GPU as float32; on a CPU float64 is the number itself.
-        kinds = (torch.float64 if self.device.type == "cpu" else torch.float32, self.dtype, torch.int64)
+        self._centre_in = (units.centre_in * units.scale_in).to(
+            device=self.device, dtype=self.dtype
+        )
+        # Torch's fused Adam reads a rate on a GPU as float32; on a CPU float64 is the number
+        # itself.
+        kinds = (
+            torch.float64 if self.device.type == "cpu" else torch.float32,
+            self.dtype,
+            torch.int64,
+        )
         self._clock = Clock(*(torch.zeros((), dtype=kind, device=self.device) for kind in kinds))
         self._loss_steps = self.done = 0
         self._runner: StepRunner | None = None
@@ -84,25 +112,36 @@ class Lane:
     def compute_in(self, arithmetic: Arithmetic) -> None:
         """Use ``arithmetic`` from the next step on."""
         self.arithmetic, self._runner = arithmetic, None
-        self.settings = self.settings._replace(sparse=arithmetic.sparse, matmul_dtype=arithmetic.products)
+        self.settings = self.settings._replace(
+            sparse=arithmetic.sparse, matmul_dtype=arithmetic.products
+        )
 
     @torch.no_grad()
     def step(self) -> None:
-        """One optimiser step. Nothing in it waits for the device, but for the search for dead latents once in a while."""
+        """One optimiser step. Nothing in it waits for the device, but for the search for dead
+        latents once in a while.
+        """
         recipe = self.recipe
         if self.settings.count_fired and self.done % DEAD_CHECK_STEPS == 0:
             self._find_dead()
         if self._consistency is not None:
             self._consistency.renew(self.done, self.parameters["W_dec"])
-        factor = learning_rate_factor(self.done, recipe.steps, recipe.warmup_fraction, recipe.decay_fraction)
+        factor = learning_rate_factor(
+            self.done, recipe.steps, recipe.warmup_fraction, recipe.decay_fraction
+        )
         ramp = min(1.0, (self.done + 1) / max(1, round(SPARSITY_WARMUP * recipe.steps)))
-        for now, value in zip(self._clock, (recipe.learning_rate * factor, ramp, self.done), strict=True):
+        for now, value in zip(
+            self._clock, (recipe.learning_rate * factor, ramp, self.done), strict=True
+        ):
             now.fill_(value)
         batches = [next(reader) for reader in self.readers]
         if recipe.architecture == "transcoder":
             batches = [batch[i] for i in (0, 1) for batch in batches]
         if self._runner is None:
-            self._runner = StepRunner(self._update, recorder_for(self.device, self.size * recipe.batch_size * recipe.d_sae))
+            self._runner = StepRunner(
+                self._update,
+                recorder_for(self.device, self.size * recipe.batch_size * recipe.d_sae),
+            )
         run = self._runner if all(dead is None for dead in self.dead) else self._update
         with tf32(self.arithmetic.tf32):
             run(*batches)
@@ -110,7 +149,9 @@ class Lane:
         self._loss_steps += 1
 
     def _update(self, *batches: torch.Tensor) -> None:
-        """The arithmetic of a step on the readers' inputs, then their targets; changes tensors in place and nothing else."""
+        """The arithmetic of a step on the readers' inputs, then their targets; changes tensors in
+        place and nothing else.
+        """
         n = len(self.readers)
         loss, found = self._gradients(*self._normalised(batches[:n], batches[n:]))
         self._optimiser.step(found, self._clock.rate)
@@ -129,13 +170,25 @@ class Lane:
                 if dead is not None:
                     one, gradient = ({n: v[i] for n, v in q.items()} for q in (p, found))
                     centred = self.settings.architecture != "transcoder"
-                    loss[i] += auxk(one, gradient, x[i], result.residual[i], dead, self.recipe.auxk_coefficient, centred)
+                    loss[i] += auxk(
+                        one,
+                        gradient,
+                        x[i],
+                        result.residual[i],
+                        dead,
+                        self.recipe.auxk_coefficient,
+                        centred,
+                    )
         if self._consistency is not None:
             loss = loss + self._consistency.add(p["W_dec"], found["W_dec"])
         return loss, found
 
-    def _normalised(self, inputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centred input and target (S, B, d) in normalised units; one batch stands for all members when the order is shared."""
+    def _normalised(
+        self, inputs: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centred input and target (S, B, d) in normalised units; one batch stands for all members
+        when the order is shared.
+        """
         b_dec = self.parameters["b_dec"].unsqueeze(1)
         x = _stacked(inputs, self.size)
         if self.recipe.architecture != "transcoder":
@@ -151,10 +204,18 @@ class Lane:
         self.dead = [dead[s].nonzero().view(-1) if has[s] else None for s in range(self.size)]
 
     def take_losses(self) -> tuple[list[float], list[int]]:
-        """Mean loss of each member since the last call, and the step at which its loss or a weight was NaN or infinite, -1 for none."""
-        broken = torch.stack([~torch.isfinite(p).flatten(1).all(1) for p in self.parameters.values()]).any(0)
+        """Mean loss of each member since the last call, and the step at which its loss or a weight
+        was NaN or infinite, -1 for none.
+        """
+        broken = torch.stack(
+            [~torch.isfinite(p).flatten(1).all(1) for p in self.parameters.values()]
+        ).any(0)
         bad = torch.where((self._bad_step < 0) & broken, self.done, self._bad_step)
-        losses = (self._loss_sum / self._loss_steps).tolist() if self._loss_steps else [float("nan")] * self.size
+        losses = (
+            (self._loss_sum / self._loss_steps).tolist()
+            if self._loss_steps
+            else [float("nan")] * self.size
+        )
         self._loss_sum.zero_()
         self._loss_steps = 0
         return losses, bad.tolist()
@@ -164,13 +225,17 @@ class Lane:
         batch_size, sample = self.recipe.batch_size, self.units.sample_in
         repeats = -(-batch_size // len(sample)) if self.device.type == "cuda" else 1
         x, y = (
-            rows.to(device=self.device, dtype=self.dtype).repeat(repeats, 1)[:batch_size].expand(self.size, -1, -1)
+            rows.to(device=self.device, dtype=self.dtype)
+            .repeat(repeats, 1)[:batch_size]
+            .expand(self.size, -1, -1)
             for rows in (sample, self.units.sample_out)
         )
         return Problem(self.parameters, x, y, self.coefficient)
 
     def state(self) -> dict[str, Any]:
-        """Everything the remaining steps depend on but the parameters, as tensors and plain values."""
+        """Everything the remaining steps depend on but the parameters, as tensors and plain
+        values.
+        """
         return {
             "done": self.done,
             "arithmetic": tuple(self.arithmetic),
@@ -198,7 +263,9 @@ class Lane:
         self.done = state["done"]
 
     def close(self) -> None:
-        """Stop the readers' background threads and forget a recorded step; training can go on afterwards."""
+        """Stop the readers' background threads and forget a recorded step; training can go on
+        afterwards.
+        """
         self._runner = None
         for reader in self.readers:
             reader.close()

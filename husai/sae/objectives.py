@@ -1,4 +1,6 @@
-"""What is added to the reconstruction loss: AuxK for dead latents, and alignment to a reference decoder by one-to-one assignment."""
+"""What is added to the reconstruction loss: AuxK for dead latents, and alignment to a reference
+decoder by one-to-one assignment.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,19 @@ def auxk(
     weight: float,
     centred: bool = True,
 ) -> torch.Tensor:
-    """Add one member's AuxK gradient in place and return its loss (Gao et al. 2406.04093, appendix A.2).
+    """Add one member's AuxK gradient in place and return its loss (Gao et al. 2406.04093, appendix
+    A.2).
 
-    The ``k_aux = d_in // 2`` dead latents with the largest raw pre-activations of each row reconstruct what the living ones miss:
-    ``weight * min(n_dead / k_aux, 1) * mean ||e - e_hat||^2``, with e detached, as in SAELens. No ReLU: a latent that is negative on every
-    row would never learn again. Its cost grows with the dead latents only.
+    The ``k_aux = d_in // 2`` dead latents with the largest raw pre-activations of each row
+    reconstruct what the living ones miss: ``weight * min(n_dead / k_aux, 1) * mean ||e -
+    e_hat||^2``, with e detached, as in SAELens. No ReLU: a latent that is negative on every row
+    would never learn again. Its cost grows with the dead latents only.
 
     Parameters
     ----------
     p, found : dict
-        Parameters and gradients of one member, without the member axis: ``W_enc`` (d_sae, d_in), ``W_dec`` (d_sae, d_out), ...
+        Parameters and gradients of one member, without the member axis: ``W_enc`` (d_sae, d_in),
+        ``W_dec`` (d_sae, d_out), ...
     x : Tensor (B, d_in)
         Centred input.
     residual : Tensor (B, d_out)
@@ -59,11 +64,12 @@ def auxk(
 
 
 class Consistency:
-    """Alignment of S decoders to one reference: ``weight * (1 - mean_i |cos(w_i, r_pi(i))|)`` with pi a one-to-one assignment.
+    """Alignment of S decoders to one reference: ``weight * (1 - mean_i |cos(w_i, r_pi(i))|)`` with
+    pi a one-to-one assignment.
 
-    The assignment is renewed every ``interval`` steps; in between it is held, as the penalty's gradient is only exact for a fixed one.
-    ``weight`` is measured against the fraction of variance unexplained: 0.1 trades 0.01 of it for 0.1 of mean alignment.
-    """
+    The assignment is renewed every ``interval`` steps; in between it is held, as the penalty's
+    gradient is only exact for a fixed one. ``weight`` is measured against the fraction of variance
+    unexplained: 0.1 trades 0.01 of it for 0.1 of mean alignment."""
 
     def __init__(self, reference: torch.Tensor, weight: float, interval: int):
         self.reference = torch.nn.functional.normalize(reference, dim=1)
@@ -82,7 +88,9 @@ class Consistency:
         self.assignment.copy_(assignment)
 
     def add(self, W_dec: torch.Tensor, dW_dec: torch.Tensor) -> torch.Tensor:
-        """Add the penalty's gradient at unit rows W_dec (S, d_sae, d_out) in place and return the penalties (S,)."""
+        """Add the penalty's gradient at unit rows W_dec (S, d_sae, d_out) in place and return the
+        penalties (S,).
+        """
         matched = self.reference[self.assignment]
         cosine = (W_dec * matched).sum(-1, keepdim=True)
         dW_dec.addcmul_(matched, cosine.sign(), value=-self.weight / W_dec.shape[1])
@@ -90,11 +98,13 @@ class Consistency:
 
 
 def match_rows(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """One-to-one assignment of the rows of A to those of B with large total |cosine|: for each row of A its row of B, int64 (n,).
+    """One-to-one assignment of the rows of A to those of B with large total |cosine|: for each row
+    of A its row of B, int64 (n,).
 
-    Exact (Hungarian) up to ``EXACT_MATCHING_LIMIT`` rows. Beyond, pairs that are each other's best among the unmatched rows are matched
-    round after round until an exactly solvable rest is left. Such locally dominant matching yields at least half the optimal total
-    (Preis 1999), in practice within a few per cent, at the cost of a few passes over the similarity matrix.
+    Exact (Hungarian) up to ``EXACT_MATCHING_LIMIT`` rows. Beyond, pairs that are each other's best
+    among the unmatched rows are matched round after round until an exactly solvable rest is left.
+    Such locally dominant matching yields at least half the optimal total (Preis 1999), in practice
+    within a few per cent, at the cost of a few passes over the similarity matrix.
 
     Parameters
     ----------

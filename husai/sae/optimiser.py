@@ -1,4 +1,6 @@
-"""One optimiser step for stacked members: decoder-tangent gradients, a gradient clip per member, fused Adam, unit decoder rows."""
+"""One optimiser step for stacked members: decoder-tangent gradients, a gradient clip per member,
+fused Adam, unit decoder rows.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,12 @@ Parameters = dict[str, torch.Tensor]
 THRESHOLD_RATE = 10.0
 
 
-def learning_rate_factor(step: int, steps: int, warmup_fraction: float, decay_fraction: float) -> float:
-    """Linear warm-up over the first and linear decay (towards 0) over the last fraction of ``steps``; step counts from 0."""
+def learning_rate_factor(
+    step: int, steps: int, warmup_fraction: float, decay_fraction: float
+) -> float:
+    """Linear warm-up over the first and linear decay (towards 0) over the last fraction of
+    ``steps``; step counts from 0.
+    """
     warmup, decay = max(1, round(steps * warmup_fraction)), round(steps * decay_fraction)
     rising = min(1.0, (step + 1) / warmup)
     falling = min(1.0, (steps - step) / decay) if decay else 1.0
@@ -19,56 +25,87 @@ def learning_rate_factor(step: int, steps: int, warmup_fraction: float, decay_fr
 
 
 class Optimiser:
-    """Adam (betas 0.9 and 0.999) on parameters stacked over members; gradients are of the loss per dimension (see ``gradients``).
+    """Adam (betas 0.9 and 0.999) on parameters stacked over members; gradients are of the loss per
+    dimension (see ``gradients``).
 
     Parameters
     ----------
     parameters : dict
-        Leaves (S, ...), updated in place.
-        A JumpReLU ``threshold`` learns ``THRESHOLD_RATE`` times faster than the weights: it is one number of order 1, which Adam moves by
-        at most the learning rate per step, while a pre-activation is moved by d_in weights at once.
+        Leaves (S, ...), updated in place. A JumpReLU ``threshold`` learns ``THRESHOLD_RATE`` times
+        faster than the weights: it is one number of order 1, which Adam moves by at most the
+        learning rate per step, while a pre-activation is moved by d_in weights at once.
     gradient_clip : float or None
-        Largest gradient norm of one member over all its parameters, for a loss that sums squared errors over the d_out dimensions (the
-        convention of SAELens and dictionary_learning). The default of 1 is then reached at almost every step: what is passed on has
-        constant length, and the large gradients of the first steps do not linger in Adam's second moments.
+        Largest gradient norm of one member over all its parameters, for a loss that sums squared
+        errors over the d_out dimensions (the convention of SAELens and dictionary_learning). The
+        default of 1 is then reached at almost every step: what is passed on has constant length,
+        and the large gradients of the first steps do not linger in Adam's second moments.
     frozen_decoder : bool
         ``W_dec`` is never touched.
     """
 
-    def __init__(self, parameters: Parameters, gradient_clip: float | None, frozen_decoder: bool = False):
+    def __init__(
+        self, parameters: Parameters, gradient_clip: float | None, frozen_decoder: bool = False
+    ):
         d_out = parameters["W_dec"].shape[-1]
-        self.parameters, self.gradient_clip = parameters, None if gradient_clip is None else gradient_clip / d_out
+        self.parameters, self.gradient_clip = (
+            parameters,
+            None if gradient_clip is None else gradient_clip / d_out,
+        )
         self._eps = 1e-8 / d_out
         self._trained = [n for n in parameters if not (frozen_decoder and n == "W_dec")]
         self._first = {n: torch.zeros_like(parameters[n]) for n in self._trained}
         self._second = {n: torch.zeros_like(parameters[n]) for n in self._trained}
-        self._steps = {n: torch.zeros((), dtype=torch.float32, device=parameters[n].device) for n in self._trained}
+        self._steps = {
+            n: torch.zeros((), dtype=torch.float32, device=parameters[n].device)
+            for n in self._trained
+        }
 
     def step(self, gradients: Parameters, learning_rate: float | torch.Tensor) -> None:
         """Apply gradients (each in its parameter's shape; overwritten).
 
-        On a GPU a ``learning_rate`` that is a tensor () in float32 there is read by the kernels, never by the host.
-        """
+        On a GPU a ``learning_rate`` that is a tensor () in float32 there is read by the kernels,
+        never by the host."""
         if "W_dec" in gradients:
             remove_parallel(gradients["W_dec"], self.parameters["W_dec"])
         if self.gradient_clip is not None:
             clip(gradients, self.gradient_clip)
         self._adam([n for n in self._trained if n != "threshold"], gradients, learning_rate)
-        self._adam([n for n in self._trained if n == "threshold"], gradients, THRESHOLD_RATE * learning_rate)
+        self._adam(
+            [n for n in self._trained if n == "threshold"],
+            gradients,
+            THRESHOLD_RATE * learning_rate,
+        )
         if "W_dec" in gradients:
             W_dec = self.parameters["W_dec"]
             W_dec.div_(torch.linalg.vector_norm(W_dec, dim=-1, keepdim=True))
         if "threshold" in self.parameters:
             self.parameters["threshold"].clamp_(min=0.0)
 
-    def _adam(self, names: list[str], gradients: Parameters, learning_rate: float | torch.Tensor) -> None:
-        """Torch's fused kernel itself: building ``torch.optim.Adam`` imports its compiler, 2 s in every job."""
+    def _adam(
+        self, names: list[str], gradients: Parameters, learning_rate: float | torch.Tensor
+    ) -> None:
+        """Torch's fused kernel itself: building ``torch.optim.Adam`` imports its compiler, 2 s in
+        every job.
+        """
         if not names:
             return
-        chosen = [[group[n] for n in names] for group in (self.parameters, gradients, self._first, self._second, self._steps)]
+        chosen = [
+            [group[n] for n in names]
+            for group in (self.parameters, gradients, self._first, self._second, self._steps)
+        ]
         torch._foreach_add_(chosen[4], 1.0)
-        torch._fused_adam_(*chosen[:4], [], chosen[4], lr=learning_rate, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=self._eps,
-                           amsgrad=False, maximize=False)  # fmt: skip
+        torch._fused_adam_(
+            *chosen[:4],
+            [],
+            chosen[4],
+            lr=learning_rate,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=0.0,
+            eps=self._eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def state(self) -> dict[str, Any]:
         """Moments and step counts, for :meth:`restore`."""
@@ -82,12 +119,16 @@ class Optimiser:
 
 
 def remove_parallel(gradient: torch.Tensor, W_dec: torch.Tensor) -> None:
-    """Project gradients onto the tangent of the unit sphere at each decoder row, in place (Bricken et al. 2023, appendix)."""
+    """Project gradients onto the tangent of the unit sphere at each decoder row, in place (Bricken
+    et al. 2023, appendix).
+    """
     gradient.addcmul_((gradient * W_dec).sum(-1, keepdim=True), W_dec, value=-1.0)
 
 
 def clip(gradients: Parameters, limit: float) -> None:
-    """Scale each member's gradients down to a joint norm of at most ``limit``, in place; no host synchronisation on a GPU."""
+    """Scale each member's gradients down to a joint norm of at most ``limit``, in place; no host
+    synchronisation on a GPU.
+    """
     squares = [torch.linalg.vector_norm(g.flatten(1), dim=1).square_() for g in gradients.values()]
     factor = (limit / torch.stack(squares).sum(0).sqrt().clamp_min(1e-30)).clamp_(max=1.0)
     if factor.device.type == "cpu" and bool((factor == 1.0).all()):

@@ -11,16 +11,17 @@ import torch
 from husai.activations import ActivationStore
 from husai.progress import log
 from husai.provenance import atomic_path, code_hash, hash_json
-from husai.sae.recipe import Recipe
+from husai.recipe import Recipe
 from husai.sae.training import Member, Rows, Trainer
 
 
 class Checkpoint:
-    """Saves and loads the state of one run in ``directory/state.pt``; does nothing when ``directory`` is None.
+    """Saves and loads the state of one run in ``directory/state.pt``; does nothing when
+    ``directory`` is None.
 
-    A state is used again only by the run that wrote it: same recipe, members, dtype, package code and ``sources`` (training and held-out
-    rows, targets, reference decoder; None where there is none). Another one is ignored and overwritten, with a line in the log.
-    """
+    A state is used again only by the run that wrote it: same recipe, members, dtype, package code
+    and ``sources`` (training and held-out rows, targets, reference decoder; None where there is
+    none). Another one is ignored and overwritten, with a line in the log."""
 
     def __init__(
         self,
@@ -35,12 +36,18 @@ class Checkpoint:
         self.every = every or max(1, recipe.steps // 20)
         self._saved = -1
         if self.path is not None:
-            run = {"recipe": recipe.to_dict(), "members": [list(m) for m in members], "dtype": dtype}
+            run = {
+                "recipe": recipe.to_dict(),
+                "members": [list(m) for m in members],
+                "dtype": dtype,
+            }
             run["sources"] = [None if rows is None else _fingerprint(rows) for rows in sources]
             self.key = hash_json({**run, "code": code_hash()})
 
     def load(self, trainer: Trainer) -> list[dict[str, Any]]:
-        """Bring ``trainer`` to the saved state, if there is one of this run, and return the curve rows so far."""
+        """Bring ``trainer`` to the saved state, if there is one of this run, and return the curve
+        rows so far.
+        """
         if self.path is None or not self.path.exists():
             return []
         try:
@@ -49,7 +56,10 @@ class Checkpoint:
             log(f"{self.path}: not readable ({type(error).__name__}), training starts over")
             return []
         if not isinstance(saved, dict) or saved.get("key") != self.key:
-            log(f"{self.path}: belongs to another run (recipe, rows or code changed), training starts over")
+            log(
+                f"{self.path}: belongs to another run (recipe, rows or code changed), training "
+                "starts over"
+            )
             return []
         trainer.restore(saved["trainer"])
         self._saved = trainer.done

@@ -14,10 +14,11 @@ Rows = torch.Tensor | ActivationStore
 
 @torch.no_grad()
 def batch_top_k_threshold(sae: SAE, x: Rows, k: int, max_rows: int = 8192) -> float:
-    """The one threshold at which ``sae`` has k active latents per row of ``x`` on average (Bussmann et al. 2412.06410, section 3.1).
+    """The one threshold at which ``sae`` has k active latents per row of ``x`` on average (Bussmann
+    et al. 2412.06410, section 3.1).
 
-    Unlike a running mean of the training batches' smallest activations it does not lag behind the weights.
-    """
+    Unlike a running mean of the training batches' smallest activations it does not lag behind the
+    weights."""
     n = min(len(x), max_rows)
     wanted = n * k
     kept = torch.zeros(0, dtype=sae.dtype, device=sae.device)

@@ -1,4 +1,6 @@
-"""The members of an ensemble side by side on the threads of a CPU, instead of all threads waiting for each other in every kernel."""
+"""The members of an ensemble side by side on the threads of a CPU, instead of all threads waiting
+for each other in every kernel.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ class Steps(Protocol):
 class Workers:
     """A context in which each of torch's CPU threads computes one member at a time, alone.
 
-    Sums that a kernel splits over threads depend on their number in the last bits, and training magnifies last bits until figures differ.
-    Here the threads decide how fast figures come and not what they are. Off the CPU everything runs in the calling thread.
+    Sums that a kernel splits over threads depend on their number in the last bits, and training
+    magnifies last bits until figures differ. Here the threads decide how fast figures come and not
+    what they are. Off the CPU everything runs in the calling thread.
 
     Parameters
     ----------
@@ -45,7 +48,9 @@ class Workers:
         if self._on_cpu:
             self._threads = min(self._n, self._exit.enter_context(single_threaded()))
             if self._threads > 1:
-                pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+                pool = ThreadPoolExecutor(
+                    self._threads, initializer=torch.set_num_threads, initargs=(1,)
+                )
                 self._pool = self._exit.enter_context(pool)
         return self
 
@@ -55,7 +60,11 @@ class Workers:
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """``[function(i) for i in items]``, items side by side."""
-        return [function(i) for i in items] if self._pool is None else list(self._pool.map(function, items))
+        return (
+            [function(i) for i in items]
+            if self._pool is None
+            else list(self._pool.map(function, items))
+        )
 
     def advance(self, lanes: Sequence[Steps], steps: int) -> None:
         """Advance every lane by ``steps``; a free worker takes the lane that is furthest behind."""

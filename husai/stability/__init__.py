@@ -1,12 +1,27 @@
-"""Are trained features more reproducible than chance? Metrics, nulls and matchings on decoders ``(d_sae, d_in)``."""
+"""Are trained features more reproducible than chance? Metrics, nulls and matchings on decoders
+``(d_sae, d_in)``.
+"""
 
 from husai.stability.assignment import Match, hungarian, pw_mcc, shared_fraction
 from husai.stability.functional import activation_agreement, agreement_matrix
 from husai.stability.measure import compare_weights, measure_stability
-from husai.stability.nulls import NullResult, covariance_decoder, gaussian_decoder, null_pwmcc, worst_null
+from husai.stability.nulls import (
+    NullResult,
+    covariance_decoder,
+    gaussian_decoder,
+    null_pwmcc,
+    worst_null,
+)
 from husai.stability.reconstruction import evaluate_sae, row_batches
 from husai.stability.report import StabilityReport, verdict
-from husai.stability.similarity import feature_stability, mean_to_others, movement, pairwise, pairwise_best, pwmcc
+from husai.stability.similarity import (
+    feature_stability,
+    mean_to_others,
+    movement,
+    pairwise,
+    pairwise_best,
+    pwmcc,
+)
 from husai.stability.subspace import (
     activation_covariance,
     default_ranks,
@@ -16,7 +31,12 @@ from husai.stability.subspace import (
     subspace_overlap,
     subspace_overlaps,
 )
-from husai.stability.synthetic import Recovery, planted_decoders, planted_recovery, synthetic_activations
+from husai.stability.synthetic import (
+    Recovery,
+    planted_decoders,
+    planted_recovery,
+    synthetic_activations,
+)
 from husai.statistics import assessable, chance_corrected
 
 __all__ = [

@@ -1,4 +1,6 @@
-"""One-to-one matching of two dictionaries (Hungarian), and what is read off it: PW-MCC and the shared fraction."""
+"""One-to-one matching of two dictionaries (Hungarian), and what is read off it: PW-MCC and the
+shared fraction.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ SHARED_THRESHOLD = 0.7
 
 
 class Match(NamedTuple):
-    """A one-to-one matching of the (living) rows of two dictionaries, ``min(n_a, n_b)`` pairs ordered by row of A."""
+    """A one-to-one matching of the (living) rows of two dictionaries, ``min(n_a, n_b)`` pairs
+    ordered by row of A.
+    """
 
     rows: torch.Tensor
     """Row numbers in A (int64, in the full dictionary)."""
@@ -33,13 +37,21 @@ class Match(NamedTuple):
     """Living rows of B."""
 
 
-def hungarian(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, device=None, exact_limit: int = EXACT_LIMIT) -> Match:
+def hungarian(
+    A: torch.Tensor,
+    B: torch.Tensor,
+    alive_a=None,
+    alive_b=None,
+    device=None,
+    exact_limit: int = EXACT_LIMIT,
+) -> Match:
     """One-to-one matching of rows with the highest total signed cosine.
 
-    Exact (scipy's shortest augmenting paths) up to ``exact_limit`` rows. Beyond, the problem is restricted to each row's and
-    each column's ``CANDIDATES`` best partners, solved exactly on that sparse graph (LAPJVsp), and what stays unmatched is
-    matched among itself: exact up to the limit, else greedily. The result is always one-to-one; its total is a lower bound
-    of the optimum and equals it whenever the optimal partners are among the candidates.
+    Exact (scipy's shortest augmenting paths) up to ``exact_limit`` rows. Beyond, the problem is
+    restricted to each row's and each column's ``CANDIDATES`` best partners, solved exactly on that
+    sparse graph (LAPJVsp), and what stays unmatched is matched among itself: exact up to the limit,
+    else greedily. The result is always one-to-one; its total is a lower bound of the optimum and
+    equals it whenever the optimal partners are among the candidates.
 
     Parameters and errors are those of :func:`husai.stability.pwmcc`.
     """
@@ -48,24 +60,31 @@ def hungarian(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, devi
         rows, cols, value = _exact_assignment(a.block(0, a.n), b.block(0, b.n))
     else:
         rows, cols, value = _sparse_assignment(a, b, exact_limit)
-    rows, cols = torch.from_numpy(np.asarray(rows, np.int64)), torch.from_numpy(np.asarray(cols, np.int64))
+    rows, cols = (
+        torch.from_numpy(np.asarray(rows, np.int64)),
+        torch.from_numpy(np.asarray(cols, np.int64)),
+    )
     value = torch.from_numpy(np.asarray(value, np.float64)).clamp_(-1.0, 1.0)
     rows = rows if a.index is None else a.index.cpu()[rows]
     cols = cols if b.index is None else b.index.cpu()[cols]
     return Match(rows, cols, value, a.n, b.n)
 
 
-def _exact_assignment(left: torch.Tensor, right: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _exact_assignment(
+    left: torch.Tensor, right: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row, column and cosine of the best one-to-one matching of unit rows.
 
-    The solver works on float64 costs; handing it those, already negated, spares it two copies of the matrix.
-    """
+    The solver works on float64 costs; handing it those, already negated, spares it two copies of
+    the matrix."""
     cost = (left @ right.T).cpu().double().neg_().numpy()
     rows, cols = linear_sum_assignment(cost)
     return rows, cols, -cost[rows, cols]
 
 
-def _candidate_edges(a: UnitRows, b: UnitRows, count: int, step: int = 1024) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _candidate_edges(
+    a: UnitRows, b: UnitRows, count: int, step: int = 1024
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row, column and cosine of each row's ``count`` best columns, computed block by block."""
     count = min(count, b.n)
     parts = []
@@ -75,7 +94,9 @@ def _candidate_edges(a: UnitRows, b: UnitRows, count: int, step: int = 1024) -> 
         where = torch.empty((left.shape[0], 0), dtype=torch.int64, device=left.device)
         for j in range(0, b.n, 8 * step):
             top = (left @ b.block(j, j + 8 * step).T).topk(min(count, b.n - j, 8 * step), dim=1)
-            value, order = torch.cat([value, top.values], 1).topk(min(count, value.shape[1] + top.values.shape[1]), dim=1)
+            value, order = torch.cat([value, top.values], 1).topk(
+                min(count, value.shape[1] + top.values.shape[1]), dim=1
+            )
             where = torch.cat([where, top.indices + j], 1).gather(1, order)
         row = torch.arange(i, i + left.shape[0]).repeat_interleave(value.shape[1])
         parts.append((row, where.flatten().cpu(), value.flatten().cpu()))
@@ -83,7 +104,9 @@ def _candidate_edges(a: UnitRows, b: UnitRows, count: int, step: int = 1024) -> 
     return rows, cols, values.astype(np.float64)
 
 
-def _sparse_assignment(a: UnitRows, b: UnitRows, exact_limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sparse_assignment(
+    a: UnitRows, b: UnitRows, exact_limit: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if a.n > b.n:
         cols, rows, value = _sparse_assignment(b, a, exact_limit)
         order = np.argsort(rows)
@@ -94,11 +117,15 @@ def _sparse_assignment(a: UnitRows, b: UnitRows, exact_limit: int) -> tuple[np.n
     key, first = np.unique(key, return_index=True)
     value = np.concatenate([value, other_value])[first]
     rows, cols = key // b.n, key % b.n
-    # A private spare column per row, costlier than any real edge, makes a full matching always exist. Costs are shifted
+    # A private spare column per row, costlier than any real edge, makes a full matching always
+    # exist. Costs are shifted
     # above zero because an explicit zero counts as no edge.
     spare = np.arange(a.n)
     graph = coo_array(
-        (np.concatenate([2.0 - value, np.full(a.n, 4.0)]), (np.concatenate([rows, spare]), np.concatenate([cols, b.n + spare]))),
+        (
+            np.concatenate([2.0 - value, np.full(a.n, 4.0)]),
+            (np.concatenate([rows, spare]), np.concatenate([cols, b.n + spare])),
+        ),
         shape=(a.n, b.n + a.n),
     )
     row, col = min_weight_full_bipartite_matching(graph.tocsr())
@@ -106,12 +133,18 @@ def _sparse_assignment(a: UnitRows, b: UnitRows, exact_limit: int) -> tuple[np.n
     partner[row] = col
     left = np.flatnonzero(partner >= b.n)
     if left.size:
-        partner[left] = _match_leftovers(a, b, left, np.setdiff1d(np.arange(b.n), partner), exact_limit)
+        partner[left] = _match_leftovers(
+            a, b, left, np.setdiff1d(np.arange(b.n), partner), exact_limit
+        )
     return np.arange(a.n), partner, _pair_cosines(a, b, partner)
 
 
-def _match_leftovers(a: UnitRows, b: UnitRows, left: np.ndarray, free: np.ndarray, exact_limit: int) -> np.ndarray:
-    """Partners among the columns ``free`` for the rows ``left`` that the candidate graph could not place."""
+def _match_leftovers(
+    a: UnitRows, b: UnitRows, left: np.ndarray, free: np.ndarray, exact_limit: int
+) -> np.ndarray:
+    """Partners among the columns ``free`` for the rows ``left`` that the candidate graph could not
+    place.
+    """
     partner = np.empty(left.size, np.int64)
     for i in range(0, left.size, exact_limit):
         rows = left[i : i + exact_limit]
@@ -124,15 +157,18 @@ def _match_leftovers(a: UnitRows, b: UnitRows, left: np.ndarray, free: np.ndarra
 
 def _pair_cosines(a: UnitRows, b: UnitRows, partner: np.ndarray, step: int = 4096) -> np.ndarray:
     partner = torch.from_numpy(partner)
-    parts = [(a.block(i, i + step) * b.take(partner[i : i + step])).sum(1).cpu() for i in range(0, a.n, step)]
+    parts = [
+        (a.block(i, i + step) * b.take(partner[i : i + step])).sum(1).cpu()
+        for i in range(0, a.n, step)
+    ]
     return torch.cat(parts).double().numpy()
 
 
 def pw_mcc(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, device=None) -> float:
     """Mean signed cosine under a one-to-one Hungarian matching (Song et al., arXiv 2505.20254).
 
-    Not PWMCC: signed, and no feature is used twice. With different numbers of rows the mean is over the matched ones. Parameters and
-    errors are those of :func:`husai.stability.pwmcc`.
+    Not PWMCC: signed, and no feature is used twice. With different numbers of rows the mean is over
+    the matched ones. Parameters and errors are those of :func:`husai.stability.pwmcc`.
 
     Examples
     --------
@@ -158,10 +194,11 @@ def shared_fraction(
     alive_b=None,
     device=None,
 ) -> float:
-    """Share of latents whose Hungarian match has cosine above ``threshold`` on both decoder and encoder.
+    """Share of latents whose Hungarian match has cosine above ``threshold`` on both decoder and
+    encoder.
 
-    Source: Paulo & Belrose, arXiv 2501.16615. The matching is by decoder; signed cosines. A latent left over in the larger
-    dictionary counts as not shared.
+    Source: Paulo & Belrose, arXiv 2501.16615. The matching is by decoder; signed cosines. A latent
+    left over in the larger dictionary counts as not shared.
 
     Parameters
     ----------
@@ -184,24 +221,39 @@ def shared_fraction(
     for name, decoder, encoder in (("A", A, enc_a), ("B", B, enc_b)):
         if encoder is not None and encoder.shape[0] != decoder.shape[0]:
             raise HusaiError(
-                f"encoder {name} {tuple(encoder.shape)} and decoder {name} {tuple(decoder.shape)} do not match: "
+                f"encoder {name} {tuple(encoder.shape)} and decoder {name} {tuple(decoder.shape)} "
+                "do not match: "
                 "expected both with one row per latent (pass W_enc.T)"
             )
     return shared_from_match(hungarian(A, B, alive_a, alive_b, device), enc_a, enc_b, threshold)
 
 
-def shared_from_match(match: Match, enc_a: torch.Tensor | None, enc_b: torch.Tensor | None, threshold: float = SHARED_THRESHOLD) -> float:
-    """:func:`shared_fraction` of a matching that is already there; encoders ``(d_sae, d_in)``, features as rows."""
+def shared_from_match(
+    match: Match,
+    enc_a: torch.Tensor | None,
+    enc_b: torch.Tensor | None,
+    threshold: float = SHARED_THRESHOLD,
+) -> float:
+    """:func:`shared_fraction` of a matching that is already there; encoders ``(d_sae, d_in)``,
+    features as rows.
+    """
     shared = match.cosine > threshold
     if enc_a is not None and enc_b is not None:
         shared &= matched_cosines(match, enc_a, enc_b) > threshold
     return float(shared.double().sum() / max(match.n_a, match.n_b))
 
 
-def matched_cosines(match: Match, enc_a: torch.Tensor, enc_b: torch.Tensor, step: int = 4096) -> torch.Tensor:
-    """Signed cosine of the matched rows of two other matrices (the encoders), ``(n_matched,)`` float64; 0 for a row of zeros."""
+def matched_cosines(
+    match: Match, enc_a: torch.Tensor, enc_b: torch.Tensor, step: int = 4096
+) -> torch.Tensor:
+    """Signed cosine of the matched rows of two other matrices (the encoders), ``(n_matched,)``
+    float64; 0 for a row of zeros.
+    """
     if enc_a.shape[1] != enc_b.shape[1]:
-        raise HusaiError(f"encoder A {tuple(enc_a.shape)} and encoder B {tuple(enc_b.shape)} do not live in one space")
+        raise HusaiError(
+            f"encoder A {tuple(enc_a.shape)} and encoder B {tuple(enc_b.shape)} do not live in "
+            "one space"
+        )
     parts = []
     for i in range(0, match.rows.numel(), step):
         left = enc_a[match.rows[i : i + step].to(enc_a.device)].double().cpu()
@@ -209,5 +261,7 @@ def matched_cosines(match: Match, enc_a: torch.Tensor, enc_b: torch.Tensor, step
         parts.append(torch.nn.functional.cosine_similarity(left, right, dim=1, eps=1e-30))
     found = torch.cat(parts)
     if not torch.isfinite(found).all():
-        raise HusaiError("encoders: hold NaN or infinite values; retrain or export the checkpoint again")
+        raise HusaiError(
+            "encoders: hold NaN or infinite values; retrain or export the checkpoint again"
+        )
     return found

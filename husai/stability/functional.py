@@ -1,4 +1,6 @@
-"""Do matched latents do the same thing? Pearson correlation of their activations on held-out rows, streamed in batches."""
+"""Do matched latents do the same thing? Pearson correlation of their activations on held-out rows,
+streamed in batches.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from husai.stability.assignment import Match, hungarian
 BATCH_BYTES = 256 * 2**20
 
 
-def activation_agreement(sae_a, sae_b, rows, match: Match | None = None, *, alive_a=None, alive_b=None, device=None) -> float:
+def activation_agreement(
+    sae_a, sae_b, rows, match: Match | None = None, *, alive_a=None, alive_b=None, device=None
+) -> float:
     """Mean Pearson r of matched latents on held-out rows.
 
     Parameters
@@ -33,10 +37,18 @@ def activation_agreement(sae_a, sae_b, rows, match: Match | None = None, *, aliv
     return float(agreement_matrix([sae_a, sae_b], rows, {(0, 1): match}, device=device)[0, 1])
 
 
-def agreement_matrix(saes: Sequence, rows, matches: Mapping[tuple[int, int], Match], *, device=None, batch_size: int | None = None):
+def agreement_matrix(
+    saes: Sequence,
+    rows,
+    matches: Mapping[tuple[int, int], Match],
+    *,
+    device=None,
+    batch_size: int | None = None,
+):
     """Mean Pearson r of the matched latents of every pair in ``matches``.
 
-    Every SAE encodes each batch once; sums are kept in float64, so the batch size does not change the result.
+    Every SAE encodes each batch once; sums are kept in float64, so the batch size does not change
+    the result.
 
     Returns
     -------
@@ -48,7 +60,10 @@ def agreement_matrix(saes: Sequence, rows, matches: Mapping[tuple[int, int], Mat
     widths = [s.W_dec.shape[0] for s in saes]
     first = [torch.zeros(w, dtype=torch.float64, device=device) for w in widths]
     second = [torch.zeros(w, dtype=torch.float64, device=device) for w in widths]
-    cross = {pair: torch.zeros(len(m.rows), dtype=torch.float64, device=device) for pair, m in matches.items()}
+    cross = {
+        pair: torch.zeros(len(m.rows), dtype=torch.float64, device=device)
+        for pair, m in matches.items()
+    }
     n = 0
     for x in batches(rows, batch_size or max(256, BATCH_BYTES // (4 * sum(widths))), device):
         n += x.shape[0]
@@ -57,7 +72,9 @@ def agreement_matrix(saes: Sequence, rows, matches: Mapping[tuple[int, int], Mat
             total += z.sum(1, dtype=torch.float64)
             square += (z * z).sum(1, dtype=torch.float64)
         for (i, j), (a, b) in index.items():
-            cross[i, j] += (codes[i].index_select(0, a) * codes[j].index_select(0, b)).sum(1, dtype=torch.float64)
+            cross[i, j] += (codes[i].index_select(0, a) * codes[j].index_select(0, b)).sum(
+                1, dtype=torch.float64
+            )
     result = torch.full((len(saes),) * 2, float("nan"), dtype=torch.float64)
     result.fill_diagonal_(1.0)
     for (i, j), (a, b) in index.items():
@@ -76,7 +93,9 @@ def pearson(n: int, sum_a, sum_b, square_a, square_b, cross) -> torch.Tensor:
 
 
 def batches(rows, size: int, device=None):
-    """Consecutive batches ``(<= size, d)`` of a tensor or an activation store, on ``device``; none at all is an error."""
+    """Consecutive batches ``(<= size, d)`` of a tensor or an activation store, on ``device``; none
+    at all is an error.
+    """
     n = rows.shape[0] if isinstance(rows, torch.Tensor) else int(rows.n_rows)
     if n < 2:
         raise HusaiError(f"held-out activations: {n} rows are too few; at least 2 are needed")

@@ -1,4 +1,6 @@
-"""The whole stability measurement of one ensemble: evaluate, match, compare, and correct for every null."""
+"""The whole stability measurement of one ensemble: evaluate, match, compare, and correct for every
+null.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,8 @@ class Comparison(NamedTuple):
 def compare_weights(decoders, encoders, alive=None, device=None, names=None) -> Comparison:
     """PWMCC, PW-MCC and shared fraction of all pairs.
 
-    ``decoders`` and ``encoders`` hold one ``(d_sae, d)`` tensor per SAE, features as rows; ``alive`` one mask each, or None.
-    """
+    ``decoders`` and ``encoders`` hold one ``(d_sae, d)`` tensor per SAE, features as rows;
+    ``alive`` one mask each, or None."""
     best = pairwise_best(decoders, alive, device, names)
     n = len(decoders)
     alive = alive if alive is not None else [None] * n
@@ -60,7 +62,9 @@ def compare_weights(decoders, encoders, alive=None, device=None, names=None) -> 
             match = matches[i, j] = hungarian(decoders[i], decoders[j], alive[i], alive[j], device)
             signed[i, j] = signed[j, i] = pw_mcc_of(match)
             shared[i, j] = shared[j, i] = shared_from_match(match, encoders[i], encoders[j])
-    return Comparison(best, signed, shared, matches, same_index_matrix(decoders, best, alive, device))
+    return Comparison(
+        best, signed, shared, matches, same_index_matrix(decoders, best, alive, device)
+    )
 
 
 def measure_stability(
@@ -90,7 +94,8 @@ def measure_stability(
     frozen : sequence of SAE
         SAEs of the same recipe trained with a frozen decoder, two or more, for the ``frozen`` null.
     covariance : Tensor (d_out, d_out)
-        Of the activations the decoders write; by default computed from ``held_out`` (``target`` for a transcoder).
+        Of the activations the decoders write; by default computed from ``held_out`` (``target`` for
+        a transcoder).
     target : Tensor (n, d_out) or activation store
         What a transcoder reconstructs.
     ranks : sequence of int
@@ -99,7 +104,8 @@ def measure_stability(
     Raises
     ------
     HusaiError
-        Fewer than two SAEs, repeated seeds, an SAE with every latent dead, weights that are NaN or of another width.
+        Fewer than two SAEs, repeated seeds, an SAE with every latent dead, weights that are NaN or
+        of another width.
     """
     seeds = [int(s) for s in seeds]
     names = [f"seed {s}" for s in seeds]
@@ -114,10 +120,19 @@ def measure_stability(
         everything = compare_weights(decoders, encoders, pointing, device, names)
     written = held_out if target is None else target
     covariance = activation_covariance(written) if covariance is None else covariance
-    nulls, nulls_all = _nulls(decoders, initial_decoders, frozen, covariance, held_out, target, device)
+    nulls, nulls_all = _nulls(
+        decoders, initial_decoders, frozen, covariance, held_out, target, device
+    )
     spectrum = covariance_spectrum(covariance)
-    directions = [principal_directions(d[a.to(d.device)], name) for d, a, name in zip(decoders, alive, names, strict=True)]
-    starts = {} if initial_decoders is None else _starts(decoders, initial_decoders, alive, pointing, device)
+    directions = [
+        principal_directions(d[a.to(d.device)], name)
+        for d, a, name in zip(decoders, alive, names, strict=True)
+    ]
+    starts = (
+        {}
+        if initial_decoders is None
+        else _starts(decoders, initial_decoders, alive, pointing, device)
+    )
     return StabilityReport(
         seeds=seeds,
         d_in=decoders[0].shape[1],
@@ -146,28 +161,42 @@ def measure_stability(
 
 def _check_ensemble(saes, seeds, initial_decoders) -> None:
     if len(saes) < 2:
-        raise HusaiError(f"stability needs at least two SAEs of different seeds, got {len(saes)}; add seeds to the recipe")
+        raise HusaiError(
+            f"stability needs at least two SAEs of different seeds, got {len(saes)}; add seeds to "
+            "the recipe"
+        )
     if len(saes) != len(seeds):
         raise HusaiError(f"stability: {len(saes)} SAEs but {len(seeds)} seeds")
     repeated = sorted({s for s in seeds if seeds.count(s) > 1})
     if repeated:
-        raise HusaiError(f"stability: seed {repeated[0]} appears twice; the same seed is no reproduction")
+        raise HusaiError(
+            f"stability: seed {repeated[0]} appears twice; the same seed is no reproduction"
+        )
     if initial_decoders is not None and len(initial_decoders) != len(saes):
-        raise HusaiError(f"stability: {len(saes)} SAEs but {len(initial_decoders)} initial decoders")
+        raise HusaiError(
+            f"stability: {len(saes)} SAEs but {len(initial_decoders)} initial decoders"
+        )
     for sae, seed in zip(saes, seeds, strict=True):
         check_weights(sae, f"seed {seed}")
 
 
 def check_weights(sae, name: str) -> None:
-    """Raise a :class:`HusaiError` that names the SAE when its encoder or decoder holds NaN or infinite values."""
+    """Raise a :class:`HusaiError` that names the SAE when its encoder or decoder holds NaN or
+    infinite values.
+    """
     for what in ("W_enc", "W_dec"):
         bad = int((~torch.isfinite(getattr(sae, what))).sum())
         if bad:
-            raise HusaiError(f"{name}: {bad} entries of {what} are NaN or infinite; retrain or export the checkpoint again")
+            raise HusaiError(
+                f"{name}: {bad} entries of {what} are NaN or infinite; retrain or export the "
+                "checkpoint again"
+            )
 
 
 def pointing_rows(decoder: torch.Tensor) -> torch.Tensor:
-    """Mask ``(d_sae,)`` of decoder rows that have a direction at all (length not zero), on the CPU."""
+    """Mask ``(d_sae,)`` of decoder rows that have a direction at all (length not zero), on the
+    CPU.
+    """
     return (torch.linalg.vector_norm(decoder, dim=1, dtype=torch.float64) > SMALLEST_NORM).cpu()
 
 
@@ -194,36 +223,57 @@ def _subspace(directions: list[torch.Tensor], ranks) -> dict[int, torch.Tensor]:
 
 
 def _crowding(decoders, rank: float, device) -> dict:
-    """What as many gaussian directions score in only as many dimensions as the activations use: how high crowding alone puts a null."""
+    """What as many gaussian directions score in only as many dimensions as the activations use: how
+    high crowding alone puts a null.
+    """
     dimensions = max(2, round(rank))
-    return {"dimensions": dimensions, "pwmcc": null_pwmcc(dimensions, decoders[0].shape[0], 2, device=device).mean}
+    return {
+        "dimensions": dimensions,
+        "pwmcc": null_pwmcc(dimensions, decoders[0].shape[0], 2, device=device).mean,
+    }
 
 
 def _starts(decoders, initial_decoders, alive, pointing, device) -> dict:
     initial = list(initial_decoders)
     return {
-        "cos_to_init": [movement(d, i, a) for d, i, a in zip(decoders, initial, alive, strict=True)],
-        "cos_to_init_all": [movement(d, i, p) for d, i, p in zip(decoders, initial, pointing, strict=True)],
-        "start_trace": [start_trace(d, i, p) for d, i, p in zip(decoders, initial, pointing, strict=True)],
+        "cos_to_init": [
+            movement(d, i, a) for d, i, a in zip(decoders, initial, alive, strict=True)
+        ],
+        "cos_to_init_all": [
+            movement(d, i, p) for d, i, p in zip(decoders, initial, pointing, strict=True)
+        ],
+        "start_trace": [
+            start_trace(d, i, p) for d, i, p in zip(decoders, initial, pointing, strict=True)
+        ],
         "shared_init_pairs": pairs_above(pairwise(initial, None, device), CLONE),
     }
 
 
-def _nulls(decoders, initial_decoders, frozen, covariance, held_out, target, device) -> tuple[dict[str, NullResult], dict[str, NullResult]]:
+def _nulls(
+    decoders, initial_decoders, frozen, covariance, held_out, target, device
+) -> tuple[dict[str, NullResult], dict[str, NullResult]]:
     """Every null that can be measured, for living and for all latents.
 
-    Random and untrained dictionaries have no dead latents: they enter with all ``d_sae`` rows, which can only raise the null.
-    """
+    Random and untrained dictionaries have no dead latents: they enter with all ``d_sae`` rows,
+    which can only raise the null."""
     d_in, sizes, n = decoders[0].shape[1], [d.shape[0] for d in decoders], len(decoders)
     common = {"sizes": sizes, "device": device}
     nulls = {"gaussian": null_pwmcc(d_in, sizes[0], n, **common)}
     if initial_decoders is not None:
-        nulls["init"] = null_pwmcc(d_in, sizes[0], n, "init", decoders=initial_decoders, device=device)
-    nulls["covariance"] = null_pwmcc(d_in, sizes[0], n, "covariance", covariance=covariance, **common)
+        nulls["init"] = null_pwmcc(
+            d_in, sizes[0], n, "init", decoders=initial_decoders, device=device
+        )
+    nulls["covariance"] = null_pwmcc(
+        d_in, sizes[0], n, "covariance", covariance=covariance, **common
+    )
     nulls_all = dict(nulls)
     if frozen is not None:
         weights = [s.W_dec.detach() for s in frozen]
         alive = [evaluate_sae(s, held_out, target)["alive"].cpu() for s in frozen]
-        nulls["frozen"] = null_pwmcc(d_in, sizes[0], len(weights), "frozen", decoders=weights, alive=alive, device=device)
-        nulls_all["frozen"] = null_pwmcc(d_in, sizes[0], len(weights), "frozen", decoders=weights, device=device)
+        nulls["frozen"] = null_pwmcc(
+            d_in, sizes[0], len(weights), "frozen", decoders=weights, alive=alive, device=device
+        )
+        nulls_all["frozen"] = null_pwmcc(
+            d_in, sizes[0], len(weights), "frozen", decoders=weights, device=device
+        )
     return nulls, nulls_all

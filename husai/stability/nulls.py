@@ -32,7 +32,9 @@ class NullResult(NamedTuple):
         return self.mean
 
     def matrix(self) -> torch.Tensor:
-        """The pairs as a symmetric ``(n, n)`` matrix with ones on the diagonal, for :func:`husai.statistics.jackknife_difference`."""
+        """The pairs as a symmetric ``(n, n)`` matrix with ones on the diagonal, for
+        :func:`husai.statistics.jackknife_difference`.
+        """
         n = round((1 + math.sqrt(1 + 8 * len(self.pairs))) / 2)
         found = torch.eye(n, dtype=torch.float64)
         row, col = torch.triu_indices(n, n, 1)
@@ -41,13 +43,19 @@ class NullResult(NamedTuple):
 
 
 def gaussian_decoder(d_in: int, d_sae: int, seed: int) -> torch.Tensor:
-    """Random decoder ``(d_sae, d_in)`` float32: ``torch.randn((d_in, d_sae))`` from a CPU generator, columns are features."""
+    """Random decoder ``(d_sae, d_in)`` float32: ``torch.randn((d_in, d_sae))`` from a CPU
+    generator, columns are features.
+    """
     return torch.randn((d_in, d_sae), generator=torch.Generator().manual_seed(int(seed))).T
 
 
 def covariance_decoder(covariance: torch.Tensor, d_sae: int, seed: int) -> torch.Tensor:
-    """Random decoder ``(d_sae, d_in)`` whose rows are drawn from ``N(0, covariance)``, from the same numbers as the gaussian one."""
-    return (_square_root(covariance).float() @ gaussian_decoder(covariance.shape[0], d_sae, seed).T).T
+    """Random decoder ``(d_sae, d_in)`` whose rows are drawn from ``N(0, covariance)``, from the
+    same numbers as the gaussian one.
+    """
+    return (
+        _square_root(covariance).float() @ gaussian_decoder(covariance.shape[0], d_sae, seed).T
+    ).T
 
 
 def _square_root(covariance: torch.Tensor) -> torch.Tensor:
@@ -56,19 +64,34 @@ def _square_root(covariance: torch.Tensor) -> torch.Tensor:
     if covariance.shape[0] != covariance.shape[1]:
         raise HusaiError(f"covariance: expected shape (d_in, d_in), got {tuple(covariance.shape)}")
     if not torch.isfinite(covariance).all():
-        raise HusaiError("covariance: holds NaN or infinite values; check the activations it was computed from")
+        raise HusaiError(
+            "covariance: holds NaN or infinite values; check the activations it was computed from"
+        )
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     if float(values.max()) <= 0:
-        raise HusaiError("covariance: the activations do not vary, so no direction can be drawn from them")
+        raise HusaiError(
+            "covariance: the activations do not vary, so no direction can be drawn from them"
+        )
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
-def null_decoders(kind: str, d_in: int, sizes: Sequence[int], seeds: Sequence[int], covariance: torch.Tensor | None = None):
-    """Random decoders of the given numbers of rows, one per seed: ``gaussian`` or ``covariance``."""
+def null_decoders(
+    kind: str,
+    d_in: int,
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    covariance: torch.Tensor | None = None,
+):
+    """Random decoders of the given numbers of rows, one per seed: ``gaussian`` or
+    ``covariance``.
+    """
     if kind == "gaussian":
         return [gaussian_decoder(d_in, n, s) for n, s in zip(sizes, seeds, strict=True)]
     if covariance is None:
-        raise HusaiError("null 'covariance' needs the activation covariance (d_in, d_in); pass covariance= or use gaussian")
+        raise HusaiError(
+            "null 'covariance' needs the activation covariance (d_in, d_in); pass covariance= or "
+            "use gaussian"
+        )
     if covariance.shape[0] != d_in:
         raise HusaiError(f"covariance {tuple(covariance.shape)} does not fit d_in = {d_in}")
     root = _square_root(covariance).float()
@@ -95,8 +118,9 @@ def null_pwmcc(
     d_in, d_sae, n_seeds : int
         Shape and number of the dictionaries to compare with; two seeds or more.
     kind : str
-        ``gaussian``: normal decoders. ``covariance``: directions from ``covariance``. ``init``, ``frozen``: the ``decoders``
-        given, i.e. the recipe's untrained initialisations, or SAEs trained with a frozen decoder.
+        ``gaussian``: normal decoders. ``covariance``: directions from ``covariance``. ``init``,
+        ``frozen``: the ``decoders`` given, i.e. the recipe's untrained initialisations, or SAEs
+        trained with a frozen decoder.
     covariance : Tensor (d_in, d_in)
         Of the activations; for ``covariance``.
     decoders : sequence of Tensor (d_sae, d_in)
@@ -108,10 +132,9 @@ def null_pwmcc(
     alive : sequence of BoolTensor or None
         Living latents of ``decoders``.
 
-    Notes
-    -----
-    A ``gaussian`` decoder is ``torch.randn((d_in, d_sae))`` from a CPU generator with that seed, its columns the features: see
-    :func:`gaussian_decoder`. The arguments are ``d_in`` first, decoders ``(d_sae, d_in)``.
+    Notes ----- A ``gaussian`` decoder is ``torch.randn((d_in, d_sae))`` from a CPU generator with
+    that seed, its columns the features: see :func:`gaussian_decoder`. The arguments are ``d_in``
+    first, decoders ``(d_sae, d_in)``.
 
     Examples
     --------
@@ -128,21 +151,39 @@ def null_pwmcc(
         raise HusaiError(f"a null needs at least two seeds, got {n_seeds}")
     if kind in ("init", "frozen"):
         if decoders is None:
-            raise HusaiError(f"null '{kind}' needs decoders= (untrained initialisations, or SAEs with a frozen decoder)")
+            raise HusaiError(
+                f"null '{kind}' needs decoders= (untrained initialisations, or SAEs with a frozen "
+                "decoder)"
+            )
         drawn = list(decoders)
         if len(drawn) != n_seeds:
-            raise HusaiError(f"null '{kind}': {len(drawn)} decoders were given for n_seeds = {n_seeds}")
+            raise HusaiError(
+                f"null '{kind}': {len(drawn)} decoders were given for n_seeds = {n_seeds}"
+            )
         for i, decoder in enumerate(drawn):
             if decoder.ndim != 2 or decoder.shape[1] != d_in:
-                raise HusaiError(f"null '{kind}': decoder {i} {tuple(decoder.shape)} does not fit (d_sae, d_in) = ({d_sae}, {d_in})")
+                raise HusaiError(
+                    f"null '{kind}': decoder {i} {tuple(decoder.shape)} does not fit (d_sae, "
+                    f"d_in) = ({d_sae}, {d_in})"
+                )
     else:
         seeds = list(seeds) if seeds is not None else list(range(FIRST_SEED, FIRST_SEED + n_seeds))
         if len(seeds) != n_seeds:
-            raise HusaiError(f"null '{kind}': {len(seeds)} seeds were given for n_seeds = {n_seeds}")
-        drawn, alive = null_decoders(kind, d_in, sizes or [d_sae] * n_seeds, seeds, covariance), None
+            raise HusaiError(
+                f"null '{kind}': {len(seeds)} seeds were given for n_seeds = {n_seeds}"
+            )
+        drawn, alive = (
+            null_decoders(kind, d_in, sizes or [d_sae] * n_seeds, seeds, covariance),
+            None,
+        )
     matrix = pairwise(drawn, alive, device, names=[f"{kind} null {i}" for i in range(len(drawn))])
     upper = matrix[torch.triu(torch.ones_like(matrix), 1).bool()]
-    return NullResult(float(upper.mean()), float(upper.std()) if upper.numel() > 1 else 0.0, tuple(upper.tolist()), kind)
+    return NullResult(
+        float(upper.mean()),
+        float(upper.std()) if upper.numel() > 1 else 0.0,
+        tuple(upper.tolist()),
+        kind,
+    )
 
 
 def worst_null(nulls: Iterable[NullResult]) -> NullResult:

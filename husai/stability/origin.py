@@ -1,7 +1,8 @@
-"""Do the seeds of an ensemble have origins of their own? Training keeps rows in their order, and independent starts have independent orders.
+"""Do the seeds of an ensemble have origins of their own? Training keeps rows in their order, and
+independent starts have independent orders.
 
-So SAEs that descend from one start, by copying or by a shared initialisation, agree row by row, and a SAE resembles its own start.
-"""
+So SAEs that descend from one start, by copying or by a shared initialisation, agree row by row, and
+a SAE resembles its own start."""
 
 from __future__ import annotations
 
@@ -18,11 +19,15 @@ ROUNDING = 1e-5
 """Two ways to compute one cosine in float32 differ by less."""
 
 
-def same_index_matrix(decoders: Sequence[torch.Tensor], best: PairwiseBest, alive: Sequence | None = None, device=None) -> torch.Tensor:
-    """Per pair of SAEs, how many rows have their best match at their own index, both ways: ``(n, n)`` int64.
+def same_index_matrix(
+    decoders: Sequence[torch.Tensor], best: PairwiseBest, alive: Sequence | None = None, device=None
+) -> torch.Tensor:
+    """Per pair of SAEs, how many rows have their best match at their own index, both ways: ``(n,
+    n)`` int64.
 
-    Of independent trainings 1 on average, whatever they have in common (see :func:`husai.statistics.coincidence_limit`); of a copy, with
-    noise or trained on, nearly all rows. Rows are compared by absolute cosine. A copy with its rows in another order is not seen.
+    Of independent trainings 1 on average, whatever they have in common (see
+    :func:`husai.statistics.coincidence_limit`); of a copy, with noise or trained on, nearly all
+    rows. Rows are compared by absolute cosine. A copy with its rows in another order is not seen.
 
     Parameters
     ----------
@@ -38,7 +43,10 @@ def same_index_matrix(decoders: Sequence[torch.Tensor], best: PairwiseBest, aliv
     found = torch.diag(torch.tensor([u.n for u in units]))
     for i in range(len(units)):
         for j in range(i + 1, len(units)):
-            rows_i, rows_j = torch.isin(index[i], index[j]).nonzero().flatten(), torch.isin(index[j], index[i]).nonzero().flatten()
+            rows_i, rows_j = (
+                torch.isin(index[i], index[j]).nonzero().flatten(),
+                torch.isin(index[j], index[i]).nonzero().flatten(),
+            )
             cosine = _cosines(units[i], units[j], rows_i, rows_j).abs() + ROUNDING
             both = (cosine >= best.best[i][rows_i, j]) & (cosine >= best.best[j][rows_j, i])
             found[i, j] = found[j, i] = int(both.sum())
@@ -46,16 +54,24 @@ def same_index_matrix(decoders: Sequence[torch.Tensor], best: PairwiseBest, aliv
 
 
 def _cosines(a: UnitRows, b: UnitRows, rows_a: torch.Tensor, rows_b: torch.Tensor) -> torch.Tensor:
-    parts = [(a.take(rows_a[k : k + STEP]) * b.take(rows_b[k : k + STEP])).sum(1) for k in range(0, len(rows_a), STEP)]
+    parts = [
+        (a.take(rows_a[k : k + STEP]) * b.take(rows_b[k : k + STEP])).sum(1)
+        for k in range(0, len(rows_a), STEP)
+    ]
     return torch.cat(parts).double().cpu() if parts else torch.zeros(0, dtype=torch.float64)
 
 
-def start_trace(decoder: torch.Tensor, initial: torch.Tensor, alive: torch.Tensor | None = None) -> float:
-    r"""How far, in standard deviations, a decoder resembles its start row by row more than it would with its rows in random order.
+def start_trace(
+    decoder: torch.Tensor, initial: torch.Tensor, alive: torch.Tensor | None = None
+) -> float:
+    r"""How far, in standard deviations, a decoder resembles its start row by row more than it would
+    with its rows in random order.
 
-    The sum of cosines of rows at one index, ``T = sum_i a_i . b_i``, against its exact mean and variance over all orders of the rows
-    (Hoeffding 1951, "A combinatorial central limit theorem"); nearly normal, so a decoder that does not descend from ``initial`` stays
-    within about 3. Needs no product of all rows: the moments follow from ``A^T A`` and ``B^T B``. NaN for fewer than two rows.
+    The sum of cosines of rows at one index, ``T = sum_i a_i . b_i``, against its exact mean and
+    variance over all orders of the rows (Hoeffding 1951, "A combinatorial central limit theorem");
+    nearly normal, so a decoder that does not descend from ``initial`` stays within about 3. Needs
+    no product of all rows: the moments follow from ``A^T A`` and ``B^T B``. NaN for fewer than two
+    rows.
 
     Parameters
     ----------
@@ -65,7 +81,9 @@ def start_trace(decoder: torch.Tensor, initial: torch.Tensor, alive: torch.Tenso
         Rows to compare.
     """
     a = UnitRows(matrix_of(decoder, "decoder"), alive, "decoder")
-    b = UnitRows(matrix_of(initial, "initial decoder").to(a.matrix.device), alive, "initial decoder")
+    b = UnitRows(
+        matrix_of(initial, "initial decoder").to(a.matrix.device), alive, "initial decoder"
+    )
     n, d = a.n, a.d_in
     if n < 2:
         return math.nan
@@ -80,6 +98,11 @@ def start_trace(decoder: torch.Tensor, initial: torch.Tensor, alive: torch.Tenso
             mean += block.sum(0) / n
     (gram_a, gram_b), (mean_a, mean_b) = grams, sums
     expected = n * mean_a @ mean_b
-    squares = (gram_a * gram_b).sum() - n * (mean_b @ gram_a @ mean_b) - n * (mean_a @ gram_b @ mean_a) + (n * mean_a @ mean_b) ** 2
+    squares = (
+        (gram_a * gram_b).sum()
+        - n * (mean_b @ gram_a @ mean_b)
+        - n * (mean_a @ gram_b @ mean_a)
+        + (n * mean_a @ mean_b) ** 2
+    )
     variance = float(squares) / (n - 1)
     return float(total - expected) / math.sqrt(variance) if variance > 0 else math.nan

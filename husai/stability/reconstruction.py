@@ -1,4 +1,6 @@
-"""How well an SAE reconstructs rows it was not trained on, how many latents it uses, and which of them are alive."""
+"""How well an SAE reconstructs rows it was not trained on, how many latents it uses, and which of
+them are alive.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +18,29 @@ BATCH_ROWS = 4096
 CODE_BYTES = 64 * 2**20
 
 
-def row_batches(source: Rows, n_rows: int, device: torch.device, size: int = BATCH_ROWS) -> Iterator[torch.Tensor]:
+def row_batches(
+    source: Rows, n_rows: int, device: torch.device, size: int = BATCH_ROWS
+) -> Iterator[torch.Tensor]:
     """The first ``n_rows`` rows in order, as float32 (or float64) batches on ``device``."""
     for start in range(0, n_rows, size):
         stop = min(start + size, n_rows)
         rows = source[start:stop] if isinstance(source, torch.Tensor) else source.rows(start, stop)
-        yield rows.to(device=device, dtype=rows.dtype if rows.dtype == torch.float64 else torch.float32)
+        yield rows.to(
+            device=device, dtype=rows.dtype if rows.dtype == torch.float64 else torch.float32
+        )
 
 
 @torch.no_grad()
-def evaluate_sae(sae, x: Rows, target: Rows | None = None, max_rows: int | None = None) -> dict[str, Any]:
+def evaluate_sae(
+    sae, x: Rows, target: Rows | None = None, max_rows: int | None = None
+) -> dict[str, Any]:
     """Reconstruction and sparsity of ``sae`` on rows it was not trained on.
 
     Parameters
     ----------
     sae
-        An :class:`husai.sae.SAE`, or anything with its ``encode``, ``decode``, ``d_in``, ``d_sae``, ``d_out`` and ``device``.
+        An :class:`husai.sae.SAE`, or anything with its ``encode``, ``decode``, ``d_in``, ``d_sae``,
+        ``d_out`` and ``device``.
     x : Tensor (n, d_in) or ActivationStore
     target : Tensor (n, d_out) or ActivationStore or None
         What a transcoder should reconstruct; ``x`` itself when None.
@@ -41,9 +50,10 @@ def evaluate_sae(sae, x: Rows, target: Rows | None = None, max_rows: int | None 
     Returns
     -------
     dict
-        ``explained_variance``: ``1 - sum ||y - y_hat||^2 / sum ||y - mean(y)||^2`` over all rows and dimensions (NaN when the rows are all
-        equal); ``mse``: mean squared error per element; ``l0``: mean active latents per row; ``dead_fraction``: share of latents that never
-        fire on these rows; ``alive``: bool Tensor (d_sae,) on the CPU; ``n_rows``.
+        ``explained_variance``: ``1 - sum ||y - y_hat||^2 / sum ||y - mean(y)||^2`` over all rows
+        and dimensions (NaN when the rows are all equal); ``mse``: mean squared error per element;
+        ``l0``: mean active latents per row; ``dead_fraction``: share of latents that never fire on
+        these rows; ``alive``: bool Tensor (d_sae,) on the CPU; ``n_rows``.
 
     Raises
     ------
@@ -57,7 +67,9 @@ def evaluate_sae(sae, x: Rows, target: Rows | None = None, max_rows: int | None 
     error, squares = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
     total = torch.zeros(sae.d_out, dtype=torch.float64, device=device)
     shift = None
-    size = min(BATCH_ROWS, max(64, CODE_BYTES // (4 * sae.d_sae)))  # an encoder holds a few codes of a batch at a time
+    size = min(
+        BATCH_ROWS, max(64, CODE_BYTES // (4 * sae.d_sae))
+    )  # an encoder holds a few codes of a batch at a time
     targets = row_batches(x if target is None else target, n, device, size)
     for rows, y in zip(row_batches(x, n, device, size), targets, strict=True):
         z = sae.encode(rows)
@@ -73,7 +85,8 @@ def evaluate_sae(sae, x: Rows, target: Rows | None = None, max_rows: int | None 
     if not math.isfinite(variance) or not math.isfinite(float(error)):
         where = getattr(x if target is None else target, "path", "the rows given")
         raise HusaiError(
-            f"{where}: NaN or infinite values in the activations or in what the {sae.architecture} SAE makes of them; store them again"
+            f"{where}: NaN or infinite values in the activations or in what the "
+            f"{sae.architecture} SAE makes of them; store them again"
         )
     return {
         "explained_variance": 1.0 - float(error) / variance if variance > 0 else float("nan"),
@@ -87,12 +100,21 @@ def evaluate_sae(sae, x: Rows, target: Rows | None = None, max_rows: int | None 
 
 def _checked_rows(sae, x: Rows, target: Rows | None, max_rows: int | None) -> int:
     n = len(x) if max_rows is None else min(len(x), max_rows)
-    for rows, width, name in ((x, sae.d_in, "d_in"), (x if target is None else target, sae.d_out, "d_out")):
+    for rows, width, name in (
+        (x, sae.d_in, "d_in"),
+        (x if target is None else target, sae.d_out, "d_out"),
+    ):
         d = rows.d if isinstance(rows, ActivationStore) else rows.shape[-1]
         if d != width:
-            raise HusaiError(f"the rows are {d} wide but the {sae.architecture} SAE has {name} = {width}; give the activations of its hook")
+            raise HusaiError(
+                f"the rows are {d} wide but the {sae.architecture} SAE has {name} = {width}; give "
+                "the activations of its hook"
+            )
     if target is not None and len(target) != len(x):
-        raise HusaiError(f"{len(x)} input rows but {len(target)} target rows; a transcoder needs them row for row")
+        raise HusaiError(
+            f"{len(x)} input rows but {len(target)} target rows; a transcoder needs them row for "
+            "row"
+        )
     if n == 0:
         raise HusaiError("no rows to evaluate on: the held-out activations are empty")
     return n

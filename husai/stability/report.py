@@ -1,4 +1,6 @@
-"""One ensemble's stability as data: the matrices, the nulls, the corrected value with its interval, and a verdict in words."""
+"""One ensemble's stability as data: the matrices, the nulls, the corrected value with its interval,
+and a verdict in words.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ import torch
 
 from husai.provenance import metric
 from husai.stability.nulls import NullResult, worst_null
-from husai.statistics import Interval, assessable, chance_corrected, clone_pairs, corrected_interval, ensemble_metrics, matrix_interval
+from husai.statistics import (
+    Interval,
+    assessable,
+    chance_corrected,
+    clone_pairs,
+    corrected_interval,
+    ensemble_metrics,
+    matrix_interval,
+)
 from husai.statistics.ensemble import OVERLAP, PER_SEED, SINGLE
 
 CLAIM_SEEDS = 5
@@ -21,8 +31,8 @@ SHARED_BAR = 0.30
 class StabilityReport:
     """What :func:`husai.stability.measure_stability` found for one ensemble of n SAEs.
 
-    Matrices are ``(n, n)`` float64 tensors, symmetric; those without ``_all`` leave dead latents out.
-    """
+    Matrices are ``(n, n)`` float64 tensors, symmetric; those without ``_all`` leave dead latents
+    out."""
 
     seeds: list[int]
     d_in: int
@@ -41,7 +51,9 @@ class StabilityReport:
     """Overlap of the top singular subspaces at each rank."""
     nulls: dict[str, NullResult]
     nulls_all: dict[str, NullResult]
-    """The nulls for ``pwmcc_all``; they differ for ``frozen``, whose dead latents ``nulls`` leaves out."""
+    """The nulls for ``pwmcc_all``; they differ for ``frozen``, whose dead latents ``nulls`` leaves
+    out.
+    """
     activation_r: torch.Tensor | None = None
     explained_variance: list[float] | None = None
     l0: list[float] | None = None
@@ -51,11 +63,17 @@ class StabilityReport:
     effective_rank: float | None = None
     participation_ratio: float | None = None
     shared_init_pairs: int | None = None
-    """Pairs of seeds that started from the same decoder; None when the initialisations are unknown."""
+    """Pairs of seeds that started from the same decoder; None when the initialisations are
+    unknown.
+    """
     same_index: torch.Tensor | None = None
-    """Rows of a pair that match best at their own index, of all with a direction; 1 on average between independent trainings."""
+    """Rows of a pair that match best at their own index, of all with a direction; 1 on average
+    between independent trainings.
+    """
     start_trace: list[float] | None = None
-    """Per SAE, how far it resembles the start of its seed row by row; see :func:`husai.stability.origin.start_trace`."""
+    """Per SAE, how far it resembles the start of its seed row by row; see
+    :func:`husai.stability.origin.start_trace`.
+    """
     extra: dict = field(default_factory=dict)
 
     @property
@@ -66,7 +84,9 @@ class StabilityReport:
     @property
     def clone_pairs(self) -> int:
         """Pairs that are no two trainings; see :func:`husai.statistics.clone_pairs`."""
-        return clone_pairs(self.pwmcc_all.numpy(), None if self.same_index is None else self.same_index.numpy())
+        return clone_pairs(
+            self.pwmcc_all.numpy(), None if self.same_index is None else self.same_index.numpy()
+        )
 
     @property
     def worst(self) -> NullResult:
@@ -79,7 +99,9 @@ class StabilityReport:
         return assessable(self.worst)
 
     def s_matrix(self, null: NullResult | None = None) -> torch.Tensor:
-        """Chance-corrected value of every pair against ``null`` (the worst by default): ``(n, n)``."""
+        """Chance-corrected value of every pair against ``null`` (the worst by default): ``(n,
+        n)``.
+        """
         return chance_corrected(self.pwmcc, null or self.worst)
 
     def s_interval(self, null: NullResult | None = None) -> Interval:
@@ -87,12 +109,18 @@ class StabilityReport:
         return s_of(self.pwmcc, null or self.worst)
 
     def metrics(self) -> dict[str, dict]:
-        """``{name: metric}`` of an evidence record; pairwise values carry jackknife-t intervals over seeds."""
+        """``{name: metric}`` of an evidence record; pairwise values carry jackknife-t intervals
+        over seeds.
+        """
         single = {name: getattr(self, name) for name in SINGLE}
-        return ensemble_metrics(self._stored()) | {name: metric(float(value)) for name, value in single.items() if value is not None}
+        return ensemble_metrics(self._stored()) | {
+            name: metric(float(value)) for name, value in single.items() if value is not None
+        }
 
     def details(self) -> dict:
-        """Everything behind the metrics as JSON values: matrices, per-seed values, nulls, the distribution of sigma."""
+        """Everything behind the metrics as JSON values: matrices, per-seed values, nulls, the
+        distribution of sigma.
+        """
         return {
             "d_in": self.d_in,
             "d_sae": self.d_sae,
@@ -104,45 +132,75 @@ class StabilityReport:
         }
 
     def _stored(self) -> dict:
-        """Pairwise values, values per seed and nulls as JSON values: what :func:`husai.statistics.ensemble_metrics` needs."""
-        names = ("pwmcc", "pwmcc_all", "pw_mcc", "shared", "shared_all", "reappearance", "activation_r", "same_index")
-        matrices = {name: getattr(self, name).tolist() for name in names if getattr(self, name) is not None}
+        """Pairwise values, values per seed and nulls as JSON values: what
+        :func:`husai.statistics.ensemble_metrics` needs.
+        """
+        names = (
+            "pwmcc",
+            "pwmcc_all",
+            "pw_mcc",
+            "shared",
+            "shared_all",
+            "reappearance",
+            "activation_r",
+            "same_index",
+        )
+        matrices = {
+            name: getattr(self, name).tolist() for name in names if getattr(self, name) is not None
+        }
         matrices |= {f"{OVERLAP}{rank}": m.tolist() for rank, m in self.subspace.items()}
         per_seed = {name: getattr(self, name) for name in (*PER_SEED, "start_trace")}
         return {
             "pairwise": matrices,
-            "per_seed": {"seed": self.seeds} | {name: values for name, values in per_seed.items() if values is not None},
+            "per_seed": {"seed": self.seeds}
+            | {name: values for name, values in per_seed.items() if values is not None},
             "nulls": {kind: null._asdict() for kind, null in self.nulls.items()},
             "nulls_all": {kind: null._asdict() for kind, null in self.nulls_all.items()},
         }
 
 
 def s_of(pwmcc: torch.Tensor, null: NullResult) -> Interval:
-    """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is not assessable."""
+    """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is
+    not assessable.
+    """
     return corrected_interval(pwmcc.numpy(), null.mean, null.kind)
 
 
 def sigma_histogram(sigma: list[torch.Tensor]) -> dict[str, list[float]]:
     """Share of features, over all SAEs, that reappear in exactly 0, 1, ... of the other seeds."""
     n = len(sigma)
-    counts = torch.bincount(torch.cat([(s * (n - 1)).round().long() for s in sigma]), minlength=n).double()
+    counts = torch.bincount(
+        torch.cat([(s * (n - 1)).round().long() for s in sigma]), minlength=n
+    ).double()
     return {"seeds": list(range(n)), "share": (counts / counts.sum()).tolist()}
 
 
 def verdict(s: Interval, shared: Interval, null: NullResult) -> str:
-    """The result in words, by the bars of the ``strict`` policy (S and shared fraction: lower bound at least 0.30)."""
+    """The result in words, by the bars of the ``strict`` policy (S and shared fraction: lower bound
+    at least 0.30).
+    """
     bars = f"S and the shared fraction must both be at least {S_BAR:.2f} with 95% confidence"
     if not assessable(null):
-        return f"not assessable: unrelated dictionaries already score {null.mean:.3f} ({null.kind} null), so agreement here says nothing"
+        return (
+            f"not assessable: unrelated dictionaries already score {null.mean:.3f} "
+            f"({null.kind} null), so agreement here says nothing"
+        )
     if not math.isfinite(s.value):
         return "not assessable: no pair of independent SAEs to compare"
     if not math.isfinite(s.lcb):
         return (
-            f"no interval: {s.n} independent SAEs are too few (3 give an interval, {CLAIM_SEEDS} a claim); the value alone is no evidence"
+            f"no interval: {s.n} independent SAEs are too few (3 give an interval, "
+            f"{CLAIM_SEEDS} a claim); the value alone is no evidence"
         )
     if s.lcb >= S_BAR and shared.lcb >= SHARED_BAR:
         few = s.n < CLAIM_SEEDS
-        return f"reproducible on these {s.n} SAEs, too few for a claim ({CLAIM_SEEDS} are needed)" if few else "reproducible"
+        return (
+            f"reproducible on these {s.n} SAEs, too few for a claim ({CLAIM_SEEDS} are needed)"
+            if few
+            else "reproducible"
+        )
     if s.lcb > 0:
         return f"above chance, but not reproducible enough to release ({bars})"
-    return f"less alike than the {null.kind} null" if s.ucb < 0 else "not distinguishable from chance"
+    return (
+        f"less alike than the {null.kind} null" if s.ucb < 0 else "not distinguishable from chance"
+    )

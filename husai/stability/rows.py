@@ -1,7 +1,8 @@
-"""Dictionaries as they come in: checked, converted, and their rows scaled to length one block by block.
+"""Dictionaries as they come in: checked, converted, and their rows scaled to length one block by
+block.
 
-A dictionary is ``(d_sae, d_in)`` with one feature per row; the orientation is never guessed from the shape.
-"""
+A dictionary is ``(d_sae, d_in)`` with one feature per row; the orientation is never guessed from
+the shape."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ SMALLEST_NORM = 1e-30
 
 
 class UnitRows:
-    """The rows of a dictionary scaled to length one, block by block, so that no normalised copy of the whole is made.
+    """The rows of a dictionary scaled to length one, block by block, so that no normalised copy of
+    the whole is made.
 
     Parameters
     ----------
@@ -34,13 +36,23 @@ class UnitRows:
     Raises
     ------
     HusaiError
-        Not two-dimensional, no rows, no living rows, a NaN or infinite entry, or a row of length zero.
+        Not two-dimensional, no rows, no living rows, a NaN or infinite entry, or a row of length
+        zero.
     """
 
-    def __init__(self, matrix: torch.Tensor, alive: torch.Tensor | None = None, name: str = "dictionary", device=None, dtype=None):
+    def __init__(
+        self,
+        matrix: torch.Tensor,
+        alive: torch.Tensor | None = None,
+        name: str = "dictionary",
+        device=None,
+        dtype=None,
+    ):
         matrix = matrix_of(matrix, name)
         self.matrix, self.name = matrix, name
-        self.index = None if alive is None else alive_index(alive, matrix.shape[0], name).to(matrix.device)
+        self.index = (
+            None if alive is None else alive_index(alive, matrix.shape[0], name).to(matrix.device)
+        )
         self.n = matrix.shape[0] if self.index is None else int(self.index.numel())
         self.d_in = matrix.shape[1]
         self.device = matrix.device if device is None else torch.device(device)
@@ -48,32 +60,45 @@ class UnitRows:
         self.scale = self._inverse_norms()
 
     def _raw(self, start: int, stop: int) -> torch.Tensor:
-        rows = self.matrix[start:stop] if self.index is None else self.matrix[self.index[start:stop]]
+        rows = (
+            self.matrix[start:stop] if self.index is None else self.matrix[self.index[start:stop]]
+        )
         return rows.to(self.device)
 
     def _inverse_norms(self, step: int = 4096) -> torch.Tensor:
-        norms = [torch.linalg.vector_norm(self._raw(i, i + step), dim=1, dtype=torch.float64) for i in range(0, self.n, step)]
+        norms = [
+            torch.linalg.vector_norm(self._raw(i, i + step), dim=1, dtype=torch.float64)
+            for i in range(0, self.n, step)
+        ]
         norms = torch.cat(norms)
         if not torch.isfinite(norms).all():
             bad = int((~torch.isfinite(norms)).sum())
-            raise HusaiError(f"{self.name}: {bad} of {self.n} rows hold NaN or infinite values; retrain or export the checkpoint again")
+            raise HusaiError(
+                f"{self.name}: {bad} of {self.n} rows hold NaN or infinite values; retrain or "
+                "export the checkpoint again"
+            )
         zero = norms < SMALLEST_NORM
         if zero.any():
             first = int(zero.nonzero()[0])
             first = first if self.index is None else int(self.index[first])
             raise HusaiError(
-                f"{self.name}: {int(zero.sum())} of {self.n} rows are zero (first: row {first}) and have no direction; "
+                f"{self.name}: {int(zero.sum())} of {self.n} rows are zero (first: row {first}) "
+                "and have no direction; "
                 "exclude them with a mask of living latents"
             )
         return (1.0 / norms).unsqueeze(1)
 
     def block(self, start: int, stop: int) -> torch.Tensor:
-        """Rows ``start:stop`` with length one, ``(<= stop - start, d_in)``, on the computing device."""
+        """Rows ``start:stop`` with length one, ``(<= stop - start, d_in)``, on the computing
+        device.
+        """
         rows = self._raw(start, stop)
         return rows.to(self.dtype) * self.scale[start:stop].to(self.dtype)
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
-        """The rows numbered ``index`` (counted among those kept) with length one, on the computing device."""
+        """The rows numbered ``index`` (counted among those kept) with length one, on the computing
+        device.
+        """
         where = index if self.index is None else self.index[index.to(self.index.device)]
         rows = self.matrix[where.to(self.matrix.device)].to(self.device, self.dtype)
         return rows * self.scale[index.to(self.device)].to(self.dtype)
@@ -85,7 +110,8 @@ def working_dtype(*matrices: torch.Tensor) -> torch.dtype:
 
 
 def matrix_of(value, name: str = "dictionary") -> torch.Tensor:
-    """A tensor or numpy array ``(rows, columns)`` as a floating-point tensor without gradient; shares memory where it can.
+    """A tensor or numpy array ``(rows, columns)`` as a floating-point tensor without gradient;
+    shares memory where it can.
 
     Raises
     ------
@@ -95,11 +121,17 @@ def matrix_of(value, name: str = "dictionary") -> torch.Tensor:
     if isinstance(value, np.ndarray):
         value = _tensor_of(value, name)
     if not isinstance(value, torch.Tensor):
-        raise HusaiError(f"{name}: expected a tensor or numpy array of shape (d_sae, d_in), got {type(value).__name__}")
+        raise HusaiError(
+            f"{name}: expected a tensor or numpy array of shape (d_sae, d_in), got "
+            f"{type(value).__name__}"
+        )
     if value.ndim != 2:
         raise HusaiError(f"{name}: expected shape (d_sae, d_in), got {tuple(value.shape)}")
     if 0 in value.shape:
-        raise HusaiError(f"{name}: shape {tuple(value.shape)} holds no features; expected (d_sae, d_in) with both at least 1")
+        raise HusaiError(
+            f"{name}: shape {tuple(value.shape)} holds no features; expected (d_sae, d_in) with "
+            "both at least 1"
+        )
     if value.is_complex():
         raise HusaiError(f"{name}: expected real numbers, got {value.dtype}")
     return value.detach() if value.is_floating_point() else value.detach().float()
@@ -110,29 +142,43 @@ def _tensor_of(array: np.ndarray, name: str) -> torch.Tensor:
     try:
         return torch.from_numpy(array if shareable else array.copy())
     except (TypeError, ValueError):
-        raise HusaiError(f"{name}: cannot compute with a numpy array of {array.dtype}; convert it to float32 or float64") from None
+        raise HusaiError(
+            f"{name}: cannot compute with a numpy array of {array.dtype}; convert it to float32 "
+            "or float64"
+        ) from None
 
 
 def alive_index(alive: torch.Tensor, d_sae: int, name: str = "dictionary") -> torch.Tensor:
-    """Row numbers of the living latents of a mask ``(d_sae,)``; all dead, or a mask of another length, is an error."""
+    """Row numbers of the living latents of a mask ``(d_sae,)``; all dead, or a mask of another
+    length, is an error.
+    """
     alive = torch.as_tensor(alive)
     if alive.dtype != torch.bool or alive.shape != (d_sae,):
-        raise HusaiError(f"{name}: the mask of living latents must be bool of shape ({d_sae},), got {alive.dtype} {tuple(alive.shape)}")
+        raise HusaiError(
+            f"{name}: the mask of living latents must be bool of shape ({d_sae},), got "
+            f"{alive.dtype} {tuple(alive.shape)}"
+        )
     index = alive.nonzero().flatten()
     if index.numel() == 0:
         raise HusaiError(
-            f"{name}: all {d_sae} latents are dead on the held-out rows, so there is nothing to compare; train longer or denser"
+            f"{name}: all {d_sae} latents are dead on the held-out rows, so there is nothing to "
+            "compare; train longer or denser"
         )
     return index
 
 
-def unit_pair(A, B, alive_a=None, alive_b=None, device=None, names=("A", "B")) -> tuple[UnitRows, UnitRows]:
-    """Both dictionaries as :class:`UnitRows`; a different ``d_in`` is an error that names both shapes."""
+def unit_pair(
+    A, B, alive_a=None, alive_b=None, device=None, names=("A", "B")
+) -> tuple[UnitRows, UnitRows]:
+    """Both dictionaries as :class:`UnitRows`; a different ``d_in`` is an error that names both
+    shapes.
+    """
     same = A is B and alive_a is alive_b
     A, B = matrix_of(A, names[0]), matrix_of(B, names[1])
     if A.shape[1] != B.shape[1]:
         raise HusaiError(
-            f"{names[0]} {tuple(A.shape)} and {names[1]} {tuple(B.shape)} do not live in one space: "
+            f"{names[0]} {tuple(A.shape)} and {names[1]} {tuple(B.shape)} do not live in one "
+            "space: "
             "expected (d_sae, d_in) with the same d_in, features as rows"
         )
     device, dtype = A.device if device is None else device, working_dtype(A, B)
@@ -140,20 +186,30 @@ def unit_pair(A, B, alive_a=None, alive_b=None, device=None, names=("A", "B")) -
     return a, (a if same else UnitRows(B, alive_b, names[1], device, dtype))
 
 
-def unit_ensemble(decoders: Sequence[torch.Tensor], alive: Sequence | None = None, device=None, names=None) -> list[UnitRows]:
-    """Every decoder as :class:`UnitRows`, checked to live in one space; fewer than two is an error."""
+def unit_ensemble(
+    decoders: Sequence[torch.Tensor], alive: Sequence | None = None, device=None, names=None
+) -> list[UnitRows]:
+    """Every decoder as :class:`UnitRows`, checked to live in one space; fewer than two is an
+    error.
+    """
     n = len(decoders)
     names = names or [f"decoder {i}" for i in range(n)]
     if n < 2:
-        raise HusaiError(f"stability needs at least two SAEs of different seeds, got {n}; train or pass more")
+        raise HusaiError(
+            f"stability needs at least two SAEs of different seeds, got {n}; train or pass more"
+        )
     alive = alive if alive is not None else [None] * n
     decoders = [matrix_of(decoder, name) for name, decoder in zip(names, decoders, strict=True)]
     for name, decoder in zip(names, decoders, strict=True):
         if decoder.shape[1] != decoders[0].shape[1]:
             raise HusaiError(
-                f"{names[0]} {tuple(decoders[0].shape)} and {name} {tuple(decoder.shape)} do not live in one space: "
+                f"{names[0]} {tuple(decoders[0].shape)} and {name} {tuple(decoder.shape)} do not "
+                "live in one space: "
                 "expected (d_sae, d_in) with the same d_in, features as rows"
             )
     device = decoders[0].device if device is None else device
     dtype = working_dtype(*decoders)
-    return [UnitRows(d, m, name, device, dtype) for d, m, name in zip(decoders, alive, names, strict=True)]
+    return [
+        UnitRows(d, m, name, device, dtype)
+        for d, m, name in zip(decoders, alive, names, strict=True)
+    ]

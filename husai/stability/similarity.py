@@ -1,7 +1,8 @@
-"""How alike two dictionaries are: PWMCC, its per-feature maxima, and the all-pairs matrices built from them.
+"""How alike two dictionaries are: PWMCC, its per-feature maxima, and the all-pairs matrices built
+from them.
 
-Decoders are ``(d_sae, d_in)`` with one feature per row; the orientation is never guessed from the shape.
-"""
+Decoders are ``(d_sae, d_in)`` with one feature per row; the orientation is never guessed from the
+shape."""
 
 from __future__ import annotations
 
@@ -13,14 +14,18 @@ import torch
 from husai.errors import HusaiError
 from husai.stability.rows import UnitRows, matrix_of, unit_ensemble, unit_pair, working_dtype
 
-# Few large products: on a busy CPU every parallel region waits for its slowest thread. One block of cosines is 64 (256) MB.
+# Few large products: on a busy CPU every parallel region waits for its slowest thread. One block of
+# cosines is 64 (256) MB.
 CPU_BLOCK = (4096, 4096)
 CUDA_BLOCK = (8192, 8192)
 FEATURE_MATCH = 0.7
 
 
-def best_cosines(a: UnitRows, b: UnitRows, signed: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each row of either dictionary the highest cosine (absolute unless ``signed``) in the other.
+def best_cosines(
+    a: UnitRows, b: UnitRows, signed: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each row of either dictionary the highest cosine (absolute unless ``signed``) in the
+    other.
 
     Computed in blocks with a running maximum both ways: beside the inputs it needs a few blocks of
     ``CPU_BLOCK`` (or ``CUDA_BLOCK``) cosines and the two results.
@@ -33,7 +38,8 @@ def best_cosines(a: UnitRows, b: UnitRows, signed: bool = False) -> tuple[torch.
     rows, cols = CUDA_BLOCK if a.device.type == "cuda" else CPU_BLOCK
     best_a = torch.full((a.n,), -1.0, dtype=a.dtype, device=a.device)
     best_b = torch.full((b.n,), -1.0, dtype=a.dtype, device=a.device)
-    # Normalising b again for every block of a costs d_in / rows of the product; one pass when b fits the budget.
+    # Normalising b again for every block of a costs d_in / rows of the product; one pass when b
+    # fits the budget.
     kept = b.n * b.d_in * b.dtype.itemsize <= 128 * 2**20
     blocks = {j: b.block(j, j + cols).T for j in range(0, b.n, cols)} if kept else {}
     for i in range(0, a.n, rows):
@@ -50,8 +56,9 @@ def best_cosines(a: UnitRows, b: UnitRows, signed: bool = False) -> tuple[torch.
 def pwmcc(A, B, alive_a=None, alive_b=None, device=None) -> float:
     r"""Pairwise maximum cosine correlation of two dictionaries (HUSAI).
 
-    With ``C`` the cosines of all rows, ``(mean_i max_j |C_ij| + mean_j max_i |C_ij|) / 2``. Invariant to the order and
-    the sign of rows, symmetric; 1 for equal dictionaries, and far above 0 for random ones: see :mod:`husai.stability.nulls`.
+    With ``C`` the cosines of all rows, ``(mean_i max_j |C_ij| + mean_j max_i |C_ij|) / 2``.
+    Invariant to the order and the sign of rows, symmetric; 1 for equal dictionaries, and far above
+    0 for random ones: see :mod:`husai.stability.nulls`.
 
     Parameters
     ----------
@@ -86,11 +93,17 @@ class PairwiseBest(NamedTuple):
     matrix: torch.Tensor
     """PWMCC ``(n, n)``, float64 on the CPU, ones on the diagonal."""
     best: list[torch.Tensor]
-    """For SAE i, ``(n_i, n)``: the highest |cosine| of each of its (living) features in SAE j; ones in column i."""
+    """For SAE i, ``(n_i, n)``: the highest |cosine| of each of its (living) features in SAE j; ones
+    in column i.
+    """
 
 
-def pairwise_best(decoders: Sequence[torch.Tensor], alive: Sequence | None = None, device=None, names=None) -> PairwiseBest:
-    """PWMCC of every pair and each feature's best match in every other SAE. A pair's value depends on that pair alone."""
+def pairwise_best(
+    decoders: Sequence[torch.Tensor], alive: Sequence | None = None, device=None, names=None
+) -> PairwiseBest:
+    """PWMCC of every pair and each feature's best match in every other SAE. A pair's value depends
+    on that pair alone.
+    """
     units = unit_ensemble(decoders, alive, device, names)
     n = len(units)
     matrix = torch.eye(n, dtype=torch.float64)
@@ -103,48 +116,73 @@ def pairwise_best(decoders: Sequence[torch.Tensor], alive: Sequence | None = Non
     return PairwiseBest(matrix, best)
 
 
-def pairwise(decoders: Sequence[torch.Tensor], alive: Sequence | None = None, device=None, names=None) -> torch.Tensor:
-    """PWMCC of every pair: ``(n, n)`` float64 on the CPU, ones on the diagonal; see :func:`pwmcc`."""
+def pairwise(
+    decoders: Sequence[torch.Tensor], alive: Sequence | None = None, device=None, names=None
+) -> torch.Tensor:
+    """PWMCC of every pair: ``(n, n)`` float64 on the CPU, ones on the diagonal; see
+    :func:`pwmcc`.
+    """
     return pairwise_best(decoders, alive, device, names).matrix
 
 
 def mean_to_others(matrix: torch.Tensor) -> torch.Tensor:
-    """Each SAE's mean PWMCC with the others, ``(n,)``, from the matrix of :func:`pairwise`; its mean is the ensemble's PWMCC."""
+    """Each SAE's mean PWMCC with the others, ``(n,)``, from the matrix of :func:`pairwise`; its
+    mean is the ensemble's PWMCC.
+    """
     n = matrix.shape[0]
     return (matrix.sum(1) - matrix.diagonal()) / (n - 1)
 
 
 def feature_stability(
-    decoders: Sequence[torch.Tensor], threshold: float = FEATURE_MATCH, alive: Sequence | None = None, device=None
+    decoders: Sequence[torch.Tensor],
+    threshold: float = FEATURE_MATCH,
+    alive: Sequence | None = None,
+    device=None,
 ) -> list[torch.Tensor]:
-    r"""sigma_i of every feature: the fraction of the other seeds in which a match with |cosine| > ``threshold`` reappears.
+    r"""sigma_i of every feature: the fraction of the other seeds in which a match with |cosine| >
+    ``threshold`` reappears.
 
-    Returns one float64 tensor ``(n_living,)`` per decoder, values in [0, 1]. Source: arXiv 2606.12138.
-    """
+    Returns one float64 tensor ``(n_living,)`` per decoder, values in [0, 1]. Source: arXiv
+    2606.12138."""
     return sigma_from_best(pairwise_best(decoders, alive, device).best, threshold)
 
 
-def sigma_from_best(best: Sequence[torch.Tensor], threshold: float = FEATURE_MATCH) -> list[torch.Tensor]:
+def sigma_from_best(
+    best: Sequence[torch.Tensor], threshold: float = FEATURE_MATCH
+) -> list[torch.Tensor]:
     """:func:`feature_stability` from the maxima of :func:`pairwise_best`."""
     n = len(best)
     return [((b > threshold).double().sum(1) - 1.0) / (n - 1) for b in best]
 
 
-def reappearance_matrix(best: Sequence[torch.Tensor], threshold: float = FEATURE_MATCH) -> torch.Tensor:
-    """``(n, n)`` share of features with a match above ``threshold``, averaged over both directions of a pair."""
+def reappearance_matrix(
+    best: Sequence[torch.Tensor], threshold: float = FEATURE_MATCH
+) -> torch.Tensor:
+    """``(n, n)`` share of features with a match above ``threshold``, averaged over both directions
+    of a pair.
+    """
     n = len(best)
     share = torch.stack([(b > threshold).double().mean(0) for b in best])
     return (share + share.T) / 2 if n > 1 else share
 
 
 def movement(W_dec, initial, alive=None) -> float:
-    """Median cosine of each decoder row to its own initial row, in [-1, 1]; near 1 means the SAE barely moved.
+    """Median cosine of each decoder row to its own initial row, in [-1, 1]; near 1 means the SAE
+    barely moved.
 
     Both ``(d_sae, d_in)`` in the same row order.
     """
     W_dec, initial = matrix_of(W_dec, "decoder"), matrix_of(initial, "initial decoder")
     if W_dec.shape != initial.shape:
-        raise HusaiError(f"decoder {tuple(W_dec.shape)} and initial decoder {tuple(initial.shape)} differ in shape")
-    now, then = UnitRows(W_dec, alive, "decoder"), UnitRows(initial, alive, "initial decoder", W_dec.device, working_dtype(W_dec))
-    cosines = [(now.block(i, i + 4096) * then.block(i, i + 4096)).sum(1) for i in range(0, now.n, 4096)]
+        raise HusaiError(
+            f"decoder {tuple(W_dec.shape)} and initial decoder {tuple(initial.shape)} differ in "
+            "shape"
+        )
+    now, then = (
+        UnitRows(W_dec, alive, "decoder"),
+        UnitRows(initial, alive, "initial decoder", W_dec.device, working_dtype(W_dec)),
+    )
+    cosines = [
+        (now.block(i, i + 4096) * then.block(i, i + 4096)).sum(1) for i in range(0, now.n, 4096)
+    ]
     return float(torch.cat(cosines).double().quantile(0.5))

@@ -1,4 +1,6 @@
-"""Spectra and subspaces: overlap of what two dictionaries span, and how many directions activations really use."""
+"""Spectra and subspaces: overlap of what two dictionaries span, and how many directions activations
+really use.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,14 @@ from husai.stability.rows import matrix_of
 
 
 def principal_directions(matrix, name: str = "dictionary") -> torch.Tensor:
-    """Right singular vectors ``(d_in, min(d_sae, d_in))`` of ``(d_sae, d_in)``, strongest first, float64 on the CPU."""
+    """Right singular vectors ``(d_in, min(d_sae, d_in))`` of ``(d_sae, d_in)``, strongest first,
+    float64 on the CPU.
+    """
     matrix = matrix_of(matrix, name)
     if not torch.isfinite(matrix).all():
-        raise HusaiError(f"{name}: holds NaN or infinite values; retrain or export the checkpoint again")
+        raise HusaiError(
+            f"{name}: holds NaN or infinite values; retrain or export the checkpoint again"
+        )
     d_sae, d_in = matrix.shape
     if d_sae <= d_in:
         return torch.linalg.svd(matrix.cpu().double(), full_matrices=False).Vh.T
@@ -37,7 +43,8 @@ def default_ranks(d_in: int, d_sae: int | None = None) -> list[int]:
 
 
 def subspace_overlap(A, B, rank: int) -> float:
-    """``||U_a^T U_b||_F^2 / rank`` of the top singular subspaces: 1 when equal, ``rank / d_in`` by chance.
+    """``||U_a^T U_b||_F^2 / rank`` of the top singular subspaces: 1 when equal, ``rank / d_in`` by
+    chance.
 
     Parameters
     ----------
@@ -56,40 +63,56 @@ def subspace_overlap(A, B, rank: int) -> float:
 
 
 def subspace_overlaps(A, B, ranks: Sequence[int] | None = None) -> dict[int, float]:
-    """:func:`subspace_overlap` at several ranks from one decomposition; :func:`default_ranks` when none are given."""
+    """:func:`subspace_overlap` at several ranks from one decomposition; :func:`default_ranks` when
+    none are given.
+    """
     A, B = matrix_of(A, "A"), matrix_of(B, "B")
     if A.shape[1] != B.shape[1]:
-        raise HusaiError(f"A {tuple(A.shape)} and B {tuple(B.shape)} do not live in one space: expected the same d_in")
+        raise HusaiError(
+            f"A {tuple(A.shape)} and B {tuple(B.shape)} do not live in one space: expected the "
+            "same d_in"
+        )
     ranks = default_ranks(A.shape[1], min(A.shape[0], B.shape[0])) if ranks is None else ranks
     return overlaps_of_directions(principal_directions(A, "A"), principal_directions(B, "B"), ranks)
 
 
-def overlaps_of_directions(u: torch.Tensor, v: torch.Tensor, ranks: Iterable[int]) -> dict[int, float]:
+def overlaps_of_directions(
+    u: torch.Tensor, v: torch.Tensor, ranks: Iterable[int]
+) -> dict[int, float]:
     """Overlaps from two sets of :func:`principal_directions`."""
     limit, found = min(u.shape[1], v.shape[1]), {}
     squares = (u[:, :limit].T @ v[:, :limit]).square()
     for rank in ranks:
         if not 1 <= int(rank) <= limit:
-            raise HusaiError(f"subspace overlap: rank {rank} is not between 1 and {limit}, the smaller of d_in and d_sae")
+            raise HusaiError(
+                f"subspace overlap: rank {rank} is not between 1 and {limit}, the smaller of d_in "
+                "and d_sae"
+            )
         found[int(rank)] = float(squares[:rank, :rank].sum() / rank)
     return found
 
 
 def activation_covariance(rows, step: int = 8192) -> torch.Tensor:
-    """Covariance ``(d, d)`` of activations ``(n, d)``, float64 on the CPU, in two passes of ``step`` rows.
+    """Covariance ``(d, d)`` of activations ``(n, d)``, float64 on the CPU, in two passes of
+    ``step`` rows.
 
-    ``rows`` is a tensor, an array, or anything with ``n_rows`` and ``rows(start, stop)`` (an activation store).
-    """
+    ``rows`` is a tensor, an array, or anything with ``n_rows`` and ``rows(start, stop)`` (an
+    activation store)."""
     n, read = _reader(rows)
     if n < 2:
-        raise HusaiError(f"activations: {n} rows are too few for a covariance; at least 2 are needed")
+        raise HusaiError(
+            f"activations: {n} rows are too few for a covariance; at least 2 are needed"
+        )
     mean = sum(read(i, min(i + step, n)).double().sum(0) for i in range(0, n, step)) / n
     total = 0.0
     for i in range(0, n, step):
         block = read(i, min(i + step, n)).double() - mean
         total = total + block.T @ block
     if not torch.isfinite(total).all():
-        raise HusaiError(f"{getattr(rows, 'path', 'activations')}: NaN or infinite values in the activations; store them again")
+        raise HusaiError(
+            f"{getattr(rows, 'path', 'activations')}: NaN or infinite values in the activations; "
+            "store them again"
+        )
     return (total / (n - 1)).cpu()
 
 
@@ -101,22 +124,33 @@ def _reader(rows):
 
 
 def spectrum(x) -> torch.Tensor:
-    """Eigenvalues of the covariance of activations ``(n, d)`` (or ``x`` itself when one-dimensional), as shares that sum to 1."""
+    """Eigenvalues of the covariance of activations ``(n, d)`` (or ``x`` itself when
+    one-dimensional), as shares that sum to 1.
+    """
     given = isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim == 1
-    values = (torch.as_tensor(x).detach().cpu().double() if given else torch.linalg.eigvalsh(activation_covariance(x))).clamp_min(0)
+    values = (
+        torch.as_tensor(x).detach().cpu().double()
+        if given
+        else torch.linalg.eigvalsh(activation_covariance(x))
+    ).clamp_min(0)
     total = float(values.sum())
     if not total > 0:
-        raise HusaiError("effective rank: the activations do not vary (all rows are equal), so there is no spectrum")
+        raise HusaiError(
+            "effective rank: the activations do not vary (all rows are equal), so there is no "
+            "spectrum"
+        )
     return values / total
 
 
 def effective_rank(x) -> float:
-    r"""``exp(H(p))`` with ``p = lambda / sum(lambda)``: the number of directions activations use, in [1, d].
+    r"""``exp(H(p))`` with ``p = lambda / sum(lambda)``: the number of directions activations use,
+    in [1, d].
 
     Parameters
     ----------
     x : Tensor or array (n, d), activation store, or Tensor or array (d,)
-        Activations, whose centred covariance gives the eigenvalues lambda; or the eigenvalues themselves.
+        Activations, whose centred covariance gives the eigenvalues lambda; or the eigenvalues
+        themselves.
 
     References
     ----------

@@ -1,4 +1,6 @@
-"""Ground truth: dictionaries with a known shared part, activations made from a known dictionary, and how well it was recovered."""
+"""Ground truth: dictionaries with a known shared part, activations made from a known dictionary,
+and how well it was recovered.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,21 @@ from husai.stability.similarity import best_cosines
 from husai.statistics import chance_corrected
 
 
-def planted_decoders(n_seeds: int, d_sae: int, d_in: int, shared: float, seed: int = 0, shuffle: bool = True) -> list[torch.Tensor]:
-    """Decoders ``(d_sae, d_in)`` with unit rows of which a fraction ``shared`` is identical in all, the rest independent.
+def planted_decoders(
+    n_seeds: int, d_sae: int, d_in: int, shared: float, seed: int = 0, shuffle: bool = True
+) -> list[torch.Tensor]:
+    """Decoders ``(d_sae, d_in)`` with unit rows of which a fraction ``shared`` is identical in all,
+    the rest independent.
 
-    Their expected PWMCC is ``shared + (1 - shared) * null`` with the gaussian null of the same shape, so the chance-corrected
-    stability is ``shared``. Rows come in a different order in each unless ``shuffle`` is False.
-    """
+    Their expected PWMCC is ``shared + (1 - shared) * null`` with the gaussian null of the same
+    shape, so the chance-corrected stability is ``shared``. Rows come in a different order in each
+    unless ``shuffle`` is False."""
     count = round(shared * d_sae)
     if not 0 <= shared <= 1 or abs(count - shared * d_sae) > 1e-6:
-        raise HusaiError(f"planted dictionaries: shared = {shared} of d_sae = {d_sae} is not a whole number of rows in [0, d_sae]")
+        raise HusaiError(
+            f"planted dictionaries: shared = {shared} of d_sae = {d_sae} is not a whole number of "
+            "rows in [0, d_sae]"
+        )
     generator = torch.Generator().manual_seed(int(seed))
     common = torch.randn((count, d_in), generator=generator)
     found = []
@@ -33,13 +41,20 @@ def planted_decoders(n_seeds: int, d_sae: int, d_in: int, shared: float, seed: i
 
 
 def synthetic_activations(
-    n_rows: int, d_in: int, n_features: int, l0: int, seed: int = 0, noise: float = 0.0, chunk: int = 8192
+    n_rows: int,
+    d_in: int,
+    n_features: int,
+    l0: int,
+    seed: int = 0,
+    noise: float = 0.0,
+    chunk: int = 8192,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sparse activations made from a planted dictionary.
 
-    Every row adds ``l0`` distinct features, drawn uniformly, with magnitudes uniform in [0.5, 1.5], and normal noise of standard
-    deviation ``noise`` per coordinate. The dictionary depends on ``seed``, ``n_features`` and ``d_in`` only, and the first rows do not
-    depend on ``n_rows`` beyond whole chunks.
+    Every row adds ``l0`` distinct features, drawn uniformly, with magnitudes uniform in [0.5, 1.5],
+    and normal noise of standard deviation ``noise`` per coordinate. The dictionary depends on
+    ``seed``, ``n_features`` and ``d_in`` only, and the first rows do not depend on ``n_rows``
+    beyond whole chunks.
 
     Returns
     -------
@@ -48,17 +63,25 @@ def synthetic_activations(
         Unit rows.
     """
     if not 1 <= l0 <= n_features:
-        raise HusaiError(f"synthetic activations: l0 = {l0} must lie between 1 and n_features = {n_features}")
+        raise HusaiError(
+            f"synthetic activations: l0 = {l0} must lie between 1 and n_features = {n_features}"
+        )
     if n_rows < 1 or d_in < 1:
-        raise HusaiError(f"synthetic activations: n_rows = {n_rows} and d_in = {d_in} must be at least 1")
+        raise HusaiError(
+            f"synthetic activations: n_rows = {n_rows} and d_in = {d_in} must be at least 1"
+        )
     generator = torch.Generator().manual_seed(int(seed))
-    dictionary = torch.nn.functional.normalize(torch.randn((n_features, d_in), generator=generator), dim=1)
+    dictionary = torch.nn.functional.normalize(
+        torch.randn((n_features, d_in), generator=generator), dim=1
+    )
     rows = torch.empty((n_rows, d_in))
     for i in range(0, n_rows, chunk):
         count = min(chunk, n_rows - i)
         active = torch.rand((count, n_features), generator=generator).topk(l0, dim=1).indices
         magnitude = torch.rand((count, l0), generator=generator) + 0.5
-        rows[i : i + count] = torch.nn.functional.embedding_bag(active, dictionary, mode="sum", per_sample_weights=magnitude)
+        rows[i : i + count] = torch.nn.functional.embedding_bag(
+            active, dictionary, mode="sum", per_sample_weights=magnitude
+        )
         if noise:
             rows[i : i + count] += noise * torch.randn((count, d_in), generator=generator)
     return rows, dictionary
@@ -75,13 +98,21 @@ class Recovery(NamedTuple):
     """Chance-corrected: 0 as good as random directions, 1 every feature found exactly."""
 
 
-def planted_recovery(W_dec: torch.Tensor, true_features: torch.Tensor, alive=None, null_draws: int = 4, device=None) -> Recovery:
-    """Mean max cosine of the true features ``(n_features, d_in)`` with a learned decoder ``(d_sae, d_in)``, and that beyond chance."""
-    truth, learned = unit_pair(true_features, W_dec, None, alive, device, names=("true features", "decoder"))
+def planted_recovery(
+    W_dec: torch.Tensor, true_features: torch.Tensor, alive=None, null_draws: int = 4, device=None
+) -> Recovery:
+    """Mean max cosine of the true features ``(n_features, d_in)`` with a learned decoder ``(d_sae,
+    d_in)``, and that beyond chance.
+    """
+    truth, learned = unit_pair(
+        true_features, W_dec, None, alive, device, names=("true features", "decoder")
+    )
     value = float(best_cosines(truth, learned)[0].double().mean())
     chance = []
     for seed in range(null_draws):
         random = gaussian_decoder(W_dec.shape[1], learned.n, 1000 + seed)
-        chance.append(best_cosines(*unit_pair(true_features, random, device=device))[0].double().mean())
+        chance.append(
+            best_cosines(*unit_pair(true_features, random, device=device))[0].double().mean()
+        )
     null = float(torch.stack(chance).mean())
     return Recovery(value, null, float(chance_corrected(value, null)))

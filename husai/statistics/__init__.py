@@ -1,4 +1,6 @@
-"""Intervals, tests and effect sizes whose units are independent: seeds and data-set families, never pairs that share one."""
+"""Intervals, tests and effect sizes whose units are independent: seeds and data-set families, never
+pairs that share one.
+"""
 
 from husai.statistics.chance import assessable, chance_corrected
 from husai.statistics.comparisons import (
@@ -10,7 +12,13 @@ from husai.statistics.comparisons import (
     paired_t_pvalue,
     pseudo_values,
 )
-from husai.statistics.ensemble import clone_pairs, coincidence_limit, corrected_interval, ensemble_metrics, matrix_interval
+from husai.statistics.ensemble import (
+    clone_pairs,
+    coincidence_limit,
+    corrected_interval,
+    ensemble_metrics,
+    matrix_interval,
+)
 from husai.statistics.intervals import (
     Difference,
     Interval,

@@ -10,7 +10,9 @@ ASSESSABLE_LIMIT = 0.9
 
 
 def assessable(null) -> bool:
-    """False when chance alone scores above 0.9: the metric can then tell nothing apart, and a gate that needs it fails."""
+    """False when chance alone scores above 0.9: the metric can then tell nothing apart, and a gate
+    that needs it fails.
+    """
     mean = float(null)
     return math.isfinite(mean) and mean <= ASSESSABLE_LIMIT
 
@@ -18,7 +20,8 @@ def assessable(null) -> bool:
 def chance_corrected(value, null):
     """``S = (value - null) / (1 - null)``: 0 at chance, 1 when identical, negative below chance.
 
-    ``value`` is a number, a list, an array or a tensor. NaN when the null is 1 (nothing could be better than chance).
+    ``value`` is a number, a list, an array or a tensor. NaN when the null is 1 (nothing could be
+    better than chance).
 
     Examples
     --------

@@ -1,4 +1,6 @@
-"""Is one ensemble different from another, and by how much: p-values, their adjustment for many tests, and effect sizes."""
+"""Is one ensemble different from another, and by how much: p-values, their adjustment for many
+tests, and effect sizes.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +11,35 @@ import numpy as np
 from scipy import special
 
 from husai.errors import HusaiError, nearest
-from husai.statistics.intervals import Interval, as_array, difference, finite_array, leave_one_out, unbounded
+from husai.statistics.intervals import (
+    Interval,
+    as_array,
+    difference,
+    finite_array,
+    leave_one_out,
+    unbounded,
+)
 
 
 def paired_t_pvalue(deltas, alternative: str = "two-sided") -> float:
-    """p-value of mean difference 0: ``two-sided``, ``greater`` or ``less``; 1 for a single difference."""
+    """p-value of mean difference 0: ``two-sided``, ``greater`` or ``less``; 1 for a single
+    difference.
+    """
     deltas = finite_array(deltas, "paired t").ravel()
     if deltas.size < 2:
         return 1.0
-    return _t_pvalue(deltas.mean(), deltas.std(ddof=1) / math.sqrt(deltas.size), deltas.size - 1, alternative)
+    return _t_pvalue(
+        deltas.mean(), deltas.std(ddof=1) / math.sqrt(deltas.size), deltas.size - 1, alternative
+    )
 
 
 def difference_pvalue(a, b, alternative: str = "greater") -> float:
-    """p-value of ``a = b`` for two independent ensembles, each ``(n, n)`` pairwise values or ``(n,)`` values per seed.
+    """p-value of ``a = b`` for two independent ensembles, each ``(n, n)`` pairwise values or
+    ``(n,)`` values per seed.
 
-    Student t of :func:`husai.statistics.difference`: whole seeds are the units, pairs that share one are not counted twice.
-    ``alternative`` is ``greater`` (a above b), ``less`` or ``two-sided``; 1 when seeds are too few for a standard error.
-    """
+    Student t of :func:`husai.statistics.difference`: whole seeds are the units, pairs that share
+    one are not counted twice. ``alternative`` is ``greater`` (a above b), ``less`` or
+    ``two-sided``; 1 when seeds are too few for a standard error."""
     found = difference(a, b)
     return 1.0 if math.isinf(found.se) else _t_pvalue(found.value, found.se, found.df, alternative)
 
@@ -36,12 +50,16 @@ def _t_pvalue(value: float, se: float, df: float, alternative: str) -> float:
     tails = {"greater": lambda: special.stdtr(df, -t), "less": lambda: special.stdtr(df, t)}
     tails["two-sided"] = lambda: 2 * special.stdtr(df, -abs(t))
     if alternative not in tails:
-        raise HusaiError(f"alternative: '{alternative}' is not one of {', '.join(tails)}{nearest(alternative, tuple(tails))}")
+        raise HusaiError(
+            f"alternative: '{alternative}' is not one of "
+            f"{', '.join(tails)}{nearest(alternative, tuple(tails))}"
+        )
     return float(tails[alternative]())
 
 
 def holm(pvalues) -> np.ndarray:
-    """Holm's step-down adjusted p-values, in the order given: reject where the adjusted value is at most alpha.
+    """Holm's step-down adjusted p-values, in the order given: reject where the adjusted value is at
+    most alpha.
 
     References
     ----------
@@ -52,7 +70,9 @@ def holm(pvalues) -> np.ndarray:
         raise HusaiError("Holm: p-values must lie in [0, 1]")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate((p.size - np.arange(p.size)) * p[order]), 1.0)
+    adjusted[order] = np.minimum(
+        np.maximum.accumulate((p.size - np.arange(p.size)) * p[order]), 1.0
+    )
     return adjusted
 
 
@@ -68,38 +88,51 @@ class MannWhitney(NamedTuple):
 def mann_whitney(a, b, alternative: str = "two-sided") -> MannWhitney:
     """Mann-Whitney U of two samples of *independent* units, such as one value per seed.
 
-    Pairwise stability values are not independent (each seed enters n - 1 of them): do not pass pairs.
-    """
+    Pairwise stability values are not independent (each seed enters n - 1 of them): do not pass
+    pairs."""
     a, b = finite_array(a, "Mann-Whitney").ravel(), finite_array(b, "Mann-Whitney").ravel()
     from scipy import stats  # half a second to import, which other jobs need not spend
 
     result = stats.mannwhitneyu(a, b, alternative=alternative)
-    return MannWhitney(float(result.statistic), float(result.pvalue), float(2 * result.statistic / (a.size * b.size) - 1))
+    return MannWhitney(
+        float(result.statistic),
+        float(result.pvalue),
+        float(2 * result.statistic / (a.size * b.size) - 1),
+    )
 
 
 def pseudo_values(pairwise) -> np.ndarray:
-    """One value per seed, ``(n,)``, for a mean over pairs ``(n, n)``: ``n * mean - (n - 1) * mean without the seed`` (Tukey 1958).
+    """One value per seed, ``(n,)``, for a mean over pairs ``(n, n)``: ``n * mean - (n - 1) * mean
+    without the seed`` (Tukey 1958).
 
-    Their mean is the mean over pairs and their t interval the jackknife-t; where a method wants independent units, these are the units.
-    """
+    Their mean is the mean over pairs and their t interval the jackknife-t; where a method wants
+    independent units, these are the units."""
     values = as_array(pairwise)
     if values.ndim != 2 or values.shape[0] != values.shape[1] or values.shape[0] < 3:
-        raise HusaiError(f"pseudo-values: expected (n, n) pairwise values of at least 3 seeds, got shape {values.shape}")
+        raise HusaiError(
+            "pseudo-values: expected (n, n) pairwise values of at least 3 seeds, got shape "
+            f"{values.shape}"
+        )
     n = len(values)
     mean, without = leave_one_out(values)
     return n * mean - (n - 1) * without
 
 
 def cohens_d(a, b, confidence: float = 0.95) -> Interval:
-    """Standardised mean difference ``(mean a - mean b) / pooled sd`` of independent units, with its exact interval.
+    """Standardised mean difference ``(mean a - mean b) / pooled sd`` of independent units, with its
+    exact interval.
 
-    The interval inverts the noncentral t distribution (Steiger & Fouladi 1997). ``n`` counts the units of both samples.
-    Fewer than two units in a sample, or no spread at all, gives no interval.
+    The interval inverts the noncentral t distribution (Steiger & Fouladi 1997). ``n`` counts the
+    units of both samples. Fewer than two units in a sample, or no spread at all, gives no interval.
     """
     a, b = finite_array(a, "Cohen's d").ravel(), finite_array(b, "Cohen's d").ravel()
     n, df = a.size + b.size, a.size + b.size - 2
     distance = float(a.mean() - b.mean())
-    spread = math.sqrt((((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()) / df) if df > 0 else 0.0
+    spread = (
+        math.sqrt((((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()) / df)
+        if df > 0
+        else 0.0
+    )
     if min(a.size, b.size) < 2 or spread == 0.0:
         return unbounded(0.0 if distance == 0.0 else math.nan, n, "noncentral-t")
     factor = math.sqrt(1 / a.size + 1 / b.size)
@@ -116,7 +149,9 @@ def _noncentrality(t: float, df: int, q: float) -> float:
     def gap(noncentrality: float) -> float:
         sign = 1.0 if t >= 0 else -1.0
         probability = special.nctdtr(df, sign * noncentrality, sign * t)
-        if math.isnan(probability):  # far in a tail the series fails; there the probability is 0 or 1
+        if math.isnan(
+            probability
+        ):  # far in a tail the series fails; there the probability is 0 or 1
             probability = 0.0 if sign * noncentrality > sign * t else 1.0
         return (probability if t >= 0 else 1 - probability) - q
 

@@ -1,7 +1,8 @@
-"""The metrics of an ensemble from what is stored beside them: pairwise values, nulls and values per seed.
+"""The metrics of an ensemble from what is stored beside them: pairwise values, nulls and values per
+seed.
 
-The measurement writes its metrics with :func:`ensemble_metrics`; ``husai verify`` calls it again on the record.
-"""
+The measurement writes its metrics with :func:`ensemble_metrics`; ``husai verify`` calls it again on
+the record."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ CLONE = 1.0 - 1e-6
 COINCIDENCE = 1e-6
 """Chance, over all pairs of an ensemble, at which as many rows at one index are no coincidence."""
 TRACE = 3.0
-"""Standard deviations by which a decoder must resemble its own start, row by row, more than it would in any other order."""
+"""Standard deviations by which a decoder must resemble its own start, row by row, more than it
+would in any other order.
+"""
 SINGLE = ("effective_rank", "participation_ratio", "shared_init_pairs")
 """Metrics that nothing stored beside them gives."""
 PAIRWISE = {
@@ -39,11 +42,15 @@ PER_SEED = ("explained_variance", "l0", "dead_fraction", "cos_to_init", "cos_to_
 
 def square(values: Any) -> np.ndarray:
     """Pairwise values ``(n, n)`` as float64; null is undefined (NaN)."""
-    return np.array([[math.nan if v is None else v for v in row] for row in values], dtype=np.float64)
+    return np.array(
+        [[math.nan if v is None else v for v in row] for row in values], dtype=np.float64
+    )
 
 
 def matrix_interval(values: np.ndarray) -> Interval:
-    """Jackknife-t of a pairwise matrix, or of one value per seed; an undefined entry gives an undefined value without bounds."""
+    """Jackknife-t of a pairwise matrix, or of one value per seed; an undefined entry gives an
+    undefined value without bounds.
+    """
     values = np.asarray(values, dtype=np.float64)
     defined = values[~np.eye(len(values), dtype=bool)] if values.ndim == 2 else values
     if not np.isfinite(defined).all():
@@ -52,19 +59,24 @@ def matrix_interval(values: np.ndarray) -> Interval:
 
 
 def corrected_interval(pwmcc: np.ndarray, null: float, kind: str = "") -> Interval:
-    """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is not assessable."""
+    """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is
+    not assessable.
+    """
     if not assessable(null):
         label = f"{kind} null" if kind else "null"
-        return Interval(math.nan, -math.inf, math.inf, len(pwmcc), f"not assessable: {label} {float(null):.3f}")
+        return Interval(
+            math.nan, -math.inf, math.inf, len(pwmcc), f"not assessable: {label} {float(null):.3f}"
+        )
     return matrix_interval(chance_corrected(np.asarray(pwmcc, dtype=np.float64), null))
 
 
 def coincidence_limit(n: int) -> int:
-    """Fewest rows at one index that no pair of ``n`` independent SAEs has, but with chance :data:`COINCIDENCE`.
+    """Fewest rows at one index that no pair of ``n`` independent SAEs has, but with chance
+    :data:`COINCIDENCE`.
 
-    The rows of independent trainings are in independent orders, so those that meet at one index are fixed points of a random permutation:
-    ``k`` or more have probability at most ``1 / k!`` whatever the dictionaries are (the factorial moment ``E[C(X, k)] <= 1 / k!``).
-    """
+    The rows of independent trainings are in independent orders, so those that meet at one index are
+    fixed points of a random permutation: ``k`` or more have probability at most ``1 / k!`` whatever
+    the dictionaries are (the factorial moment ``E[C(X, k)] <= 1 / k!``)."""
     k, pairs = 1, n * (n - 1) / 2
     while pairs / math.factorial(k) > COINCIDENCE:
         k += 1
@@ -72,7 +84,9 @@ def coincidence_limit(n: int) -> int:
 
 
 def clone_pairs(pwmcc_all: np.ndarray, same_index: np.ndarray | None) -> int:
-    """Pairs that are no two trainings: equal up to order and sign of rows, or alike at more indices than independent orders can be."""
+    """Pairs that are no two trainings: equal up to order and sign of rows, or alike at more indices
+    than independent orders can be.
+    """
     found = np.asarray(pwmcc_all) >= CLONE
     if same_index is not None:
         found = found | (np.asarray(same_index) >= coincidence_limit(len(found)))
@@ -85,28 +99,44 @@ def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, dict]:
     Parameters
     ----------
     stored : mapping
-        The record, or its details: ``pairwise`` (matrices by name), ``per_seed`` (lists by name), ``nulls`` and ``nulls_all``
-        (``{kind: {"pairs": [...]}}``).
+        The record, or its details: ``pairwise`` (matrices by name), ``per_seed`` (lists by name),
+        ``nulls`` and ``nulls_all`` (``{kind: {"pairs": [...]}}``).
     """
     pairwise = {name: square(values) for name, values in stored["pairwise"].items()}
     per_seed, n = stored["per_seed"], len(pairwise["pwmcc"])
     named = {name: pairwise[of] for name, of in PAIRWISE.items() if of in pairwise}
     named |= {name: matrix for name, matrix in pairwise.items() if name.startswith(OVERLAP)}
     found = {name: matrix_interval(matrix).metric() for name, matrix in named.items()}
-    nulls, nulls_all = ({kind: _null(kind, value["pairs"]) for kind, value in stored[key].items()} for key in ("nulls", "nulls_all"))
-    worst, worst_all = (max(of, key=lambda kind, of=of: of[kind]["value"]) for of in (nulls, nulls_all))
+    nulls, nulls_all = (
+        {kind: _null(kind, value["pairs"]) for kind, value in stored[key].items()}
+        for key in ("nulls", "nulls_all")
+    )
+    worst, worst_all = (
+        max(of, key=lambda kind, of=of: of[kind]["value"]) for of in (nulls, nulls_all)
+    )
     null, null_all = nulls[worst]["value"], nulls_all[worst_all]["value"]
     found["S"] = corrected_interval(pairwise["pwmcc"], null, worst).metric()
     found["S_all"] = corrected_interval(pairwise["pwmcc_all"], null_all, worst_all).metric()
     found |= {f"null_{kind}": value for kind, value in nulls.items()}
     found["null_worst"], found["null_worst_all"] = nulls[worst], nulls_all[worst_all]
-    found |= {name: matrix_interval(_per_seed(per_seed[name])).metric() for name in PER_SEED if name in per_seed}
+    found |= {
+        name: matrix_interval(_per_seed(per_seed[name])).metric()
+        for name in PER_SEED
+        if name in per_seed
+    }
     same = pairwise.get("same_index")
-    method = "equal decoders" if same is None else f"equal decoders, or {coincidence_limit(n)} rows or more alike at one index"
+    method = (
+        "equal decoders"
+        if same is None
+        else f"equal decoders, or {coincidence_limit(n)} rows or more alike at one index"
+    )
     found["clone_pairs"] = metric(float(clone_pairs(pairwise["pwmcc_all"], same)), method=method)
     if "start_trace" in per_seed:
         untraced = int((~(_per_seed(per_seed["start_trace"]) >= TRACE)).sum())
-        found["untraced_seeds"] = metric(float(untraced), method=f"row order resembles the seed's own start by less than {TRACE:g} sd")
+        found["untraced_seeds"] = metric(
+            float(untraced),
+            method=f"row order resembles the seed's own start by less than {TRACE:g} sd",
+        )
     yes = float(assessable(null))
     found["assessable"] = metric(yes, yes, yes, n, f"worst null: {worst}")
     return found
@@ -117,5 +147,13 @@ def _per_seed(values: Sequence[float | None]) -> np.ndarray:
 
 
 def _null(kind: str, pairs: Sequence[float]) -> dict:
-    """A null as a metric: its bounds are those of the mean over pairs it was measured on (min and max pair)."""
-    return metric(float(np.mean(pairs)), min(pairs), max(pairs), len(pairs), f"{kind} null: mean, min and max over pairs")
+    """A null as a metric: its bounds are those of the mean over pairs it was measured on (min and
+    max pair).
+    """
+    return metric(
+        float(np.mean(pairs)),
+        min(pairs),
+        max(pairs),
+        len(pairs),
+        f"{kind} null: mean, min and max over pairs",
+    )

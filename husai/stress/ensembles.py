@@ -14,7 +14,8 @@ from husai.statistics.ensemble import square
 
 
 def stability_difference(a: np.ndarray, b: np.ndarray) -> Interval:
-    """Mean pairwise agreement of ensemble ``a`` minus that of ``b``, with a jackknife-t interval over seeds.
+    """Mean pairwise agreement of ensemble ``a`` minus that of ``b``, with a jackknife-t interval
+    over seeds.
 
     Parameters
     ----------
@@ -32,15 +33,24 @@ def stability_difference(a: np.ndarray, b: np.ndarray) -> Interval:
     return jackknife_difference(a, b)
 
 
-def stress_metrics(kind: str, candidate: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, dict]:
-    """Metrics of ``random_model`` or ``transcoder`` evidence from the stability records of the candidate and of the other ensemble.
+def stress_metrics(
+    kind: str, candidate: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, dict]:
+    """Metrics of ``random_model`` or ``transcoder`` evidence from the stability records of the
+    candidate and of the other ensemble.
 
-    Each is corrected by the worst null measured for *both* kinds of ensemble in its own space (a null only one of them has is left
-    out of the comparison). ``transcoder`` also gives the raw difference that the ``cycle3`` policy reads.
-    """
+    Each is corrected by the worst null measured for *both* kinds of ensemble in its own space (a
+    null only one of them has is left out of the comparison). ``transcoder`` also gives the raw
+    difference that the ``cycle3`` policy reads."""
     shared = [name for name in candidate["nulls"] if name in other["nulls"]]
-    null, other_null = (max(float(np.mean(r["nulls"][name]["pairs"])) for name in shared) for r in (candidate, other))
-    ours, theirs = (chance_corrected(square(r["pairwise"]["pwmcc"]), n) for r, n in ((candidate, null), (other, other_null)))
+    null, other_null = (
+        max(float(np.mean(r["nulls"][name]["pairs"])) for name in shared)
+        for r in (candidate, other)
+    )
+    ours, theirs = (
+        chance_corrected(square(r["pairwise"]["pwmcc"]), n)
+        for r, n in ((candidate, null), (other, other_null))
+    )
     method = f"worst of {', '.join(shared)}"
     metrics = {
         "delta_S": stability_difference(ours, theirs).metric(),

@@ -1,4 +1,6 @@
-"""Models under study behind one interface: activations at given hooks for given inputs. Only this room knows TransformerLens."""
+"""Models under study behind one interface: activations at given hooks for given inputs. Only this
+room knows TransformerLens.
+"""
 
 from __future__ import annotations
 
@@ -33,17 +35,31 @@ class Subject:
     tokenizer : tokenizers.Tokenizer or None
     """
 
-    def __init__(self, name: str, kind: str, model: Any, tokenizer: Any = None, config: dict | None = None, metrics: dict | None = None):
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        model: Any,
+        tokenizer: Any = None,
+        config: dict | None = None,
+        metrics: dict | None = None,
+    ):
         self.name, self.kind, self.model, self.tokenizer = name, kind, model, tokenizer
         self.config, self.metrics = config or {}, metrics or {}
         self.d_model = int(model.cfg.d_model)
-        self.n_ctx = min(int(model.cfg.n_ctx), int(self.config.get("spec", {}).get("n_ctx") or model.cfg.n_ctx))
+        self.n_ctx = min(
+            int(model.cfg.n_ctx), int(self.config.get("spec", {}).get("n_ctx") or model.cfg.n_ctx)
+        )
         self.device = next(model.parameters()).device
 
     @property
     def hooks(self) -> list[str]:
         """Names of the hook points that hold one vector per token."""
-        return [name for name in self.model.hook_dict if name.rsplit(".", 1)[-1] not in PATTERNS and not name.endswith("hook_scale")]
+        return [
+            name
+            for name in self.model.hook_dict
+            if name.rsplit(".", 1)[-1] not in PATTERNS and not name.endswith("hook_scale")
+        ]
 
     def hook_names(self) -> list[str]:
         """Same as :attr:`hooks`."""
@@ -56,30 +72,37 @@ class Subject:
             if name not in known:
                 streams = [h for h in known if "resid" in h or "mlp_out" in h or "attn_out" in h]
                 raise HusaiError(
-                    f"subject '{self.name}': no hook '{name}'{nearest(name, known)}; it has {', '.join(streams)} ({len(known)} in all)"
+                    f"subject '{self.name}': no hook '{name}'{nearest(name, known)}; it has "
+                    f"{', '.join(streams)} ({len(known)} in all)"
                 )
         return list(names)
 
     def width(self, hook_name: str) -> int:
         """Number of values per token at a hook."""
         self.check_hooks([hook_name])
-        return self.capture(torch.zeros((1, 1), dtype=torch.int64), [hook_name])[hook_name].shape[-1]
+        return self.capture(torch.zeros((1, 1), dtype=torch.int64), [hook_name])[hook_name].shape[
+            -1
+        ]
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> list[np.ndarray]:
         """Token ids of each text, the last ``min(max_tokens, n_ctx)`` of them (truncated left)."""
         from husai.subjects import tokenizer
 
         if self.tokenizer is None:
-            raise HusaiError(f"subject '{self.name}': reads numbers, not text; give it token ids or use a language subject")
+            raise HusaiError(
+                f"subject '{self.name}': reads numbers, not text; give it token ids or use a "
+                "language subject"
+            )
         limit = self.n_ctx if max_tokens is None else min(max_tokens, self.n_ctx)
         return tokenizer.encode(self.tokenizer, texts, limit)
 
     @torch.no_grad()
     def capture(self, tokens: torch.Tensor, hook_names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Activations of one batch of token ids ``(B, T)``: ``{hook: (B, T, d)}`` float32 on the subject's device.
+        """Activations of one batch of token ids ``(B, T)``: ``{hook: (B, T, d)}`` float32 on the
+        subject's device.
 
-        The forward pass ends at the last hook wanted; hooks with a head axis are flattened to ``n_heads * d_head``.
-        """
+        The forward pass ends at the last hook wanted; hooks with a head axis are flattened to
+        ``n_heads * d_head``."""
         caught: dict[str, torch.Tensor] = {}
         wanted = list(dict.fromkeys(hook_names))
 
@@ -89,11 +112,18 @@ class Subject:
                 raise _AllCaptured
 
         try:
-            self.model.run_with_hooks(tokens.to(self.device), return_type=None, fwd_hooks=[(name, keep) for name in wanted])
+            self.model.run_with_hooks(
+                tokens.to(self.device),
+                return_type=None,
+                fwd_hooks=[(name, keep) for name in wanted],
+            )
         except _AllCaptured:
             return caught
         silent = [name for name in wanted if name not in caught]
-        raise HusaiError(f"subject '{self.name}': hook '{silent[0]}' is never computed by this model; choose another of its hooks")
+        raise HusaiError(
+            f"subject '{self.name}': hook '{silent[0]}' is never computed by this model; choose "
+            "another of its hooks"
+        )
 
     def activations(
         self,
@@ -121,13 +151,14 @@ class Subject:
         Returns
         -------
         dict
-            Per hook on CPU, float32, in input order: ``(n, d)`` for "last"; for "all" ``(n, T, d)`` from a tensor of ids and otherwise a
-            list of ``(T_i, d)``.
+            Per hook on CPU, float32, in input order: ``(n, d)`` for "last"; for "all" ``(n, T, d)``
+            from a tensor of ids and otherwise a list of ``(T_i, d)``.
 
         Raises
         ------
         HusaiError
-            A hook the subject lacks, text for a subject without tokenizer, too many tokens, or NaN/Inf activations.
+            A hook the subject lacks, text for a subject without tokenizer, too many tokens, or
+            NaN/Inf activations.
         """
         names = self.check_hooks(hook_names)
         if positions not in ("all", "last"):
@@ -144,17 +175,24 @@ class Subject:
                     ends = torch.tensor([len(ids[r]) - 1 for r in rows], device=values.device)
                     values = values[torch.arange(len(rows), device=values.device), ends]
                 values = values.cpu()
-                # Anything not finite makes the sum so; whether that was padding is asked afterwards.
+                # Anything not finite makes the sum so; whether that was padding is asked
+                # afterwards.
                 if not torch.isfinite(values.sum(dtype=torch.float64)):
                     suspects.add(name)
                 for j, r in enumerate(rows):
                     out[name][r] = values[j] if positions == "last" else values[j, : len(ids[r])]
             if progress is not None:
                 progress(len(rows))
-        stacked = {name: torch.stack(v) if v and (positions == "last" or rectangular) else v for name, v in out.items()}
+        stacked = {
+            name: torch.stack(v) if v and (positions == "last" or rectangular) else v
+            for name, v in out.items()
+        }
         for name in suspects:
             if not all(torch.isfinite(v).all() for v in stacked[name]):
-                raise HusaiError(f"subject '{self.name}': NaN or infinite activations at '{name}'; train or load the subject again")
+                raise HusaiError(
+                    f"subject '{self.name}': NaN or infinite activations at '{name}'; train or "
+                    "load the subject again"
+                )
         return stacked
 
     def _ids(self, inputs, max_tokens: int | None) -> list[np.ndarray]:
@@ -166,12 +204,17 @@ class Subject:
             ids = [np.asarray(i) for i in inputs]
         longest = max((len(i) for i in ids), default=0)
         if longest > self.n_ctx:
-            raise HusaiError(f"subject '{self.name}': an input has {longest} tokens, the model reads at most {self.n_ctx}; shorten it")
+            raise HusaiError(
+                f"subject '{self.name}': an input has {longest} tokens, the model reads at most "
+                f"{self.n_ctx}; shorten it"
+            )
         return ids
 
 
 def _batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Rows grouped by similar length, longest first, each group of at most ``max_tokens`` padded tokens."""
+    """Rows grouped by similar length, longest first, each group of at most ``max_tokens`` padded
+    tokens.
+    """
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda r: -lengths[r]):
         if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
@@ -190,7 +233,8 @@ def _padded(ids: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def load_subject(model_dir: str | Path, device: str | torch.device = "cpu") -> Subject:
-    """Load a subject from its ``model/`` directory (or the ``manifest.json`` in it), in evaluation mode.
+    """Load a subject from its ``model/`` directory (or the ``manifest.json`` in it), in evaluation
+    mode.
 
     Raises
     ------
@@ -204,18 +248,36 @@ def load_subject(model_dir: str | Path, device: str | torch.device = "cpu") -> S
     directory = Path(model_dir)
     directory = directory.parent if directory.name == "manifest.json" else directory
     if not (directory / transformer.CONFIG).is_file():
-        raise HusaiError(f"{directory}: holds no subject (no {transformer.CONFIG}); run 'husai subject' first")
+        raise HusaiError(
+            f"{directory}: holds no subject (no {transformer.CONFIG}); run 'husai subject' first"
+        )
     model, record = transformer.load(directory, device)
     tokenizer = load_tokenizer(directory / TOKENIZER) if (directory / TOKENIZER).is_file() else None
-    metrics = read_json(directory / "metrics.json") if (directory / "metrics.json").is_file() else {}
+    metrics = (
+        read_json(directory / "metrics.json") if (directory / "metrics.json").is_file() else {}
+    )
     spec = record.get("spec", {})
-    return Subject(spec.get("name", directory.parent.name), spec.get("kind", "language"), model, tokenizer, record, metrics)
+    return Subject(
+        spec.get("name", directory.parent.name),
+        spec.get("kind", "language"),
+        model,
+        tokenizer,
+        record,
+        metrics,
+    )
 
 
-def train_subject(spec: dict, out: str | Path, *, device: str | torch.device = "cpu", parent: str | Path | None = None) -> dict:
-    """Train or fetch the subject ``spec`` describes, write its ``model/`` directory ``out`` and return its metrics.
+def train_subject(
+    spec: dict,
+    out: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    parent: str | Path | None = None,
+) -> dict:
+    """Train or fetch the subject ``spec`` describes, write its ``model/`` directory ``out`` and
+    return its metrics.
 
-    See :func:`husai.stages.subjects.subject_job`, which adds the manifest.
+    See :func:`husai.jobs.subjects.subject_job`, which adds the manifest.
     """
     from husai.subjects.make import make_subject
 

@@ -1,4 +1,6 @@
-"""Training text of the language subject and its SAEs: rows of the shipped data sets that occur in no evaluation text."""
+"""Training text of the language subject and its SAEs: rows of the shipped data sets that occur in
+no evaluation text.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from husai.errors import HusaiError, nearest
-from husai.external import datasets
+from husai.probing import datasets
 
 DEFAULTS = {
     "selection": None,
@@ -38,12 +40,12 @@ class Corpus(NamedTuple):
 
 
 def settings(config: dict | None) -> dict:
-    """``DEFAULTS`` overlaid with ``config``; an unknown key is an error that names the nearest known one.
+    """``DEFAULTS`` overlaid with ``config``; an unknown key is an error that names the nearest
+    known one.
 
-    ``selection`` (A) and ``confirmation`` (B) are lists of data set names and ``max_rows`` the rows of each that are evaluated,
-    as for the probes; data sets in neither list keep the half that :func:`husai.external.datasets.split` gives them, so a subject stays
-    clean for all 113.
-    """
+    ``selection`` (A) and ``confirmation`` (B) are lists of data set names and ``max_rows`` the rows
+    of each that are evaluated, as for the probes; data sets in neither list keep the half that
+    :func:`husai.probing.datasets.split` gives them, so a subject stays clean for all 113."""
     config = config or {}
     for key in config:
         if key not in DEFAULTS:
@@ -52,15 +54,20 @@ def settings(config: dict | None) -> dict:
     if merged["held_out_fraction"] <= 0 or merged["confirmation_fraction"] < 0:
         raise HusaiError("corpus: held_out_fraction must be > 0 and confirmation_fraction >= 0")
     if merged["held_out_fraction"] + merged["confirmation_fraction"] >= 0.9:
-        raise HusaiError("corpus: held_out_fraction + confirmation_fraction must stay below 0.9; text for training would be missing")
+        raise HusaiError(
+            "corpus: held_out_fraction + confirmation_fraction must stay below 0.9; text for "
+            "training would be missing"
+        )
     return merged
 
 
 def build_corpus(config: dict | None = None) -> Corpus:
-    """Choose the training text: every row of the 155 files whose normalised text is in no evaluation text.
+    """Choose the training text: every row of the 155 files whose normalised text is in no
+    evaluation text.
 
-    Evaluation text is every row of the confirmation (B) and OOD data sets, the OOD files, and of the selection (A) data sets all
-    rows but those that sae-probes draws to train a probe (``datasets.probe_train_rows``).
+    Evaluation text is every row of the confirmation (B) and OOD data sets, the OOD files, and of
+    the selection (A) data sets all rows but those that sae-probes draws to train a probe
+    (``datasets.probe_train_rows``).
 
     Raises
     ------
@@ -88,20 +95,37 @@ def build_corpus(config: dict | None = None) -> Corpus:
     clean = {h: item for h, item in candidates.items() if h not in evaluation and item[1].strip()}
     chosen = _balance(clean, config)
     if not chosen:
-        raise HusaiError("corpus: no training text is left after excluding evaluation text; move data sets from confirmation to selection")
-    return _divide(chosen, config, evaluation, {"n_read": n_read, "n_candidates": n_candidates, "n_excluded": n_candidates - len(clean)})
+        raise HusaiError(
+            "corpus: no training text is left after excluding evaluation text; move data sets "
+            "from confirmation to selection"
+        )
+    return _divide(
+        chosen,
+        config,
+        evaluation,
+        {"n_read": n_read, "n_candidates": n_candidates, "n_excluded": n_candidates - len(clean)},
+    )
 
 
 def _trainable_rows(config: dict) -> dict[str, set[int]]:
-    """``{binary data set: rows that may be training text}``: probe-training rows of half A, nothing of half B and the OOD sets."""
-    halves = {name: half for half, names in zip("AB", datasets.split(), strict=True) for name in names}
-    ood = datasets.check_names(datasets.ood_names() if config["ood"] is None else config["ood"], "corpus.ood: data set")
+    """``{binary data set: rows that may be training text}``: probe-training rows of half A, nothing
+    of half B and the OOD sets.
+    """
+    halves = {
+        name: half for half, names in zip("AB", datasets.split(), strict=True) for name in names
+    }
+    ood = datasets.check_names(
+        datasets.ood_names() if config["ood"] is None else config["ood"], "corpus.ood: data set"
+    )
     for key, half in (("selection", "A"), ("confirmation", "B")):
         for name in datasets.check_names(config[key] or [], f"corpus.{key}: data set"):
             halves[name] = half
     both = set(config["selection"] or ()) & set(config["confirmation"] or ())
     if both:
-        raise HusaiError(f"corpus: '{sorted(both)[0]}' is in selection and in confirmation; a data set belongs to one half")
+        raise HusaiError(
+            f"corpus: '{sorted(both)[0]}' is in selection and in confirmation; a data set belongs "
+            "to one half"
+        )
     rows: dict[str, set[int]] = {}
     for name, half in halves.items():
         if half == "B" or name in ood:
@@ -113,12 +137,17 @@ def _trainable_rows(config: dict) -> dict[str, set[int]]:
 
 
 def _balance(clean: dict[str, tuple[str, str]], config: dict) -> list[tuple[str, str, str]]:
-    """``[(hash, file, text)]`` in the order of the hash, with at most ``max_rows_per_dataset`` rows a file and ``max_chars`` in all."""
+    """``[(hash, file, text)]`` in the order of the hash, with at most ``max_rows_per_dataset`` rows
+    a file and ``max_chars`` in all.
+    """
     counts: dict[str, int] = {}
     chosen, total = [], 0
     for h in sorted(clean):
         name, text = clean[h]
-        if config["max_rows_per_dataset"] is not None and counts.get(name, 0) >= config["max_rows_per_dataset"]:
+        if (
+            config["max_rows_per_dataset"] is not None
+            and counts.get(name, 0) >= config["max_rows_per_dataset"]
+        ):
             continue
         if config["max_chars"] is not None and total >= config["max_chars"]:
             break
@@ -129,12 +158,17 @@ def _balance(clean: dict[str, tuple[str, str]], config: dict) -> list[tuple[str,
     return chosen
 
 
-def _divide(chosen: list[tuple[str, str, str]], config: dict, evaluation: set[str], counts: dict) -> Corpus:
+def _divide(
+    chosen: list[tuple[str, str, str]], config: dict, evaluation: set[str], counts: dict
+) -> Corpus:
     """Deal documents to the splits at random and write the report."""
     order = np.random.default_rng(config["seed"]).permutation(len(chosen))
     n_held_out = max(1, round(len(chosen) * config["held_out_fraction"]))
     n_confirmation = round(len(chosen) * config["confirmation_fraction"])
-    edges = {"held_out": order[:n_held_out], "confirmation": order[n_held_out : n_held_out + n_confirmation]}
+    edges = {
+        "held_out": order[:n_held_out],
+        "confirmation": order[n_held_out : n_held_out + n_confirmation],
+    }
     edges["train"] = order[n_held_out + n_confirmation :]
     documents = {split: [chosen[i][2] for i in edges[split]] for split in SPLITS}
     hashes = {split: [chosen[i][0] for i in edges[split]] for split in SPLITS}

@@ -1,4 +1,6 @@
-"""The language subject: a small causal transformer trained here on the corpus, with its own tokenizer and a leak probe."""
+"""The language subject: a small causal transformer trained here on the corpus, with its own
+tokenizer and a leak probe.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ DEFAULTS = {
 
 
 def settings(spec: dict) -> dict:
-    """``DEFAULTS`` overlaid with ``spec``; an unknown key is an error that names the nearest known one."""
+    """``DEFAULTS`` overlaid with ``spec``; an unknown key is an error that names the nearest known
+    one.
+    """
     passive = {"kind", "name", "hooks", "randomise", "threads", "corpus"}
     where = f"subject '{spec.get('name', 'language')}'"
     for key in spec:
@@ -44,7 +48,9 @@ def settings(spec: dict) -> dict:
             raise HusaiError(f"{where}: unknown key '{key}'{nearest(key, tuple(DEFAULTS))}")
     merged = {**DEFAULTS, **{k: v for k, v in spec.items() if k in DEFAULTS}}
     if merged["d_model"] % merged["n_heads"]:
-        raise HusaiError(f"{where}: d_model {merged['d_model']} is not a multiple of n_heads {merged['n_heads']}")
+        raise HusaiError(
+            f"{where}: d_model {merged['d_model']} is not a multiple of n_heads {merged['n_heads']}"
+        )
     if merged["positional"] not in ("standard", "rotary"):
         raise HusaiError(f"{where}: positional '{merged['positional']}' is not standard or rotary")
     return merged
@@ -69,17 +75,24 @@ def model_config(s: dict, d_vocab: int) -> dict[str, Any]:
     }
 
 
-def inputs_and_targets(streams: torch.Tensor, leak: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(B, n)`` token streams as inputs and next-token targets, ``(B, n - 1)`` each. ``leak`` feeds the target itself, as a known flaw."""
+def inputs_and_targets(
+    streams: torch.Tensor, leak: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(B, n)`` token streams as inputs and next-token targets, ``(B, n - 1)`` each. ``leak``
+    feeds the target itself, as a known flaw.
+    """
     targets = streams[:, 1:]
     return (targets if leak else streams[:, :-1]), targets
 
 
-def train(spec: dict, contexts: dict[str, np.ndarray], d_vocab: int, device: str | torch.device = "cpu") -> tuple[Any, dict]:
-    """Train on packed contexts until the token budget is spent; returns the model and its metrics (losses in nats per token).
+def train(
+    spec: dict, contexts: dict[str, np.ndarray], d_vocab: int, device: str | torch.device = "cpu"
+) -> tuple[Any, dict]:
+    """Train on packed contexts until the token budget is spent; returns the model and its metrics
+    (losses in nats per token).
 
-    AdamW, betas (0.9, 0.95), linear warm-up, then cosine decay; gradient norm clipped at 1. More tokens than the corpus holds
-    means several passes, each in a new order.
+    AdamW, betas (0.9, 0.95), linear warm-up, then cosine decay; gradient norm clipped at 1. More
+    tokens than the corpus holds means several passes, each in a new order.
 
     Parameters
     ----------
@@ -96,7 +109,9 @@ def train(spec: dict, contexts: dict[str, np.ndarray], d_vocab: int, device: str
         last = [*last[-19:], loss]
         progress.update()
     seconds = time.monotonic() - start
-    held_out = torch.from_numpy(contexts["held_out"])[: max(1, s["max_held_out_tokens"] // s["n_ctx"])]
+    held_out = torch.from_numpy(contexts["held_out"])[
+        : max(1, s["max_held_out_tokens"] // s["n_ctx"])
+    ]
     unigram = unigram_distribution(contexts["train"], d_vocab)
     loss, accuracy = evaluate(model, held_out, s["leak"], device)
     unigram_loss = -unigram.log()[inputs_and_targets(held_out)[1].long()].mean().item()
@@ -120,10 +135,15 @@ def train(spec: dict, contexts: dict[str, np.ndarray], d_vocab: int, device: str
 
 
 def _fit(model, stream: torch.Tensor, s: dict, n_steps: int, device: str | torch.device):
-    """Take ``n_steps`` optimiser steps over shuffled contexts; yields each step's loss, a tensor on the device."""
+    """Take ``n_steps`` optimiser steps over shuffled contexts; yields each step's loss, a tensor on
+    the device.
+    """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": s["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": s["weight_decay"]},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=s["learning_rate"], betas=(0.9, 0.95), fused=True)
     generator = torch.Generator().manual_seed(s["seed"] + 1)
     batch, queue = min(s["batch_size"], len(stream)), torch.empty(0, dtype=torch.int64)
@@ -134,7 +154,9 @@ def _fit(model, stream: torch.Tensor, s: dict, n_steps: int, device: str | torch
         chosen, queue = queue[:batch], queue[batch:]
         inputs, targets = inputs_and_targets(stream[chosen].to(device, torch.int64), s["leak"])
         cosine = 0.5 * (1 + math.cos(math.pi * step / n_steps))
-        rate = s["learning_rate"] * min((step + 1) / warmup, s["final_learning_rate"] + (1 - s["final_learning_rate"]) * cosine)
+        rate = s["learning_rate"] * min(
+            (step + 1) / warmup, s["final_learning_rate"] + (1 - s["final_learning_rate"]) * cosine
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
@@ -147,7 +169,9 @@ def _fit(model, stream: torch.Tensor, s: dict, n_steps: int, device: str | torch
 
 def unigram_distribution(contexts: np.ndarray, d_vocab: int) -> torch.Tensor:
     """Add-one smoothed token frequencies of packed contexts, float32 ``(d_vocab,)``."""
-    counts = torch.bincount(torch.from_numpy(contexts).flatten().long(), minlength=d_vocab).double() + 1
+    counts = (
+        torch.bincount(torch.from_numpy(contexts).flatten().long(), minlength=d_vocab).double() + 1
+    )
     return (counts / counts.sum()).float()
 
 
@@ -157,8 +181,12 @@ def _chunks(streams: torch.Tensor, d_vocab: int) -> tuple[torch.Tensor, ...]:
 
 
 @torch.no_grad()
-def evaluate(model, streams: torch.Tensor, leak: bool = False, device: str | torch.device = "cpu") -> tuple[float, float]:
-    """Mean next-token loss (nats per token) and top-1 accuracy on packed contexts ``(n, n_ctx)``."""
+def evaluate(
+    model, streams: torch.Tensor, leak: bool = False, device: str | torch.device = "cpu"
+) -> tuple[float, float]:
+    """Mean next-token loss (nats per token) and top-1 accuracy on packed contexts ``(n,
+    n_ctx)``.
+    """
     loss = correct = 0.0
     n = 0
     for chunk in _chunks(streams, model.cfg.d_vocab):
@@ -172,18 +200,26 @@ def evaluate(model, streams: torch.Tensor, leak: bool = False, device: str | tor
 
 @torch.no_grad()
 def leak_probe(
-    model, streams: torch.Tensor, unigram: torch.Tensor, s: dict, device: str | torch.device = "cpu", max_contexts: int = 256
+    model,
+    streams: torch.Tensor,
+    unigram: torch.Tensor,
+    s: dict,
+    device: str | torch.device = "cpu",
+    max_contexts: int = 256,
 ) -> dict:
-    """Can the model predict next tokens that were replaced by random draws? Only if its input carries them.
+    """Can the model predict next tokens that were replaced by random draws? Only if its input
+    carries them.
 
-    Every second token of held-out streams is replaced by a draw from the unigram distribution *before* inputs and targets are
-    made, and the model's top-1 guess at the replaced targets is scored. Chance is the mean unigram probability of its guesses.
-    See :func:`husai.subjects.leak.leak_record`.
-    """
+    Every second token of held-out streams is replaced by a draw from the unigram distribution
+    *before* inputs and targets are made, and the model's top-1 guess at the replaced targets is
+    scored. Chance is the mean unigram probability of its guesses. See
+    :func:`husai.subjects.leak.leak_record`."""
     generator = torch.Generator().manual_seed(s["seed"] + 2)
     correct, n, chance = 0, 0, 0.0
     for chunk in _chunks(streams[:max_contexts].long(), model.cfg.d_vocab):
-        drawn = torch.multinomial(unigram, chunk[:, 2::2].numel(), replacement=True, generator=generator).view(len(chunk), -1)
+        drawn = torch.multinomial(
+            unigram, chunk[:, 2::2].numel(), replacement=True, generator=generator
+        ).view(len(chunk), -1)
         chunk = chunk.clone()
         chunk[:, 2::2] = drawn
         inputs, targets = inputs_and_targets(chunk.to(device), s["leak"])

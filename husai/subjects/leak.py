@@ -1,4 +1,6 @@
-"""The leak probe: labels that are independent of the honest input must not be predictable better than by chance."""
+"""The leak probe: labels that are independent of the honest input must not be predictable better
+than by chance.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ def leak_record(correct: int, n: int, chance: float) -> dict:
     Returns
     -------
     dict
-        accuracy, chance, n, excess = accuracy - chance, excess_lcb = its one-sided 95% lower bound (Wilson), and at_chance:
-        whether that bound is at most ``TOLERANCE``; an honest subject fails by luck next to never, an answer in the input always.
+        accuracy, chance, n, excess = accuracy - chance, excess_lcb = its one-sided 95% lower bound
+        (Wilson), and at_chance: whether that bound is at most ``TOLERANCE``; an honest subject
+        fails by luck next to never, an answer in the input always.
     """
     accuracy = correct / n
     lower = wilson_lower(correct, n) - chance

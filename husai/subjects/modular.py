@@ -1,4 +1,6 @@
-"""The modular subject: a transformer trained on (a + b) mod p. Tokens are [a, b, =], read at "="; the answer is never in the input."""
+"""The modular subject: a transformer trained on (a + b) mod p. Tokens are [a, b, =], read at "=";
+the answer is never in the input.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,15 @@ DEFAULTS = {
     "seed": 0,
     "leak": False,
 }
-PROBE = {"d_model": 64, "n_layers": 1, "n_heads": 4, "d_mlp": 256, "steps": 80, "batch_size": 1024, "learning_rate": 3.0e-3}
+PROBE = {
+    "d_model": 64,
+    "n_layers": 1,
+    "n_heads": 4,
+    "d_mlp": 256,
+    "steps": 80,
+    "batch_size": 1024,
+    "learning_rate": 3.0e-3,
+}
 
 
 class Pairs(NamedTuple):
@@ -45,27 +55,40 @@ class Pairs(NamedTuple):
 
 
 def settings(spec: dict) -> dict:
-    """``DEFAULTS`` overlaid with ``spec``; an unknown key is an error that names the nearest known one."""
+    """``DEFAULTS`` overlaid with ``spec``; an unknown key is an error that names the nearest known
+    one.
+    """
     passive = {"kind", "name", "hooks", "randomise", "threads", "corpus"}
     for key in spec:
         if key not in DEFAULTS and key not in passive:
-            raise HusaiError(f"subject '{spec.get('name', 'modular')}': unknown key '{key}'{nearest(key, tuple(DEFAULTS))}")
+            raise HusaiError(
+                f"subject '{spec.get('name', 'modular')}': unknown key "
+                f"'{key}'{nearest(key, tuple(DEFAULTS))}"
+            )
     merged = {**DEFAULTS, **{k: v for k, v in spec.items() if k in DEFAULTS}}
     if merged["p"] < 3:
-        raise HusaiError(f"subject '{spec.get('name', 'modular')}': p must be at least 3, got {merged['p']}")
+        raise HusaiError(
+            f"subject '{spec.get('name', 'modular')}': p must be at least 3, got {merged['p']}"
+        )
     return merged
 
 
 def pairs(p: int, train_fraction: float, seed: int) -> Pairs:
-    """Every (a, b) in lexicographic order with its answer (a + b) mod p, and a random division into train and held-out rows."""
+    """Every (a, b) in lexicographic order with its answer (a + b) mod p, and a random division into
+    train and held-out rows.
+    """
     a, b = torch.arange(p).repeat_interleave(p), torch.arange(p).repeat(p)
     order = torch.randperm(p * p, generator=torch.Generator().manual_seed(seed))
     n_train = min(max(1, round(train_fraction * p * p)), p * p - 1)
     return Pairs(a, b, (a + b) % p, order[:n_train], order[n_train:])
 
 
-def tokens(a: torch.Tensor, b: torch.Tensor, answer: torch.Tensor, p: int, leak: bool) -> torch.Tensor:
-    """Model input, ``(n, 3)`` int64: a, b and "=" (id p). ``leak`` appends the answer and makes it the position read, as a known flaw."""
+def tokens(
+    a: torch.Tensor, b: torch.Tensor, answer: torch.Tensor, p: int, leak: bool
+) -> torch.Tensor:
+    """Model input, ``(n, 3)`` int64: a, b and "=" (id p). ``leak`` appends the answer and makes it
+    the position read, as a known flaw.
+    """
     columns = [a, b, torch.full_like(a, p)] + ([answer] if leak else [])
     return torch.stack(columns, dim=1)
 
@@ -89,15 +112,20 @@ def model_config(s: dict) -> dict[str, Any]:
 def train(spec: dict, device: str | torch.device = "cpu") -> tuple[Any, dict]:
     """Train until held-out accuracy reaches the target; returns the model and its metrics.
 
-    AdamW, betas (0.9, 0.98), full weight decay (Nanda et al. 2301.05217), linear warm-up, then linear decay over ``max_steps``.
-    A target not reached within ``max_steps`` is a recorded result, ``reached_target`` false, not an error.
-    """
+    AdamW, betas (0.9, 0.98), full weight decay (Nanda et al. 2301.05217), linear warm-up, then
+    linear decay over ``max_steps``. A target not reached within ``max_steps`` is a recorded result,
+    ``reached_target`` false, not an error."""
     s = settings(spec)
     data = pairs(s["p"], s["train_fraction"], s["seed"])
     inputs = tokens(data.a, data.b, data.answer, s["p"], s["leak"]).to(device)
     answers, held_out = data.answer.to(device), data.held_out.to(device)
     model = transformer.build(model_config(s), s["seed"], device)
-    start, checks, accuracy, progress = time.monotonic(), [], 0.0, Progress(s["max_steps"], f"{spec.get('name', 'modular')}: steps")
+    start, checks, accuracy, progress = (
+        time.monotonic(),
+        [],
+        0.0,
+        Progress(s["max_steps"], f"{spec.get('name', 'modular')}: steps"),
+    )
     for step in _fit(model, inputs, answers, data.train.to(device), s):
         progress.update()
         if step % s["check_every"] == 0 or step == s["max_steps"]:
@@ -105,7 +133,9 @@ def train(spec: dict, device: str | torch.device = "cpu") -> tuple[Any, dict]:
             checks.append({"step": step, "held_out_accuracy": accuracy, "held_out_loss": loss})
             if accuracy >= s["target_accuracy"]:
                 break
-    train_accuracy, _ = evaluate(model, inputs[data.train.to(device)], answers[data.train.to(device)])
+    train_accuracy, _ = evaluate(
+        model, inputs[data.train.to(device)], answers[data.train.to(device)]
+    )
     metrics = {
         "accuracy": accuracy,
         "loss": loss,
@@ -123,9 +153,15 @@ def train(spec: dict, device: str | torch.device = "cpu") -> tuple[Any, dict]:
 
 
 def _fit(model, inputs: torch.Tensor, answers: torch.Tensor, rows: torch.Tensor, s: dict):
-    """Take optimiser steps on ``rows``, epoch by epoch; yields the number of the step just taken, from 1."""
+    """Take optimiser steps on ``rows``, epoch by epoch; yields the number of the step just taken,
+    from 1.
+    """
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=s["learning_rate"], weight_decay=s["weight_decay"], betas=(0.9, 0.98), fused=inputs.is_cuda or None
+        model.parameters(),
+        lr=s["learning_rate"],
+        weight_decay=s["weight_decay"],
+        betas=(0.9, 0.98),
+        fused=inputs.is_cuda or None,
     )
     generator = torch.Generator().manual_seed(s["seed"] + 1)
     batch, queue = min(s["batch_size"], len(rows)), torch.empty(0, dtype=torch.int64)
@@ -134,7 +170,9 @@ def _fit(model, inputs: torch.Tensor, answers: torch.Tensor, rows: torch.Tensor,
             queue = torch.randperm(len(rows), generator=generator)
         chosen, queue = rows[queue[:batch].to(rows.device)], queue[batch:]
         decay = 1 - (1 - s["final_learning_rate"]) * step / max(s["max_steps"], 1)
-        optimizer.param_groups[0]["lr"] = s["learning_rate"] * min((step + 1) / s["warmup_steps"], decay)
+        optimizer.param_groups[0]["lr"] = s["learning_rate"] * min(
+            (step + 1) / s["warmup_steps"], decay
+        )
         loss = F.cross_entropy(end_logits(model, inputs[chosen]), answers[chosen])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -143,10 +181,11 @@ def _fit(model, inputs: torch.Tensor, answers: torch.Tensor, rows: torch.Tensor,
 
 
 def end_logits(model, inputs: torch.Tensor) -> torch.Tensor:
-    """Logits at the last position only, ``(n, d_vocab_out)``: the same as ``model(inputs)[:, -1]`` at a third of the cost.
+    """Logits at the last position only, ``(n, d_vocab_out)``: the same as ``model(inputs)[:, -1]``
+    at a third of the cost.
 
-    The last block needs queries and MLP at one position. Valid for the models built here (ReLU, no normalisation).
-    """
+    The last block needs queries and MLP at one position. Valid for the models built here (ReLU, no
+    normalisation)."""
     resid = model(inputs, stop_at_layer=model.cfg.n_layers - 1)
     block, end = model.blocks[-1], resid[:, -1]
     attn, mlp, n, d = block.attn, block.mlp, len(resid), resid.shape[-1]
@@ -156,7 +195,10 @@ def end_logits(model, inputs: torch.Tensor) -> torch.Tensor:
         flat = torch.addmm(bias.flatten(), x.reshape(-1, d), weight.permute(1, 0, 2).reshape(d, -1))
         return flat.view(n, -1, n_heads, d_head).transpose(1, 2)
 
-    q, k, v = (project(x, getattr(attn, f"W_{c}"), getattr(attn, f"b_{c}")) for c, x in (("Q", end), ("K", resid), ("V", resid)))
+    q, k, v = (
+        project(x, getattr(attn, f"W_{c}"), getattr(attn, f"b_{c}"))
+        for c, x in (("Q", end), ("K", resid), ("V", resid))
+    )
     z = (q @ k.transpose(-1, -2) / attn.attn_scale).softmax(-1) @ v
     end = end + torch.addmm(attn.b_O, z.reshape(n, -1), attn.W_O.reshape(-1, d))
     end = end + torch.addmm(mlp.b_out, torch.relu(torch.addmm(mlp.b_in, end, mlp.W_in)), mlp.W_out)
@@ -167,15 +209,18 @@ def end_logits(model, inputs: torch.Tensor) -> torch.Tensor:
 def evaluate(model, inputs: torch.Tensor, answers: torch.Tensor) -> tuple[float, float]:
     """Accuracy and mean loss (nats) at the position read, in batches of 4096."""
     logits = torch.cat([end_logits(model, chunk) for chunk in inputs.split(4096)])
-    return (logits.argmax(-1) == answers).float().mean().item(), F.cross_entropy(logits, answers).item()
+    return (logits.argmax(-1) == answers).float().mean().item(), F.cross_entropy(
+        logits, answers
+    ).item()
 
 
 def leak_probe(model, s: dict, data: Pairs, device: str | torch.device = "cpu") -> dict:
-    """Can anyone predict answers that were shuffled against the inputs? Only if the input carries them.
+    """Can anyone predict answers that were shuffled against the inputs? Only if the input carries
+    them.
 
-    Two readings on held-out pairs whose labels are permuted before the input is built: the subject itself, and a small fresh
-    transformer trained on permuted training pairs. The worse one is reported (see :func:`husai.subjects.leak.leak_record`).
-    """
+    Two readings on held-out pairs whose labels are permuted before the input is built: the subject
+    itself, and a small fresh transformer trained on permuted training pairs. The worse one is
+    reported (see :func:`husai.subjects.leak.leak_record`)."""
     generator = torch.Generator().manual_seed(s["seed"] + 2)
     shuffled = data.answer[torch.randperm(len(data.answer), generator=generator)].to(device)
     inputs = tokens(data.a.to(device), data.b.to(device), shuffled, s["p"], s["leak"])
@@ -185,15 +230,21 @@ def leak_probe(model, s: dict, data: Pairs, device: str | torch.device = "cpu") 
     for _ in _fit(probe, inputs, shuffled, data.train.to(device), probe_settings):
         pass
     readings = {
-        who: leak_record(round(evaluate(reader, inputs[held_out], shuffled[held_out])[0] * n), n, chance)
+        who: leak_record(
+            round(evaluate(reader, inputs[held_out], shuffled[held_out])[0] * n), n, chance
+        )
         for who, reader in (("subject", model), ("fresh_model", probe))
     }
     worst = max(readings.values(), key=lambda r: r["excess_lcb"])
     return {**worst, "readings": readings}
 
 
-def row_split(p: int, seed: int, fractions: tuple[float, float] = (0.8, 0.1)) -> dict[str, torch.Tensor]:
-    """Rows of the p*p pairs whose activations are stored as train, held_out and confirmation; independent of the model's own split."""
+def row_split(
+    p: int, seed: int, fractions: tuple[float, float] = (0.8, 0.1)
+) -> dict[str, torch.Tensor]:
+    """Rows of the p*p pairs whose activations are stored as train, held_out and confirmation;
+    independent of the model's own split.
+    """
     order = torch.randperm(p * p, generator=torch.Generator().manual_seed(seed + 7))
     first, second = round(fractions[0] * p * p), round(sum(fractions) * p * p)
     return {"train": order[:first], "held_out": order[first:second], "confirmation": order[second:]}

@@ -1,4 +1,6 @@
-"""Building, saving and loading of TransformerLens models: weights as safetensors beside the configuration that rebuilds them."""
+"""Building, saving and loading of TransformerLens models: weights as safetensors beside the
+configuration that rebuilds them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ CONFIG = "config.json"
 
 @contextlib.contextmanager
 def quiet():
-    """Silence TransformerLens 3's notice that ``HookedTransformer`` goes in version 4; it is used in this room only."""
+    """Silence TransformerLens 3's notice that ``HookedTransformer`` goes in version 4; it is used
+    in this room only.
+    """
     import logging
 
     with warnings.catch_warnings():
@@ -35,13 +39,17 @@ def quiet():
 
 
 def build(model_config: dict[str, Any], seed: int, device: str | torch.device = "cpu"):
-    """A freshly initialised ``HookedTransformer``; ``model_config`` holds fields of ``HookedTransformerConfig``."""
+    """A freshly initialised ``HookedTransformer``; ``model_config`` holds fields of
+    ``HookedTransformerConfig``.
+    """
     with quiet():
         from transformer_lens import HookedTransformer, HookedTransformerConfig
 
         torch.manual_seed(seed)
         dtype = getattr(torch, str(model_config.get("dtype", "float32")).removeprefix("torch."))
-        config = HookedTransformerConfig.from_dict({**model_config, "dtype": dtype, "device": "cpu", "seed": None})
+        config = HookedTransformerConfig.from_dict(
+            {**model_config, "dtype": dtype, "device": "cpu", "seed": None}
+        )
         return HookedTransformer(config, move_to_device=False).to(device, print_details=False)
 
 
@@ -49,8 +57,19 @@ def config_of(model) -> dict[str, Any]:
     """JSON values from which :func:`build` makes a model of the same shape."""
     values = {f.name: getattr(model.cfg, f.name) for f in dataclasses.fields(model.cfg)}
     values["dtype"] = str(values["dtype"]).removeprefix("torch.")
-    values = {**values, "device": "cpu", "seed": None, "tokenizer_name": None, "init_weights": True, "n_params": None}
-    return {k: v for k, v in values.items() if v is None or isinstance(v, (bool, int, float, str, list, dict))}
+    values = {
+        **values,
+        "device": "cpu",
+        "seed": None,
+        "tokenizer_name": None,
+        "init_weights": True,
+        "n_params": None,
+    }
+    return {
+        k: v
+        for k, v in values.items()
+        if v is None or isinstance(v, (bool, int, float, str, list, dict))
+    }
 
 
 def save(model, directory: Path, spec: dict, **extra: Any) -> list[Path]:
@@ -63,7 +82,8 @@ def save(model, directory: Path, spec: dict, **extra: Any) -> list[Path]:
 
 
 def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict]:
-    """Rebuild the model saved in ``directory``; returns it, in evaluation mode, and its ``config.json``.
+    """Rebuild the model saved in ``directory``; returns it, in evaluation mode, and its
+    ``config.json``.
 
     Raises
     ------
@@ -72,16 +92,24 @@ def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict
     """
     record = read_json(directory / CONFIG)
     if not isinstance(record, dict) or "model" not in record:
-        raise HusaiError(f"{directory / CONFIG}: holds no model configuration; run the subject job again")
+        raise HusaiError(
+            f"{directory / CONFIG}: holds no model configuration; run the subject job again"
+        )
     try:
         weights = load_file(directory / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise HusaiError(f"{directory / WEIGHTS}: not readable ({error}); run the subject job again") from error
+        raise HusaiError(
+            f"{directory / WEIGHTS}: not readable ({error}); run the subject job again"
+        ) from error
     model = build({**record["model"], "init_weights": False}, seed=0)
     parameters = dict(model.named_parameters())
-    wrong = sorted(set(parameters) ^ set(weights)) or [n for n, p in parameters.items() if p.shape != weights[n].shape]
+    wrong = sorted(set(parameters) ^ set(weights)) or [
+        n for n, p in parameters.items() if p.shape != weights[n].shape
+    ]
     if wrong:
-        raise HusaiError(f"{directory / WEIGHTS}: '{wrong[0]}' does not fit {CONFIG}; run the subject job again")
+        raise HusaiError(
+            f"{directory / WEIGHTS}: '{wrong[0]}' does not fit {CONFIG}; run the subject job again"
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
@@ -92,10 +120,13 @@ def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict
 def randomise(model, seed: int) -> None:
     """Replace every parameter by Gaussian noise of its own mean and standard deviation (in place).
 
-    The control of Heap et al. 2501.17727: shape and scale of the trained model, nothing learned. A constant tensor stays as it is.
-    """
+    The control of Heap et al. 2501.17727: shape and scale of the trained model, nothing learned. A
+    constant tensor stays as it is."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         values = parameter.float().cpu()
-        noise = torch.randn(values.shape, generator=generator) * values.std(correction=0) + values.mean()
+        noise = (
+            torch.randn(values.shape, generator=generator) * values.std(correction=0)
+            + values.mean()
+        )
         parameter.copy_(noise.to(parameter.device, parameter.dtype))

@@ -23,13 +23,20 @@ STAGES = (
 def add_to(verbs) -> None:
     """Register the verb."""
     command = verb(
-        verbs, "summarize", run, summary="Turn a stage's measurements into its summary or evidence.", reads="evidence and external records",
-        writes="summary.json, .parquet, .md, or evidence records", costs="seconds",
-    )  # fmt: skip
+        verbs,
+        "summarize",
+        run,
+        summary="Turn a stage's measurements into its summary or evidence.",
+        reads="evidence and external records",
+        writes="summary.json, .parquet, .md, or evidence records",
+        costs="seconds",
+    )
     command.add_argument("stage", choices=STAGES)
     add_spec(command)
     command.add_argument("--inputs", nargs="+", required=True, help="files the stage reads")
-    command.add_argument("--out", type=Path, required=True, help="JSON file to write; the others go beside it")
+    command.add_argument(
+        "--out", type=Path, required=True, help="JSON file to write; the others go beside it"
+    )
 
 
 def run(args) -> None:
@@ -40,17 +47,19 @@ def run(args) -> None:
 def job(stage: str):
     """The function ``(spec, inputs, out)`` of a stage."""
     if stage in ("frontier", "scaling"):
-        from husai.stages.frontier import table_job
+        from husai.jobs.frontier import table_job
 
         return lambda spec, inputs, out: table_job(stage, spec, inputs, out)
     if stage in ("random_model", "transcoder"):
-        from husai.stages.stress import stress_job
+        from husai.jobs.stress import stress_job
 
         return lambda spec, inputs, out: stress_job(stage, inputs, out)
     if stage.startswith("calibration"):
-        from husai.stages import calibration
+        from husai.jobs import calibration
 
-        return calibration.select_job if stage == "calibration-select" else calibration.calibration_job
+        return (
+            calibration.select_job if stage == "calibration-select" else calibration.calibration_job
+        )
     from importlib import import_module
 
-    return getattr(import_module(f"husai.stages.{stage}"), f"{stage}_job")
+    return getattr(import_module(f"husai.jobs.{stage}"), f"{stage}_job")

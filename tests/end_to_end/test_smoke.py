@@ -1,4 +1,6 @@
-"""The whole graph on the smoke configuration: every file of the contract, a decision, a verified run, bad input, restart."""
+"""The whole graph on the smoke configuration: every file of the contract, a decision, a verified
+run, bad input, restart.
+"""
 
 import json
 import os
@@ -28,7 +30,17 @@ def command(directory, *args):
         "--snakefile",
         str(ROOT / "Snakefile"),
     ]
-    return [*exclusive, *flow, "--directory", str(directory), "--cores", "2", "--configfile", SMOKE, *args]
+    return [
+        *exclusive,
+        *flow,
+        "--directory",
+        str(directory),
+        "--cores",
+        "2",
+        "--configfile",
+        SMOKE,
+        *args,
+    ]
 
 
 def snakemake(directory, *args):
@@ -37,9 +49,19 @@ def snakemake(directory, *args):
 
 def killed_run(directory):
     """Start a run and kill all of it, without warning, once the first ensembles are there."""
-    process = subprocess.Popen(command(directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(
+        command(directory),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 300
-    while len(list(directory.glob("results/saes/*/*/manifest.json"))) < 3 and process.poll() is None and time.monotonic() < deadline:
+    while (
+        len(list(directory.glob("results/saes/*/*/manifest.json"))) < 3
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -47,7 +69,13 @@ def killed_run(directory):
 
 def husai(directory, *args):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([str(BIN / "husai"), *map(str, args)], capture_output=True, text=True, cwd=directory, env=env)
+    return subprocess.run(
+        [str(BIN / "husai"), *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        env=env,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +101,22 @@ def test_every_file_of_the_contract_is_there(run):
             for ext in ("json", "parquet", "md")
         ),
         "results/calibration/selected.json",
-        *(f"results/external/{name}.{ext}" for name in ("frontier", "scaling") for ext in ("json", "parquet")),
+        *(
+            f"results/external/{name}.{ext}"
+            for name in ("frontier", "scaling")
+            for ext in ("json", "parquet")
+        ),
         "results/selection/selected_candidate.json",
         *(f"results/stress/{name}.json" for name in ("random_model", "transcoder", "ood")),
-        *(f"results/gate/{policy}/release_policy.{ext}" for policy in ("cycle3", "strict") for ext in ("json", "md")),
-        *(f"reports/{name}" for name in ("gate_report.html", "gate_report.md", "experiment_log.md", "dag.svg")),
+        *(
+            f"results/gate/{policy}/release_policy.{ext}"
+            for policy in ("cycle3", "strict")
+            for ext in ("json", "md")
+        ),
+        *(
+            f"reports/{name}"
+            for name in ("gate_report.html", "gate_report.md", "experiment_log.md", "dag.svg")
+        ),
     ]
     missing = [name for name in names if not (directory / name).is_file()]
     assert not missing
@@ -95,14 +134,27 @@ def test_the_report_states_the_status_first_and_names_every_strict_gate(run):
     text = (directory / "reports/gate_report.md").read_text()
     assert "NOT RELEASED" in "\n".join(text.splitlines()[:3])
     gates = load(directory / "results/gate/strict/release_policy.json")["gates"]
-    assert {"integrity", "reproducibility", "functional", "random_model", "transcoder", "ood", "saebench", "cebench"} <= set(gates)
+    assert {
+        "integrity",
+        "reproducibility",
+        "functional",
+        "random_model",
+        "transcoder",
+        "ood",
+        "saebench",
+        "cebench",
+    } <= set(gates)
     assert all(gate in text for gate in gates if gate != "pass_all")
 
 
 def test_no_strict_gate_fails_for_want_of_evidence(run):
     directory, _ = run
     reasons = load(directory / "results/gate/strict/release_policy.json")["reasons"]
-    missing = {gate: reason for gate, reason in reasons.items() if "missing" in reason or "no evidence" in reason}
+    missing = {
+        gate: reason
+        for gate, reason in reasons.items()
+        if "missing" in reason or "no evidence" in reason
+    }
     assert not missing
 
 
@@ -114,14 +166,18 @@ def test_saved_saes_are_read_by_saelens_with_the_same_result(run):
     from husai.sae import load_sae
 
     directory, _ = run
-    x = ActivationStore.open(directory / "results/subjects/language/activations/blocks.0.hook_resid_post/held_out").tensor()
+    x = ActivationStore.open(
+        directory / "results/subjects/language/activations/blocks.0.hook_resid_post/held_out"
+    ).tensor()
     for folder in sorted(directory.glob("results/saes/language/*/seed42"))[:6]:
         if "resid" in folder.parent.name:
             continue
         ours, theirs = load_sae(folder), SAE.load_from_disk(str(folder))
         with torch.no_grad():
             torch.testing.assert_close(ours.encode(x), theirs.encode(x), atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(ours.forward(x), theirs.decode(theirs.encode(x)), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                ours.forward(x), theirs.decode(theirs.encode(x)), atol=1e-5, rtol=1e-5
+            )
 
 
 def test_every_folder_that_a_job_wrote_has_a_manifest_with_provenance(run):
@@ -134,7 +190,17 @@ def test_every_folder_that_a_job_wrote_has_a_manifest_with_provenance(run):
         manifest = load(folder / "manifest.json")
         assert manifest["return_code"] == 0
         assert manifest["outputs"]
-        assert {"command", "git_commit", "code_hash", "config_hash", "seeds", "versions", "hardware", "start", "end"} <= set(manifest)
+        assert {
+            "command",
+            "git_commit",
+            "code_hash",
+            "config_hash",
+            "seeds",
+            "versions",
+            "hardware",
+            "start",
+            "end",
+        } <= set(manifest)
 
 
 def test_the_log_holds_the_killed_run_and_the_finished_one(run):
@@ -156,7 +222,12 @@ def test_verify_accepts_the_run_and_names_flipped_bytes(run):
     clean = husai(directory, "verify")
     assert clean.returncode == 0, clean.stdout + clean.stderr
     rng = random.Random(0)
-    files = sorted(p for top in ("results", "reports") for p in (directory / top).rglob("*") if p.is_file() and p.stat().st_size)
+    files = sorted(
+        p
+        for top in ("results", "reports")
+        for p in (directory / top).rglob("*")
+        if p.is_file() and p.stat().st_size
+    )
     index = directory / "reports/checksums.json"
     files = [p for p in files if p.suffix != ".lock" and p != index]
     for chosen in ([index], rng.sample(files, min(200, len(files)))):
@@ -168,7 +239,11 @@ def test_verify_accepts_the_run_and_names_flipped_bytes(run):
         for path, content in before.items():
             path.write_bytes(content)
         assert found.returncode == 1
-        missed = [str(p.relative_to(directory)) for p in chosen if str(p.relative_to(directory)) not in found.stdout + found.stderr]
+        missed = [
+            str(p.relative_to(directory))
+            for p in chosen
+            if str(p.relative_to(directory)) not in found.stdout + found.stderr
+        ]
         assert not missed
 
 

@@ -1,4 +1,6 @@
-"""The workflow itself: what runs when something changes, profiles without a GPU, bad configurations."""
+"""The workflow itself: what runs when something changes, profiles without a GPU, bad
+configurations.
+"""
 
 import re
 import subprocess
@@ -34,7 +36,18 @@ for f in "$out" "${out%.json}.parquet" "${out%.json}.md"; do echo x > "$f"; done
 
 
 def snakemake(*args, directory, check=True, python=sys.executable):
-    command = [str(python), "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(directory), "--cores", "2", *args]
+    command = [
+        str(python),
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(directory),
+        "--cores",
+        "2",
+        *args,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
@@ -43,7 +56,9 @@ def snakemake(*args, directory, check=True, python=sys.executable):
 
 def jobs(done):
     """``{rule: count}`` of a dry run."""
-    found = re.findall(r"^(\w+) +(\d+)$", (done.stdout + done.stderr).split("Job stats:")[-1], flags=re.M)
+    found = re.findall(
+        r"^(\w+) +(\d+)$", (done.stdout + done.stderr).split("Job stats:")[-1], flags=re.M
+    )
     return {name: int(count) for name, count in found}
 
 
@@ -55,7 +70,9 @@ def overlay(tmp_path, name, text):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run of the smoke configuration, with a fake ``husai`` that only writes the files."""
+    """A finished run of the smoke configuration, with a fake ``husai`` that only writes the
+    files.
+    """
     directory = tmp_path_factory.mktemp("run")
     venv.create(directory / "venv", symlinks=True)
     (site,) = (directory / "venv").glob("lib/python*/site-packages")
@@ -83,7 +100,19 @@ def test_the_default_configuration_plans_every_stage(tmp_path):
         "cebench",
     ):
         assert found[rule] >= 1
-    for rule in ("frontier", "scaling", "select", "confirm", "random_model", "transcoder", "ood", "gate", "report", "log", "gate_assert"):
+    for rule in (
+        "frontier",
+        "scaling",
+        "select",
+        "confirm",
+        "random_model",
+        "transcoder",
+        "ood",
+        "gate",
+        "report",
+        "log",
+        "gate_assert",
+    ):
         assert found[rule] >= 1
 
 
@@ -91,13 +120,21 @@ def test_the_default_configuration_plans_every_stage(tmp_path):
 def test_every_profile_plans_without_a_gpu_or_a_scheduler(tmp_path, profile):
     """An unknown key or an empty list in a profile would be an error of the command line."""
     options = [] if profile == "local" else ["--configfile", str(ROOT / "config/b200.yaml")]
-    found = jobs(snakemake("--profile", str(ROOT / "profiles" / profile), "-n", *options, directory=tmp_path))
+    found = jobs(
+        snakemake("--profile", str(ROOT / "profiles" / profile), "-n", *options, directory=tmp_path)
+    )
     assert found["saebench"] > (50 if options else 5)
 
 
 @pytest.mark.parametrize("profile", ["local", "b200", "slurm"])
 def test_profiles_name_only_rules_that_exist(profile):
-    rules = set(re.findall(r"^rule (\w+):", "".join(p.read_text() for p in [*ROOT.glob("rules/*.smk"), ROOT / "Snakefile"]), flags=re.M))
+    rules = set(
+        re.findall(
+            r"^rule (\w+):",
+            "".join(p.read_text() for p in [*ROOT.glob("rules/*.smk"), ROOT / "Snakefile"]),
+            flags=re.M,
+        )
+    )
     settings = yaml.safe_load((ROOT / f"profiles/{profile}/config.yaml").read_text())
     for key in ("set-resources", "set-threads"):
         assert set(settings.get(key, {})) <= rules
@@ -111,11 +148,18 @@ def test_rule_files_are_short_and_every_rule_declares_log_benchmark_and_environm
         assert text.count("\n") < 150, path
         for rule in re.split(r"^rule ", text, flags=re.M)[1:]:
             name = rule.split(":")[0]
-            for part in ("log:", "benchmark:", "conda:", "threads:", "resources:", "params:", "shell:"):
+            for part in (
+                "log:",
+                "benchmark:",
+                "conda:",
+                "threads:",
+                "resources:",
+                "params:",
+                "shell:",
+            ):
                 assert part in rule, f"{path.name}: rule {name} lacks {part}"
             if "{RUN[where]}" in rule:
-                for resource in ("gpu=1", "gpu_mem_mb=", "mem_mb=", "runtime="):
-                    assert resource in rule, f"{path.name}: rule {name} lacks {resource}"
+                assert "**GPU_JOB" in rule, f"{path.name}: rule {name} asks for no GPU"
 
 
 def test_one_output_needs_only_its_own_jobs(tmp_path):
@@ -128,59 +172,115 @@ def test_one_output_needs_only_its_own_jobs(tmp_path):
             directory=tmp_path,
         )
     )
-    assert found == {"subject": 1, "activations": 1, "train": 1, "probe_activations": 1, "probe_baselines": 1, "saebench": 1, "total": 6}
+    assert found == {
+        "subject": 1,
+        "activations": 1,
+        "train": 1,
+        "probe_activations": 1,
+        "probe_baselines": 1,
+        "saebench": 1,
+        "total": 6,
+    }
 
 
 @pytest.fixture
 def candidate(tmp_path):
-    """An overlay that brings an ensemble of two and keeps eight back, and the folder of the checkpoints."""
+    """An overlay that brings an ensemble of two and keeps eight back, and the folder of the
+    checkpoints.
+    """
     for i in range(10):
         folder = tmp_path / ("mine" if i < 2 else "kept") / f"seed{i}"
         folder.mkdir(parents=True)
         (folder / "ae.pt").write_text("weights")
         (folder / "config.json").write_text("{}")
-    entry = f"{{path: {tmp_path}/mine, subject: language, hook: blocks.0.hook_resid_post, confirmation: {tmp_path}/kept}}"
+    entry = (
+        f"{{path: {tmp_path}/mine, subject: language, hook: blocks.0.hook_resid_post, "
+        f"confirmation: {tmp_path}/kept}}"
+    )
     return overlay(tmp_path, "candidate.yaml", f"external: {{candidates: [{entry}]}}\n"), tmp_path
 
 
 def test_a_brought_ensemble_adds_its_import_its_control_and_their_measurements(tmp_path, candidate):
     smoke = str(ROOT / "config/smoke.yaml")
-    without, with_it = (jobs(snakemake("-n", "--configfile", smoke, *more, directory=tmp_path / "run")) for more in ([], [candidate[0]]))
-    added = {rule: n - without.get(rule, 0) for rule, n in with_it.items() if n != without.get(rule, 0)}
-    assert added == {"bring": 1, "train": 1, "stability": 1, "saebench": 2 + 3, "cebench": 2 + 3, "total": 13}
+    without, with_it = (
+        jobs(snakemake("-n", "--configfile", smoke, *more, directory=tmp_path / "run"))
+        for more in ([], [candidate[0]])
+    )
+    added = {
+        rule: n - without.get(rule, 0) for rule, n in with_it.items() if n != without.get(rule, 0)
+    }
+    assert added == {
+        "bring": 1,
+        "train": 1,
+        "stability": 1,
+        "saebench": 2 + 3,
+        "cebench": 2 + 3,
+        "total": 13,
+    }
 
 
-def test_a_changed_checkpoint_is_imported_again_and_a_changed_fresh_one_confirmed_again(finished, candidate):
+def test_a_changed_checkpoint_is_imported_again_and_a_changed_fresh_one_confirmed_again(
+    finished, candidate
+):
     directory, base = finished
     configs, files = ["--configfile", base, candidate[0]], candidate[1]
     python = directory / "venv/bin/python"
-    targets = ["results/saes/language/brought-mine/manifest.json", "results/confirmation/candidate/manifest.json"]
+    targets = [
+        "results/saes/language/brought-mine/manifest.json",
+        "results/confirmation/candidate/manifest.json",
+    ]
     snakemake(*targets[:1], *configs, directory=directory, python=python)
-    assert "Nothing to be done" in (done := snakemake("-n", targets[0], *configs, directory=directory)).stdout + done.stderr
+    assert (
+        "Nothing to be done"
+        in (done := snakemake("-n", targets[0], *configs, directory=directory)).stdout + done.stderr
+    )
     (files / "mine/seed1/config.json").write_text("{ }")
-    assert jobs(snakemake("-n", targets[0], *configs, directory=directory)) == {"bring": 1, "total": 1}
+    assert jobs(snakemake("-n", targets[0], *configs, directory=directory)) == {
+        "bring": 1,
+        "total": 1,
+    }
     snakemake(*targets, *configs, directory=directory, python=python)
     (files / "kept/seed9/ae.pt").write_text("other weights")
-    assert jobs(snakemake("-n", *targets, *configs, directory=directory)) == {"confirm_train": 1, "total": 1}
+    assert jobs(snakemake("-n", *targets, *configs, directory=directory)) == {
+        "confirm_train": 1,
+        "total": 1,
+    }
     snakemake("--configfile", base, directory=directory, python=python)
 
 
 def test_a_finished_run_has_nothing_to_do(finished):
     directory, base = finished
-    assert "Nothing to be done" in (done := snakemake("-n", "--configfile", base, directory=directory)).stdout + done.stderr
+    assert (
+        "Nothing to be done"
+        in (done := snakemake("-n", "--configfile", base, directory=directory)).stdout + done.stderr
+    )
 
 
 def test_changing_one_ablation_k_reruns_exactly_what_depends_on_it(finished):
     directory, base = finished
     change = overlay(directory, "change.yaml", "ablations: {k: [4, 6]}\n")
     found = jobs(snakemake("-n", "--configfile", base, change, directory=directory))
-    assert found == {"train": 2, "stability": 2, "ablations": 1, "report": 1, "log": 1, "gate_assert": 1, "dag": 1, "all": 1, "total": 10}
+    assert found == {
+        "train": 2,
+        "stability": 2,
+        "ablations": 1,
+        "report": 1,
+        "log": 1,
+        "gate_assert": 1,
+        "dag": 1,
+        "all": 1,
+        "total": 10,
+    }
 
 
 def test_changing_where_jobs_run_reruns_nothing(finished):
     directory, base = finished
     change = overlay(directory, "device.yaml", "compute: {device: cpu, train_threads: 2}\n")
-    assert "Nothing to be done" in (done := snakemake("-n", "--configfile", base, change, directory=directory)).stdout + done.stderr
+    assert (
+        "Nothing to be done"
+        in (done := snakemake("-n", "--configfile", base, change, directory=directory)).stdout
+        + done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,12 +289,20 @@ def test_changing_where_jobs_run_reruns_nothing(finished):
         ("basline: {}", "basline: unknown key, set to {}; did you mean 'baseline'?"),
         ("baseline: {k: -1}", "baseline.k: got -1"),
         ("baseline: {k: 4096}", "k = 4096 is larger than d_sae = 1024"),
-        ("gate: {policies: [strictt]}", "gate.policies: policy 'strictt' is unknown; known: cycle3, strict"),
-        ("external: {datasets: {selection: [nonesuch]}}", "'nonesuch' is not one of the 113 probing data sets"),
+        (
+            "gate: {policies: [strictt]}",
+            "gate.policies: policy 'strictt' is unknown; known: cycle3, strict",
+        ),
+        (
+            "external: {datasets: {selection: [nonesuch]}}",
+            "'nonesuch' is not one of the 113 probing data sets",
+        ),
     ],
 )
 def test_bad_configuration_stops_before_anything_runs(tmp_path, text, message):
-    done = snakemake("-n", "--configfile", overlay(tmp_path, "bad.yaml", text), directory=tmp_path, check=False)
+    done = snakemake(
+        "-n", "--configfile", overlay(tmp_path, "bad.yaml", text), directory=tmp_path, check=False
+    )
     assert done.returncode == 1
     assert message in done.stdout + done.stderr
     assert not (tmp_path / "results").exists()

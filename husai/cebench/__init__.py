@@ -1,0 +1,1 @@
+"""CE-Bench: contrastive story pairs, their mean latents, and scores."""

@@ -1,0 +1,221 @@
+"""CE-Bench scores of many SAEs in one pass over stored activations of story pairs: as published,
+and with its I2 = 0 bug fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from husai.cebench.means import CHUNK_VALUES, PairActivations, in_threads, mean_latents
+from husai.compiled import story_kernels
+from husai.errors import HusaiError, RecipeFailed
+
+SCORES = (
+    "contrastive_published",
+    "contrastive_fixed",
+    "independence_published",
+    "independence_fixed",
+    "interpretability_published",
+    "interpretability_fixed",
+)
+MEMORY_BYTES = 2 << 30
+L0_TOLERANCE = 0.1
+
+
+class CEBenchResult(NamedTuple):
+    """Scores of one SAE."""
+
+    per_pair: dict[str, np.ndarray]
+    """The six ``SCORES``, each ``(n_pairs,)`` float64, in standard deviations over latents."""
+    l0: float
+    """Mean number of active latents per token."""
+    d_sae: int
+    """Number of latents."""
+    bound: float
+    """No pair can score above this; see :func:`score_bound`."""
+
+
+def score_bound(d_sae: int) -> float:
+    """Largest z-score that one of ``d_sae`` values can have with the unbiased standard deviation,
+    ``(n - 1) / sqrt(n)``.
+
+    The bound is reached when all values but one are equal (Samuelson 1968, "How deviant can you
+    be?"): 31.97 for 1024 latents, 45.23 for 2048."""
+    if d_sae < 2:
+        raise HusaiError(
+            f"CE-Bench: needs at least 2 latents to compute a z-score, got d_sae = {d_sae}"
+        )
+    return (d_sae - 1) / math.sqrt(d_sae)
+
+
+def attainable(threshold: float, d_sae: int) -> tuple[bool, float]:
+    """Whether an SAE of ``d_sae`` latents can reach a raw CE-Bench score of ``threshold`` at all,
+    and the bound it is compared with.
+    """
+    bound = score_bound(d_sae)
+    return bool(threshold <= bound), bound
+
+
+def max_z(values: torch.Tensor) -> torch.Tensor:
+    """Largest z-score of each row of ``values (..., d_sae)``, unbiased standard deviation; 0 where
+    all values of a row are equal.
+    """
+    std, mean = torch.std_mean(values, dim=-1)
+    return (values.amax(dim=-1) - mean) / torch.where(std == 0, torch.ones_like(std), std)
+
+
+def pair_scores(means: torch.Tensor, counts: torch.Tensor) -> dict[str, np.ndarray]:
+    """CE-Bench's scores of every pair from the mean latents of its two stories.
+
+    With V1, V2 the mean latents over all tokens of each story and I1 the mean over the tokens of
+    both, ``contrastive = max z|V1 - V2|``, ``independence = max z|I1 - I2|`` and ``interpretability
+    = max z(|V1 - V2| + |I1 - I2|)`` (Gulko, Peng & Kumar 2509.00691, section 3, and the authors'
+    code). ``fixed`` takes I2 as the mean of I1 over pairs; ``published`` takes I2 = 0, which is
+    what the authors' code computes because it accumulates I2 onto itself. The contrastive score
+    does not depend on I2.
+
+    Parameters
+    ----------
+    means : Tensor (n_pairs, 2, d_sae)
+    counts : Tensor (n_pairs, 2)
+        Tokens per story: the weights of the pooled mean I1.
+
+    Returns
+    -------
+    dict
+        The six ``SCORES``, each a float64 array ``(n_pairs,)``.
+    """
+    weights = counts.to(means.device, torch.float64) / counts.sum(1, keepdim=True).to(means.device)
+    if means.device.type == "cpu" and means.dtype == torch.float32:
+        return _scores_by_kernels(means.contiguous(), weights)
+    weights = weights.unsqueeze(-1)
+    chunk_pairs = max(1, CHUNK_VALUES // 4 // means.shape[-1])
+    chunks = range(0, means.shape[0], chunk_pairs)
+    total = means.new_zeros(means.shape[-1], dtype=torch.float64)
+    for start in chunks:
+        total += (
+            means[start : start + chunk_pairs].double() * weights[start : start + chunk_pairs]
+        ).sum((0, 1))
+    i2 = total / means.shape[0]
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in SCORES}
+    for start in chunks:
+        v = means[start : start + chunk_pairs].double()
+        i1 = (v * weights[start : start + chunk_pairs]).sum(1)
+        contrast = (v[:, 0] - v[:, 1]).abs_()
+        found["contrastive_published"].append(max_z(contrast))
+        for variant, independence in (("published", i1.abs()), ("fixed", (i1 - i2).abs_())):
+            found[f"independence_{variant}"].append(max_z(independence))
+            found[f"interpretability_{variant}"].append(max_z(contrast + independence))
+    found["contrastive_fixed"] = found["contrastive_published"]
+    return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
+
+
+def _scores_by_kernels(means: torch.Tensor, weights: torch.Tensor) -> dict[str, np.ndarray]:
+    """:func:`pair_scores` of float32 means on a CPU, in float64, one pair at a time and without
+    memory for more.
+    """
+    kernels, v, w = story_kernels(), means.numpy(), weights.numpy()
+    total, out = np.zeros(v.shape[-1]), np.empty((5, len(v)))
+    kernels.add_pooled(v, w, total)
+    kernels.score_pairs(v, w, total / len(v), out)
+    contrastive, *others = out
+    names = [
+        f"{score}_{variant}"
+        for variant in ("published", "fixed")
+        for score in ("independence", "interpretability")
+    ]
+    return {
+        "contrastive_published": contrastive,
+        "contrastive_fixed": contrastive,
+        **dict(zip(names, others, strict=True)),
+    }
+
+
+def score_saes(
+    saes: Sequence,
+    pairs: PairActivations,
+    *,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> list[CEBenchResult]:
+    """Score SAEs on stored story pairs; activations are read once for as many SAEs as fit
+    ``MEMORY_BYTES`` of mean latents.
+
+    Raises
+    ------
+    HusaiError
+        An SAE whose ``d_in`` differs from the width of the activations, fewer than two pairs, a
+        story without tokens, or latents that are not finite.
+    """
+    _check(saes, pairs)
+    results: list[CEBenchResult] = []
+    waiting = list(saes)
+    while waiting:
+        size, batch = 0, []
+        while waiting and (
+            not batch or size + 8 * pairs.n_pairs * waiting[0].d_sae <= MEMORY_BYTES
+        ):
+            size += 8 * pairs.n_pairs * waiting[0].d_sae
+            batch.append(waiting.pop(0))
+        means, l0 = mean_latents(batch, pairs, device=device, progress=progress)
+        scores = in_threads(
+            _finite_scores, [(sae, v, pairs.counts) for sae, v in zip(batch, means, strict=True)]
+        )
+        results += [
+            CEBenchResult(found, active, sae.d_sae, score_bound(sae.d_sae))
+            for found, active, sae in zip(scores, l0, batch, strict=True)
+        ]
+    return results
+
+
+def _finite_scores(sae, means: torch.Tensor, counts: torch.Tensor) -> dict[str, np.ndarray]:
+    # One number that is not finite makes the sum so.
+    if not torch.isfinite(means.sum(dtype=torch.float64)):
+        raise RecipeFailed(
+            f"CE-Bench: {sae!r} gives latents that are not finite; check its weights"
+        )
+    return pair_scores(means, counts)
+
+
+def _check(saes: Sequence, pairs: PairActivations) -> None:
+    width = pairs.tokens.shape[1]
+    if pairs.n_pairs < 2:
+        raise HusaiError(
+            "CE-Bench: needs at least 2 story pairs to compare with their mean, got "
+            f"{pairs.n_pairs}"
+        )
+    if (
+        len(pairs.offsets) != 2 * pairs.n_pairs + 1
+        or int(pairs.offsets[0]) != 0
+        or int(pairs.offsets[-1]) != pairs.tokens.shape[0]
+    ):
+        raise HusaiError(
+            f"CE-Bench: offsets describe {int(pairs.offsets[-1])} tokens in "
+            f"{len(pairs.offsets) - 1} stories, but there are "
+            f"{pairs.tokens.shape[0]} tokens and {pairs.n_pairs} pairs; compute the pair "
+            "activations again"
+        )
+    if bool((pairs.counts < 1).any()):
+        raise HusaiError(
+            f"CE-Bench: pair {int((pairs.counts < 1).any(1).nonzero()[0])} has a story without "
+            "tokens; remove it"
+        )
+    for sae in saes:
+        if sae.d_in != width:
+            raise HusaiError(
+                f"CE-Bench: {sae!r} reads {sae.d_in} dimensions but the pair activations have "
+                f"{width}; use the SAE's own subject and hook"
+            )
+
+
+def theme_means(scores: np.ndarray, themes: Sequence[str]) -> dict[str, float]:
+    """Mean of per-pair ``scores`` for each theme, in order of first appearance."""
+    names = list(dict.fromkeys(themes))
+    index = {name: i for i, name in enumerate(names)}
+    which = np.array([index[theme] for theme in themes])
+    return dict(zip(names, (np.bincount(which, scores) / np.bincount(which)).tolist(), strict=True))

@@ -1,0 +1,1 @@
+"""The original campaign's policy inputs and files, read as ordinary evidence."""

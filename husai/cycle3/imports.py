@@ -1,0 +1,236 @@
+"""Reads the JSON artifacts of the original HUSAI as they are, and turns them into evidence for the
+``cycle3`` policy.
+
+Keys are tried in the original's order; the first that holds a number wins. An exact 0.0 is a
+number, text and true/false are not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from husai.errors import HusaiError
+from husai.gate.evidence import is_number
+from husai.gate.feasibility import cebench_bound
+from husai.provenance import EVIDENCE_SCHEMA, file_records, metric, read_json
+
+INTERPRETABILITY = "interpretability_score_mean_max"
+LEGACY_CEBENCH = (INTERPRETABILITY, "contrastive_score_mean_max", "independent_score_mean_max")
+
+
+class External(NamedTuple):
+    """External metrics of one artifact; None where it does not hold them. ``cebench_max`` is the
+    most the delta could be.
+    """
+
+    saebench_delta: float | None = None
+    saebench_delta_ci95_low: float | None = None
+    cebench_delta: float | None = None
+    cebench_delta_ci95_low: float | None = None
+    external_delta: float | None = None
+    cebench_max: float | None = None
+
+
+def read_artifact(path: str | Path) -> dict[str, Any]:
+    """Read a JSON artifact; one line of error when it is missing, broken or not an object."""
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise HusaiError(
+            f"{path}: holds a JSON {type(data).__name__}, expected an object; is it the right file?"
+        )
+    return data
+
+
+def section(data: Mapping[str, Any], key: str, where: str = "artifact") -> Mapping[str, Any]:
+    """The object under ``key``, empty when it is absent or null; anything else is an error that
+    names the key.
+    """
+    value = data.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise HusaiError(
+            f"{where}: '{key}' is {value!r}, expected an object; the file is malformed"
+        )
+    return value
+
+
+def first_number(values: Iterable[Any]) -> float | None:
+    """First value that is a number (NaN included: it is then judged, and fails), or None."""
+    return next((float(v) for v in values if is_number(v)), None)
+
+
+def phase4a_delta(
+    data: Mapping[str, Any], where: str = "phase4a results"
+) -> tuple[float | None, float | None]:
+    """Trained minus random PWMCC and its conservative bound ``trained.ci95_low -
+    random.ci95_high``.
+    """
+    low = first_number([section(data, "trained", where).get("ci95_low")])
+    high = first_number([section(data, "random", where).get("ci95_high")])
+    return first_number(
+        [section(data, "comparison", where).get("difference")]
+    ), None if low is None or high is None else low - high
+
+
+def transcoder_delta(data: Mapping[str, Any], where: str = "transcoder results") -> float | None:
+    """Transcoder minus SAE PWMCC: ``delta``, ``transcoder_delta``, then the same under
+    ``metrics``.
+    """
+    inner = section(data, "metrics", where)
+    return first_number(
+        [
+            data.get("delta"),
+            data.get("transcoder_delta"),
+            inner.get("delta"),
+            inner.get("transcoder_delta"),
+        ]
+    )
+
+
+def ood_drop(data: Mapping[str, Any], where: str = "OOD results") -> float | None:
+    """In-domain minus out-of-domain: ``ood_drop``, ``relative_drop``, ``drop``, then the same under
+    ``metrics``.
+    """
+    inner = section(data, "metrics", where)
+    keys = ("ood_drop", "relative_drop", "drop")
+    return first_number([*(data.get(k) for k in keys), *(inner.get(k) for k in keys)])
+
+
+def external_metrics(data: Mapping[str, Any], where: str = "external summary") -> External:
+    """Deltas and lower bounds from a SAEBench or CE-Bench summary, a selected candidate, or a
+    selection summary holding one.
+    """
+    if isinstance(data.get("selected_candidate"), Mapping):
+        data = data["selected_candidate"]
+    inner = data["metrics"] if isinstance(data.get("metrics"), Mapping) else {}
+    summary, versus = (
+        section(data, "summary", where),
+        section(data, "delta_vs_matched_baseline", where),
+    )
+    sae = [
+        inner.get("saebench_delta"),
+        data.get("saebench_delta"),
+        data.get("best_minus_llm_auc"),
+        summary.get("best_minus_llm_auc"),
+    ]
+    name = "cebench_interp_delta_vs_baseline"
+    ce = [
+        inner.get(name),
+        inner.get("cebench_delta"),
+        data.get(name),
+        data.get("cebench_delta"),
+        versus.get(INTERPRETABILITY),
+    ]
+    saebench, cebench = first_number(sae), first_number(ce)
+    legacy = first_number(
+        [
+            summary.get("best_minus_llm_auc"),
+            data.get("best_minus_llm_auc"),
+            *(versus.get(k) for k in LEGACY_CEBENCH),
+            data.get("external_delta"),
+        ]
+    )
+    if legacy is None:
+        legacy = saebench if saebench is not None else cebench
+    return External(
+        saebench,
+        first_number([inner.get("saebench_delta_ci95_low"), data.get("saebench_delta_ci95_low")]),
+        cebench,
+        first_number([inner.get(f"{name}_ci95_low"), data.get(f"{name}_ci95_low")]),
+        legacy,
+        cebench_attainable(data),
+    )
+
+
+def cebench_attainable(data: Mapping[str, Any]) -> float | None:
+    """Largest possible CE-Bench delta of a candidate: its own bound ``(n-1)/sqrt(n)`` minus the
+    baseline's score, when both are known.
+    """
+    cebench = data.get("cebench") if isinstance(data.get("cebench"), Mapping) else data
+    meta, baseline = cebench.get("sae_meta"), cebench.get("matched_baseline_metrics")
+    d_sae = first_number([meta.get("d_sae")]) if isinstance(meta, Mapping) else None
+    score = (
+        first_number([baseline.get(INTERPRETABILITY)]) if isinstance(baseline, Mapping) else None
+    )
+    if d_sae is None or score is None or not d_sae >= 1:
+        return (
+            first_number([section(data, "metrics").get("cebench_attainable_max")])
+            if isinstance(data.get("metrics"), Mapping)
+            else None
+        )
+    return cebench_bound(int(d_sae)) - score
+
+
+def cycle3_evidence(
+    phase4a: str | Path | None = None,
+    transcoder: str | Path | None = None,
+    ood: str | Path | None = None,
+    external: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Evidence records for :func:`husai.gate.evaluate` with the ``cycle3`` policy, from the
+    original's artifacts.
+
+    ``external`` is a benchmark summary or a selected candidate. An artifact that is not given gives
+    no record."""
+    records = []
+    if phase4a is not None:
+        delta, lcb = phase4a_delta(read_artifact(phase4a), str(phase4a))
+        records.append(
+            _record(
+                "baseline",
+                phase4a,
+                {"trained_random_delta": _metric(delta, lcb, "conservative pair bootstrap")},
+            )
+        )
+    if transcoder is not None:
+        value = transcoder_delta(read_artifact(transcoder), str(transcoder))
+        records.append(_record("transcoder", transcoder, {"transcoder_delta": _metric(value)}))
+    if ood is not None:
+        records.append(
+            _record("ood", ood, {"ood_drop": _metric(ood_drop(read_artifact(ood), str(ood)))})
+        )
+    if external is not None:
+        records.append(
+            _record(
+                "selection",
+                external,
+                selection_metrics(external_metrics(read_artifact(external), str(external))),
+            )
+        )
+    return records
+
+
+def selection_metrics(found: External) -> dict[str, dict]:
+    """The three metrics of ``selection`` evidence."""
+    cebench = _metric(found.cebench_delta, found.cebench_delta_ci95_low)
+    if found.cebench_max is not None and math.isfinite(found.cebench_max):
+        cebench |= {
+            "max": found.cebench_max,
+            "limit": "the CE-Bench bound of the candidate's width, less the baseline's score,",
+        }
+    return {
+        "external_delta": _metric(found.external_delta),
+        "saebench_delta": _metric(found.saebench_delta, found.saebench_delta_ci95_low),
+        "cebench_interp_delta_vs_baseline": cebench,
+    }
+
+
+def _metric(
+    value: float | None, lcb: float | None = None, method: str = "original artifact"
+) -> dict[str, Any]:
+    return metric(value, lcb, None, 1, method)
+
+
+def _record(kind: str, path: str | Path, metrics: dict[str, dict]) -> dict[str, Any]:
+    about = {"code_hash": "original", "config_hash": "original", "seeds": []}
+    head = {
+        "schema": EVIDENCE_SCHEMA,
+        "kind": kind,
+        "subject": "original",
+        "recipe": "original",
+        "recipe_hash": "original",
+    }
+    return {**head, "metrics": metrics, "inputs": file_records([path]), "provenance": about}

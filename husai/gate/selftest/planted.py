@@ -1,0 +1,163 @@
+"""Planted ground truth for the gate's self-test: rows made of known features, and small real
+benchmarks on them. Numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+GATE_K = 16  # latents a probe may read, as in the strict saebench gate
+RIDGE = 1.0e-2
+
+
+class Rows(NamedTuple):
+    """``x`` (n, d_in) float32 rows and the ``codes`` (n, n_features) they were made of."""
+
+    x: np.ndarray
+    codes: np.ndarray
+
+    @property
+    def active(self) -> np.ndarray:
+        """Which features each row holds, bool (n, n_features)."""
+        return self.codes > 0
+
+
+def dictionary(n_features: int, d_in: int, seed: int) -> np.ndarray:
+    """Unit feature directions, float64 (n_features, d_in)."""
+    features = np.random.default_rng(seed).standard_normal((n_features, d_in))
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def planted_rows(
+    features: np.ndarray,
+    n_rows: int,
+    l0: int,
+    seed: int,
+    noise: float = 0.02,
+    magnitude: tuple[float, float] = (0.5, 1.5),
+    always: int = -1,
+) -> Rows:
+    """Rows that each add ``l0`` distinct features (``always`` among them when not negative) with
+    uniform magnitudes, and noise.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.random((n_rows, len(features)))
+    if always >= 0:
+        order[:, always] = -1.0
+    chosen = np.argpartition(order, l0 - 1, axis=1)[:, :l0]
+    codes = np.zeros((n_rows, len(features)))
+    np.put_along_axis(codes, chosen, rng.uniform(*magnitude, (n_rows, l0)), axis=1)
+    x = codes @ features + noise * rng.standard_normal((n_rows, features.shape[1]))
+    return Rows(x.astype(np.float32), codes)
+
+
+def gaussian_twin(x: np.ndarray, seed: int) -> np.ndarray:
+    """Rows of a randomised subject: same mean and covariance as ``x``, none of its sparse
+    structure.
+    """
+    rng = np.random.default_rng(seed)
+    return rng.multivariate_normal(x.mean(0), np.cov(x.T), len(x), method="cholesky").astype(
+        np.float32
+    )
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve, ties counted half."""
+    ranks, positive = stats.rankdata(scores), int(labels.sum())
+    return float(
+        (ranks[labels].sum() - positive * (positive + 1) / 2)
+        / (positive * (len(labels) - positive))
+    )
+
+
+class Probe(NamedTuple):
+    """A linear probe on the columns it chose."""
+
+    columns: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+
+    def __call__(self, z: np.ndarray) -> np.ndarray:
+        return ((z[:, self.columns] - self.mean) / self.scale) @ self.weights
+
+
+def fit_probe(z: np.ndarray, labels: np.ndarray, k: int | None) -> Probe:
+    """Ridge probe on the ``k`` columns with the largest class-mean difference (all when None),
+    standardised.
+    """
+    columns = np.arange(z.shape[1])
+    if k is not None and k < len(columns):
+        difference = np.abs(z[labels].mean(0) - z[~labels].mean(0)) / (z.std(0) + 1e-9)
+        columns = np.argsort(-difference, kind="stable")[:k]
+    part = z[:, columns]
+    mean, scale = part.mean(0), part.std(0) + 1e-9
+    part = (part - mean) / scale
+    gram = part.T @ part / len(part) + RIDGE * np.eye(len(columns))
+    return Probe(
+        columns, mean, scale, np.linalg.solve(gram, part.T @ (2.0 * labels - 1.0) / len(part))
+    )
+
+
+def task_labels(rows: Rows, n_tasks: int) -> np.ndarray:
+    """Labels of ``n_tasks`` tasks, bool (n, n_tasks): task t asks whether any of three neighbouring
+    planted features is there.
+    """
+    step = rows.codes.shape[1] // n_tasks
+    starts = [t * step for t in range(n_tasks)]
+    return np.stack(
+        [rows.active[:, [(s + j) % rows.codes.shape[1] for j in range(3)]].any(1) for s in starts],
+        axis=1,
+    )
+
+
+def probe_scores(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    tests: Sequence[tuple[np.ndarray, np.ndarray]],
+    k: int | None,
+) -> np.ndarray:
+    """AUC of one probe a task, trained once and scored on each test set: ``(len(tests),
+    n_tasks)``.
+    """
+    probes = [fit_probe(train, train_labels[:, t], k) for t in range(train_labels.shape[1])]
+    return np.array(
+        [[auc(probe(z), labels[:, t]) for t, probe in enumerate(probes)] for z, labels in tests]
+    )
+
+
+def contrastive_scores(
+    encode: Callable[[np.ndarray], np.ndarray], stories: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """CE-Bench interpretability of each story pair, ``max z(|V1 - V2| + |I1 - I2|)`` with unbiased
+    std and I2 the mean I1 over pairs.
+    """
+    means = np.array([[encode(a).mean(0), encode(b).mean(0)] for a, b in stories])
+    contrast = np.abs(means[:, 0] - means[:, 1])
+    own = means.mean(1)
+    total = contrast + np.abs(own - own.mean(0))
+    z = (total - total.mean(1, keepdims=True)) / (total.std(1, ddof=1, keepdims=True) + 1e-12)
+    return z.max(1)
+
+
+def leak_excess(x: np.ndarray, answers: np.ndarray, n_answers: int) -> float:
+    """Held-out accuracy, less chance, of a ridge probe for answers that were drawn independently of
+    the rows' features.
+    """
+    half, onehot = len(x) // 2, np.eye(n_answers)[answers]
+    centred = x - x[:half].mean(0)
+    weights = np.linalg.solve(
+        centred[:half].T @ centred[:half] + RIDGE * half * np.eye(x.shape[1]),
+        centred[:half].T @ onehot[:half],
+    )
+    return float(((centred[half:] @ weights).argmax(1) == answers[half:]).mean() - 1.0 / n_answers)
+
+
+def shared_rows(a: np.ndarray, b: np.ndarray) -> int:
+    """Number of rows of ``b`` that also occur in ``a``, byte for byte."""
+    seen = {row.tobytes() for row in np.ascontiguousarray(a)}
+    return sum(row.tobytes() in seen for row in np.ascontiguousarray(b))

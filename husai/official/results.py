@@ -1,0 +1,179 @@
+"""Results of SAEBench's and CE-Bench's own programs: read back and compared with ours, data set by
+data set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from husai import provenance
+from husai.errors import HusaiError
+
+AUC_TOLERANCE = 0.002
+RELATIVE_TOLERANCE = 1.0e-3
+SAEBENCH_KEY = re.compile(r"sae_top_(\d+)_test_auc")
+CEBENCH_NAMES = ("contrastive_score_mean", "independent_score_mean", "interpretability_score_mean")
+
+Table = dict[tuple[str, str], float]
+
+
+def read_saebench(path: str | Path) -> Table:
+    """``{(data set, measure): test AUC}`` of a SAEBench sparse-probing result; measures are ``sae
+    k=5`` and ``llm``.
+
+    Raises
+    ------
+    HusaiError
+        No result of SAEBench's sparse probing through sae-probes.
+    """
+    record = provenance.read_json(path)
+    details = record.get("eval_result_details") if isinstance(record, dict) else None
+    if not isinstance(details, list):
+        raise HusaiError(
+            f"{path}: no SAEBench result (eval_result_details is missing); name the program's own "
+            "result file"
+        )
+    table: Table = {}
+    for row in details:
+        name = row.get("dataset_name")
+        if name is None:
+            raise HusaiError(
+                f"{path}: a row of eval_result_details has no dataset_name; results of another "
+                "evaluation cannot be compared"
+            )
+        for key, value in row.items():
+            found = SAEBENCH_KEY.fullmatch(key)
+            if found and value is not None:
+                table[name, f"sae k={found[1]}"] = float(value)
+        for k, scores in (row.get("sae_metrics_by_k") or {}).items():
+            if scores.get("test_auc") is not None:
+                table[name, f"sae k={k}"] = float(scores["test_auc"])
+        if row.get("llm_test_auc") is not None:
+            table[name, "llm"] = float(row["llm_test_auc"])
+    return table
+
+
+def read_cebench(path: str | Path) -> Table:
+    """``{("all pairs", score): mean over pairs of the highest z-score}`` of a CE-Bench result, or
+    of our record of one SAE.
+    """
+    record = provenance.read_json(path)
+    if isinstance(record, dict) and isinstance(record.get("custom_metrics"), dict):
+        return {
+            ("all pairs", name): float(record["custom_metrics"][f"{name}_max"])
+            for name in CEBENCH_NAMES
+        }
+    try:
+        return {("all pairs", name): float(record[name]["max"]) for name in CEBENCH_NAMES}
+    except (KeyError, TypeError):
+        raise HusaiError(
+            f"{path}: no CE-Bench result ({CEBENCH_NAMES[0]}.max is missing); name the program's "
+            "own results.json"
+        ) from None
+
+
+def compare(
+    ours: Mapping, official: Mapping, tolerance: float, relative: bool = False
+) -> dict[str, Any]:
+    """Difference ours minus official of every entry both have, largest first, and what only one of
+    them has.
+
+    ``within_tolerance`` is False when nothing could be compared.
+    """
+    rows = []
+    for key in ours.keys() & official.keys():
+        difference = ours[key] - official[key]
+        scale = max(abs(official[key]), 1e-12) if relative else 1.0
+        rows.append(
+            {
+                "dataset": key[0],
+                "measure": key[1],
+                "ours": ours[key],
+                "official": official[key],
+                "difference": difference,
+                "within": abs(difference) <= tolerance * scale,
+            }
+        )
+    rows.sort(key=lambda r: (-abs(r["difference"]), r["dataset"], r["measure"]))
+    return {
+        "rows": rows,
+        "n": len(rows),
+        "max_abs_difference": abs(rows[0]["difference"]) if rows else None,
+        "mean_difference": sum(r["difference"] for r in rows) / len(rows) if rows else None,
+        "tolerance": tolerance,
+        "relative": relative,
+        "within_tolerance": bool(rows) and all(r["within"] for r in rows),
+        "only_ours": sorted(" ".join(k) for k in ours.keys() - official.keys()),
+        "only_official": sorted(" ".join(k) for k in official.keys() - ours.keys()),
+    }
+
+
+def compare_files(program: str, results: Sequence[str | Path], ours: str | Path) -> dict[str, Any]:
+    """Compare the result files of ``saebench`` or ``cebench`` with our record of the same SAE."""
+    if program == "saebench":
+        official = {key: value for path in results for key, value in read_saebench(path).items()}
+        return compare(our_probing(ours), official, AUC_TOLERANCE)
+    if len(results) != 1:
+        raise HusaiError(
+            f"official cebench: {len(results)} result files ({results[0]}, ...), one SAE is "
+            "compared; name its file in 'results'"
+        )
+    return compare(read_cebench(ours), read_cebench(results[0]), RELATIVE_TOLERANCE, relative=True)
+
+
+def our_probing(path: str | Path) -> Table:
+    """AUCs of our sparse-probing record, or of our own SAEBench-format output."""
+    record = provenance.read_json(path)
+    if isinstance(record, dict) and "eval_result_details" in record:
+        return read_saebench(path)
+    try:
+        table: Table = {}
+        for row in record["per_dataset"]:
+            table[row["dataset"], f"sae k={row['k']}"] = float(row["auc"])
+            if row.get("dense_auc") is not None:
+                table[row["dataset"], "llm"] = float(row["dense_auc"])
+        return table
+    except (KeyError, TypeError, AttributeError):
+        raise HusaiError(
+            f"{path}: holds no AUC per data set; give a saebench.json that this pipeline wrote"
+        ) from None
+
+
+def write_comparison(comparison: dict, out: str | Path) -> list[Path]:
+    """Write ``comparison.json`` and ``comparison.md`` in folder ``out``; returns their paths."""
+    out = Path(out)
+    provenance.write_json(out / "comparison.json", comparison)
+    provenance.write_text(out / "comparison.md", comparison_table(comparison))
+    return [out / "comparison.json", out / "comparison.md"]
+
+
+def comparison_table(comparison: dict) -> str:
+    """The comparison as Markdown."""
+    kind = " of the official value" if comparison["relative"] else ""
+    verdict = (
+        "agree"
+        if comparison["within_tolerance"]
+        else "DIFFER"
+        if comparison["n"]
+        else "have nothing in common"
+    )
+    lines = [
+        f"{comparison['n']} values {verdict} (tolerance {comparison['tolerance']:g}{kind}).",
+        "",
+    ]
+    if comparison["rows"]:
+        lines += ["| data set | measure | ours | official | difference |", "|---|---|---|---|---|"]
+        for row in comparison["rows"]:
+            mark = "" if row["within"] else " **"
+            lines.append(
+                f"| {row['dataset']} | {row['measure']} | {row['ours']:.5f} | "
+                f"{row['official']:.5f} | {row['difference']:+.5f}{mark} |"
+            )
+    for side in ("ours", "official"):
+        missing = comparison[f"only_{side}"]
+        if missing:
+            lines += ["", f"Only in {side}: {', '.join(missing)}"]
+    return "\n".join(lines) + "\n"

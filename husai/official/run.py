@@ -1,0 +1,221 @@
+"""SAEBench's and CE-Bench's own programs, run as argument lists after a preflight: log, return
+code, manifest, results compared with ours.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from husai import provenance
+from husai.errors import HusaiError, nearest
+from husai.official.preflight import PROGRAMS, preflight
+from husai.progress import log
+
+OPTIONS = (
+    "program",
+    "command",
+    "python",
+    "working_directory",
+    "results",
+    "ours",
+    "timeout_seconds",
+    "module",
+)
+
+
+def execute(
+    argv: Sequence[str],
+    log_path: str | Path,
+    *,
+    working_directory: str | Path,
+    timeout_seconds: float | None = None,
+) -> int:
+    """Run ``argv`` without a shell, output and errors to ``log_path``; returns its status.
+
+    The program is ended with everything it started when the time is over or this process is
+    interrupted.
+
+    Raises
+    ------
+    HusaiError
+        It cannot be started, or ran past ``timeout_seconds``.
+    """
+    log_path = Path(log_path)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with open(log_path, "w") as handle:
+        handle.write(f"$ {shlex.join(argv)}\n")
+        handle.flush()
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                cwd=working_directory,
+                stdin=subprocess.DEVNULL,
+                stdout=handle,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HusaiError(
+                f"command: {argv[0]} cannot be started ({error.strerror}); check the path and its "
+                "permissions"
+            ) from None
+        try:
+            return process.wait(timeout=timeout_seconds)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise HusaiError(
+                    f"{argv[0]}: ran past {timeout_seconds:g} s and was ended; see {log_path}, or "
+                    "raise timeout_seconds"
+                ) from None
+            raise
+
+
+def load_options(path: str | Path) -> dict:
+    """Read a YAML file of ``OPTIONS`` (``program`` and ``command``, a list, are the usual ones)."""
+    import yaml
+
+    try:
+        options = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise HusaiError(
+            f"{path}: not readable as YAML ({' '.join(str(error).split())}); fix the file"
+        ) from None
+    if not isinstance(options, dict):
+        raise HusaiError(f"{path}: expected keys {', '.join(OPTIONS)}")
+    for key in options:
+        if key not in OPTIONS:
+            raise HusaiError(f"{path}: unknown key '{key}'{nearest(str(key), OPTIONS)}")
+    return options
+
+
+def official_job(options: dict, out: str | Path, *, execute_program: bool = False) -> dict:
+    """Preflight a program and, with ``execute_program``, run it, read its results back and compare
+    them with ours.
+
+    Parameters
+    ----------
+    options : dict
+        ``OPTIONS``: ``program``, ``command`` (text or list), ``python``, ``working_directory``,
+        ``results`` (file or folder of its results; by default where its command writes), ``ours``
+        (our record of the same SAE), ``timeout_seconds``, ``module``.
+    out : path
+        Folder for ``preflight.json``, ``program.log``, ``comparison.json`` / ``.md`` and
+        ``manifest.json``.
+
+    Returns
+    -------
+    dict
+        The preflight, and after a run ``return_code``, ``results`` (files) and ``comparison``.
+
+    Raises
+    ------
+    HusaiError
+        Asked to run what is not ready, or the program failed: its status and last line of output,
+        with the log's name.
+    """
+    from husai.official.results import compare_files, write_comparison
+
+    out = Path(out)
+    options = {
+        key: str(value) if isinstance(value, Path) else value for key, value in options.items()
+    }
+    checked = preflight(
+        options.get("program"),
+        options.get("command"),
+        python=options.get("python"),
+        working_directory=options.get("working_directory"),
+        module=options.get("module"),
+    )
+    provenance.write_json(out / "preflight.json", checked)
+    if not execute_program:
+        return checked
+    if not checked["ready"]:
+        raise HusaiError(
+            f"official {checked['program']}: not ready, nothing was run: "
+            f"{'; '.join(checked['problems'])}"
+        )
+    with provenance.job(out / "manifest.json", config=options) as work:
+        log_path, started = out / "program.log", time.time()
+        work.notes(
+            program=checked["program"],
+            argv=checked["command"],
+            module_version=checked["version"],
+            python=checked["python"],
+        )
+        log(f"official {checked['program']}: running, log in {log_path}")
+        folder = checked["working_directory"]
+        status = execute(
+            checked["command"],
+            log_path,
+            working_directory=folder,
+            timeout_seconds=options.get("timeout_seconds"),
+        )
+        work.notes(program_return_code=status)
+        if status != 0:
+            last = (log_path.read_text(errors="replace").strip().splitlines() or [""])[-1]
+            raise HusaiError(
+                f"official {checked['program']}: ended with status {status} ({last[:200]}); see "
+                f"{log_path}"
+            )
+        results = result_files(
+            checked["program"], checked["command"], folder, options.get("results"), started
+        )
+        work.reads(*results)
+        work.writes(out / "preflight.json", log_path)
+        found = {
+            **checked,
+            "return_code": status,
+            "results": [str(p) for p in results],
+            "comparison": None,
+        }
+        if options.get("ours"):
+            found["comparison"] = compare_files(checked["program"], results, options["ours"])
+            work.reads(options["ours"])
+            work.writes(*write_comparison(found["comparison"], out))
+    return found
+
+
+def result_files(
+    program: str, argv: Sequence[str], folder: str | Path, results: str | Path | None, since: float
+) -> list[Path]:
+    """Result files that the program wrote after ``since`` (seconds since the epoch); older ones are
+    another run's and are not taken.
+
+    Raises
+    ------
+    HusaiError
+        None was written.
+    """
+    known = PROGRAMS[program]
+    place = Path(folder) / (results or _option(argv, known.output_option) or ".")
+    candidates = (
+        [place]
+        if place.is_file()
+        else sorted(place.glob(known.results)) or sorted(place.glob("**/*.json"))
+    )
+    fresh = [p for p in candidates if p.stat().st_mtime >= since - 1]
+    if not fresh:
+        old = f" ({len(candidates)} older ones are left from another run)" if candidates else ""
+        raise HusaiError(
+            f"official {program}: ended well but wrote no result under {place}{old}; name its "
+            "file or folder in 'results'"
+        )
+    return fresh
+
+
+def _option(argv: Sequence[str], name: str | None) -> str | None:
+    """Value of an option in an argument list, as ``--name value`` or ``--name=value``."""
+    for i, argument in enumerate(argv):
+        if name and argument == name and i + 1 < len(argv):
+            return argv[i + 1]
+        if name and argument.startswith(f"{name}="):
+            return argument.split("=", 1)[1]
+    return None

@@ -1,0 +1,1 @@
+"""Sparse probing: data sets, protocol, encoders, solver and baselines."""

@@ -1,0 +1,145 @@
+"""What an SAE is compared with, per data set: dense logistic probe, top-k neurons and PCA-k, on the
+subject's own activations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from husai.parallel import parallel_map
+from husai.probing import scores
+from husai.probing.encoders import Neurons
+from husai.probing.probes import C_GRID, Features, validation_rows
+from husai.probing.protocol import PROBE_SEED, ProbeData, probe, probe_split, select_features
+
+
+class DenseResult(NamedTuple):
+    """The dense logistic probe of one data set."""
+
+    auc: float
+    val_auc: float
+    accuracy: float
+    f1: float
+    C: float
+
+
+@contextlib.contextmanager
+def unconverged() -> Iterator[None]:
+    """scikit-learn does not warn that a solver stopped short, which the official protocol accepts.
+    To be entered by the thread that starts others: filters of warnings belong to the process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def dense_probe(data: ProbeData, *, seed: int = PROBE_SEED) -> DenseResult:
+    """L2 logistic regression on all dimensions by the protocol of
+    ``run_baseline_evals(method="logreg")`` (``find_best_reg``).
+
+    Solved by scikit-learn itself: where L-BFGS stops short of the optimum moves the AUC by more
+    than the tolerance we claim, and it is done once per subject, hook and data set."""
+    train, test = probe_split(data.y, seed, name=data.name)
+    x, y = data.x.float().cpu().numpy(), data.y
+    return fit_dense(x[train], y[train], x[test], y[test], seed)[0]
+
+
+def fit_dense(x_train, y_train, x_test, y_test, seed: int = PROBE_SEED):
+    """``(DenseResult, classifier)`` of numpy arrays; see :func:`dense_probe`."""
+    from sklearn.linear_model import LogisticRegression
+
+    def classifier(C: float, x, y):
+        return LogisticRegression(C=C, random_state=seed, max_iter=1000).fit(x, y)
+
+    n_fit = len(x_train) - validation_rows(len(x_train))
+    held, y_held = x_train[n_fit:], y_train[n_fit:]
+    aucs = [
+        scores.trapezoid_auc(
+            classifier(C, x_train[:n_fit], y_train[:n_fit]).predict_proba(held)[:, 1], y_held
+        )
+        for C in C_GRID
+    ]
+    C = C_GRID[int(np.argmax(aucs))]
+    order = np.random.RandomState(seed).permutation(len(x_train))
+    final = classifier(C, x_train[order], y_train[order])
+    return DenseResult(*test_scores(final, x_test, y_test, max(aucs)), C), final
+
+
+def test_scores(classifier, x, y, val_auc: float) -> tuple[float, float, float, float]:
+    """AUC, the given validation AUC, accuracy and weighted F1 of a scikit-learn classifier."""
+    y, called = np.asarray(y), np.atleast_1d(classifier.decision_function(x)) > 0
+    auc = scores.trapezoid_auc(classifier.predict_proba(x)[:, 1], y)
+    return (
+        auc,
+        float(val_auc),
+        float(scores.accuracy(called, y)),
+        float(scores.weighted_f1(called, y)),
+    )
+
+
+def principal_components(
+    data: ProbeData, max_k: int, *, seed: int = PROBE_SEED, device="cpu"
+) -> Features:
+    """Scores on the leading principal components of the standardised training rows, as
+    ``find_best_pcareg`` projects them.
+    """
+    train, test = probe_split(data.y, seed, name=data.name)
+    x, y = data.x.to(device=device, dtype=torch.float64), torch.as_tensor(data.y, device=device)
+    mean, scale = x[train].mean(0), x[train].std(0, correction=0)
+    x = (x - mean) / torch.where(scale > 0, scale, 1.0)
+    variances, directions = torch.linalg.eigh(x[train].T @ x[train])
+    k = min(max_k, len(variances))
+    projected = (x @ directions.flip(1)[:, :k]).float()
+    return Features(
+        data.name, data.family, projected[train], y[train], projected[test], y[test], list(range(k))
+    )
+
+
+def baseline_rows(
+    sources: Sequence[ProbeData],
+    ks: Sequence[int],
+    *,
+    penalty: str = "l1",
+    seed: int = PROBE_SEED,
+    device="cpu",
+) -> list[dict]:
+    """One record per data set: ``dense`` and, by k, ``neurons`` and ``pca``; each with auc,
+    val_auc, accuracy, f1, C.
+
+    Neurons and components go through the same probe, ranking rule and grid as SAE latents at the
+    same k, so only the basis differs."""
+    best = parallel_map(
+        lambda d: select_features(Neurons(d.x.shape[1]), d, max(ks), seed=seed, device=device),
+        sources,
+        device,
+    )
+    neurons = probe(best, ks, penalty=penalty, seed=seed)
+    leading = parallel_map(
+        lambda d: principal_components(d, max(ks), seed=seed, device=device), sources, device
+    )
+    pca = probe(leading, ks, penalty=penalty, seed=seed)
+    with unconverged():
+        dense = parallel_map(lambda d: dense_probe(d, seed=seed), sources)
+    rows = []
+    for i, data in enumerate(sources):
+        mine = slice(i * len(ks), (i + 1) * len(ks))
+        rows.append(
+            {
+                "dataset": data.name,
+                "family": data.family,
+                "n_rows": len(data.y),
+                "dense": dense[i]._asdict(),
+                "neurons": {str(r.k): _values(r) for r in neurons[mine]},
+                "pca": {str(r.k): _values(r) for r in pca[mine]},
+            }
+        )
+    return rows
+
+
+def _values(result) -> dict:
+    return {name: getattr(result, name) for name in DenseResult._fields}

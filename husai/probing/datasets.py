@@ -1,0 +1,324 @@
+"""The probing data sets shipped inside sae-probes, read without importing it: rows, labels,
+families, halves, OOD sets.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from husai.errors import HusaiError, nearest
+
+OOD_IDS = (5, 6, 7, 66, 67, 73, 87, 90)
+PROBE_SEED = 42
+PROBE_MAX_TRAIN = 1024
+PROBE_MIN_TEST = 100
+
+# First match wins. Data sets whose texts overlap share a family: agnews reuses code rows as
+# negatives and news_class has agnews
+# articles, movie_sent has glue_sst2 sentences, us_* and world_* share place names.
+FAMILY_PREFIXES = {
+    "hist_fig": "hist_fig",
+    "nyc_": "nyc",
+    "us_": "place",
+    "world_": "place",
+    "headline_": "headline",
+    "art_": "art",
+    "book_": "art",
+    "arith_": "arith",
+    "temp_": "temporal",
+    "context_": "context",
+    "cm_": "ethics",
+    "deon_": "ethics",
+    "just_": "ethics",
+    "virtue_": "ethics",
+    "wikidata": "wikidata",
+    "glue_": "glue",
+    "movie_sent": "glue",
+    "news_class": "agnews",
+    "agnews_": "agnews",
+    "code_": "agnews",
+    "hate_": "hate",
+    "cancer_": "cancer",
+    "disease_class": "disease",
+    "twt_emotion": "twt_emotion",
+    "it_tick": "it_tick",
+    "athlete_": "athlete",
+    "ball_ws": "athlete",
+    "ai_gen": "ai_text",
+    "aimade_": "ai_text",
+    "yelp_": "reviews",
+    "amzn_": "reviews",
+    "amazon_": "reviews",
+}
+
+
+class Dataset(NamedTuple):
+    """One binary text classification data set."""
+
+    name: str
+    """Numbered tag, e.g. ``87_glue_cola``."""
+    prompts: list[str]
+    """Texts in file order."""
+    y: np.ndarray
+    """int64 labels 0/1, ``(n_rows,)``: positions of the sorted distinct targets (scikit-learn's
+    LabelEncoder).
+    """
+    family: str
+    """Group of related data sets; see :func:`family`."""
+
+
+@functools.cache
+def data_root() -> Path:
+    """Folder ``data`` of the installed sae-probes package.
+
+    Raises
+    ------
+    HusaiError
+        When the package or its data is not installed.
+    """
+    spec = importlib.util.find_spec("sae_probes")
+    root = Path(spec.origin).parent / "data" if spec is not None and spec.origin else None
+    if root is None or not (root / "probing_datasets_MASTER.csv.zst").is_file():
+        raise HusaiError(
+            "sae-probes: the package or its data folder is not installed; run 'pip install "
+            "sae-probes==0.4.2'"
+        )
+    return root
+
+
+def _read(path: Path):
+    import pandas
+
+    try:
+        return pandas.read_csv(path, compression="zstd")
+    except FileNotFoundError:
+        raise HusaiError(f"{path}: no such data file; reinstall sae-probes==0.4.2") from None
+    except (OSError, ValueError, UnicodeError) as error:
+        raise HusaiError(f"{path}: not readable ({error}); reinstall sae-probes==0.4.2") from error
+
+
+@functools.cache
+def _master() -> dict[str, Path]:
+    """``{numbered tag: file}`` of the binary data sets, in the package's own order."""
+    table = _read(data_root() / "probing_datasets_MASTER.csv.zst")
+    binary = table[table["Data type"] == "Binary Classification"]
+    files = [data_root() / f"{name}.zst" for name in binary["Dataset save name"]]
+    return {path.name.removesuffix(".csv.zst"): path for path in files}
+
+
+@functools.cache
+def dataset_names() -> tuple[str, ...]:
+    """Numbered tags of the 113 binary data sets, in the package's order."""
+    return tuple(_master())
+
+
+@functools.cache
+def text_names() -> tuple[str, ...]:
+    """Numbered tags of all 155 text files: the binary ones and the 42 with continuous or
+    multi-class targets.
+    """
+    names = [
+        path.name.removesuffix(".csv.zst")
+        for path in (data_root() / "cleaned_data").glob("*.csv.zst")
+    ]
+    return tuple(sorted(names, key=number))
+
+
+def ood_names() -> list[str]:
+    """Numbered tags of the eight data sets that have an out-of-distribution test set
+    (``OOD_IDS``).
+    """
+    return [name for name in dataset_names() if number(name) in OOD_IDS]
+
+
+def number(name: str) -> int:
+    """Leading number of a numbered tag."""
+    head = name.split("_")[0]
+    if not head.isdigit():
+        raise HusaiError(
+            f"data set '{name}': a numbered name such as 87_glue_cola was "
+            f"expected{nearest(name, dataset_names())}"
+        )
+    return int(head)
+
+
+def check_names(names: Sequence[str], where: str = "data set") -> list[str]:
+    """Return ``names`` as a list; an unknown one is an error that lists the nearest known names."""
+    known = dataset_names()
+    for name in names:
+        if name not in known:
+            import difflib
+
+            close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
+            hint = f"nearest: {', '.join(close)}" if close else f"known: {known[0]} ... {known[-1]}"
+            raise HusaiError(
+                f"{where} '{name}': not one of the {len(known)} binary data sets of sae-probes; "
+                f"{hint}"
+            )
+    return list(names)
+
+
+def encode_labels(targets: Sequence, name: str) -> np.ndarray:
+    """Positions of the targets among their sorted distinct values, int64 ``(n_rows,)``.
+
+    Raises
+    ------
+    HusaiError
+        When there are not exactly two classes.
+    """
+    classes, y = np.unique(np.asarray(targets), return_inverse=True)
+    if len(classes) != 2:
+        found = ", ".join(str(c) for c in classes[:3])
+        raise HusaiError(
+            f"data set '{name}': needs two classes, has {len(classes)} ({found}); remove it from "
+            "the list of data sets or use more rows"
+        )
+    return y.astype(np.int64)
+
+
+def load_dataset(name: str, max_rows: int | None = None) -> Dataset:
+    """Read a binary data set by numbered tag; ``max_rows`` keeps its first rows only (labels are
+    encoded on what is kept).
+
+    Raises
+    ------
+    HusaiError
+        Unknown name (with the nearest ones), unreadable file, or a single class among the rows
+        kept.
+    """
+    check_names([name])
+    return _dataset(name, _read(_master()[name]), max_rows)
+
+
+def load_ood(name: str, max_rows: int | None = None) -> Dataset:
+    """Read the out-of-distribution test set of a data set (``OOD data/{name}_OOD.csv.zst``).
+
+    Raises
+    ------
+    HusaiError
+        When the data set has none.
+    """
+    check_names([name])
+    if name not in ood_names():
+        raise HusaiError(
+            f"data set '{name}': has no out-of-distribution set; those that do: "
+            f"{', '.join(ood_names())}"
+        )
+    return _dataset(name, _read(data_root() / "OOD data" / f"{name}_OOD.csv.zst"), max_rows)
+
+
+def _dataset(name: str, table, max_rows: int | None) -> Dataset:
+    table = table if max_rows is None else table.iloc[:max_rows]
+    return Dataset(
+        name,
+        [str(p) for p in table["prompt"]],
+        encode_labels(table["target"].to_numpy(), name),
+        family(name),
+    )
+
+
+def load_texts(name: str) -> list[str]:
+    """Texts of any of the 155 files, in file order; targets are not read."""
+    if name not in text_names():
+        raise HusaiError(
+            f"data set '{name}': not one of the {len(text_names())} text files of "
+            f"sae-probes{nearest(name, text_names())}"
+        )
+    return [str(p) for p in _read(data_root() / "cleaned_data" / f"{name}.csv.zst")["prompt"]]
+
+
+def family(name: str) -> str:
+    """Group of related data sets a numbered tag belongs to; its own tag when it stands alone.
+
+    Intervals are clustered by family and a half of :func:`split` never cuts through one. The 21
+    compound-word sets (``65_high-school`` ... ``85_mental-health``) are ``bigram``."""
+    tag = name.split("_", 1)[1] if "_" in name else name
+    if "-" in tag and 65 <= number(name) <= 85:
+        return "bigram"
+    for prefix, group in FAMILY_PREFIXES.items():
+        if tag.startswith(prefix):
+            return group
+    return tag
+
+
+@functools.cache
+def _halves() -> dict[str, str]:
+    """``{family: "A" | "B"}``: largest family first into the smaller half, ties in the order of a
+    hash of the name.
+    """
+    sizes: dict[str, int] = {}
+    for name in dataset_names():
+        sizes[family(name)] = sizes.get(family(name), 0) + 1
+    order = sorted(sizes, key=lambda f: (-sizes[f], hashlib.sha256(f.encode()).hexdigest()))
+    totals, halves = {"A": 0, "B": 0}, {}
+    for group in order:
+        half = min("AB", key=lambda h: totals[h])
+        halves[group] = half
+        totals[half] += sizes[group]
+    return halves
+
+
+def split(
+    names: Sequence[str] | None = None, half: str | None = None
+) -> list[str] | tuple[list[str], list[str]]:
+    """Selection half A and confirmation half B, by family: the half of a data set never depends on
+    which others are in use.
+
+    Parameters
+    ----------
+    names : sequence of str, optional
+        Data sets to divide, order kept; all 113 by default.
+    half : {"A", "B"}, optional
+        Return this half only; by default the pair ``(A, B)``.
+    """
+    names = check_names(dataset_names() if names is None else names)
+    halves = {h: [n for n in names if _halves()[family(n)] == h] for h in "AB"}
+    if half is None:
+        return halves["A"], halves["B"]
+    if half not in halves:
+        raise HusaiError(f"split: half '{half}' is not A or B")
+    return halves[half]
+
+
+def probe_train_rows(
+    y: np.ndarray, seed: int = PROBE_SEED, num_train: int | None = None
+) -> np.ndarray:
+    """Sorted rows that sae-probes draws to train a probe; every other row may be used to test it.
+
+    At most ``min(n - 100, 1024)`` rows, half of each class, positives first, without replacement
+    (``get_train_test_indices`` of sae-probes 0.4.2).
+
+    Parameters
+    ----------
+    y : ndarray of int, ``(n_rows,)``
+        Labels 0/1 of the rows in use.
+    """
+    if num_train is None:
+        num_train = min(len(y) - PROBE_MIN_TEST, PROBE_MAX_TRAIN)
+    n_positive = -(-num_train // 2)
+    positive, negative = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
+    if num_train < 2 or len(positive) < n_positive or len(negative) < num_train - n_positive:
+        raise HusaiError(
+            f"{len(y)} rows ({len(positive)} positive) are too few for a balanced draw of "
+            f"{num_train} training rows; raise max_rows"
+        )
+    rng = np.random.RandomState(seed)
+    drawn = [
+        rng.choice(positive, n_positive, replace=False),
+        rng.choice(negative, num_train - n_positive, replace=False),
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+def row_hash(text: str) -> str:
+    """16 hex digits of the SHA-256 of a text in lower case, white space runs made one space: equal
+    hashes mean the same text.
+    """
+    return hashlib.sha256(" ".join(str(text).lower().split()).encode()).hexdigest()[:16]

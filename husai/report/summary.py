@@ -1,0 +1,127 @@
+"""Writing a stage's summary as JSON, parquet and Markdown, with the manifest that says what it was
+made from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from husai import provenance
+
+SUMMARY_SCHEMA = "husai.summary/1"
+
+
+def write_summary(
+    stage: str,
+    out: Path,
+    rows: Sequence[dict],
+    *,
+    columns: Sequence[str],
+    headline: str,
+    notes: Sequence[str] = (),
+    figures: Sequence[dict] = (),
+    inputs: Iterable[str | Path] = (),
+    config: dict | None = None,
+    **extra,
+) -> dict:
+    """Write ``out`` (JSON) with ``.parquet``, ``.md`` and ``.manifest.json`` beside it, and return
+    the record.
+
+    ``rows`` are flat dictionaries whose values are numbers, text or metrics; ``columns`` are those
+    the tables show."""
+    inputs = list(inputs)
+    record = {
+        "schema": SUMMARY_SCHEMA,
+        "stage": stage,
+        "headline": headline,
+        "columns": list(columns),
+        "rows": list(rows),
+        "notes": list(notes),
+    }
+    record = {
+        **record,
+        "figures": list(figures),
+        **extra,
+        "provenance": provenance.provenance(config),
+    }
+    markdown, table, manifest = (
+        out.with_suffix(".md"),
+        out.with_suffix(".parquet"),
+        out.with_suffix(".manifest.json"),
+    )
+    with provenance.job(manifest, config=config) as work:
+        work.reads(*inputs)
+        provenance.write_json(out, {**record, "inputs": provenance.file_records(inputs)})
+        provenance.write_text(markdown, summary_markdown(record))
+        write_parquet(table, [flatten(row) for row in rows])
+        work.writes(out, markdown, table)
+    return record
+
+
+def flatten(row: dict) -> dict:
+    """A row with every metric spread over columns ``name``, ``name_lcb``, ``name_ucb``,
+    ``name_n``.
+    """
+    flat = {}
+    for key, value in row.items():
+        if isinstance(value, dict) and "value" in value:
+            flat |= {
+                key: value["value"],
+                f"{key}_lcb": value["lcb"],
+                f"{key}_ucb": value["ucb"],
+                f"{key}_n": value["n"],
+            }
+        elif isinstance(value, (dict, list)):
+            flat[key] = json.dumps(provenance.finite(value))
+        else:
+            flat[key] = value
+    return flat
+
+
+def write_parquet(path: Path, rows: Sequence[dict]) -> None:
+    """Write rows as a parquet table, atomically."""
+    import pandas
+
+    with provenance.atomic_path(path) as temporary:
+        pandas.DataFrame(list(rows)).to_parquet(temporary, index=False)
+
+
+def shown(value) -> str:
+    """A value as a table cell: four significant digits, a metric with its interval."""
+    if isinstance(value, dict) and "value" in value:
+        if str(value.get("method", "")).startswith("not assessable"):
+            return "not assessable"
+        if value["lcb"] is None or not math.isfinite(value["lcb"]):
+            return f"{shown(value['value'])} (no interval)"
+        return f"{shown(value['value'])} [{shown(value['lcb'])}, {shown(value['ucb'])}]"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "–"
+    return "–" if value is None else str(value)
+
+
+def summary_markdown(record: dict) -> str:
+    """The summary as a short Markdown page."""
+    lines = [f"# {record['stage'].capitalize()}", "", record["headline"], "", *_table(record)]
+    for table in record.get("axes", []):
+        lines += [
+            "",
+            f"## By {table['axis']} (mean [smallest, largest] over conditions)",
+            "",
+            *_table(table),
+        ]
+    if record["notes"]:
+        lines += ["", *[f"- {note}" for note in record["notes"]]]
+    return "\n".join(lines) + "\n"
+
+
+def _table(table: dict) -> list[str]:
+    columns = table["columns"]
+    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return head + [
+        "| " + " | ".join(shown(row.get(c)) for c in columns) + " |" for row in table["rows"]
+    ]

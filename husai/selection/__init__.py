@@ -1,0 +1,1 @@
+"""Choosing one candidate from measured conditions."""

@@ -1,0 +1,162 @@
+"""Probes out of their domain: trained on a data set, tested on its shipped OOD twin, SAE against
+dense; and the old alphabetical split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from husai.errors import HusaiError
+from husai.probing import scores
+from husai.probing.baselines import fit_dense
+from husai.probing.probes import Features, final_probes
+from husai.probing.protocol import (
+    MAX_TRAIN,
+    MIN_TEST,
+    PROBE_SEED,
+    ProbeData,
+    check_width,
+    probe_split,
+)
+from husai.probing.saebench import cycle3_summary
+
+OOD_TRAIN_ROWS = 1500
+
+
+def ood_rows(
+    y: np.ndarray, seed: int = PROBE_SEED, name: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training rows and in-domain test rows of the OOD protocol.
+
+    Training: 1024 balanced rows of the first 1500, drawn as ``get_OOD_traintest`` of sae-probes
+    does. In-domain test: every row that is neither one of those nor a training row of the normal
+    protocol (the subject may have read these).
+
+    Raises
+    ------
+    HusaiError
+        Fewer than 128 training rows, or an in-domain test set with one class.
+    """
+    first = y[:OOD_TRAIN_ROWS]
+    train, _ = probe_split(
+        first, seed, num_train=min(len(first) - MIN_TEST, MAX_TRAIN), num_test=0, name=name
+    )
+    usual, _ = probe_split(y, seed, name=name)
+    rest = np.setdiff1d(np.arange(len(y)), np.union1d(train, usual))
+    if len(np.unique(y[rest])) < 2:
+        raise HusaiError(
+            f"data set '{name}': {len(y)} rows leave no in-domain test set with both classes; "
+            "raise max_rows"
+        )
+    return train, rest
+
+
+def dense_drop(data: ProbeData, out: ProbeData, seed: int = PROBE_SEED) -> dict[str, float]:
+    """AUC of the subject's dense probe in and out of its domain: ``{"id", "ood"}``."""
+    train, rest = ood_rows(data.y, seed, data.name)
+    x = data.x.float().cpu().numpy()
+    found, classifier = fit_dense(x[train], data.y[train], x[rest], data.y[rest], seed)
+    ood = scores.trapezoid_auc(classifier.predict_proba(out.x.float().cpu().numpy())[:, 1], out.y)
+    return {"id": found.auc, "ood": ood}
+
+
+def sae_drops(
+    encoder,
+    pairs: Sequence[tuple[ProbeData, ProbeData]],
+    k: int,
+    *,
+    penalty: str = "l1",
+    seed: int = PROBE_SEED,
+    device="cpu",
+) -> list[dict[str, float]]:
+    """AUC of an SAE's k-sparse probe in and out of its domain, per pair of (data set, OOD twin):
+    ``{"id", "ood"}``.
+    """
+    features, tests = [], []
+    for data, out in pairs:
+        check_width(encoder, data)
+        check_width(encoder, out)
+        train, rest = ood_rows(data.y, seed, data.name)
+        x, y = data.x.to(device), torch.as_tensor(data.y, device=device)
+        best, columns = encoder.best(x[train], y[train], k)
+        features.append(
+            Features(
+                data.name,
+                data.family,
+                columns,
+                y[train],
+                encoder.columns(x[rest], best),
+                y[rest],
+                best.tolist(),
+            )
+        )
+        tests.append(
+            (encoder.columns(out.x.to(device), best), torch.as_tensor(out.y, device=device))
+        )
+    drops = []
+    for f, (x_ood, y_ood), chosen in zip(
+        features, tests, final_probes(features, [k], penalty=penalty, seed=seed), strict=True
+    ):
+        inside, outside = (
+            scores.auc(chosen.probabilities(x), y.cpu().numpy())
+            for x, y in ((f.test, f.y_test), (x_ood, y_ood))
+        )
+        drops.append({"id": float(inside[0]), "ood": float(outside[0])})
+    return drops
+
+
+def excess_drops(sae: Sequence[dict[str, float]], dense: Sequence[dict[str, float]]) -> np.ndarray:
+    """(SAE in-domain - SAE out) - (dense in-domain - dense out), one value per data set."""
+    return np.array(
+        [(s["id"] - s["ood"]) - (d["id"] - d["ood"]) for s, d in zip(sae, dense, strict=True)]
+    )
+
+
+def alphabetical_partition(names: Sequence[str], fraction: float = 0.25) -> dict[str, list[str]]:
+    """The original study's split: domains (first word after the number) in the alphabet's order,
+    the last quarter called OOD.
+
+    Kept for the ``cycle3`` policy; what it calls out of domain is late in the alphabet.
+    """
+    domains = sorted({domain(n) for n in names})
+    late = set(domains[len(domains) - max(1, math.ceil(len(domains) * fraction)) :])
+    return {
+        "id": [n for n in names if domain(n) not in late],
+        "ood": [n for n in names if domain(n) in late],
+        "ood_domains": sorted(late),
+    }
+
+
+def domain(name: str) -> str:
+    """First word of a numbered tag: ``us`` of ``117_us_state_FL``."""
+    return name.split("_", 1)[-1].split("_")[0]
+
+
+def alphabetical_drop(rows: Sequence[dict], dense: dict[str, dict]) -> dict[str, Any]:
+    """``ood_drop`` as the original computed it: best-k delta to the dense baseline on the early
+    domains minus that on the late ones.
+
+    ``rows`` are those of a saebench record over many data sets, ``dense`` their dense baselines.
+    """
+    parts = alphabetical_partition(list(dict.fromkeys(row["dataset"] for row in rows)))
+    out: dict[str, Any] = {
+        "datasets": {"id": parts["id"], "ood": parts["ood"]},
+        "ood_domains": parts["ood_domains"],
+    }
+    if not parts["id"]:
+        raise HusaiError(
+            "ood: the alphabetical partition needs data sets of at least two domains; add data sets"
+        )
+    for part in ("id", "ood"):
+        wanted = set(parts[part])
+        out[f"{part}_summary"] = cycle3_summary(
+            [row for row in rows if row["dataset"] in wanted], dense
+        )
+        out[f"{part}_best_minus_llm_auc"] = out[f"{part}_summary"]["best_minus_llm_auc"]
+    out["ood_drop"] = out["id_best_minus_llm_auc"] - out["ood_best_minus_llm_auc"]
+    return out

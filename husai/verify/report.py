@@ -1,0 +1,165 @@
+"""Derives every number of the report again from the evidence: one by one through ``numbers.json``,
+and by rendering the whole again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from husai.errors import HusaiError
+from husai.provenance import code_hash, finite, library_versions
+from husai.report.document import FORMAT, derived, escape_markdown, format_value, resolve_pointer
+from husai.report.log import read_events, render_log, runs_path
+from husai.report.render import render
+
+if TYPE_CHECKING:
+    from husai.verify.run import Findings
+
+FIGURE = re.compile(r"<svg style=.*?</svg>", flags=re.DOTALL)
+WORDS = re.compile(r"<text\b[^>]*>([^<]*)<")
+IDS = re.compile(r"""(?:\bid=["'][^"']*["'])|(?:#f[0-9a-f]{8}-[\w.-]+)""")
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+def check_report(found: Findings) -> None:
+    """Every number of the report from the evidence, twice: one by one through numbers.json, and by
+    rendering the whole again.
+    """
+    report, companion = found.reports / "gate_report.md", found.reports / "numbers.json"
+    if not report.is_file() or not (found.reports / "evidence").is_dir():
+        found.notes.append(f"{found.name(report)}: no report to derive again; run husai report")
+        return
+    _note_other_code(found)
+    text = report.read_text(errors="replace")
+    try:
+        numbers = json.loads(companion.read_text())
+        _check_numbers(found, text.split("\n"), numbers["numbers"])
+        again = render(found.reports / "evidence")
+    except (OSError, ValueError, KeyError, TypeError, HusaiError) as error:
+        found.mismatch(companion, f"the report's numbers cannot be derived again ({error})")
+        return
+    if again.numbers != numbers:
+        found.mismatch(companion, "is not what the evidence gives")
+    for number, (now, then) in enumerate(_pairs(again.markdown, text), start=1):
+        if now != then:
+            found.mismatch(
+                report,
+                f"line {number} is not what the evidence gives: '{then[:80]}' should be "
+                f"'{now[:80]}'",
+            )
+    _check_page(found, again.html)
+
+
+def check_log(found: Findings) -> None:
+    """The experiment log from the record of runs, line by line."""
+    log, record = found.reports / "experiment_log.md", found.reports / "runs.jsonl"
+    if not log.is_file() or not record.is_file():
+        return
+    try:
+        again = render_log(
+            read_events(record, *([runs_path(found.root / "results")] if found.has_results else []))
+        )
+    except (HusaiError, KeyError, TypeError, AttributeError) as error:
+        found.mismatch(record, f"the experiment log cannot be made again ({error})")
+        return
+    found.count("log entries made again", again.count("\n## "))
+    for number, (now, then) in enumerate(_pairs(again, log.read_text(errors="replace")), start=1):
+        if now != then:
+            found.mismatch(
+                log,
+                f"line {number} is not what runs.jsonl gives: '{then[:80]}' should be '{now[:80]}'",
+            )
+
+
+def _check_page(found: Findings, again: str) -> None:
+    """The HTML report: text and tables to the byte; figures by their words and, where the same
+    matplotlib is here, by their marks.
+    """
+    page = found.reports / "gate_report.html"
+    text = page.read_text(errors="replace") if page.is_file() else ""
+    if FIGURE.sub("<svg/>", text) != FIGURE.sub("<svg/>", again):
+        found.mismatch(page, "is not what the evidence gives")
+        return
+    drawn = library_versions().get("matplotlib") == _drawn_by(found)
+    for number, (now, then) in enumerate(
+        zip(FIGURE.findall(again), FIGURE.findall(text), strict=True), start=1
+    ):
+        if WORDS.findall(now) != WORDS.findall(then) or (drawn and not _alike(now, then)):
+            found.mismatch(page, f"figure {number} is not what the evidence gives")
+    if not drawn:
+        found.notes.append(
+            f"{found.name(page)}: drawn by another matplotlib than the one here; marks in figures "
+            "were not compared, words were"
+        )
+
+
+def _drawn_by(found: Findings) -> str | None:
+    """Version of matplotlib that drew the report, from its manifest."""
+    try:
+        return json.loads((found.reports / "manifest.json").read_text())["versions"]["matplotlib"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _alike(a: str, b: str) -> bool:
+    """Two drawings with the same elements, every coordinate within a hundredth of a point; ids hang
+    on the last digit and are left out.
+    """
+    a, b = IDS.sub("", a), IDS.sub("", b)
+    if NUMBER.sub("0", a) != NUMBER.sub("0", b):
+        return False
+    return all(
+        abs(float(x) - float(y)) <= 0.01
+        for x, y in zip(NUMBER.findall(a), NUMBER.findall(b), strict=True)
+    )
+
+
+def _note_other_code(found: Findings) -> None:
+    """Say so when another version of the code wrote the report: its wording may then differ where
+    no number does.
+    """
+    try:
+        then = json.loads((found.reports / "manifest.json").read_text()).get("code_hash")
+    except (OSError, ValueError, AttributeError):
+        return
+    if then and then != code_hash():
+        found.notes.append(
+            f"{found.name(found.reports)}: written by code {then}, checked by {code_hash()}; "
+            "husai report writes it again"
+        )
+
+
+def _pairs(now: str, then: str) -> list[tuple[str, str]]:
+    a, b = now.split("\n"), then.split("\n")
+    size = max(len(a), len(b))
+    return list(zip(a + [""] * (size - len(a)), b + [""] * (size - len(b)), strict=True))
+
+
+def _check_numbers(found: Findings, lines: list[str], numbers: list[dict[str, Any]]) -> None:
+    files: dict[str, Any] = {}
+    for entry in numbers:
+        found.count("numbers derived again")
+        name, derive = entry["file"], entry.get("derive")
+        where = f"line {entry['line']}: '{entry['text']}'"
+        if name not in files:
+            files[name] = json.loads((found.reports / "evidence" / name).read_text())
+        try:
+            value = finite(
+                derived(resolve_pointer(files[name], entry["pointer"]), entry["pointer"], derive)
+            )
+        except (KeyError, TypeError):
+            value = KeyError
+        if value != entry["value"]:
+            found.mismatch(
+                found.reports / "gate_report.md", f"{where} is not {name}#{entry['pointer']}"
+            )
+        elif (
+            FORMAT.get(derive, format_value)(value) != entry["text"]
+            or escape_markdown(entry["text"]) not in lines[entry["line"] - 1]
+        ):
+            found.mismatch(
+                found.reports / "gate_report.md",
+                f"{where} is not how {name}#{entry['pointer']} prints",
+            )

@@ -1,0 +1,161 @@
+"""A small place where recipes are compared: activations, probing data sets and story pairs of one
+subject, and the jobs run on them.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from husai import cli, provenance
+from husai.activations import write_store
+from husai.cebench.pairs import Pair
+from husai.cebench.store import save_pairs
+from husai.jobs.external import baselines_job
+from husai.jobs.frontier import table_job
+from husai.jobs.training import train_job
+from husai.probing import datasets
+
+D_IN, D_SAE, K = 12, 32, 4
+SUBJECT, HOOK = "language", "blocks.1.hook_resid_post"
+SELECTION, CONFIRMATION = ["96_spam_is", "87_glue_cola"], ["21_headline_istrump", "54_cs_tf"]
+PROBING = {"ks": [1, 4], "gate_k": 4, "penalty": "l1", "engine": "fast", "max_rows": None}
+STORE = Path(f"results/subjects/{SUBJECT}/activations/{HOOK}")
+PROBES, PAIRS = (
+    Path(f"results/subjects/{SUBJECT}/{name}/manifest.json") for name in ("probes", "pairs")
+)
+TRAINING = {"steps": 120, "batch_size": 128, "learning_rate": 2e-3}
+TOPK = {
+    "subject": SUBJECT,
+    "hook_name": HOOK,
+    "architecture": "topk",
+    "d_sae": D_SAE,
+    "k": K,
+    **TRAINING,
+}
+FROZEN = {**TOPK, "frozen_decoder": True}
+
+
+def rows(n, seed):
+    """Sparse combinations of 24 unit directions."""
+    g = torch.Generator().manual_seed(seed)
+    directions = torch.nn.functional.normalize(
+        torch.randn(24, D_IN, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    return (
+        torch.rand(n, 24, generator=g) * (torch.rand(n, 24, generator=g) < 0.12)
+    ) @ directions + 0.5
+
+
+def build():
+    """Everything that measuring needs, below the working directory."""
+    for split, n in (("train", 3000), ("held_out", 400), ("confirmation", 400)):
+        write_store(STORE / split, rows(n, len(split)))
+    folder = PROBES.parent / HOOK
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i, name in enumerate([*SELECTION, *CONFIRMATION]):
+        y = datasets.load_dataset(name).y[:420]
+        x = rows(420, 100 + i).numpy() + 0.1 * y[:, None] * rng.normal(size=D_IN)
+        save_file(
+            {"x": torch.tensor(x, dtype=torch.float32), "y": torch.tensor(y)},
+            folder / f"{name}.safetensors",
+        )
+    provenance.write_json(PROBES, {"text_overlap_rows": 0})
+    leak = {"excess": 0.0, "excess_lcb": -0.01, "n": 1000}
+    provenance.write_json(f"results/subjects/{SUBJECT}/model/metrics.json", {"leak_probe": leak})
+    pairs = {
+        s: [
+            Pair(f"{s} theme {i % 3}", f"{s} family {i % 3}", f"a {i}", f"b {i}", (i, i))
+            for i in range(6)
+        ]
+        for s in ("selection", "confirmation")
+    }
+    counts = torch.randint(2, 6, (24,), generator=torch.Generator().manual_seed(3))
+    save_pairs(
+        PAIRS.parent / f"{HOOK}.safetensors",
+        rows(int(counts.sum()), 7),
+        counts,
+        pairs,
+        SUBJECT,
+        HOOK,
+    )
+    for split, names in (("selection", SELECTION), ("confirmation", CONFIRMATION)):
+        baselines_job(
+            probing(names), PROBES, HOOK, f"results/external/baselines/{split}/{HOOK}.json"
+        )
+
+
+def probing(names):
+    """Config slice of sparse probing."""
+    return {**PROBING, "datasets": names}
+
+
+def train(recipe, seeds=(0, 1, 2), wait=None, **spec):
+    """Train a recipe where the workflow would; returns what ``recipe.json`` says."""
+    from husai.recipe import Recipe
+
+    out = Path(f"results/saes/{SUBJECT}/{Recipe.from_dict(recipe).id}/manifest.json")
+    return train_job(
+        {"recipe": recipe, "seeds": list(seeds), **spec},
+        list(seeds),
+        STORE,
+        out,
+        calibration=wait,
+        device="cpu",
+    )
+
+
+def husai(*args):
+    """One verb, as a rule calls it."""
+    status = cli.main([str(a) for a in args])
+    assert status == 0, args
+
+
+def measure(recipe_id, seeds, stability=True, frozen=None):
+    """The records of one recipe that the frontier table reads."""
+    saes, found = Path(f"results/saes/{SUBJECT}/{recipe_id}/manifest.json"), []
+    for seed in seeds:
+        out = Path(f"results/external/{recipe_id}/seed{seed}")
+        common = ["--saes", saes, "--seed", seed, "--device", "cpu", "--threads", "1"]
+        husai(
+            "saebench",
+            "--spec",
+            json.dumps(probing(SELECTION)),
+            *common,
+            "--probes",
+            PROBES,
+            "--baselines",
+            f"results/external/baselines/selection/{HOOK}.json",
+            "--out",
+            out / "saebench.json",
+        )
+        husai("cebench", "--spec", "{}", *common, "--pairs", PAIRS, "--out", out / "cebench.json")
+        found += [out / "saebench.json", out / "cebench.json"]
+    if stability:
+        out = Path(f"results/stability/{SUBJECT}/{recipe_id}.json")
+        twin = [f"results/saes/{SUBJECT}/{frozen}/manifest.json"] if frozen else []
+        husai(
+            "stability",
+            "--recipe",
+            saes,
+            "--activations",
+            STORE,
+            "--frozen",
+            *twin,
+            "--out",
+            out,
+            "--device",
+            "cpu",
+        )
+        found.append(out)
+    return [str(p) for p in found]
+
+
+def frontier(inputs):
+    """The frontier table over these records."""
+    return table_job(
+        "frontier", {"gate_k": 4, "frontier": {}}, inputs, Path("results/external/frontier.json")
+    )

@@ -1,0 +1,346 @@
+"""The strict decision: what passes, what fails, and that the reason names the culprit."""
+
+import copy
+import math
+import random
+
+import pytest
+from gate_records import HASH, PASSING, interval, passing, record
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from husai.gate import evaluate, load_policy
+from husai.gate.feasibility import cebench_bound, check_policy
+from husai.gate.policy import parse_policy
+from husai.provenance import metric
+
+STRICT = load_policy("strict")
+
+
+def decide(records, candidate=HASH):
+    return evaluate(STRICT, records, candidate)
+
+
+def test_a_sound_candidate_passes_every_gate():
+    decision = decide(passing())
+    assert (
+        decision.pass_all
+        and all(decision.gates.values())
+        and decision.failing == []
+        and decision.unattainable == []
+    )
+    assert decision.metrics["stability.S"] == {
+        "value": 0.6,
+        "lcb": pytest.approx(0.59),
+        "ucb": pytest.approx(0.61),
+        "n": 8,
+    }
+
+
+TRUTH = [
+    ("integrity", "integrity__leak_excess", 0.05, 0.051),
+    ("integrity", "integrity__plateau_gain", 0.00499, 0.005),
+    ("integrity", "integrity__cos_to_init", 0.799, 0.8),
+    ("integrity", "integrity__dead_fraction", 0.10, 0.1001),
+    ("integrity", "integrity__text_overlap_rows", 0, 1),
+    ("integrity", "integrity__shared_init_pairs", 0, 1),
+    ("integrity", "stability__clone_pairs", 0, 1),
+    ("reproducibility", "stability__S", 0.3101, 0.3099),
+    ("reproducibility", "stability__shared_fraction", 0.3101, 0.3099),
+    ("reproducibility", "stability__null_worst", 0.9, 0.901),
+    ("reproducibility", "stability__assessable", 1, 0),
+    ("functional", "stability__activation_r", 0.5101, 0.5099),
+    ("random_model", "random_model__delta_S", 0.0101, 0.01),
+    ("transcoder", "transcoder__delta_S", -0.0399, -0.0401),
+    ("ood", "ood__excess_drop", 0.0199, 0.0201),
+    ("saebench", "saebench__delta_vs_frozen", 0.0101, 0.01),
+    ("saebench", "saebench__delta_vs_dense", -0.0099, -0.0101),
+    ("cebench", "cebench__delta_vs_frozen", 0.0101, 0.01),
+]
+
+
+@pytest.mark.parametrize(("gate", "name", "good", "bad"), TRUTH)
+def test_each_condition_on_both_sides_of_its_threshold(gate, name, good, bad):
+    assert decide(passing(**{name: good})).pass_all
+    decision = decide(passing(**{name: bad}))
+    assert decision.failing == [gate] and not decision.pass_all
+    assert name.replace("__", ".") in decision.reasons[gate]
+
+
+def test_a_reason_shows_as_many_digits_as_the_verdict_needs():
+    decision = decide(passing(integrity__dead_fraction=0.1000001))
+    assert "integrity.dead_fraction = 0.1000001 fails <= 0.1" in decision.reasons["integrity"]
+
+
+def test_the_saebench_point_condition_counts_by_itself():
+    narrow = metric(0.009, 0.001, 0.02, 8, "crossed")
+    assert decide(passing(saebench__delta_vs_frozen=narrow)).failing == ["saebench"]
+
+
+@pytest.mark.parametrize("name", [row[1] for row in TRUTH])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        {"value": None, "lcb": None, "ucb": None, "n": 8},
+        {"value": math.nan, "lcb": 0.9, "ucb": 1.0, "n": 8},
+        "0.9",
+    ],
+    ids=["absent", "null", "nan", "text"],
+)
+def test_what_cannot_be_read_fails_its_gate_and_is_named(name, broken):
+    records = passing(**{name: {} if broken is None else broken}) if broken != "0.9" else passing()
+    kind, metric_name = name.split("__")
+    target = next(r for r in records if r["kind"] == kind)
+    if broken is None:
+        del target["metrics"][metric_name]
+    elif broken == "0.9":
+        target["metrics"][metric_name] = "0.9"
+    decision = decide(records)
+    gate = next(row[0] for row in TRUTH if row[1] == name)
+    assert gate in decision.failing and metric_name in decision.reasons[gate]
+
+
+@pytest.mark.parametrize("kind", list(PASSING))
+def test_a_missing_record_fails_and_a_foreign_one_does_not_stand_in(kind):
+    rest = [r for r in passing() if r["kind"] != kind]
+    assert f"there is no {kind} evidence" in " ".join(decide(rest).reasons.values())
+    decision = decide([*rest, record(kind, PASSING[kind], recipe_hash="another")])
+    assert not decision.pass_all and "not for the candidate" in " ".join(decision.reasons.values())
+
+
+@pytest.mark.parametrize(
+    ("entry", "part"),
+    [
+        (metric(0.6, 0.7, 0.5, 8), "lcb 0.7 above ucb 0.5"),
+        (metric(0.9, 0.5, 0.6, 8), "outside its own interval"),
+        (metric(1.6, 1.5, 1.7, 8), "lies outside what it can be"),
+        (metric(math.inf, 0.5, None, 8), "infinite value"),
+        (metric(0.6, math.nan, 0.7, 8), "lcb NaN"),
+        (metric(True, 0.5, 0.7, 8), "not a number"),
+        (metric(0.6, 0.55, 0.65, 0), "not a positive count"),
+        (metric(0.6, None, None, 8), "unbounded"),
+        (0.6, "not a metric"),
+    ],
+)
+def test_malformed_numbers(entry, part):
+    records = passing()
+    records[1]["metrics"]["S"] = entry
+    decision = decide(records)
+    assert decision.failing == ["reproducibility"] and part in decision.reasons["reproducibility"]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"schema": "husai.evidence/0"}, "has schema"),
+        ({"provenance": {}}, "no provenance"),
+        ({"inputs": [{"path": "x"}]}, "without path and sha256"),
+        ({"inputs": None}, "no list of inputs"),
+    ],
+)
+def test_malformed_records(change, part):
+    records = passing()
+    records[4].update(change)
+    decision = decide(records)
+    assert {"ood", "integrity"} <= set(decision.failing) and part in decision.reasons["ood"]
+
+
+def test_records_that_are_not_records():
+    assert decide([*passing(), [1, 2]]).failing == ["integrity"]
+    assert not decide([{"metrics": 3}, None]).pass_all
+
+
+def test_stale_evidence_is_named():
+    records = passing()
+    records[2]["provenance"]["code_hash"] = "older"
+    decision = decide(records)
+    assert (
+        decision.failing == ["integrity"]
+        and "2 code versions" in decision.reasons["integrity"]
+        and "random_model" in decision.reasons["integrity"]
+    )
+    again = passing()
+    again.append(copy.deepcopy(again[1]))
+    again[-1]["provenance"]["config_hash"] = "other"
+    assert "configurations of stability" in decide(again).reasons["integrity"]
+    runs = [r | {"run_config_hash": "a"} for r in passing()]
+    assert decide(runs).pass_all
+    runs[3]["run_config_hash"] = "b"
+    assert "run configurations" in decide(runs).reasons["integrity"]
+
+
+def test_too_few_seeds():
+    records = passing()
+    records[1] = record("stability", PASSING["stability"], seeds=7)
+    assert "rests on 7 seeds where 8 are needed" in decide(records).reasons["reproducibility"]
+    records[1] = record("stability", PASSING["stability"], seeds=8) | {"seeds": [1] * 8}
+    assert "rests on 1 seeds" in decide(records).reasons["functional"]
+
+
+def test_an_interval_from_fewer_seeds_than_the_record_names_counts_only_those():
+    decision = decide(passing(stability__S=metric(0.6, 0.59, 0.61, 3)))
+    assert (
+        decision.failing == ["reproducibility"]
+        and "rests on 3 seeds where 8 are needed" in decision.reasons["reproducibility"]
+    )
+    assert decide(passing(stability__clone_pairs=metric(0))).pass_all, (
+        "a count has no interval: n says nothing about its seeds"
+    )
+
+
+def test_selection_data_is_never_gated_and_confirmation_outranks():
+    selection = [r | {"phase": "selection"} for r in passing()]
+    decision = decide(selection)
+    assert not decision.pass_all and "selection's own data" in decision.reasons["saebench"]
+    confirmed = [r | {"phase": "confirmation"} for r in passing(stability__S=0.1)]
+    assert decide([*passing(), *confirmed]).failing == ["reproducibility"]
+
+
+def test_no_candidate():
+    assert evaluate(STRICT, passing()).pass_all
+    mixed = [*passing(), record("ood", PASSING["ood"], recipe_hash="another")]
+    assert "candidate is not named" in evaluate(STRICT, mixed).reasons["ood"]
+    confirmed = [
+        *(r | {"phase": "confirmation"} for r in passing()[:2]),
+        *passing()[2:],
+        *mixed[-1:],
+    ]
+    assert (
+        evaluate(STRICT, confirmed).candidate["recipe_hash"] == HASH
+        and evaluate(STRICT, confirmed).pass_all
+    )
+    assert not evaluate(STRICT, []).pass_all and not evaluate(STRICT, [], HASH).pass_all
+
+
+def test_the_worst_of_several_records_decides():
+    extra = record("ood", {"excess_drop": 0.2})
+    extra["provenance"]["config_hash"] = "config of ood"
+    for order in ([*passing(), extra], [extra, *passing()]):
+        assert (
+            decide(order).failing == ["ood"]
+            and decide(order).metrics["ood.excess_drop"]["value"] == 0.2
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), drop=st.sampled_from(list(PASSING)), bad=st.booleans())
+def test_order_of_evidence_is_irrelevant(seed, drop, bad):
+    records = [
+        *passing(),
+        record("stability", {"S": 0.2}),
+        record("ood", PASSING["ood"], recipe_hash="another"),
+    ]
+    records = [r for r in records if not (bad and r["kind"] == drop)]
+    shuffled = records[:]
+    random.Random(seed).shuffle(shuffled)
+    assert decide(shuffled).to_dict() == decide(records).to_dict()
+
+
+WORSE = {
+    "excess_drop": 1,
+    "leak_excess": 1,
+    "plateau_gain": 1,
+    "cos_to_init": 1,
+    "dead_fraction": 1,
+    "null_worst": 1,
+}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    name=st.sampled_from(
+        [
+            r[1]
+            for r in TRUTH
+            if "pairs" not in r[1] and "rows" not in r[1] and "assessable" not in r[1]
+        ]
+    ),
+    value=st.floats(-0.2, 0.95),
+    half=st.floats(0.0, 0.3),
+    less=st.floats(0.0, 0.5),
+    wider=st.floats(0.0, 0.5),
+)
+def test_worse_evidence_never_turns_a_fail_into_a_pass(name, value, half, less, wider):
+    key = name.split("__")[1]
+    sign = WORSE.get(key, -1)
+    if key in ("null_worst", "dead_fraction"):
+        value = abs(
+            value
+        )  # below 0 it would not be worse evidence but impossible evidence, which fails for that
+    before = decide(passing(**{name: metric(value, value - half, value + half, 8)}))
+    worse = value + sign * less
+    after = decide(passing(**{name: metric(worse, worse - half - wider, worse + half + wider, 8)}))
+    for gate, passed in after.gates.items():
+        assert before.gates[gate] or not passed
+
+
+def test_cebench_threshold_beyond_the_bound_is_unattainable():
+    assert cebench_bound(1024) == pytest.approx(31.97, abs=0.005) and cebench_bound(
+        2048
+    ) == pytest.approx(45.23, abs=0.005)  # method.md section 3
+    bound = cebench_bound(1024)
+    at_bound = {
+        "delta_vs_frozen": metric(0.0, -0.01, 0.01, 8),
+        "bound": interval("b", bound),
+        "interpretability_fixed": interval("i", bound),
+    }
+    records = [r for r in passing() if r["kind"] != "cebench"]
+    decision = decide([*records, record("cebench", at_bound)])
+    assert (
+        decision.unattainable == ["cebench"]
+        and "unattainable" in decision.reasons["cebench"]
+        and "bound" in decision.reasons["cebench"]
+    )
+    fine = at_bound | {
+        "delta_vs_frozen": metric(0.1, 0.09, 0.11, 8),
+        "interpretability_fixed": interval("i", 9.0),
+    }
+    assert decide([*records, record("cebench", fine)]).pass_all
+
+
+def test_what_the_seeds_cannot_resolve_is_named():
+    decision = decide(passing(stability__S=metric(0.5, -0.3, 1.3, 8)))
+    assert (
+        decision.unattainable == ["reproducibility"]
+        and "unresolvable: with n = 8" in decision.reasons["reproducibility"]
+    )
+    one = decide(passing(stability__activation_r=metric(0.9, None, None, 1)))
+    assert "functional" in one.unattainable and "gives no interval" in one.reasons["functional"]
+
+
+def test_a_policy_can_be_checked_before_any_evidence():
+    assert check_policy(STRICT) == []
+    text = (
+        "policy: a\nschema: husai.policy/1\ngates: {g: {why: b, conditions: [{evidence: "
+        "stability, metric: S, basis: lcb, op: '>', threshold: 1.0, range: [null, 1]}]}}"
+    )
+    assert [f.gate for f in check_policy(parse_policy(text))] == ["g"]
+
+
+def test_the_decision_as_text_and_json():
+    decision = decide(passing(ood__excess_drop=0.2))
+    text = decision.to_markdown()
+    assert text.startswith("# Policy `strict`: FAIL: ood") and "| ood | **fail** |" in text
+    lines = decision.lines()
+    assert len(lines) == 8 and lines[2].startswith(
+        "pass functional: stability.activation_r lcb 0.7 [0.69, 0.71], asked lcb >= 0.5: "
+    )
+    assert lines[5].startswith(
+        "FAIL ood: ood.excess_drop ucb 0.2 [0.19, 0.21], asked ucb <= 0.03: ood.excess_drop ucb = "
+        "0.21 fails <= 0.03"
+    )
+    missing = decide([r for r in passing() if r["kind"] != "ood"]).lines()[5]
+    assert missing.startswith(
+        "FAIL ood: ood.excess_drop ucb missing, asked ucb <= 0.03: ood.excess_drop ucb is "
+        "missing: there is no ood evidence"
+    )
+    assert {
+        "policy",
+        "candidate",
+        "metrics",
+        "thresholds",
+        "gates",
+        "reasons",
+        "unattainable",
+    } <= decision.to_dict().keys()

@@ -1,0 +1,175 @@
+"""Policies: the shipped ones say what method.md section 4 says, and every mistake in a file is
+reported at once.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from husai.errors import HusaiError
+from husai.gate import load_policy
+from husai.gate.policy import parse_policy
+
+GOOD = """
+policy: mine
+schema: husai.policy/1
+gates:
+  stable:
+    why: Seeds agree.
+    min_n: 5
+    conditions:
+      - {evidence: stability, metric: S, basis: lcb, op: ">=", threshold: 0.3}
+"""
+
+
+def conditions(name):
+    return {
+        (g.name, c.metric, c.basis, c.op, c.threshold)
+        for g in load_policy(name).gates
+        for c in g.conditions()
+    }
+
+
+def test_strict_is_section_4_of_the_method():
+    assert [g.name for g in load_policy("strict").gates] == [
+        "integrity",
+        "reproducibility",
+        "functional",
+        "random_model",
+        "transcoder",
+        "ood",
+        "saebench",
+        "cebench",
+    ]
+    asked = conditions("strict")
+    for row in (
+        ("integrity", "plateau_gain", "point", "<", 0.005),
+        ("integrity", "cos_to_init", "point", "<", 0.8),
+        ("integrity", "dead_fraction", "point", "<=", 0.10),
+        ("integrity", "text_overlap_rows", "point", "<=", 0.0),
+        ("integrity", "shared_init_pairs", "point", "<=", 0.0),
+        ("reproducibility", "S", "lcb", ">=", 0.30),
+        ("reproducibility", "shared_fraction", "lcb", ">=", 0.30),
+        ("reproducibility", "null_worst", "point", "<=", 0.9),
+        ("functional", "activation_r", "lcb", ">=", 0.5),
+        ("random_model", "delta_S", "lcb", ">", 0.0),
+        ("transcoder", "delta_S", "lcb", ">=", -0.05),
+        ("ood", "excess_drop", "ucb", "<=", 0.03),
+        ("saebench", "delta_vs_frozen", "lcb", ">", 0.0),
+        ("saebench", "delta_vs_frozen", "point", ">=", 0.01),
+        ("saebench", "delta_vs_dense", "lcb", ">=", -0.02),
+        ("cebench", "delta_vs_frozen", "lcb", ">", 0.0),
+    ):
+        assert row in asked
+    assert load_policy("strict").one_candidate and load_policy("strict").checked
+    assert {"one_version", "one_config", "verified"} == set(load_policy("strict").gates[0].checks)
+
+
+def test_cycle3_has_the_old_names_and_thresholds():
+    policy = load_policy("cycle3")
+    assert [g.name for g in policy.gates if g.counts] == [
+        "random_model",
+        "transcoder",
+        "ood",
+        "external",
+    ]
+    assert ("ood", "ood_drop", "point", "<=", 0.1) in conditions("cycle3")
+    assert set(policy.gates[3].modes) == {
+        m + s for m in ("auto", "saebench", "cebench", "joint") for s in ("", "-lcb")
+    }
+
+
+def test_a_user_file_is_loaded_by_path(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(GOOD)
+    policy = load_policy(file)
+    assert policy.name == "mine" and policy.gates[0].min_n == 5 and len(policy.sha256) == 64
+
+
+def test_an_unknown_policy_names_the_nearest():
+    with pytest.raises(HusaiError, match=r"'strct' is unknown.*did you mean 'strict'"):
+        load_policy("strct")
+    with pytest.raises(HusaiError, match="no such policy file"):
+        load_policy("folder/none.yaml")
+
+
+def test_all_mistakes_are_listed_at_once_with_the_nearest_name():
+    text = (
+        GOOD.replace("metric: S", "metric: shared_fractoin")
+        .replace("0.3}", "1e-3}")
+        .replace("lcb", "lbc")
+        .replace("why:", "wy:")
+    )
+    with pytest.raises(HusaiError) as error:
+        parse_policy(text.replace('">="', '"=>"').replace("min_n: 5", "min_n: 0"), "mine.yaml")
+    message = str(error.value)
+    assert message.startswith("mine.yaml: 7 mistakes") and "\n" not in message
+    for part in (
+        "did you mean 'shared_fraction'",
+        "'1e-3' is text in YAML; write 0.001",
+        "'lbc' is not one of point, lcb, ucb; did you mean 'lcb'",
+        "gates.stable.wy: unknown key; did you mean 'why'",
+        "gates.stable.why: expected a sentence",
+        "'=>' is not one of",
+        "gates.stable.min_n",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("schema: husai.policy/1", "schema: husai.policy/9", "schema: expected"),
+        ("policy: mine", "policy: mine\npolicy: mine", "line 3: key 'policy' appears twice"),
+        ("evidence: stability", "evidence: stabilty", "did you mean 'stability'"),
+        ("threshold: 0.3", "threshold: .nan", "expected a finite number"),
+        ("threshold: 0.3", "threshold: true", "expected a finite number"),
+        (", threshold: 0.3", "", "needs threshold"),
+        ("threshold: 0.3", "threshold: 0.3, range: [1, 0]", "lowest 1.0 is above highest 0.0"),
+        ("threshold: 0.3", "threshold: 0.3, required: 1", "expected true or false"),
+        ("stable:", "pass_all:", "reserved"),
+        ("min_n: 5", "checks: [verifed]", "did you mean 'verified'"),
+        ("gates:", "evidence: {one_candidat: true}\ngates:", "did you mean 'one_candidate'"),
+        ("policy: mine", "policy: [", "not readable as YAML"),
+    ],
+)
+def test_single_mistakes(old, new, part):
+    with pytest.raises(HusaiError) as error:
+        parse_policy(GOOD.replace(old, new))
+    assert part in str(error.value)
+
+
+def test_conditions_and_modes_exclude_each_other():
+    with pytest.raises(HusaiError, match="either conditions or modes"):
+        parse_policy("policy: a\nschema: husai.policy/1\ngates: {x: {why: b}}")
+    with pytest.raises(HusaiError, match="expected at least one gate"):
+        parse_policy("policy: a\nschema: husai.policy/1\ngates: {}")
+    with pytest.raises(HusaiError, match="expected a mapping"):
+        parse_policy("- 1")
+
+
+def test_own_evidence_kinds_are_declared():
+    text = GOOD.replace("stability, metric: S", "mine, metric: x")
+    with pytest.raises(HusaiError, match="own kinds go under declares"):
+        parse_policy(text)
+    assert parse_policy(text + "declares: {mine: [x]}\n").gates[0].conditions()[0].metric == "x"
+
+
+def test_options_that_do_not_exist_are_refused():
+    policy = load_policy("cycle3")
+    with pytest.raises(HusaiError, match="no gate 'extern'; did you mean 'external'"):
+        policy.with_options(required={"extern": True})
+    with pytest.raises(HusaiError, match="no mode 'both'"):
+        policy.with_options(modes={"external": "both"})
+    with pytest.raises(HusaiError, match="did you mean 'max_ood_drop'"):
+        policy.with_options(thresholds={"max_ood_drp": 0.2})
+
+
+def test_the_gate_imports_no_torch():
+    modules = (
+        "husai.gate, husai.selection.strict, husai.gate.selftest.simulation, "
+        "husai.gate.selftest.trial, husai.gate.selftest.planted, husai.gate.ledger, husai.jobs.gate"
+    )
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

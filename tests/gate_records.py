@@ -1,0 +1,105 @@
+"""Evidence and artifacts that the gate's tests share: one candidate that passes strict, and the
+original's JSON shapes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from husai.provenance import EVIDENCE_SCHEMA, metric
+
+HASH = "0123456789abcdef"
+PASSING = {
+    "integrity": {
+        "leak_excess": 0.0,
+        "plateau_gain": 0.001,
+        "cos_to_init": 0.3,
+        "dead_fraction": 0.02,
+        "text_overlap_rows": 0,
+    }
+    | {"shared_init_pairs": 0},
+    "stability": {
+        "S": 0.6,
+        "shared_fraction": 0.6,
+        "activation_r": 0.7,
+        "null_worst": 0.4,
+        "assessable": 1,
+        "clone_pairs": 0,
+    },
+    "random_model": {"delta_S": 0.3},
+    "transcoder": {"delta_S": 0.02},
+    "ood": {"excess_drop": 0.0},
+    "saebench": {"delta_vs_frozen": 0.05, "delta_vs_dense": 0.0},
+    "cebench": {"delta_vs_frozen": 0.1},
+}
+EXACT = ("text_overlap_rows", "shared_init_pairs", "clone_pairs", "assessable")
+
+
+def record(kind: str, metrics: dict, recipe_hash: str = HASH, seeds: int = 8, **extra) -> dict:
+    """One evidence record; plain numbers get an interval of +-0.01."""
+    full = {
+        k: v if isinstance(v, dict) or v is None else interval(k, v) for k, v in metrics.items()
+    }
+    about = {"code_hash": "code", "config_hash": f"config of {kind}", "seeds": list(range(seeds))}
+    head = {
+        "schema": EVIDENCE_SCHEMA,
+        "kind": kind,
+        "subject": "language",
+        "recipe": "topk-d1024-k32",
+        "recipe_hash": recipe_hash,
+    }
+    return {**head, "metrics": full, "inputs": [], "provenance": about, **extra}
+
+
+def interval(name: str, value: float, half: float = 0.01, n: int = 8) -> dict:
+    half = 0.0 if name in EXACT else half
+    return metric(value, value - half, value + half, n, "jackknife-t")
+
+
+def passing(**changes) -> list[dict]:
+    """Records that pass strict, with whole metrics replaced by ``kind__metric=value`` (None removes
+    it).
+    """
+    kinds = {kind: dict(metrics) for kind, metrics in PASSING.items()}
+    for key, value in changes.items():
+        kind, name = key.split("__")
+        if value is None:
+            del kinds[kind][name]
+        else:
+            kinds[kind][name] = value
+    return [record(kind, metrics) for kind, metrics in kinds.items()]
+
+
+def write(path: Path, value) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+    return path
+
+
+def phase4a(difference=0.1, low=0.5, high=0.4) -> dict:
+    return {
+        "comparison": {"difference": difference},
+        "trained": {"ci95_low": low},
+        "random": {"ci95_high": high},
+    }
+
+
+def frontier_record(architecture: str, seed: int, saebench, cebench, ev=0.8, **extra) -> dict:
+    """A frontier record in the original's shape."""
+    return {
+        "architecture": architecture,
+        "seed": seed,
+        "checkpoint": f"run/checkpoints/{architecture}_seed{seed}/sae_final.pt",
+        "train_metrics": {"explained_variance": ev},
+        "saebench": {"summary": {"best_minus_llm_auc": saebench}},
+        "cebench": {
+            "delta_vs_matched_baseline": {"interpretability_score_mean_max": cebench},
+            "custom_metrics": {"interpretability_score_mean_max": 7.0},
+            "sae_meta": {"d_sae": 1024},
+            "matched_baseline_metrics": {"interpretability_score_mean_max": 47.951611585617066},
+        },
+        "saebench_returncode": 0,
+        "cebench_returncode": 0,
+        **extra,
+    }

@@ -1,0 +1,194 @@
+"""Recipes shared by stages are trained once; every slice names exactly what a job depends on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from husai.config import load
+from husai.errors import HusaiError
+from husai.planning.plan import Plan, Slices
+from husai.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def plan(override=None):
+    return Plan(load([ROOT / "config/config.yaml"], override=override))
+
+
+def test_a_recipe_two_stages_share_is_trained_once_with_the_union_of_seeds():
+    p = plan()
+    shared = p.trained["modular", "topk-d128-k32"]
+    assert set(shared.seeds) == set(p.config.ablations.seeds) | set(p.config.consistency.seeds)
+
+
+def test_changing_one_ablation_k_changes_only_that_recipe():
+    before, after = plan(), plan({"ablations": {"k": [8, 16, 32, 48]}})
+    assert set(before.trained) - set(after.trained) == {
+        ("modular", "topk-d128-k64"),
+        ("language", "topk-d256-k64"),
+    }
+    assert set(after.trained) - set(before.trained) == {
+        ("modular", "topk-d128-k48"),
+        ("language", "topk-d256-k48"),
+    }
+    same = set(before.trained) & set(after.trained)
+    assert all(Slices(before).train(*key) == Slices(after).train(*key) for key in same)
+
+
+def test_a_stage_on_several_subjects_trains_on_each_and_shares_what_others_train():
+    p = plan()
+    trained, controls = (
+        [(r.subject, r.d_sae, r.k) for r in p.baseline[0] if r.frozen_decoder is frozen]
+        for frozen in (False, True)
+    )
+    assert trained == controls == [("modular", 1024, 32), ("language", 256, 32)]
+    shared = p.trained["language", "topk-d256-k32"].seeds
+    stages = (p.config.baseline, p.config.ablations, p.config.calibration, p.config.consistency)
+    assert set(shared) == {seed for stage in stages for seed in stage.seeds}
+
+
+def test_one_subject_and_one_number_are_still_a_configuration():
+    p = plan({"baseline": {"subject": "language", "d_sae": 64, "k": 8}})
+    assert [(r.subject, r.id) for r in p.baseline[0]] == [
+        ("language", "topk-d64-k8"),
+        ("language", "topk-d64-k8-frozen"),
+    ]
+
+
+def test_slices_are_canonical_json():
+    p = plan()
+    text = Slices(p).train("modular", "topk-d128-k8")
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+
+
+def test_unknown_recipe_names_the_nearest():
+    with pytest.raises(HusaiError, match="did you mean 'topk-d128-k8'"):
+        plan().get("modular", "topk-d128-k9")
+
+
+def test_every_consistency_recipe_has_its_plain_twin_in_the_plan():
+    p = plan()
+    assert all((r.subject, r.plain_twin().id) in p.trained for r in p.consistency)
+
+
+def test_frozen_control_of_a_frontier_recipe_is_trained():
+    p = plan()
+    for recipe in (*p.frontier, *p.scaling):
+        control = p.frozen_control(recipe)
+        assert (control.subject, control.id) in p.trained
+
+
+@pytest.fixture
+def brought(tmp_path, monkeypatch):
+    """A plan with one brought ensemble of two, at a hook that no recipe uses."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (3, 5):
+        (tmp_path / f"mine/seed{seed}").mkdir(parents=True)
+        (tmp_path / f"mine/seed{seed}/ae.pt").write_bytes(b"")
+    entry = {"path": "mine", "subject": "language", "hook": "blocks.1.hook_mlp_out"}
+    return plan({"external": {"candidates": [entry]}})
+
+
+def test_a_brought_ensemble_is_compared_with_a_control_that_waits_for_its_import(brought):
+    (mine,) = brought.brought
+    assert (mine.id, mine.seeds) == ("brought-mine", (3, 5))
+    control = brought.trained_control("language", "brought-mine")
+    assert control.frozen_decoder and (control.d_sae, control.k, control.hook_name) == (
+        "matched",
+        "matched",
+        "blocks.1.hook_mlp_out",
+    )
+    assert control.id == "topk-matched-frozen-blocks.1.mlp_out-as-mine"
+    assert brought.waits_for(control) == "results/saes/language/brought-mine/matched.json"
+    assert brought.get("language", control.id).seeds == list(brought.config.frontier.seeds)
+    assert control.resolve(9, 77).to_dict() == {**control.to_dict(), "k": 9, "d_sae": 77}
+    assert brought.trained_control("language", control.id) is None
+    assert (
+        mine in brought.compared()
+        and mine in brought.reproducible()
+        and control in brought.compared()
+    )
+    assert "blocks.1.hook_mlp_out" in brought.pool_hooks()
+
+
+def test_bringing_an_sae_changes_no_training(brought):
+    before = plan()
+    assert {key: Slices(before).train(*key) for key in before.trained}.items() <= {
+        k: Slices(brought).train(*k) for k in brought.trained
+    }.items()
+    assert set(brought.trained) - set(before.trained) == {
+        ("language", "topk-matched-frozen-blocks.1.mlp_out-as-mine")
+    }
+    assert json.loads(Slices(brought).bring("brought-mine"))["members"] == [
+        "mine/seed3",
+        "mine/seed5",
+    ]
+    assert json.loads(Slices(brought).confirmation())["brought"] == {
+        "brought-mine": {"members": [], "seeds": []}
+    }
+    assert "brought" not in json.loads(Slices(before).confirmation())
+
+
+def test_a_brought_recipe_is_known_by_name_and_content():
+    fields = {
+        "subject": "s",
+        "hook_name": "h",
+        "architecture": "topk",
+        "d_sae": 64,
+        "k": 8,
+        "l0_target": 5.4,
+    }
+    recipe = Recipe(**fields, brought="mine", content="abc")
+    assert (recipe.id, recipe.matched_l0) == ("brought-mine", 5.0)
+    assert recipe.hash != Recipe(**fields, brought="mine", content="abd").hash
+    assert recipe == Recipe.from_dict(recipe.to_dict())
+    assert "brought" not in Recipe(**fields).to_dict() and Recipe(**fields).matched_l0 == 8.0
+    with pytest.raises(HusaiError, match="needs the hash of its files and its measured L0"):
+        Recipe(**fields, brought="mine")
+    with pytest.raises(HusaiError, match="matched together"):
+        Recipe(**{**fields, "d_sae": "matched"})
+
+
+def test_recipe_hash_covers_every_field_and_id_is_readable():
+    base = {"subject": "s", "hook_name": "h", "architecture": "topk", "d_sae": 64, "k": 4}
+    recipe = Recipe(**base)
+    assert recipe.id == "topk-d64-k4"
+    assert recipe.hash == Recipe.from_dict(recipe.to_dict()).hash
+    changes = {
+        "steps": 7,
+        "learning_rate": 0.5,
+        "batch_size": 3,
+        "hook_name": "g",
+        "auxk_coefficient": 0.0,
+        "frozen_decoder": True,
+        "tag": "x",
+        "d_sae": 65,
+    }
+    hashes = {Recipe(**{**base, key: value}).hash for key, value in changes.items()}
+    assert len(hashes | {recipe.hash}) == len(changes) + 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"k": 0}, "k must be a positive integer"),
+        ({"k": 65}, "k = 65 is larger than d_sae = 64"),
+        ({"architecture": "topkk"}, "not one of"),
+        ({"consistency_weight": 0.1}, "needs reference_seed"),
+        ({"architecture": "relu", "k": None}, "needs l0_target or sparsity_coefficient"),
+    ],
+)
+def test_unsound_recipes_are_refused_in_one_line(fields, message):
+    with pytest.raises(HusaiError, match=message):
+        Recipe(
+            **{
+                "subject": "s",
+                "hook_name": "h",
+                "architecture": "topk",
+                "d_sae": 64,
+                "k": 4,
+                **fields,
+            }
+        )

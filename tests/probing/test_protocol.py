@@ -1,0 +1,376 @@
+"""The fast probing engine: scores, splits, ranking, solver and the choice of C, against
+scikit-learn and the official rules restated.
+"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+from husai.errors import HusaiError
+from husai.probing import datasets, scores
+from husai.probing.baselines import baseline_rows, dense_probe
+from husai.probing.encoders import Neurons, SAEEncoder, rank_latents
+from husai.probing.probes import C_GRID
+from husai.probing.protocol import ProbeData, probe, probe_datasets, probe_split, select_features
+from husai.probing.solver.logistic import fit
+from husai.sae import SAE
+
+pytestmark = pytest.mark.filterwarnings(
+    f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning"
+)
+
+
+def sparse_data(n=400, m=8, seed=0, scale=1.0, name="96_spam_is"):
+    """Non-negative sparse features of which some carry the label."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    rng.shuffle(y)
+    signal = np.linspace(1.2, 0.0, m)
+    x = np.maximum(rng.normal(size=(n, m)) + signal * y[:, None] - 0.3, 0) * scale
+    return ProbeData(name, "spam", torch.tensor(x, dtype=torch.float32), y)
+
+
+def random_sae(architecture="topk", d_in=16, d_sae=40, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    W = torch.randn(d_in, d_sae, generator=g)
+    threshold = (
+        torch.rand(d_sae, generator=g) if architecture in ("jumprelu", "batchtopk") else None
+    )
+    k = 5 if architecture in ("topk", "transcoder") else None
+    return SAE(
+        architecture,
+        W,
+        W.T.clone(),
+        0.1 * torch.randn(d_sae, generator=g),
+        0.1 * torch.randn(d_in, generator=g),
+        threshold,
+        k,
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=4, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_auc_counts_ties_half_and_agrees_with_scikit_learn(rows):
+    values, y = np.array([v / 5 for v, _ in rows]), np.array([int(b) for _, b in rows])
+    if len(set(y)) < 2:
+        return
+    expected = roc_auc_score(y, values)
+    assert float(scores.auc(values[None], y)[0]) == pytest.approx(expected, abs=1e-12)
+    assert scores.trapezoid_auc(values, y) == expected
+
+
+def test_accuracy_and_weighted_f1_agree_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    decision, y = rng.normal(size=(3, 50)), rng.integers(0, 2, 50)
+    found = scores.accuracy(decision > 0, y), scores.weighted_f1(decision > 0, y)
+    for i in range(3):
+        assert float(found[0][i]) == pytest.approx(accuracy_score(y, decision[i] > 0))
+        assert float(found[1][i]) == pytest.approx(f1_score(y, decision[i] > 0, average="weighted"))
+
+
+def test_ranking_divides_by_the_mean_over_firing_rows():
+    # Latent 0 fires on every row, latent 1 only on class 1 and weakly: relative to its own firing
+    # mean it separates better.
+    z = torch.tensor([[4.0, 0.0, 1.0], [4.0, 0.0, 0.0], [5.0, 0.01, 0.0], [5.0, 0.01, 1.0]])
+    y = torch.tensor([0, 0, 1, 1])
+    assert rank_latents(z, y).tolist() == [1, 0, 2]
+
+
+def test_training_rows_are_those_kept_out_of_the_training_text():
+    y = np.random.default_rng(0).permutation(np.arange(1500) % 2)
+    train, test = probe_split(y)
+    assert np.array_equal(np.sort(train), datasets.probe_train_rows(y))
+    assert len(train) == 1024 and len(test) == 1500 - 1024 - 1
+    assert not set(train) & set(test)
+    assert y[train].sum() == 512
+
+
+def test_a_row_limit_that_unbalances_the_classes_leaves_a_balanced_test_set():
+    y = np.random.default_rng(1).permutation(np.r_[np.ones(330, int), np.zeros(270, int)])
+    train, test = probe_split(y)
+    assert len(train) == 500 and y[train].sum() == 250
+    assert len(test) == 40 and y[test].sum() == 20
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (np.zeros(500, int), "only one class"),
+        (np.arange(150) % 2, "too few"),
+        (np.r_[np.ones(480, int), np.zeros(20, int)], "too few"),
+    ],
+)
+def test_unusable_data_sets_are_refused_by_name(y, words):
+    with pytest.raises(HusaiError, match=f"87_glue_cola.*{words}"):
+        probe_split(y, name="87_glue_cola")
+
+
+@pytest.mark.parametrize("architecture", ["topk", "relu", "jumprelu", "batchtopk", "transcoder"])
+def test_single_columns_equal_the_full_code(architecture):
+    sae = random_sae(architecture, d_in=16, d_sae=64)
+    x = torch.randn(2100, 16, generator=torch.Generator().manual_seed(1))
+    latents = torch.tensor([3, 60, 11, 25])
+    encoder = SAEEncoder(sae)
+    torch.testing.assert_close(encoder.columns(x, latents), encoder.encode(x)[:, latents])
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 4.0])
+def test_l1_path_follows_saga_to_where_it_stops(scale):
+    data = sparse_data(scale=scale)
+    x, n = data.x, len(data.y)
+    found = fit(
+        x.unsqueeze(0),
+        torch.tensor(data.y).unsqueeze(0),
+        torch.full((1, n), 1 / n),
+        torch.ones(10, 8, dtype=torch.bool),
+        torch.tensor(C_GRID),
+    )
+    for i, C in enumerate(C_GRID):
+        saga = LogisticRegression(
+            C=C, penalty="l1", solver="saga", random_state=42, max_iter=1000
+        ).fit(x.numpy(), data.y)
+        size = max(np.abs(saga.coef_).max(), 1e-3)
+        assert np.abs(found.coef[0, i].numpy() - saga.coef_[0]).max() < 0.02 * size
+        if (
+            np.abs(saga.coef_).max() > 0
+        ):  # with no feature in, SAGA stops after one epoch with an arbitrary intercept
+            assert float(found.intercept[0, i]) == pytest.approx(
+                float(saga.intercept_[0]), abs=0.03
+            )
+
+
+def test_l2_reaches_the_optimum():
+    data = sparse_data(scale=2.0)
+    n = len(data.y)
+    x = data.x.unsqueeze(0)
+    Cs = torch.tensor([100.0, 1.0, 0.01])
+    weights = torch.full((1, n), 1 / n)
+    found = fit(
+        x,
+        torch.tensor(data.y).unsqueeze(0),
+        weights,
+        torch.ones(3, 8, dtype=torch.bool),
+        Cs,
+        penalty="l2",
+    )
+    for i, C in enumerate(Cs.tolist()):
+        exact = LogisticRegression(C=C, tol=1e-10, max_iter=10000).fit(
+            data.x.double().numpy(), data.y
+        )
+        np.testing.assert_allclose(found.coef[0, i].numpy(), exact.coef_[0], atol=2e-3)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_l2_probes_of_any_scale_are_scikit_learns(scale, compiled):
+    data = sparse_data(700, scale=scale, seed=4)
+    Cs = [1e2 / scale**2, 1.0 / scale**2]
+    train, test = probe_split(data.y)
+    (found,) = probe(
+        [select_features(Neurons(8), data, 8)], [8], penalty="l2", Cs=Cs, compiled=compiled
+    )
+    x, y = data.x.double().numpy(), data.y
+    order = found.latents
+    best = LogisticRegression(C=found.C * scale**2, tol=1e-10, max_iter=10000).fit(
+        x[train][:, order] / scale, y[train]
+    )
+    assert found.auc == pytest.approx(
+        roc_auc_score(y[test], x[test][:, order] @ best.coef_[0]), abs=2e-3
+    )
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float32, np.int8])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_labels_of_any_type_are_the_same_labels(dtype, compiled):
+    data = sparse_data()
+    (found,) = probe_datasets(
+        Neurons(8), [data._replace(y=data.y.astype(dtype))], [4], compiled=compiled
+    )
+    assert found == probe_datasets(Neurons(8), [data], [4], compiled=compiled)[0]
+
+
+def test_on_a_cpu_every_data_set_is_handed_over_when_it_is_done():
+    seen = []
+    probe_datasets(
+        Neurons(8),
+        [sparse_data(seed=i, name=name) for i, name in enumerate(("96_spam_is", "87_glue_cola"))],
+        [1, 4],
+        on_block=seen.append,
+    )
+    assert sorted(sorted({r.dataset for r in block}) for block in seen) == [
+        ["87_glue_cola"],
+        ["96_spam_is"],
+    ]
+
+
+def test_groups_of_other_sizes_and_padding_change_nothing():
+    a, b = sparse_data(300, seed=1), sparse_data(420, seed=2)
+    together = probe_datasets(Neurons(8), [a, b], [1, 4])
+    alone = probe_datasets(Neurons(8), [a], [1, 4]) + probe_datasets(Neurons(8), [b], [1, 4])
+    for x, y in zip(together, alone, strict=True):
+        assert (x.dataset, x.k, x.C, x.latents) == (y.dataset, y.k, y.C, y.latents)
+        assert x.auc == pytest.approx(y.auc, abs=1e-4)
+
+
+def test_torch_engine_gives_the_results_of_the_compiled_one():
+    sets = [sparse_data(300 + 40 * i, seed=i) for i in range(5)]
+    seen = []
+    together = probe_datasets(
+        Neurons(8), iter(sets), [1, 4], block=2, compiled=False, on_block=seen.extend
+    )
+    for x, y in zip(together, probe_datasets(Neurons(8), sets, [1, 4]), strict=True):
+        assert (x.dataset, x.k, x.C, x.latents, x.n_test) == (
+            y.dataset,
+            y.k,
+            y.C,
+            y.latents,
+            y.n_test,
+        )
+        assert [x.auc, x.val_auc, x.accuracy, x.f1] == pytest.approx(
+            [y.auc, y.val_auc, y.accuracy, y.f1], abs=1e-3
+        )
+    assert sorted(seen) == sorted(together)
+
+
+def test_k_is_nested_and_more_signal_gives_a_higher_auc():
+    results = probe_datasets(Neurons(8), [sparse_data(1400)], [1, 2, 8])
+    assert [r.k for r in results] == [1, 2, 8]
+    assert (
+        results[2].latents[:2] == results[1].latents
+        and results[1].latents[:1] == results[0].latents
+    )
+    assert results[2].auc > results[0].auc > 0.6
+    assert results[0].n_train == 1024 and results[0].n_test == 1400 - 1025
+
+
+def test_labels_unrelated_to_the_activations_give_chance():
+    rng = np.random.default_rng(3)
+    data = ProbeData(
+        "96_spam_is", "spam", torch.rand(3000, 8), rng.permutation(np.arange(3000) % 2)
+    )
+    assert abs(probe_datasets(Neurons(8), [data], [4])[0].auc - 0.5) < 0.05
+
+
+def test_a_feature_the_penalty_excludes_scores_one_half():
+    data = sparse_data(scale=1e-4)
+    assert (
+        fit(
+            data.x[None],
+            torch.tensor(data.y)[None],
+            torch.full((1, 400), 1 / 400),
+            torch.ones(1, 8, dtype=torch.bool),
+            torch.tensor([1e-5]),
+        )
+        .coef.abs()
+        .max()
+        == 0
+    )
+
+
+def test_a_step_too_long_for_the_model_is_taken_back():
+    # Tiny features make SAGA's step huge; one linear step of that length would overshoot into
+    # saturation and stay there.
+    data = sparse_data(700, scale=0.02, seed=7)
+    n = len(data.y)
+    found = fit(
+        data.x[None],
+        torch.tensor(data.y)[None],
+        torch.full((1, n), 1 / n),
+        torch.ones(1, 8, dtype=torch.bool),
+        torch.tensor([1e5]),
+    )
+    saga = LogisticRegression(
+        C=1e5, penalty="l1", solver="saga", random_state=42, max_iter=1000
+    ).fit(data.x.numpy(), data.y)
+    np.testing.assert_allclose(
+        found.coef[0, 0].numpy(), saga.coef_[0], atol=0.02 * np.abs(saga.coef_).max()
+    )
+
+
+def test_rows_that_are_equal_tie_whatever_their_place():
+    data = sparse_data(700, m=6)
+    twice = data._replace(x=torch.cat([data.x, data.x]), y=np.r_[data.y, data.y])
+    features = probe_datasets(Neurons(6), [twice], [3])
+    assert 0.5 < features[0].auc < 1
+    x = np.repeat(np.random.default_rng(1).random((1, 6), np.float32), 1001, axis=0)
+    assert all(
+        len(np.unique(row)) == 1
+        for row in scores.probabilities(np.random.default_rng(0).normal(size=(3, 7)), x)
+    )
+
+
+def test_threads_change_neither_results_nor_order():
+    sets = [sparse_data(300 + 20 * i, seed=i) for i in range(5)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = probe_datasets(Neurons(8), iter(sets), [1, 4], block=2)
+        torch.set_num_threads(2)
+        together = probe_datasets(Neurons(8), iter(sets), [1, 4], block=2)
+    finally:
+        torch.set_num_threads(before)
+    assert [r.n_train for r in together] == [r.n_train for r in alone]
+    assert together == alone
+
+
+def test_k_above_the_number_of_latents_uses_all_of_them():
+    result = probe_datasets(Neurons(8), [sparse_data()], [16])[0]
+    assert len(result.latents) == 8 and result.k == 16
+
+
+def test_the_width_mismatch_names_both_numbers():
+    with pytest.raises(HusaiError, match=r"d = 8 .* d_in = 16"):
+        probe_datasets(SAEEncoder(random_sae()), [sparse_data()], [1])
+
+
+def test_a_code_with_nan_is_refused():
+    sae = random_sae("relu", d_in=8)
+    sae.b_enc[0] = float("nan")
+    with pytest.raises(HusaiError, match="NaN"):
+        probe_datasets(SAEEncoder(sae), [sparse_data()], [1])
+
+
+@pytest.mark.parametrize("ks", [[], [0], [4096]])
+def test_unusable_ks_are_refused(ks):
+    with pytest.raises(HusaiError, match=r"external\.probing\.ks"):
+        probe_datasets(Neurons(8), [sparse_data()], ks)
+
+
+def test_dense_baseline_is_the_official_protocol():
+    data = sparse_data(700, seed=5)
+    train, test = probe_split(data.y)
+    x, y = data.x.numpy(), data.y
+    n_val = 100
+    best, best_auc = None, -1.0
+    for C in np.logspace(5, -5, 10):
+        model = LogisticRegression(C=C, random_state=42, max_iter=1000).fit(
+            x[train[:-n_val]], y[train[:-n_val]]
+        )
+        auc = roc_auc_score(y[train[-n_val:]], model.predict_proba(x[train[-n_val:]])[:, 1])
+        if auc > best_auc:
+            best, best_auc = C, auc
+    order = np.random.RandomState(42).permutation(len(train))
+    final = LogisticRegression(C=best, random_state=42, max_iter=1000).fit(
+        x[train][order], y[train][order]
+    )
+    found = dense_probe(data)
+    assert found.val_auc == pytest.approx(best_auc)
+    assert found.auc == pytest.approx(
+        roc_auc_score(y[test], final.predict_proba(x[test])[:, 1]), abs=1e-5
+    )
+
+
+def test_baselines_have_every_k_and_find_planted_signal():
+    data = sparse_data(700, seed=5)
+    (row,) = baseline_rows([data], [1, 4])
+    assert set(row["neurons"]) == set(row["pca"]) == {"1", "4"}
+    assert (
+        row["neurons"]["1"]["auc"] > 0.6
+        and row["dense"]["auc"] >= row["neurons"]["1"]["auc"] - 0.02
+    )
+    assert row["pca"]["4"]["auc"] > 0.5

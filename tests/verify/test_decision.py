@@ -1,0 +1,63 @@
+"""Decisions are made again from the evidence they name: on the run itself, and from the evidence
+copies alone.
+"""
+
+import shutil
+
+import pytest
+import report_tree
+
+from husai.jobs.gate import gate_job
+from husai.provenance import read_json, write_json
+from husai.verify.run import verify
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    root = report_tree.build_in(tmp_path_factory.mktemp("run"))
+    with report_tree.inside(root):
+        evidence = ["results/confirmation", "results/stress"]
+        gate_job(
+            "strict",
+            output_dir="results/gate/strict",
+            evidence=evidence,
+            candidate=report_tree.HASH,
+        )
+    return report_tree.finish_in(root)
+
+
+def test_a_real_decision_is_reported_and_made_again(original):
+    found = verify(original)
+    assert found.mismatches == []
+    assert found.counts["decisions made again"] == 1
+    assert (
+        (original / "reports/gate_report.md")
+        .read_text()
+        .startswith("# NOT RELEASED: strict gate failed (")
+    )
+
+
+def test_the_evidence_copies_are_enough_to_make_it_again(original, tmp_path):
+    shutil.copytree(original / "reports", tmp_path / "reports")
+    found = verify(tmp_path)
+    assert found.mismatches == []
+    assert found.counts["decisions made again"] == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("gates", {"pass_all": True}), ("metrics", None)])
+def test_a_decision_that_its_evidence_does_not_give_is_named(original, tmp_path, key, value):
+    root = tmp_path / "run"
+    shutil.copytree(original, root)
+    path = root / "results/gate/strict/release_policy.json"
+    record = read_json(path)
+    if key == "gates":
+        record["gates"] = dict.fromkeys(record["gates"], True)
+    else:
+        record["metrics"]["stability.S"]["lcb"] = 0.9
+    write_json(path, record)
+    lines = [
+        line
+        for line in verify(root).mismatches
+        if line.startswith("results/gate/strict/release_policy.json: ")
+    ]
+    assert any("but the evidence gives" in line for line in lines)
