@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from husai.cebench.bound import score_bound
 from husai.errors import HusaiError
 from husai.gate.evidence import is_number
-from husai.gate.feasibility import cebench_bound
 from husai.provenance import EVIDENCE_SCHEMA, file_records, metric, read_json
 
 INTERPRETABILITY = "interpretability_score_mean_max"
@@ -161,7 +161,7 @@ def cebench_attainable(data: Mapping[str, Any]) -> float | None:
             if isinstance(data.get("metrics"), Mapping)
             else None
         )
-    return cebench_bound(int(d_sae)) - score
+    return score_bound(int(d_sae)) - score
 
 
 def cycle3_evidence(

@@ -26,13 +26,6 @@ class Finding(NamedTuple):
     limit: float | None = None
 
 
-def cebench_bound(n_latents: int) -> float:
-    """Highest possible maximum of z-scores over ``n`` values with unbiased std, ``(n - 1) /
-    sqrt(n)`` (method.md section 3).
-    """
-    return (n_latents - 1) / math.sqrt(n_latents)
-
-
 def check_policy(policy: Policy) -> list[Finding]:
     """Thresholds no evidence whatsoever could meet, from the ranges the policy states."""
     return [

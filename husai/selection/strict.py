@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from husai.cebench.bound import score_bound
 from husai.errors import HusaiError
-from husai.gate.feasibility import cebench_bound
 from husai.selection.candidates import EXTERNAL, METRICS, Candidate
 from husai.selection.cycle3 import Entry, Selection, dominates, too_few
 
@@ -135,7 +135,7 @@ def _own_score(member: Candidate) -> float:
 def _bound(members: Sequence[Candidate]) -> float:
     """The CE-Bench bound of the condition's width, 1 where the records do not tell it."""
     widths = [m.d_sae for m in members if m.d_sae]
-    return min(map(cebench_bound, widths), default=1.0)
+    return min(map(score_bound, widths), default=1.0)
 
 
 def _seed_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -9,8 +9,9 @@ from gate_records import HASH, PASSING, interval, passing, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from husai.cebench.bound import score_bound
 from husai.gate import evaluate, load_policy
-from husai.gate.feasibility import cebench_bound, check_policy
+from husai.gate.feasibility import check_policy
 from husai.gate.policy import parse_policy
 from husai.provenance import metric
 
@@ -276,10 +277,10 @@ def test_worse_evidence_never_turns_a_fail_into_a_pass(name, value, half, less, 
 
 
 def test_cebench_threshold_beyond_the_bound_is_unattainable():
-    assert cebench_bound(1024) == pytest.approx(31.97, abs=0.005) and cebench_bound(
+    assert score_bound(1024) == pytest.approx(31.97, abs=0.005) and score_bound(
         2048
     ) == pytest.approx(45.23, abs=0.005)  # method.md section 3
-    bound = cebench_bound(1024)
+    bound = score_bound(1024)
     at_bound = {
         "delta_vs_frozen": metric(0.0, -0.01, 0.01, 8),
         "bound": interval("b", bound),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from husai import provenance
-from husai.gate.feasibility import cebench_bound
+from husai.cebench.bound import score_bound
 from husai.gate.ledger import GateFailed
 from husai.gate.policy import load_policy
 from husai.gate.selftest import planted
@@ -380,7 +380,7 @@ def contrastive(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str,
     """``cebench`` metrics: score as a fraction of its bound, less that of the frozen-decoder SAE of
     the same seed.
     """
-    bound = cebench_bound(D_SAE)
+    bound = score_bound(D_SAE)
     own, control = (
         np.stack([planted.contrastive_scores(_encode(sae), world.stories) for sae in e.saes])
         for e in (ensemble, frozen)
