@@ -93,9 +93,13 @@ def ensemble_of(saes, names, activations, device, batch_size=None) -> Ensemble:
 
 
 def matched_latents(ensemble: Ensemble, matching: Matching) -> dict:
-    """Latent numbers of every best match, with those that point the opposite way."""
+    """Latent numbers of every best match, and which of those that count point the opposite way."""
     number = [living.nonzero().flatten() for living in ensemble.alive]
     return {
-        (i, j): (number[i], number[j][found.index], (found.decoder < 0) & (found.encoder < 0))
+        (i, j): (
+            number[i],
+            number[j][found.index],
+            found.matched & (found.decoder < 0) & (found.encoder < 0),
+        )
         for (i, j), found in matching.candidates.items()
     }

@@ -22,7 +22,8 @@ class Firing(NamedTuple):
     largest: torch.Tensor
     """Largest activation."""
     variance_share: torch.Tensor
-    """Share of the explained variance; sums to 1 over latents, negative where a latent harms."""
+    """Share of the explained variance; sums to 1 over latents, negative where a latent harms. NaN
+    where the SAE explains nothing."""
     explained_variance: float
     """Of the whole SAE, ``1 - sum ||x - x_hat||^2 / sum ||x - mean(x)||^2``."""
     l0: float
@@ -97,7 +98,7 @@ def firing(sae, rows, *, device=None, batch_size: int | None = None) -> Firing:
         density=(sums["count"] / n).cpu(),
         mean=(sums["code"] / sums["count"].clamp_min(1)).cpu(),
         largest=sums["largest"].cpu(),
-        variance_share=(own / own.sum() if bool(own.sum() > 0) else torch.zeros_like(own)).cpu(),
+        variance_share=torch.where(own.sum() > 0, own / own.sum(), torch.nan).cpu(),
         explained_variance=float(1 - error / total) if bool(total > 0) else float("nan"),
         l0=float(sums["count"].sum() / n),
         n_rows=n,
