@@ -180,7 +180,7 @@ def crossover(args):
 
     clock = time.process_time if args.device == "cpu" else time.perf_counter
     from husai.recipe import Recipe
-    from husai.sae.training import Member, Trainer
+    from husai.sae.members import Ensemble, Member
 
     print(
         "\n## Sparse against dense kernels, ms per step (CPU time on a CPU)\n\n| size | k | k / "
@@ -201,13 +201,13 @@ def crossover(args):
             )
             times = []
             for sparse in (True, False):
-                trainer = Trainer(
+                ensemble = Ensemble(
                     recipe, [Member(0)], data, device=args.device, dtype=args.dtype, sparse=sparse
                 )
                 best = float("inf")
                 for _ in range(4):
                     start = clock()
-                    trainer.step()
+                    ensemble.lanes[0].step()
                     if args.device != "cpu":
                         torch.cuda.synchronize()
                     best = min(best, clock() - start)
