@@ -49,7 +49,8 @@ def run(trainer, spec, rows):
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         command = [sys.executable, str(HERE / "sae_trainers.py"), trainer, "--rows", rows, "--spec", json.dumps(spec), "--out", str(out)]
-        environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": str(spec["threads"]), "HF_HUB_OFFLINE": "1"}
+        path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(spec["threads"]), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
@@ -78,7 +79,7 @@ def compare(name, size, args, folder):
     print("| trainer | ms per step and SAE | CPU ms | HUSAI is faster by | (CPU time) | explained variance | peak MB |")
     print("|---|---|---|---|---|---|---|", flush=True)
     records = {}
-    for trainer in ("husai", *OTHERS):
+    for trainer in ("husai", *args.others.split(",")):
         seeds = spec["seeds"] if trainer == "husai" else 1
         found = records[trainer] = run(trainer, {**spec, "seeds": seeds}, rows)
         if "error" in found:
@@ -156,6 +157,7 @@ def arguments():
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--quick", action="store_true", help="a quarter of the steps")
     parser.add_argument("--only", help="one size, for example 512->2048")
+    parser.add_argument("--others", default=",".join(OTHERS), help="trainers to compare with (default %(default)s)")
     parser.add_argument("--scaling", action="store_true", help="also the table over seeds and tokens")
     parser.add_argument("--crossover", action="store_true", help="only the table of sparse against dense kernels")
     parser.add_argument("--matmul-fraction", action="store_true", help="only the fraction of the matmul rate")
