@@ -67,9 +67,10 @@ def run(trainer, spec, rows):
             "--out",
             str(out),
         ]
+        path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         environment = {
             **os.environ,
-            "PYTHONPATH": str(HERE.parent),
+            "PYTHONPATH": path,
             "OMP_NUM_THREADS": str(spec["threads"]),
             "HF_HUB_OFFLINE": "1",
         }
@@ -119,7 +120,7 @@ def compare(name, size, args, folder):
     )
     print("|---|---|---|---|---|---|---|", flush=True)
     records = {}
-    for trainer in ("husai", *OTHERS):
+    for trainer in ("husai", *args.others.split(",")):
         seeds = spec["seeds"] if trainer == "husai" else 1
         found = records[trainer] = run(trainer, {**spec, "seeds": seeds}, rows)
         if "error" in found:
@@ -246,6 +247,9 @@ def arguments():
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--quick", action="store_true", help="a quarter of the steps")
     parser.add_argument("--only", help="one size, for example 512->2048")
+    parser.add_argument(
+        "--others", default=",".join(OTHERS), help="trainers to compare with (default %(default)s)"
+    )
     parser.add_argument(
         "--scaling", action="store_true", help="also the table over seeds and tokens"
     )
