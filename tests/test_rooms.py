@@ -29,6 +29,7 @@ DOCUMENTED = (
     "statistics.chance",
     "statistics.intervals",
     "statistics.resampling",
+    "statistics.recovered",
 )
 
 

@@ -28,6 +28,7 @@ from husai.statistics.intervals import (
     leave_one_out,
     t_quantile,
 )
+from husai.statistics.recovered import recovered_interval
 from husai.statistics.resampling import bootstrap_percentile, crossed_interval, crossed_metric
 
 __all__ = [
@@ -54,5 +55,6 @@ __all__ = [
     "mann_whitney",
     "matrix_interval",
     "pseudo_values",
+    "recovered_interval",
     "t_quantile",
 ]
