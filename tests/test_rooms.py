@@ -11,21 +11,25 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1] / "husai"
-LIGHT = {"errors", "provenance", "progress", "recipe", "compute"}
+LIGHT = {"errors", "provenance", "progress", "recipe", "compute", "sae_files"}
 """Modules that any room may import."""
 MAY_IMPORT = {
     "statistics": LIGHT,
     "activations": LIGHT,
     "stability": LIGHT | {"statistics", "activations"},
     "sae": LIGHT | {"stability", "statistics", "activations"},
+    "passport": LIGHT | {"sae", "stability", "statistics", "activations"},
 }
 DOCUMENTED = (
     "stability.similarity",
     "stability.assignment",
     "stability.nulls",
     "stability.subspace",
+    "passport.posterior",
     "statistics.chance",
     "statistics.intervals",
+    "statistics.resampling",
+    "statistics.recovered",
 )
 
 

@@ -165,7 +165,7 @@ def test_a_feature_the_penalty_excludes_gets_no_weight():
 
 
 def test_early_points_differ_where_the_path_still_moves():
-    f = sparse(scale=0.1)  # SAGA stops long before the optimum
+    f = sparse(scale=4.0)
     late, early = follow(f, 400, [8], [[1e5, 1e-3]], FINAL_RATIO)
     assert np.abs(late[0, 0] - early[0, 0]).max() > 1e-3 * np.abs(late[0, 0]).max()
     assert np.array_equal(late[0, 1], early[0, 1]), "excluded by the penalty"
