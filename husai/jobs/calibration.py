@@ -56,7 +56,7 @@ def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRe
             {
                 "role": "search",
                 **row,
-                "eligible": row["explained_variance"]["value"] >= section["min_explained_variance"],
+                "eligible": row["explained_variance"].value >= section["min_explained_variance"],
             }
         )
     eligible = [
@@ -65,7 +65,7 @@ def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRe
         if row["eligible"]
     ]
     if not eligible:
-        best = max(rows, key=lambda row: row["explained_variance"]["value"])
+        best = max(rows, key=lambda row: row["explained_variance"].value)
         raise HusaiError(
             f"calibration: no k in {section['k']} reaches min_explained_variance "
             f"{section['min_explained_variance']} "
@@ -168,7 +168,7 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         inputs=inputs,
         config=spec,
         selected_k=k,
-        gain_over_control=gain.metric(),
+        gain_over_control=gain,
         negatives=[f"{name}: failed: {reason}" for name, reason in failed.items()],
     )
 
@@ -181,5 +181,5 @@ def match_row(record: StabilityRecord, k: int, seeds: Sequence[int]) -> dict:
         **row,
         "k": k,
         "eligible": None,
-        "l0_error": abs(row["l0"]["value"] - k) / k,
+        "l0_error": abs(row["l0"].value - k) / k,
     }

@@ -21,7 +21,6 @@ from husai.statistics.ensemble import (
 )
 from husai.statistics.intervals import (
     Difference,
-    Interval,
     bootstrap_percentile,
     crossed_interval,
     crossed_metric,
@@ -36,7 +35,6 @@ from husai.statistics.intervals import (
 
 __all__ = [
     "Difference",
-    "Interval",
     "MannWhitney",
     "assessable",
     "bootstrap_percentile",

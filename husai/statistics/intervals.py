@@ -7,29 +7,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
 from husai.errors import HusaiError
-from husai.provenance import metric
+from husai.evidence import Metric
 from husai.statistics.levels import stated_bounds
-
-
-class Interval(NamedTuple):
-    """A value with a two-sided interval; unbounded when the data cannot give one."""
-
-    value: float
-    lcb: float
-    ucb: float
-    n: int
-    """Number of independent units."""
-    method: str
-
-    def metric(self) -> dict:
-        """As a metric of an evidence record."""
-        return metric(*self)
 
 
 @functools.cache
@@ -62,16 +48,16 @@ def finite_array(values, what: str) -> np.ndarray:
     return array
 
 
-def unbounded(value: float, n: int, method: str) -> Interval:
+def unbounded(value: float, n: int, method: str) -> Metric:
     """A value that these data give no interval for."""
-    return Interval(float(value), -math.inf, math.inf, int(n), method)
+    return Metric(float(value), -math.inf, math.inf, int(n), method)
 
 
 def _symmetric(
     value: float, se: float, df: float, n: int, method: str, confidence: float
-) -> Interval:
+) -> Metric:
     half = t_quantile(df, confidence) * se
-    return Interval(float(value), float(value - half), float(value + half), int(n), method)
+    return Metric(float(value), float(value - half), float(value + half), int(n), method)
 
 
 def leave_one_out(pairwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +81,7 @@ def jackknife_se(pairwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return value, np.sqrt((n - 1) * left_out.var(axis=-1))
 
 
-def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) -> Interval:
+def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) -> Metric:
     r"""Delete-one-seed jackknife interval with Student t on n - 1 degrees of freedom.
 
     With :math:`\theta_{(i)}` the statistic without seed i, ``se^2 = (n-1)/n sum_i (theta_(i) -
@@ -113,7 +99,7 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
 
     Returns
     -------
-    Interval
+    Metric
         ``lcb = -inf, ucb = inf`` when seeds are too few: one value, or fewer than three seeds for
         pairwise values.
 
@@ -123,7 +109,7 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
     >>> round(found.value, 3), round(found.lcb, 3), round(found.ucb, 3)
     (2.0, -0.484, 4.484)
     >>> jackknife_t([[1.0, 0.4], [0.4, 1.0]])  # one pair
-    Interval(value=0.4, lcb=-inf, ucb=inf, n=2, method='jackknife-t')
+    Metric(value=0.4, lcb=-inf, ucb=inf, n=2, method='jackknife-t')
     """
     if callable(matrix_or_stat):
         return _jackknife_callable(matrix_or_stat, n, confidence)
@@ -161,7 +147,7 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
     return _symmetric(value, se, count - 1, count, "jackknife-t", confidence)
 
 
-def _jackknife_callable(stat: Callable, n: int | None, confidence: float) -> Interval:
+def _jackknife_callable(stat: Callable, n: int | None, confidence: float) -> Metric:
     if n is None or n < 1:
         raise HusaiError(f"jackknife: a function needs the number of seeds n >= 1, got {n}")
     value = float(stat(np.arange(n)))
@@ -205,7 +191,7 @@ def difference(a, b) -> Difference:
     return Difference(value, math.sqrt(total), round(df, 6), n)
 
 
-def jackknife_difference(a, b, confidence: float = 0.95) -> Interval:
+def jackknife_difference(a, b, confidence: float = 0.95) -> Metric:
     """Interval of ``a - b`` for two independent ensembles, each ``(n, n)`` pairwise values or
     ``(n,)`` values per seed.
     """
@@ -222,7 +208,7 @@ def _draws(seed: int, n_resamples: int, n: int) -> np.ndarray:
 
 def bootstrap_percentile(
     values, n_resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
-) -> Interval:
+) -> Metric:
     """Percentile bootstrap of the mean, as the ``cycle3`` policy defines it.
 
     Equal bit for bit to ``default_rng(seed).choice(values, (n_resamples, n)).mean(1)`` with
@@ -242,18 +228,17 @@ def bootstrap_percentile(
     means = values[_draws(int(seed), int(n_resamples), values.size)].mean(axis=1)
     tail = round(50.0 * (1.0 - confidence), 10)
     low, high = np.percentile(means, [tail, 100.0 - tail])
-    return Interval(
+    return Metric(
         float(values.mean()), float(low), float(high), values.size, "bootstrap-percentile"
     )
 
 
-def paired_t(deltas, confidence: float = 0.95) -> Interval:
+def paired_t(deltas, confidence: float = 0.95) -> Metric:
     """Student t interval of the mean of paired differences ``(n,)``; one difference gives no
     interval.
     """
-    return jackknife_t(finite_array(deltas, "paired t").ravel(), confidence=confidence)._replace(
-        method="paired-t"
-    )
+    found = jackknife_t(finite_array(deltas, "paired t").ravel(), confidence=confidence)
+    return replace(found, method="paired-t")
 
 
 def crossed_interval(
@@ -262,7 +247,7 @@ def crossed_interval(
     n_resamples: int = 10_000,
     seed: int = 0,
     confidence: float = 0.95,
-) -> Interval:
+) -> Metric:
     """Interval of the mean of a table seeds x data sets: the widest of a crossed bootstrap, a
     family-level t and a seed-level t.
 
@@ -282,7 +267,7 @@ def crossed_interval(
 
     Returns
     -------
-    Interval
+    Metric
         ``n`` is the number of seeds. One seed, or one family, gives no interval.
     """
     table = np.atleast_2d(as_array(table))
@@ -312,15 +297,13 @@ def crossed_interval(
     by_family = _symmetric(value, se, n_families - 1, n_seeds, "family-t", confidence)
     seed_se = float(table.mean(1).std(ddof=1)) / math.sqrt(n_seeds)
     by_seed = _symmetric(value, seed_se, n_seeds - 1, n_seeds, "seed-t", confidence)
-    bootstrap = Interval(value, float(low), float(high), n_seeds, "crossed-bootstrap")
+    bootstrap = Metric(value, float(low), float(high), n_seeds, "crossed-bootstrap")
     return max(by_family, by_seed, bootstrap, key=lambda interval: interval.ucb - interval.lcb)
 
 
-def crossed_metric(table, families: Sequence[Hashable]) -> dict:
-    """:func:`crossed_interval` as a metric of an evidence record, with the bounds that further
-    candidates are judged by.
-    """
+def crossed_metric(table, families: Sequence[Hashable]) -> Metric:
+    """:func:`crossed_interval` with the bounds that further candidates are judged by."""
     bounds = stated_bounds(
         lambda confidence: crossed_interval(table, families, confidence=confidence)
     )
-    return {**crossed_interval(table, families).metric(), "bounds": bounds}
+    return replace(crossed_interval(table, families), bounds=tuple(bounds))

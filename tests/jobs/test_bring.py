@@ -16,7 +16,7 @@ from husai.errors import HusaiError
 from husai.gate import load_evidence
 from husai.gate.evaluate import evaluate
 from husai.gate.ledger import read_ledger
-from husai.gate.policy import load_policy
+from husai.gate.policy_files import load_policy
 from husai.jobs.bring import bring_job, confirm_brought
 from husai.jobs.confirmation import (
     confirmation_job,

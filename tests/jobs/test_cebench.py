@@ -22,6 +22,7 @@ from husai.cebench.pairs import Pair, embedded_pairs, file_pairs, hub_pairs, pai
 from husai.cebench.scores import score_bound, score_saes
 from husai.cebench.store import load_pairs, save_pairs
 from husai.errors import HusaiError
+from husai.evidence import Metric
 from husai.jobs import cebench as stage
 from husai.probing import datasets
 from husai.sae.architectures import SAE
@@ -390,9 +391,7 @@ def test_delta_table_pairs_equal_seeds_and_averages_pairs_of_a_theme():
 
 
 def test_one_seed_gives_no_interval_over_seeds():
-    metrics = recipe_metrics(
-        [synthetic_record([1, 3, 1, 1], 0) | {"metrics": {"l0": provenance.metric(3.0)}}]
-    )
+    metrics = recipe_metrics([synthetic_record([1, 3, 1, 1], 0) | {"metrics": {"l0": Metric(3.0)}}])
     assert metrics["l0"]["lcb"] == -np.inf
 
 

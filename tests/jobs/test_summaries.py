@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from husai import provenance
+from husai.evidence import Metric, new_record
 from husai.jobs.ablations import ablations_job
 from husai.jobs.baseline import baseline_job
 from husai.jobs.calibration import choose
@@ -57,7 +58,7 @@ def write(root, r, shared, rows=WIDE, frozen=False, seed=0):
     path = root / "stability" / r.subject / f"{r.id}.json"
     provenance.write_json(
         path,
-        provenance.evidence(
+        new_record(
             "stability", r.subject, r.id, r.hash, report.metrics(), **report.details(), **about
         ),
     )
@@ -79,7 +80,7 @@ def subject_files(root, name):
 
 
 def planted_file(root):
-    value = provenance.metric(0.9, 0.8, 1.0, 4)
+    value = Metric(0.9, 0.8, 1.0, 4)
     provenance.write_json(
         root / "planted.json",
         {"metrics": {"recovery": value, "S": value}, "spec": {"n_features": 8, "d_in": 4, "l0": 2}},
@@ -304,9 +305,7 @@ def test_ablations_leave_a_failed_condition_out_and_say_why(tmp_path):
 def failed(root, r):
     path = root / "stability" / r.subject / f"{r.id}.json"
     about = {"status": "failed", "reason": "the loss became NaN"}
-    provenance.write_json(
-        path, provenance.evidence("stability", r.subject, r.id, r.hash, {}, **about)
-    )
+    provenance.write_json(path, new_record("stability", r.subject, r.id, r.hash, {}, **about))
     return str(path)
 
 

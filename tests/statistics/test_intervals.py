@@ -285,7 +285,7 @@ def test_cohens_d_without_spread_or_with_one_unit_has_no_interval():
 
 
 def test_an_interval_is_a_metric_of_an_evidence_record():
-    found = jackknife_t([1.0, 2.0, 3.0]).metric()
+    found = jackknife_t([1.0, 2.0, 3.0])
     assert set(found) == {"value", "lcb", "ucb", "n", "method"}
     assert found["n"] == 3
 
