@@ -11,19 +11,21 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1] / "husai"
-LIGHT = {"errors", "provenance", "progress", "recipe", "compute"}
+LIGHT = {"errors", "evidence", "provenance", "progress", "recipe", "compute"}
 """Modules that any room may import."""
 MAY_IMPORT = {
     "statistics": LIGHT,
     "activations": LIGHT,
     "stability": LIGHT | {"statistics", "activations"},
     "sae": LIGHT | {"stability", "statistics", "activations"},
+    "passport": LIGHT | {"sae", "stability", "statistics", "activations"},
 }
 DOCUMENTED = (
     "stability.similarity",
     "stability.assignment",
     "stability.nulls",
     "stability.subspace",
+    "passport.posterior",
     "statistics.chance",
     "statistics.intervals",
 )

@@ -185,7 +185,7 @@ def _explain(error: ValidationError, origins: dict[tuple, str], default: str) ->
         where = tuple(
             str(p)
             for p in item["loc"]
-            if str(p) not in ("modular", "language", "hub")
+            if str(p) not in ("modular", "language", "pretrained")
             or len(item["loc"]) < 3
             or p != item["loc"][2]
         )

@@ -22,7 +22,9 @@ def planted_job(spec: dict, out: Path, *, device: str = "auto", dtype: str = "fl
         ``d_in``, ``n_features``, ``l0`` of the data; ``d_sae``, ``steps``, ``seeds`` of the SAEs (k
         is the true L0).
 
-    Notes ----- Metrics: ``recovery`` (mean max cosine of the true features, chance-corrected: 0
+    Notes
+    -----
+    Metrics: ``recovery`` (mean max cosine of the true features, chance-corrected: 0
     random directions, 1 all found), its raw value, ``S`` between seeds, and explained variance.
     Says whether S is high because the SAEs found the truth."""
     from husai.compute import resolve_device

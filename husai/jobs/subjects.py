@@ -60,7 +60,7 @@ def subject_job(
     Parameters
     ----------
     spec : dict
-        ``kind`` (modular, language, hub), ``name``, ``randomise`` and the fields of the kind; see
+        ``kind`` (modular, language, pretrained), ``name``, ``randomise`` and the fields of the kind; see
         ``DEFAULTS`` of its module.
     parent : path, optional
         Model directory of the subject that a randomised one copies; by default ``{out}/../../{name
@@ -113,7 +113,7 @@ def activations_job(
     """Store activations of one hook as ``out/{train,held_out,confirmation}``; row i is the same
     token for every hook of a subject.
 
-    Language and hub subjects: random positions (never the first of a context, never a separator) of
+    Subjects that read text: random positions (never the first of a context, never a special token) of
     the corpus split; splits share no document. Modular: every pair at "=", 80/10/10.
 
     Parameters
@@ -193,11 +193,9 @@ def _text_rows(
     """Packed contexts ``(n, n_ctx)`` and the positions read in each ``(n, positions_per_context)``
     per split.
     """
-    from husai.subjects.make import load_contexts
-    from husai.subjects.tokenizer import SEPARATOR
+    from husai.subjects.contexts import load_contexts
 
     contexts, chosen = load_contexts(model_dir), {}
-    separator = subject.tokenizer.token_to_id(SEPARATOR)
     for number, split in enumerate(SPLITS):
         if split not in contexts:
             raise HusaiError(
@@ -208,13 +206,9 @@ def _text_rows(
         tokens = torch.from_numpy(contexts[split])
         generator = torch.Generator().manual_seed(int(spec.get("seed", 0)) * len(SPLITS) + number)
         tokens = tokens[torch.randperm(len(tokens), generator=generator)]
-        usable = (
-            torch.ones_like(tokens, dtype=torch.bool) if separator is None else tokens != separator
-        )
-        usable[:, 0] = False
         chosen[split] = _draw(
             tokens,
-            usable,
+            subject.usable(tokens),
             wanted,
             int(spec.get("positions_per_context") or max(1, tokens.shape[1] // 4)),
             generator,
@@ -355,7 +349,7 @@ def probe_activations_job(
 
 
 def _corpus_hashes(model_dir: Path) -> np.ndarray | None:
-    from husai.subjects.make import CORPUS, load_contexts
+    from husai.subjects.contexts import CORPUS, load_contexts
 
     return load_contexts(model_dir)["hashes"] if (model_dir / CORPUS).is_file() else None
 

@@ -61,7 +61,9 @@ def train_job(
         What ``recipe.json`` holds: the recipe as configured and as resolved, and the final figures
         per seed.
 
-    Notes ----- Without ``may_fail`` an L0 out of reach is logged and the nearest one kept. A killed
+    Notes
+    -----
+    Without ``may_fail`` an L0 out of reach is logged and the nearest one kept. A killed
     job goes on from ``.resume/`` when it is started again with the same recipe, and ends with the
     same weights on a CPU."""
     from husai.activations import ActivationStore

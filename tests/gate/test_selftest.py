@@ -13,14 +13,15 @@ from husai.evidence import Metric
 from husai.gate import evaluate, load_policy
 from husai.gate.selftest import ground_truth
 from husai.gate.selftest.adversaries import ADVERSARIES, judge, least_shared
-from husai.gate.selftest.campaigns import (
-    OOD_FAMILIES,
-    PROBING_FAMILIES,
+from husai.gate.selftest.designs import OOD_FAMILIES, PROBING_FAMILIES, draw
+from husai.gate.selftest.simulation import (
     STATISTICS,
     campaigns,
-    draw,
+    passes,
+    rate,
+    records,
+    simulate,
 )
-from husai.gate.selftest.simulation import passes, rate, records, simulate
 from husai.statistics import crossed_interval, jackknife_t
 
 ROOT = Path(__file__).parents[2]

@@ -228,6 +228,6 @@ def test_a_modular_subject_stores_every_pair_once(tmp_path):
 def test_an_unknown_kind_is_one_clear_line(tmp_path):
     with pytest.raises(
         HusaiError,
-        match="kind 'modulo' is not one of modular, language, hub; did you mean 'modular'",
+        match="kind 'modulo' is not one of modular, language, pretrained; did you mean 'modular'",
     ):
         jobs.subject_job({"kind": "modulo", "name": "x"}, tmp_path, device="cpu")

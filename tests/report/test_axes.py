@@ -27,7 +27,7 @@ def test_conditions_that_share_a_value_are_averaged_with_their_range():
     assert (by_rows["axis"], by_hook["axis"]) == ("n_rows", "hook_name")
     first = by_rows["rows"][0]
     assert (first["n_rows"], first["conditions"]) == (20, 2)
-    assert [round(first["auc"][key], 12) for key in ("value", "lcb", "ucb", "n")] == [
+    assert [round(getattr(first["auc"], key), 12) for key in ("value", "lcb", "ucb", "n")] == [
         0.65,
         0.6,
         0.7,

@@ -4,6 +4,7 @@ and what it refuses.
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_every_agreed_metric_is_there_with_value_bounds_and_method(report):
     )
     assert set(wanted.split()) <= set(metrics)
     for found in metrics.values():
-        assert set(found) == {"value", "lcb", "ucb", "n", "method"}
+        assert set(found.to_json()) == {"value", "lcb", "ucb", "n", "method"}
     json.dumps(report.details(), allow_nan=False)
 
 
@@ -207,7 +208,7 @@ def test_verdicts():
     low, high = Metric(0.5, 0.4, 0.6, 5, ""), Metric(0.5, 0.2, 0.8, 5, "")
     assert verdict(low, low, null) == "reproducible"
     assert verdict(low, high, null).startswith("above chance, but not reproducible enough")
-    assert verdict(low._replace(n=3), low, null).startswith("reproducible on these 3 SAEs, too few")
+    assert verdict(replace(low, n=3), low, null).startswith("reproducible on these 3 SAEs, too few")
     assert verdict(Metric(0.0, -0.1, 0.1, 5, ""), low, null) == "not distinguishable from chance"
     assert verdict(Metric(-0.2, -0.3, -0.1, 5, ""), low, null).startswith("less alike")
     assert verdict(Metric(0.9, -math.inf, math.inf, 2, ""), low, null).startswith(

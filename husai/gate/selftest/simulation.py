@@ -1,9 +1,13 @@
 """How often the strict policy passes what it must not: simulated campaigns under the null, and
 power over the true shared fraction.
-"""
+
+Every statistic gets the interval that the real one gets, from data with seed effects: pairs of
+seeds ``mu + a_i + a_j + e_ij`` with delete-one-seed jackknife-t, and seeds x data sets in families
+``mu + u_s + v_f + w_d + e_sd`` with the crossed interval."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,21 +17,95 @@ from scipy import stats
 from husai.evidence import SCHEMA, Metric
 from husai.gate.evaluate import evaluate
 from husai.gate.policy import Condition, Policy
-from husai.gate.selftest.campaigns import (
-    CLEAR_POINTS,
-    NOTHING,
-    SHARED_LOADING,
-    STATISTICS,
+from husai.gate.selftest.designs import (
+    OOD_FAMILIES,
+    PAIR_FAMILIES,
+    PROBING_FAMILIES,
     Draw,
     Statistic,
-    campaigns,
-    least_favourable,
+    draw,
 )
+from husai.gate.selftest.rates import skewed_rates, successive_rates
 
 CROSS_CHECKED = 40
-"""Campaigns of each null that the gate itself judges too: enough to see that the two agree, few
-enough to take seconds.
-"""
+SHARED_LOADING = 0.8  # correlation of a seed's quality between gates, in the correlated campaigns
+RARE_CAMPAIGNS = 10_000
+"""Most campaigns per kind of skewed seed and per design of successive candidates, five times those
+of the other nulls: a sum of 5% is then known to 0.2%, in 5 s for all."""
+
+# Standard deviations are about those of the embedded default's own confirmation.
+STATISTICS = (
+    Statistic("stability", "S", "pairs", 0.30, 0.80, 0.01, 0.01),
+    Statistic("stability", "shared_fraction", "pairs", 0.30, 0.80, 0.005, 0.005),
+    Statistic("stability", "activation_r", "pairs", 0.50, 0.85, 0.005, 0.01),
+    Statistic("random_model", "delta_S", "difference", 0.0, 0.50, 0.01, 0.01, 5),
+    Statistic("transcoder", "delta_S", "difference", -0.05, 0.30, 0.02, 0.02, 5),
+    Statistic("ood", "excess_drop", "crossed", 0.03, -0.30, 0.005, 0.05, 8, OOD_FAMILIES, 0.045),
+    Statistic(
+        "saebench", "delta_vs_frozen", "crossed", 0.0, 0.20, 0.01, 0.04, 8, PROBING_FAMILIES, 0.01
+    ),
+    Statistic(
+        "saebench", "delta_vs_dense", "crossed", -0.02, 0.30, 0.005, 0.03, 8, PROBING_FAMILIES, 0.11
+    ),
+    Statistic(
+        "cebench", "delta_vs_frozen", "crossed", 0.0, 0.30, 0.05, 0.05, 8, PAIR_FAMILIES, 0.025
+    ),
+)
+CLEAR_POINTS = {
+    "integrity": {
+        "leak_excess": 0.0,
+        "plateau_gain": 0.0,
+        "cos_to_init": 0.3,
+        "dead_fraction": 0.0,
+        "text_overlap_rows": 0,
+    }
+    | {"shared_init_pairs": 0},
+    "stability": {"assessable": 1, "null_worst": 0.5, "clone_pairs": 0, "untraced_seeds": 0},
+}
+WORST_SEED = "stability.S_worst_seed"
+NOTHING = {
+    **dict.fromkeys(("stability.S", "stability.shared_fraction", "stability.activation_r"), 0.0),
+    **dict.fromkeys(("random_model.delta_S", "transcoder.delta_S", "ood.excess_drop"), 0.0),
+    **dict.fromkeys(
+        ("saebench.delta_vs_frozen", "saebench.delta_vs_dense", "cebench.delta_vs_frozen"), 0.0
+    ),
+}
+
+
+def least_favourable(statistic: Statistic) -> Statistic:
+    """The same statistic with the variances that its interval covers worst: seeds alone for pairs,
+    seeds and families alike for tables.
+    """
+    return statistic._replace(
+        sd_seed=0.04, sd_rest=0.005, sd_family=0.04 if statistic.families else 0.0
+    )
+
+
+def campaigns(
+    means: Mapping[str, float],
+    count: int,
+    rng: np.random.Generator,
+    correlated: bool = False,
+    statistics: Sequence[Statistic] = STATISTICS,
+) -> dict[str, Draw]:
+    """All statistics of ``count`` campaigns; ``means`` are true values by statistic name, the clear
+    value where it is silent.
+
+    With ``correlated`` a seed's quality is shared between the gates: each effect loads on one
+    common factor."""
+    n = max(s.n_seeds for s in statistics)
+    common = rng.standard_normal((count, n))
+    out = {}
+    for statistic in statistics:
+        effects = rng.standard_normal((count, n))
+        if correlated:
+            sign = -1 if statistic.evidence == "ood" else 1
+            effects = SHARED_LOADING * sign * common + math.sqrt(1 - SHARED_LOADING**2) * effects
+        found = draw(statistic, means.get(statistic.name, statistic.clear), effects, rng)
+        out[statistic.name] = found
+        if statistic.name == "stability.S":
+            out[WORST_SEED] = Draw(*[found.worst_seed] * 3)
+    return out
 
 
 def passes(policy: Policy, drawn: Mapping[str, Draw]) -> np.ndarray:
@@ -69,6 +147,8 @@ def records(drawn: Mapping[str, Draw], campaign: int) -> list[dict[str, Any]]:
         kinds.setdefault(statistic.evidence, {})[statistic.metric] = Metric(
             *bounds, statistic.n_seeds, statistic.design
         )
+    worst = float(drawn[WORST_SEED].value[campaign])
+    kinds["stability"]["S_worst_seed"] = Metric(worst, worst, worst, 8, "worst seed")
     about = {"code_hash": "simulated", "config_hash": "simulated", "seeds": list(range(8))}
     head = {
         "schema": SCHEMA,
@@ -137,8 +217,9 @@ def simulate(
     -------
     dict
         ``rows`` (``null``, ``rate``), ``false_pass_rate`` (the worst row), ``power``
-        (``shared_fraction``, ``rate``) and ``cross_checked``: campaigns that :func:`evaluate`
-        judged alike, all of those tried.
+        (``shared_fraction``, ``rate``), ``cross_checked``: campaigns that :func:`evaluate`
+        judged alike, all of those tried; ``skewed_seeds`` and ``successive_candidates``: see
+        :mod:`husai.gate.selftest.rates`.
     """
     rng = np.random.default_rng(seed)
     rows, checked, agreed = [], 0, 0
@@ -152,6 +233,7 @@ def simulate(
                 passed[index]
             )
     worst = max(rows, key=lambda row: row["rate"].value)
+    rare = min(RARE_CAMPAIGNS, 5 * null_campaigns)
     power = []
     for shared in np.linspace(0, 1, 21).round(2).tolist():
         drawn = campaigns(true_means(shared), power_campaigns, rng, correlated=True)
@@ -161,6 +243,8 @@ def simulate(
         "rows": rows,
         "false_pass_rate": {**worst["rate"].to_json(), "null": worst["null"]},
         "power": power,
+        "skewed_seeds": skewed_rates(rare, np.random.default_rng(seed)),
+        "successive_candidates": successive_rates(rare, np.random.default_rng(seed)),
         "cross_checked": {"campaigns": checked, "agreed": agreed},
         "model": {s.name: s._asdict() for s in STATISTICS}
         | {"seed_correlation": SHARED_LOADING, "seed": seed},
