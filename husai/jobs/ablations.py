@@ -118,7 +118,7 @@ def trend(subject: str, rows: Sequence[dict]) -> str:
     """
     points = [r for r in rows if (r["subject"], r["grid"]) == (subject, "d_sae")]
     steps = [
-        f"{r['width_over_rank']:.2g} -> {shown(r['S']['value'])} ({r['S_gaussian']['value']:.3f})"
+        f"{r['width_over_rank']:.2g} -> {shown(r['S'].value)} ({r['S_gaussian'].value:.3f})"
         for r in points
     ]
     return (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from husai import provenance
 from husai.errors import RecipeFailed
-from husai.evidence import Metric, new_record
+from husai.evidence import Evidence, Metric, new_record
 from husai.report.summary import write_summary
 from husai.stability.record import (
     StabilityRecord,
@@ -291,12 +291,13 @@ def trajectory_figure(m: Measured) -> dict:
 
 def planted_note(record: dict) -> str:
     """Recovery of a known dictionary, beside the stability of the SAEs that found it."""
-    m, spec = record["metrics"], record["spec"]
+    found, spec = Evidence.read(record).metrics, record["spec"]
+    recovery = found["recovery"]
     return (
         f"Planted features ({spec['n_features']} in {spec['d_in']} dimensions, L0 {spec['l0']}): "
         "SAEs recover "
-        f"{m['recovery']['value']:.3f} [{m['recovery']['lcb']:.3f}, {m['recovery']['ucb']:.3f}] "
-        f"of them beyond chance, with S = {m['S']['value']:.3f}."
+        f"{recovery.value:.3f} [{recovery.lcb:.3f}, {recovery.ucb:.3f}] "
+        f"of them beyond chance, with S = {found['S'].value:.3f}."
     )
 
 

@@ -69,7 +69,7 @@ def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRe
         raise HusaiError(
             f"calibration: no k in {section['k']} reaches min_explained_variance "
             f"{section['min_explained_variance']} "
-            f"(best {best['explained_variance']['value']:.3f} at k = {best['k']}); lower the "
+            f"(best {best['explained_variance'].value:.3f} at k = {best['k']}); lower the "
             "floor, add larger k or train longer"
         )
     # Where no candidate is assessable nothing speaks against the default.
@@ -128,7 +128,7 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
     )
     failed = failed_records(inputs)
     off = [
-        f"{r['recipe']}: L0 {r['l0']['value']:.2f} for a target of {k}"
+        f"{r['recipe']}: L0 {r['l0'].value:.2f} for a target of {k}"
         for r in matched
         if r["l0_error"] > L0_TOLERANCE
     ]

@@ -323,7 +323,7 @@ def headline_of(rows: list[dict], failed: list[dict], k: int) -> str:
     if not rows:
         return f"No recipe could be measured.{lost}"
     best = max(rows, key=lambda r: r["delta_vs_frozen"].value)
-    gain = f"{best['delta_vs_frozen']['value']:+.4f} AUC"
+    gain = f"{best['delta_vs_frozen'].value:+.4f} AUC"
     return (
         f"{len(rows)} recipes at probe k = {k}; best against its frozen control: "
         f"{best['recipe']} ({gain}).{lost}"
