@@ -106,8 +106,9 @@ pipeline() {
 export -f bench fraction stability speed pipeline
 export OUT DEVICE TINY PYTHON RESULTS WORK
 prepare 2>&1 | tee -a "$LOG" "$SUMMARY"
-GPU_TESTS="test_a_gpu_replays or cuda_device or gpu"
-step tests 90 "$PYTHON" -m pytest -p no:cacheprovider -q -k "$GPU_TESTS" tests/unit/test_sae_graphs.py tests/unit/test_activations_reader.py
+GPU_TESTS="gpu or cuda_device or triton"
+step tests 90 "$PYTHON" -m pytest -p no:cacheprovider -q -k "$GPU_TESTS" \
+    tests/unit/test_sae_graphs.py tests/unit/test_activations_reader.py tests/unit/test_sae_triton.py
 check references 60
 check graphs 60
 check formats 60

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_speed.py profile|campaign [--device cuda] [--dtype tf32] [--tiny] [--json FILE]
 
-``profile`` lists the kernels of one step of five SAEs, longest first, with k-sparse and with dense kernels. ``campaign`` times the ensembles
+``profile`` lists the kernels of one step of five SAEs, longest first (k-sparse kernels; dense ones with ``--dense``). ``campaign`` times the ensembles
 of ``config/b200.yaml``'s frontier and scaling stages for some steps and multiplies by the steps of the configuration.
 """
 
@@ -53,7 +53,7 @@ def profiles(args) -> list[dict]:
     lines = []
     for d_in, d_sae, batch in ((16, 64, 128),) if args.tiny else ((512, 2048, 4096), (512, 16384, 4096)):
         rows = synthetic_rows(d_in, 4 * batch, 0)
-        for sparse in (True, False):
+        for sparse in (False,) if args.dense else (True,):
             one = recipe("topk", d_sae, 4 if args.tiny else 32, steps=10**6, batch_size=batch)
             told = {"device": args.device, "dtype": args.dtype, "sparse": sparse}
             members = [Member(s) for s in range(5)]
@@ -83,7 +83,7 @@ def timed(one, members: int, rows: torch.Tensor, args) -> tuple[float, float, fl
     trainer = Trainer(one, own, rows, device=args.device, dtype=args.dtype)
     wait(trainer.device)
     built = time.perf_counter() - start
-    step = 1e-3 * ms_per_step(trainer, 4 if args.tiny else 100)
+    step = 1e-3 * ms_per_step(trainer, 4 if args.tiny else 60)
     with Workers(members, trainer.device) as workers:
         _curve_rows(trainer, rows, None, workers)
         start = time.perf_counter()
@@ -100,31 +100,31 @@ def campaign(args) -> list[dict]:
     if args.tiny:
         rows, batch, widths = synthetic_rows(16, 4096, 0), 64, {1024: 64, 2048: 96}
     else:
-        rows, batch, widths = synthetic_rows(512, 65536, 0), training.batch_size, {}
-    lines = []
-    for stage, entries in (("frontier", plan.frontier), ("scaling", plan.scaling)):
-        recipes, seeds = (entries if isinstance(entries, list) else entries[0]), getattr(config, stage).seeds
+        rows, batch, widths = synthetic_rows(512, 16384, 0), training.batch_size, {}
+    lines, known = [], {}
+
+    def measured(one, members: int) -> tuple[float, float, float]:
+        key = one.architecture, one.d_sae, one.frozen_decoder, members
+        if key not in known:
+            known[key] = timed(one, members, rows, args)
+        return known[key]
+
+    for stage, recipes in (("frontier", plan.frontier), ("scaling", plan.scaling)):
+        n = len(getattr(config, stage).seeds)
         for planned in recipes:
-            d_sae = widths.get(planned.d_sae, planned.d_sae)
-            one = recipe(planned.architecture, d_sae, 8 if args.tiny else 32, steps=planned.steps, batch_size=batch,
-                         auxk_coefficient=planned.auxk_coefficient)  # fmt: skip
-            built, step, curve = timed(one, len(seeds), rows, args)
+            own = {"steps": planned.steps, "batch_size": batch, "auxk_coefficient": planned.auxk_coefficient}
+            d_sae, k = widths.get(planned.d_sae, planned.d_sae), 8 if args.tiny else 32
+            one = recipe(planned.architecture, d_sae, k, frozen_decoder=planned.frozen_decoder, **own)
+            built, step, curve = measured(one, n)
             seconds = built + planned.steps * step + (CURVE_POINTS + 2) * curve
-            line = {
-                "stage": stage,
-                "recipe": planned.id,
-                "saes": len(seeds),
-                "ms_per_step": 1e3 * step,
-                "curve_s": curve,
-                "seconds": seconds,
-            }
+            figures = {"ms_per_step": 1e3 * step, "curve_s": curve, "start_s": built, "seconds": seconds}
+            line = {"stage": stage, "recipe": planned.id, "saes": n, **figures}
             if planned.architecture not in FIXED_K:
-                _, coarse, _ = timed(one, COARSE_COEFFICIENTS, rows, args)
-                _, fine, _ = timed(one, FINE_COEFFICIENTS, rows, args)
-                line["search_s"] = COARSE_STEPS * planned.steps * coarse
-                line["search_round_s"] = planned.steps * fine
+                line["search_s"] = COARSE_STEPS * planned.steps * measured(one, COARSE_COEFFICIENTS)[1]
+                line["search_round_s"] = planned.steps * measured(one, FINE_COEFFICIENTS)[1]
             lines.append(line)
-            print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()), flush=True)
+            shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items())
+            print(", ".join(shown), flush=True)
     train = sum(line["seconds"] for line in lines)
     for rounds in (1, 2, 6):
         search = sum(line.get("search_s", 0) + rounds * line.get("search_round_s", 0) for line in lines)
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("what", choices=("profile", "campaign"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="tf32")
+    parser.add_argument("--dense", action="store_true", help="profile dense kernels")
     parser.add_argument("--tiny", action="store_true", help="sizes that take seconds on a CPU")
     parser.add_argument("--json", help="append the figures to this file")
     args = parser.parse_args()

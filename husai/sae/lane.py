@@ -84,7 +84,7 @@ class Lane:
     def compute_in(self, arithmetic: Arithmetic) -> None:
         """Use ``arithmetic`` from the next step on."""
         self.arithmetic, self._runner = arithmetic, None
-        self.settings = self.settings._replace(sparse=arithmetic.sparse, matmul_dtype=arithmetic.products)
+        self.settings = self.settings._replace(sparse=arithmetic.sparse, matmul_dtype=arithmetic.products, fused=arithmetic.fused)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -1,0 +1,46 @@
+"""Where the fused kernels of :mod:`husai.sae.triton_kernels` are used: on a CUDA device with Triton, in float32, for rows that fit."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from husai.progress import log
+
+
+def fits(parameters: dict[str, torch.Tensor]) -> bool:
+    """Whether the fused kernels can update ``parameters`` (S, n, d)."""
+    W_enc, W_dec = parameters["W_enc"], parameters["W_dec"]
+    if W_enc.device.type != "cuda" or W_enc.dtype != torch.float32 or not usable():
+        return False
+    from husai.sae.triton_kernels import WIDEST_ROW
+
+    return max(W_enc.shape[2], W_dec.shape[2]) <= WIDEST_ROW
+
+
+def fits_code(parameters: dict[str, torch.Tensor]) -> bool:
+    """Whether they can also select and decode the codes of a k-sparse step."""
+    if not fits(parameters):
+        return False
+    from husai.sae.triton_kernels import MOST_LATENTS
+
+    return parameters["W_dec"].shape[1] <= MOST_LATENTS
+
+
+@functools.cache
+def usable() -> bool:
+    """Whether Triton is installed and a kernel it compiles gives the right answer; one line in the log when it does not."""
+    try:
+        from husai.sae import triton_kernels
+    except ImportError:
+        return False
+    try:
+        rows = torch.arange(32.0, device="cuda").view(1, 2, 16)
+        right = torch.equal(triton_kernels.row_squares(rows, rows, tangent=False), rows.square().sum(2))
+    except Exception as error:  # no C compiler, no room for its cache, an unknown card: PyTorch's kernels do everything too
+        log(f"Triton's kernels are not used: {' '.join(str(error).split())[:200]}")
+        return False
+    if not right:
+        log("Triton's kernels are not used: a sum of squares came out wrong")
+    return right
