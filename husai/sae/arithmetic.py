@@ -80,12 +80,12 @@ class Problem(NamedTuple):
 
 @contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
-    """Let float32 products on a GPU use TF32; the setting is one for all threads."""
-    if not enabled:
+    """Whether float32 products on a GPU use TF32, whatever the program asked for before; one setting for all threads."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    if before == enabled:
         yield
         return
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = enabled
     try:
         yield
     finally:

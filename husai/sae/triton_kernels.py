@@ -19,8 +19,8 @@ TILE = 4096
 """Elements of a tile of rows that are summed: 32 registers for each of 128 threads. Measured on an H200 at 512 columns: 16384
 elements take 6 to 15% longer."""
 SMALLEST_SAMPLE = 512
-"""Entries of a row from which the level of its candidates is estimated; an eighth of a wide row."""
-CANDIDATES = 8
+"""Entries of a row from which the level of its candidates is estimated; a quarter of a wide row."""
+CANDIDATES = 4
 """Room for candidates, in multiples of k."""
 
 
@@ -74,39 +74,44 @@ def _top_k(pre, bias, values, columns, found, n_rows_of_member, d_sae, k, least,
 
 
 @triton.jit
-def _candidates(pre, bias, kept, kept_columns, found, n_rows_of_member, d_sae, k_sample, D: tl.constexpr, C: tl.constexpr):
-    """Entries of a row above a level at which its first D entries have ``k_sample``: their number, and the first C of them."""
+def _candidates(pre, bias, kept, found, n_rows_of_member, d_sae, k_sample, G: tl.constexpr, M: tl.constexpr, C: tl.constexpr):
+    """Groups of M entries of a row whose largest is above a level that ``k_sample`` of the first G reach; keeps at most C."""
     row = tl.program_id(0).to(tl.int64)
-    member = row // n_rows_of_member
-    d = tl.arange(0, D)
-    x = tl.load(pre + row * d_sae + d).to(tl.float32) + tl.load(bias + member * d_sae + d)
-    level, _ = _bracket(x, k_sample)
+    pre_row, bias_row = pre + row * d_sae, bias + (row // n_rows_of_member) * d_sae
+    g = tl.arange(0, G)
+    entry = g[:, None] * M + tl.arange(0, M)[None, :]
+    x = tl.load(pre_row + entry).to(tl.float32) + tl.load(bias_row + entry)
+    level, _ = _bracket(tl.max(x, 1), k_sample)
     n_found = 0
-    for start in range(0, d_sae, D):
-        at = start + d
-        x = tl.load(pre + row * d_sae + at, mask=at < d_sae, other=0.0).to(tl.float32)
-        x = tl.where(at < d_sae, x + tl.load(bias + member * d_sae + at, mask=at < d_sae, other=0.0), 0.0)
-        chosen = x > level
+    for start in range(0, d_sae, G * M):
+        inside = start + entry < d_sae
+        x = tl.load(pre_row + start + entry, mask=inside, other=0.0).to(tl.float32)
+        x = tl.where(inside, x + tl.load(bias_row + start + entry, mask=inside, other=0.0), 0.0)
+        chosen = tl.max(x, 1) > level
         place = n_found + tl.cumsum(chosen.to(tl.int32), 0) - 1
-        tl.store(kept + row * C + place, x, mask=chosen & (place < C))
-        tl.store(kept_columns + row * C + place, (member * d_sae + at).to(tl.int32), mask=chosen & (place < C))
+        tl.store(kept + row * C + place, start // M + g, mask=chosen & (place < C))
         n_found += tl.sum(chosen.to(tl.int32), 0)
     tl.store(found + row, n_found)
 
 
 @triton.jit
-def _top_k_of_candidates(kept, kept_columns, found, values, columns, k, C: tl.constexpr):
-    """The k largest candidates of a row, where they are enough and not too many."""
+def _top_k_of_candidates(pre, bias, kept, found, values, columns, n_rows_of_member, d_sae, k, M: tl.constexpr, C: tl.constexpr):
+    """The k largest entries of the groups that were kept, where they are at least k and all of them were kept."""
     row = tl.program_id(0).to(tl.int64)
     n_found = tl.load(found + row)
     if (n_found >= k) & (n_found <= C):
+        member = row // n_rows_of_member
         c = tl.arange(0, C)
-        x = tl.load(kept + row * C + c, mask=c < n_found, other=0.0)
-        column = tl.load(kept_columns + row * C + c, mask=c < n_found, other=0)
+        group = tl.load(kept + row * C + c, mask=c < n_found, other=0)
+        entry = group[:, None] * M + tl.arange(0, M)[None, :]
+        inside = (c < n_found)[:, None] & (entry < d_sae)
+        x = tl.load(pre + row * d_sae + entry, mask=inside, other=0.0).to(tl.float32)
+        x = tl.where(inside, x + tl.load(bias + member * d_sae + entry, mask=inside, other=0.0), 0.0)
+        x, entry = tl.reshape(x, (C * M,)), tl.reshape(entry, (C * M,))
         low, high = _bracket(x, k)
         chosen, place = _places(x, low, high, k)
         tl.store(values + row * k + place, x, mask=chosen)
-        tl.store(columns + row * k + place, column, mask=chosen)
+        tl.store(columns + row * k + place, (member * d_sae + entry).to(tl.int32), mask=chosen)
 
 
 @triton.jit
@@ -228,16 +233,17 @@ def top_k(pre: torch.Tensor, bias: torch.Tensor, k: int) -> tuple[torch.Tensor, 
     found = torch.zeros(S * B, dtype=torch.int32, device=pre.device)
     least, most = 1, 0
     room = triton.next_power_of_2(CANDIDATES * k)
-    sample = max(SMALLEST_SAMPLE, triton.next_power_of_2(d_sae) // 8)
-    if d_sae >= 4 * sample and d_sae >= room:
+    sample = max(SMALLEST_SAMPLE, triton.next_power_of_2(d_sae) // 4)
+    group = min(8, max(1, sample // 512))
+    if d_sae >= 2 * sample and d_sae >= 2 * room * group:
         least, most = k, room
-        kept = torch.empty(S * B * room, dtype=bias.dtype, device=pre.device)
-        kept_columns = torch.empty(S * B * room, dtype=torch.int32, device=pre.device)
+        kept = torch.empty(S * B * room, dtype=torch.int32, device=pre.device)
         share = k * sample / d_sae
         k_sample = round(share + 3.0 * share**0.5) + 2  # too few candidates for about one row in a thousand
-        shape = B, d_sae, k_sample, sample, room
-        _candidates[(S * B,)](pre, bias, kept, kept_columns, found, *shape, num_warps=max(1, sample // 512))
-        _top_k_of_candidates[(S * B,)](kept, kept_columns, found, values, columns, k, room, num_warps=1)
+        shape, rows = (sample // group, group, room), (S * B,)
+        _candidates[rows](pre, bias, kept, found, B, d_sae, k_sample, *shape, num_warps=max(1, sample // 1024))
+        own = values, columns, B, d_sae, k, group, room
+        _top_k_of_candidates[rows](pre, bias, kept, found, *own, num_warps=max(1, room * group // 512))
     D = triton.next_power_of_2(d_sae)
     warps = 4 if D <= 2048 else 8 if D <= 8192 else 16
     _top_k[(S * B,)](pre, bias, values, columns, found, B, d_sae, k, least, most, D, num_warps=warps)

@@ -56,13 +56,13 @@ def test_among_equal_values_any_are_taken_but_no_more_than_k(k):
     assert len(set(taken.tolist())) == min(k, 6)
 
 
+@pytest.mark.parametrize("width", [1024, 4096, 4000])
 @pytest.mark.parametrize("level", ["right", "too high", "too low"])
-def test_wide_rows_are_searched_exactly_whatever_their_sample_says(monkeypatch, level):
+def test_wide_rows_are_searched_exactly_whatever_their_sample_says(monkeypatch, level, width):
     monkeypatch.setattr(triton_kernels, "SMALLEST_SAMPLE", 32)
-    monkeypatch.setattr(triton_kernels, "CANDIDATES", 4)
-    pre, k = drawn(1, 6, 1024, seed=7), 16
-    pre[..., :128] += {"right": 0.0, "too high": 5.0, "too low": -5.0}[level]
-    values, columns = triton_kernels.top_k(pre, torch.zeros(1, 1024, device=DEVICE), k)
+    pre, k = drawn(1, 6, width, seed=7), 16
+    pre[..., : 256 if width == 1024 else 1024] += {"right": 0.0, "too high": 5.0, "too low": -5.0}[level]
+    values, columns = triton_kernels.top_k(pre, torch.zeros(1, width, device=DEVICE), k)
     expected, place = pre[0].relu().topk(k, dim=1)
     assert torch.equal(values.view(6, k).sort(dim=1).values, expected.sort(dim=1).values)
     assert torch.equal(columns.view(6, k).sort(dim=1).values.long(), place.sort(dim=1).values)
