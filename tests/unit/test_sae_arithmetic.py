@@ -127,9 +127,12 @@ def test_float32_is_float32_in_a_program_that_allows_tf32(monkeypatch):
     seen = []
     right = kernels.pre_activations
     monkeypatch.setattr(kernels, "pre_activations", lambda *a: seen.append(torch.backends.cuda.matmul.allow_tf32) or right(*a))
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    lane = Trainer(recipe(), [Member(0)], DATA).lanes[0]
-    lane.step()
-    Trial(lane.settings, lane.problem()).error(Arithmetic(True, None, False))
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        lane = Trainer(recipe(), [Member(0)], DATA).lanes[0]
+        lane.step()
+        Trial(lane.settings, lane.problem()).error(Arithmetic(True, None, False))
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
     assert seen and not any(seen)
-    assert torch.backends.cuda.matmul.allow_tf32
