@@ -90,7 +90,7 @@ def compare(name, size, args, folder):
         ours = records["husai"]
         ratio, cpu_ratio = (v / ours.get(n, float("nan")) for n, v in (("ms_per_step_and_sae", each), ("cpu_ms_per_step_and_sae", cpu)))
         ev = sum(found["ev"]) / len(found["ev"])
-        row = (trainer, f"{each:.1f}", f"{cpu:.1f}", f"{ratio:.1f}x", f"{cpu_ratio:.1f}x", f"{ev:.4f}", f"{found['peak_mb']:.0f}")
+        row = (trainer, f"{each:.3g}", f"{cpu:.3g}", f"{ratio:.1f}x", f"{cpu_ratio:.1f}x", f"{ev:.4f}", f"{found['peak_mb']:.0f}")
         print("| " + " | ".join(row) + " |", flush=True)
     return records
 

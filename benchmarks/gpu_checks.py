@@ -23,6 +23,7 @@ from husai.activations import ActivationStore, BatchReader, write_store
 from husai.sae import arithmetic, lane
 from husai.sae.arithmetic import EXACT_LIMIT, FORMATS, ROUNDED_LIMIT, Arithmetic, Trial, choose
 from husai.sae.ensemble import train_ensemble
+from husai.sae.fused import fits_code
 from husai.sae.recipe import ARCHITECTURES, FIXED_K, Recipe
 from husai.sae.training import Member, Trainer
 
@@ -115,7 +116,11 @@ def graphs(args) -> list[dict]:
         found = {}
         for name in ("replayed", "launched"):
             with mock.patch.object(lane, "recorder_for", lane.recorder_for if name == "replayed" else lambda *_: None):
-                told = {"device": args.device, "dtype": "tf32", "sparse": sparse if architecture in FIXED_K else None}
+                told = {
+                    "device": args.device,
+                    "dtype": "tf32",
+                    "sparse": sparse if architecture in FIXED_K else None,
+                }
                 trainer = Trainer(one, MEMBERS, rows, target_of(rows, architecture), **told)
                 for _ in range(12):
                     trainer.step()
@@ -147,6 +152,11 @@ def is_recorded(trainer: Trainer) -> bool:
     return all(r is not None and r.recorded for r in runners)
 
 
+def kind(chosen: Arithmetic) -> str:
+    """Which kernels, in words."""
+    return ("fused " if chosen.fused else "") + ("k-sparse" if chosen.sparse else "dense")
+
+
 def formats(args) -> list[dict]:
     """Error of every kernel and format in units of batch noise, its time, and what the engine chooses."""
     d, d_sae, batch = (16, 48, 64) if args.tiny else (512, 2048, 4096)
@@ -157,17 +167,24 @@ def formats(args) -> list[dict]:
         own, problem = trainer.lanes[0].settings, trainer.lanes[0].problem()
         with torch.no_grad():
             trial = Trial(own, problem)
-            for sparse in (True, False) if architecture in FIXED_K else (False,):
+            kinds = [(True, False), (False, False)] if architecture in FIXED_K else [(False, False)]
+            if architecture in FIXED_K and fits_code(trainer.parameters):
+                kinds.insert(0, (True, True))
+            for sparse, fused in kinds:
                 for name in ("float32", "tf32", "bfloat16"):
-                    tried = Arithmetic(sparse, FORMATS[name].products, FORMATS[name].tf32)
-                    error, limit = trial.error(tried), EXACT_LIMIT if name == "float32" else ROUNDED_LIMIT
+                    own_format = FORMATS[name]
+                    tried = Arithmetic(sparse, own_format.products, own_format.tf32, fused)
+                    error, limit = (
+                        trial.error(tried),
+                        EXACT_LIMIT if name == "float32" else ROUNDED_LIMIT,
+                    )
                     took = 1e3 * arithmetic._best_time(own, problem, tried)
-                    line = {"architecture": architecture, "kernels": "k-sparse" if sparse else "dense", "format": name}
+                    line = {"architecture": architecture, "kernels": kind(tried), "format": name}
                     lines.append({**line, "error": error, "limit": limit, "ms": took, "ok": error <= limit})
         chosen = {n: choose(own, FORMATS[n], problem) for n in ("float32", "tf32", "bfloat16")}
         for name, taken in chosen.items():
-            kind = "k-sparse" if taken.sparse else "dense"
-            lines.append({"architecture": architecture, "asked": name, "chosen": f"{kind}, {arithmetic._name(taken)}", "ok": True})
+            found = f"{kind(taken)}, {arithmetic._name(taken)}"
+            lines.append({"architecture": architecture, "asked": name, "chosen": found, "ok": True})
         trainer.close()
     return lines
 
@@ -175,11 +192,18 @@ def formats(args) -> list[dict]:
 def readers(args) -> list[dict]:
     """Rows that stay on the device and rows streamed from disk: the same batches, and their rate."""
     d, n, batch = (16, 4096, 64) if args.tiny else (512, 262_144, 4096)
-    rows, lines = synthetic_rows(d, 4096, 0).repeat(n // 4096, 1) + torch.arange(n).unsqueeze(1) / n, []
+    rows, lines = (
+        synthetic_rows(d, 4096, 0).repeat(n // 4096, 1) + torch.arange(n).unsqueeze(1) / n,
+        [],
+    )
     with tempfile.TemporaryDirectory() as folder:
         write_store(Path(folder) / "store", rows)
         store = ActivationStore.open(Path(folder) / "store")
-        for name, source, hold in (("tensor", rows, None), ("store, held", store, True), ("store, streamed", store, False)):
+        for name, source, hold in (
+            ("tensor", rows, None),
+            ("store, held", store, True),
+            ("store, streamed", store, False),
+        ):
             reader = BatchReader(source, batch, 3, device=args.device, hold=hold)
             first = [next(reader).clone().cpu() for _ in range(10)]
             wait(torch.device(args.device))
@@ -193,7 +217,15 @@ def readers(args) -> list[dict]:
             same = all(torch.equal(next(host), b) for b in first)
             host.close()
             rate = count * batch * d * 4 / took / 1e9
-            lines.append({"rows": name, "ms_per_batch": 1e3 * took / count, "gb_per_s": rate, "as_on_cpu": same, "ok": same})
+            lines.append(
+                {
+                    "rows": name,
+                    "ms_per_batch": 1e3 * took / count,
+                    "gb_per_s": rate,
+                    "as_on_cpu": same,
+                    "ok": same,
+                }
+            )
         one = recipe("topk", 48 if args.tiny else 2048, 8 if args.tiny else 32, steps=1000, batch_size=batch)
         for name, free in (("held", None), ("streamed", lambda *_: 0)):
             with mock.patch("husai.activations.batches.free_bytes", free) if free else mock.patch.dict({}):
@@ -201,7 +233,14 @@ def readers(args) -> list[dict]:
                 took = ms_per_step(trainer, 5 if args.tiny else 60)
                 losses = trainer.take_losses()
                 trainer.close()
-            lines.append({"rows": f"5 SAEs from a store, {name}", "ms_per_step": took, "loss": losses[0], "ok": True})
+            lines.append(
+                {
+                    "rows": f"5 SAEs from a store, {name}",
+                    "ms_per_step": took,
+                    "loss": losses[0],
+                    "ok": True,
+                }
+            )
     return lines
 
 
@@ -222,7 +261,15 @@ def auxk(args) -> list[dict]:
             found.append((trainer.parameters, marked))
         off = largest_difference(found[0][0], found[1][0])
         ok = off < 5 * EARLY_LIMIT and all(m and m >= 20 for m in found[0][1])
-        lines.append({"architecture": architecture, "dead": found[0][1], "dead_float64": found[1][1], "weights_off": off, "ok": ok})
+        lines.append(
+            {
+                "architecture": architecture,
+                "dead": found[0][1],
+                "dead_float64": found[1][1],
+                "weights_off": off,
+                "ok": ok,
+            }
+        )
     d, d_sae, batch = (16, 48, 64) if args.tiny else (512, 2048, 4096)
     rows = synthetic_rows(d, 4 * batch, 0)
     for name, share in (("no dead latents", 0.0), ("a tenth dead", 0.1), ("half dead", 0.5)):
@@ -235,7 +282,15 @@ def auxk(args) -> list[dict]:
         took, losses = ms_per_step(trainer, 5 if args.tiny else 30), trainer.take_losses()
         marked = [0 if d is None else int(d.numel()) for d in trainer.lanes[0].dead]
         trainer.close()
-        lines.append({"steps": name, "dead": marked, "ms_per_step": took, "loss": losses[0], "ok": losses[0] == losses[0]})
+        lines.append(
+            {
+                "steps": name,
+                "dead": marked,
+                "ms_per_step": took,
+                "loss": losses[0],
+                "ok": losses[0] == losses[0],
+            }
+        )
     return lines
 
 

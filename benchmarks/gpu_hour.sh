@@ -93,7 +93,7 @@ pipeline() {
     "$PYTHON" benchmarks/gpu_hub.py hub "$WORK/hub" || return
     mkdir -p "$WORK/run"
     printf 'compute: {device: %s}\n' "$DEVICE" > "$WORK/device.yaml"
-    HF_HOME=$WORK/hub timeout -s INT -k 5 "$((PIPELINE_SECONDS - 8))" "$PYTHON" -m snakemake --nolock --profile profiles/b200 --snakefile Snakefile --directory "$WORK/run" \
+    HF_HOME=$WORK/hub timeout -s INT -k 5 "$((PIPELINE_SECONDS - 25))" "$PYTHON" -m snakemake --nolock --profile profiles/b200 --snakefile Snakefile --directory "$WORK/run" \
         --cores "$(nproc)" --retries 0 --scheduler greedy \
         --configfile "$PWD/config/b200.yaml" "$PWD/benchmarks/gpu_tiny.yaml" "$WORK/device.yaml" > "$OUT/pipeline.log" 2>&1
     status=$?

@@ -38,7 +38,11 @@ def hub(root: Path) -> None:
     (snapshot / "tokenizer_config.json").write_text(json.dumps(named))
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 6}
-    shape |= {"intermediate_size": 128, "vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT}
+    shape |= {
+        "intermediate_size": 128,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": CONTEXT,
+    }
     GPTNeoXForCausalLM(GPTNeoXConfig(**shape, rotary_pct=0.25)).eval().save_pretrained(snapshot)
 
 
@@ -47,7 +51,10 @@ def trim(wheel: Path, folder: Path) -> None:
     import pandas
 
     folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(folder / wheel.name, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(wheel) as old,
+        zipfile.ZipFile(folder / wheel.name, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for item in old.infolist():
             content = old.read(item)
             if item.filename.endswith(".csv.zst") and item.file_size > LARGEST_DATA_SET:

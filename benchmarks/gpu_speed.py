@@ -112,12 +112,21 @@ def campaign(args) -> list[dict]:
     for stage, recipes in (("frontier", plan.frontier), ("scaling", plan.scaling)):
         n = len(getattr(config, stage).seeds)
         for planned in recipes:
-            own = {"steps": planned.steps, "batch_size": batch, "auxk_coefficient": planned.auxk_coefficient}
+            own = {
+                "steps": planned.steps,
+                "batch_size": batch,
+                "auxk_coefficient": planned.auxk_coefficient,
+            }
             d_sae, k = widths.get(planned.d_sae, planned.d_sae), 8 if args.tiny else 32
             one = recipe(planned.architecture, d_sae, k, frozen_decoder=planned.frozen_decoder, **own)
             built, step, curve = measured(one, n)
             seconds = built + planned.steps * step + (CURVE_POINTS + 2) * curve
-            figures = {"ms_per_step": 1e3 * step, "curve_s": curve, "start_s": built, "seconds": seconds}
+            figures = {
+                "ms_per_step": 1e3 * step,
+                "curve_s": curve,
+                "start_s": built,
+                "seconds": seconds,
+            }
             line = {"stage": stage, "recipe": planned.id, "saes": n, **figures}
             if planned.architecture not in FIXED_K:
                 line["search_s"] = COARSE_STEPS * planned.steps * measured(one, COARSE_COEFFICIENTS)[1]
@@ -128,7 +137,14 @@ def campaign(args) -> list[dict]:
     train = sum(line["seconds"] for line in lines)
     for rounds in (1, 2, 6):
         search = sum(line.get("search_s", 0) + rounds * line.get("search_round_s", 0) for line in lines)
-        lines.append({"rounds_of_the_l0_search": rounds, "training_s": train, "search_s": search, "total_s": train + search})
+        lines.append(
+            {
+                "rounds_of_the_l0_search": rounds,
+                "training_s": train,
+                "search_s": search,
+                "total_s": train + search,
+            }
+        )
         print(
             f"{rounds} rounds of the L0 search: {train:.0f} s training + {search:.0f} s search = {train + search:.0f} s, one after another"
         )
@@ -149,7 +165,17 @@ def main() -> None:
     if args.json:
         card = torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu"
         with open(args.json, "a") as handle:
-            handle.write(json.dumps({"measured": args.what, "card": card, "torch": torch.__version__, "lines": lines}) + "\n")
+            handle.write(
+                json.dumps(
+                    {
+                        "measured": args.what,
+                        "card": card,
+                        "torch": torch.__version__,
+                        "lines": lines,
+                    }
+                )
+                + "\n"
+            )
 
 
 if __name__ == "__main__":

@@ -74,7 +74,18 @@ def _top_k(pre, bias, values, columns, found, n_rows_of_member, d_sae, k, least,
 
 
 @triton.jit
-def _candidates(pre, bias, kept, found, n_rows_of_member, d_sae, k_sample, G: tl.constexpr, M: tl.constexpr, C: tl.constexpr):
+def _candidates(
+    pre,
+    bias,
+    kept,
+    found,
+    n_rows_of_member,
+    d_sae,
+    k_sample,
+    G: tl.constexpr,
+    M: tl.constexpr,
+    C: tl.constexpr,
+):
     """Groups of M entries of a row whose largest is above a level that ``k_sample`` of the first G reach; keeps at most C."""
     row = tl.program_id(0).to(tl.int64)
     pre_row, bias_row = pre + row * d_sae, bias + (row // n_rows_of_member) * d_sae
@@ -95,7 +106,19 @@ def _candidates(pre, bias, kept, found, n_rows_of_member, d_sae, k_sample, G: tl
 
 
 @triton.jit
-def _top_k_of_candidates(pre, bias, kept, found, values, columns, n_rows_of_member, d_sae, k, M: tl.constexpr, C: tl.constexpr):
+def _top_k_of_candidates(
+    pre,
+    bias,
+    kept,
+    found,
+    values,
+    columns,
+    n_rows_of_member,
+    d_sae,
+    k,
+    M: tl.constexpr,
+    C: tl.constexpr,
+):
     """The k largest entries of the groups that were kept, where they are at least k and all of them were kept."""
     row = tl.program_id(0).to(tl.int64)
     n_found = tl.load(found + row)
@@ -115,8 +138,21 @@ def _top_k_of_candidates(pre, bias, kept, found, values, columns, n_rows_of_memb
 
 
 @triton.jit
-def _decode(values, columns, starts, W_dec, y, residual, code_gradient, squares, scale, d_out, D: tl.constexpr, E: tl.constexpr,
-            ONE_TILE: tl.constexpr):  # fmt: skip
+def _decode(
+    values,
+    columns,
+    starts,
+    W_dec,
+    y,
+    residual,
+    code_gradient,
+    squares,
+    scale,
+    d_out,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    ONE_TILE: tl.constexpr,
+):
     """Residual of a row, its square, and the gradient of the row's code: decoder rows are read once when they fit one tile."""
     row = tl.program_id(0).to(tl.int64)
     start, stop = tl.load(starts + row), tl.load(starts + row + 1)
@@ -127,7 +163,11 @@ def _decode(values, columns, starts, W_dec, y, residual, code_gradient, squares,
         entry = start + tl.arange(0, E)
         z = tl.load(values + entry, mask=entry < stop, other=0.0)
         column = tl.load(columns + entry, mask=entry < stop, other=0).to(tl.int64)
-        W = tl.load(W_dec + column[:, None] * d_out + d[None, :], mask=(z > 0)[:, None] & inside[None, :], other=0.0)
+        W = tl.load(
+            W_dec + column[:, None] * d_out + d[None, :],
+            mask=(z > 0)[:, None] & inside[None, :],
+            other=0.0,
+        )
         r += tl.sum(z[:, None] * W, 0)
         g = tl.sum(W * r[None, :], 1) * scale
         tl.store(code_gradient + entry, tl.where(z > 0, g, 0.0), mask=entry < stop)
@@ -136,13 +176,21 @@ def _decode(values, columns, starts, W_dec, y, residual, code_gradient, squares,
             entry = at + tl.arange(0, E)
             z = tl.load(values + entry, mask=entry < stop, other=0.0)
             column = tl.load(columns + entry, mask=entry < stop, other=0).to(tl.int64)
-            W = tl.load(W_dec + column[:, None] * d_out + d[None, :], mask=(z > 0)[:, None] & inside[None, :], other=0.0)
+            W = tl.load(
+                W_dec + column[:, None] * d_out + d[None, :],
+                mask=(z > 0)[:, None] & inside[None, :],
+                other=0.0,
+            )
             r += tl.sum(z[:, None] * W, 0)
         for at in range(start, stop, E):
             entry = at + tl.arange(0, E)
             z = tl.load(values + entry, mask=entry < stop, other=0.0)
             column = tl.load(columns + entry, mask=entry < stop, other=0).to(tl.int64)
-            W = tl.load(W_dec + column[:, None] * d_out + d[None, :], mask=(z > 0)[:, None] & inside[None, :], other=0.0)
+            W = tl.load(
+                W_dec + column[:, None] * d_out + d[None, :],
+                mask=(z > 0)[:, None] & inside[None, :],
+                other=0.0,
+            )
             g = tl.sum(W * r[None, :], 1) * scale
             tl.store(code_gradient + entry, tl.where(z > 0, g, 0.0), mask=entry < stop)
     tl.store(residual + row * d_out + d, r, mask=inside)
@@ -164,7 +212,11 @@ def _sum_rows(order, starts, rows, weights, source, out, sums, scale, d_row, D: 
         entry = tl.load(order + place, mask=place < stop, other=0)
         w = tl.load(weights + entry, mask=place < stop, other=0.0)
         row = tl.load(rows + entry, mask=place < stop, other=0).to(tl.int64)
-        x = tl.load(source + row[:, None] * d_row + d[None, :], mask=(w != 0)[:, None] & inside[None, :], other=0.0)
+        x = tl.load(
+            source + row[:, None] * d_row + d[None, :],
+            mask=(w != 0)[:, None] & inside[None, :],
+            other=0.0,
+        )
         total += tl.sum(w[:, None] * x, 0)
         weight_sum += w
     tl.store(out + latent * d_row + d, total * scale, mask=inside)
@@ -187,8 +239,22 @@ def _row_squares(gradient, W, out, n_rows, d_row, D: tl.constexpr, R: tl.constex
 
 
 @triton.jit
-def _adam(W, gradient, first, second, factor, rate, corrections, rows_of_member, n_rows, d_row, eps, D: tl.constexpr, R: tl.constexpr,
-          TANGENT: tl.constexpr):  # fmt: skip
+def _adam(
+    W,
+    gradient,
+    first,
+    second,
+    factor,
+    rate,
+    corrections,
+    rows_of_member,
+    n_rows,
+    d_row,
+    eps,
+    D: tl.constexpr,
+    R: tl.constexpr,
+    TANGENT: tl.constexpr,
+):
     """Adam on rows; with ``TANGENT`` the gradient is projected first and the row has length 1 afterwards."""
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     d = tl.arange(0, D)
@@ -271,7 +337,22 @@ def decode(values, columns, starts, W_dec, y, scale: float, k: int | None) -> tu
     residual, gradient = torch.empty_like(y), torch.empty_like(values)
     squares = torch.empty(n_rows, dtype=y.dtype, device=y.device)
     one_tile = k is not None and k <= E
-    _decode[(n_rows,)](values, columns, starts, W_dec, y, residual, gradient, squares, scale, d_out, D, E, one_tile, num_warps=4)
+    _decode[(n_rows,)](
+        values,
+        columns,
+        starts,
+        W_dec,
+        y,
+        residual,
+        gradient,
+        squares,
+        scale,
+        d_out,
+        D,
+        E,
+        one_tile,
+        num_warps=4,
+    )
     return residual, gradient, squares
 
 
@@ -327,4 +408,20 @@ def adam(W, gradient, first, second, factor, rate, corrections, eps: float, tang
     D = triton.next_power_of_2(d)
     R = max(1, 2048 // D)
     grid = (triton.cdiv(S * n, R),)
-    _adam[grid](W, gradient, first, second, factor, rate, corrections, n, S * n, d, eps, D, R, tangent, num_warps=4)
+    _adam[grid](
+        W,
+        gradient,
+        first,
+        second,
+        factor,
+        rate,
+        corrections,
+        n,
+        S * n,
+        d,
+        eps,
+        D,
+        R,
+        tangent,
+        num_warps=4,
+    )

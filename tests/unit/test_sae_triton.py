@@ -27,7 +27,12 @@ def drawn(*shape, seed=0):
 
 def parameters():
     W_dec = torch.nn.functional.normalize(drawn(S, D_SAE, D_OUT, seed=1), dim=-1)
-    return {"W_enc": drawn(S, D_SAE, D_IN), "b_enc": drawn(S, D_SAE, seed=2), "W_dec": W_dec, "b_dec": drawn(S, D_OUT)}
+    return {
+        "W_enc": drawn(S, D_SAE, D_IN),
+        "b_enc": drawn(S, D_SAE, seed=2),
+        "W_dec": W_dec,
+        "b_dec": drawn(S, D_OUT),
+    }
 
 
 def by_row(values, columns, n_rows, k):
@@ -75,7 +80,10 @@ def test_gradients_are_those_of_the_k_sparse_kernels(monkeypatch, tile, architec
     monkeypatch.setattr(triton_kernels, "TILE", tile)
     p, x, y = parameters(), drawn(S, B, D_IN, seed=4), drawn(S, B, D_OUT, seed=5)
     if architecture != "transcoder":
-        p |= {"W_dec": torch.nn.functional.normalize(drawn(S, D_SAE, D_IN, seed=1), dim=-1), "b_dec": drawn(S, D_IN)}
+        p |= {
+            "W_dec": torch.nn.functional.normalize(drawn(S, D_SAE, D_IN, seed=1), dim=-1),
+            "b_dec": drawn(S, D_IN),
+        }
         y = x
     settings = Settings(architecture, 3, sparse=True, frozen_decoder=frozen, count_fired=True)
     a, b = gradients(settings._replace(fused=True), p, x, y), gradients(settings, p, x, y)
