@@ -1,9 +1,11 @@
 """Whether the SAE engine computes on a GPU what it computes on a CPU, one check at a time.
 
-    python benchmarks/gpu_checks.py references|graphs|formats|readers|auxk [--device cuda] [--tiny] [--json FILE]
+    python benchmarks/gpu_checks.py references|graphs|formats|readers|auxk
+        [--device cuda] [--tiny] [--json FILE]
 
-Each check prints a table, appends its figures to FILE as one line of JSON, and exits with 1 when something is off. With ``--device cpu
---tiny`` the same code runs in seconds where there is no GPU; what only a GPU can show (recorded steps) is then reported as not reached.
+Each check prints a table, appends its figures to FILE as one line of JSON, and exits with 1 when
+something is off. With ``--device cpu --tiny`` the same code runs in seconds where there is no GPU;
+what only a GPU can show (recorded steps) is then reported as not reached.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from husai.sae.training import Member, Trainer
 
 MEMBERS = (Member(0, 0.5), Member(1, 0.7))
 EARLY_STEPS = 5
-"""Rounding stays small for a few steps; later it decides which latents fire, and runs drift apart as runs of two seeds do."""
+"""Rounding stays small for a few steps; later it decides which latents fire, and runs part."""
 EARLY_LIMIT, EV_LIMIT = 1e-2, 0.01
 REPLAY_LIMIT = 1e-3
 
@@ -67,12 +69,12 @@ def ms_per_step(trainer: Trainer, steps: int) -> float:
 
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """Largest over parameters of ``||a - b|| / ||b||``, in float64 on the CPU."""
-    pairs = [(a[name].detach().cpu().double(), value.detach().cpu().double()) for name, value in b.items()]
+    pairs = [(a[name].cpu().double(), value.cpu().double()) for name, value in b.items()]
     return max(float((x - y).norm() / y.norm().clamp_min(1e-12)) for x, y in pairs)
 
 
 def references(args) -> list[dict]:
-    """Every architecture trained on the device in float32 beside a float64 run on the CPU: weights early on, quality at the end."""
+    """Every architecture in float32 on the device beside float64 on the CPU."""
     d, d_sae, steps = (16, 48, 40) if args.tiny else (64, 256, 300)
     rows, held_out = synthetic_rows(d, 8192, 0), synthetic_rows(d, 2048, 1)
     lines = []
@@ -87,8 +89,9 @@ def references(args) -> list[dict]:
             trainer.close()
             early.append(trainer.parameters)
         told = {"held_out": held_out, "target": target, "held_out_target": held_out_target}
+        told["curve_points"] = 1
         ends = [
-            train_ensemble(one, [0, 1], rows, **told, device=device, dtype=dtype, curve_points=1).final
+            train_ensemble(one, [0, 1], rows, **told, device=device, dtype=dtype).final
             for device, dtype in ((args.device, "float32"), ("cpu", "float64"))
         ]
         ev, exact_ev = (sum(r["explained_variance"] for r in end) / 2 for end in ends)
@@ -111,11 +114,13 @@ def graphs(args) -> list[dict]:
     """Replayed steps against launched ones: the same weights, and the time of both."""
     d, d_sae, batch = (16, 48, 64) if args.tiny else (512, 2048, 4096)
     rows, lines = synthetic_rows(d, 4 * batch, 0), []
-    for architecture, sparse in [(a, s) for a in ARCHITECTURES for s in ((True, False) if a in FIXED_K else (False,))]:
+    kinds = [(a, s) for a in ARCHITECTURES for s in (True, False) if a in FIXED_K or not s]
+    for architecture, sparse in kinds:
         one = recipe(architecture, d_sae, 8 if args.tiny else 32, steps=1000, batch_size=batch)
         found = {}
         for name in ("replayed", "launched"):
-            with mock.patch.object(lane, "recorder_for", lane.recorder_for if name == "replayed" else lambda *_: None):
+            recorder_for = lane.recorder_for if name == "replayed" else lambda *_: None
+            with mock.patch.object(lane, "recorder_for", recorder_for):
                 told = {
                     "device": args.device,
                     "dtype": "tf32",
@@ -158,7 +163,7 @@ def kind(chosen: Arithmetic) -> str:
 
 
 def formats(args) -> list[dict]:
-    """Error of every kernel and format in units of batch noise, its time, and what the engine chooses."""
+    """Error of every kernel and format in units of batch noise, its time, and what is chosen."""
     d, d_sae, batch = (16, 48, 64) if args.tiny else (512, 2048, 4096)
     rows, lines = synthetic_rows(d, 2 * batch, 0), []
     for architecture in ARCHITECTURES:
@@ -180,7 +185,8 @@ def formats(args) -> list[dict]:
                     )
                     took = 1e3 * arithmetic._best_time(own, problem, tried)
                     line = {"architecture": architecture, "kernels": kind(tried), "format": name}
-                    lines.append({**line, "error": error, "limit": limit, "ms": took, "ok": error <= limit})
+                    line |= {"error": error, "limit": limit, "ms": took, "ok": error <= limit}
+                    lines.append(line)
         chosen = {n: choose(own, FORMATS[n], problem) for n in ("float32", "tf32", "bfloat16")}
         for name, taken in chosen.items():
             found = f"{kind(taken)}, {arithmetic._name(taken)}"
@@ -190,7 +196,7 @@ def formats(args) -> list[dict]:
 
 
 def readers(args) -> list[dict]:
-    """Rows that stay on the device and rows streamed from disk: the same batches, and their rate."""
+    """Rows that stay on the device and rows streamed from disk: same batches, and their rate."""
     d, n, batch = (16, 4096, 64) if args.tiny else (512, 262_144, 4096)
     rows, lines = (
         synthetic_rows(d, 4096, 0).repeat(n // 4096, 1) + torch.arange(n).unsqueeze(1) / n,
@@ -226,10 +232,12 @@ def readers(args) -> list[dict]:
                     "ok": same,
                 }
             )
-        one = recipe("topk", 48 if args.tiny else 2048, 8 if args.tiny else 32, steps=1000, batch_size=batch)
+        d_sae, k = (48, 8) if args.tiny else (2048, 32)
+        one = recipe("topk", d_sae, k, steps=1000, batch_size=batch)
         for name, free in (("held", None), ("streamed", lambda *_: 0)):
-            with mock.patch("husai.activations.batches.free_bytes", free) if free else mock.patch.dict({}):
-                trainer = Trainer(one, [Member(s) for s in range(5)], store, device=args.device, dtype="tf32")
+            place, five = "husai.activations.batches.free_bytes", [Member(s) for s in range(5)]
+            with mock.patch(place, free) if free else mock.patch.dict({}):
+                trainer = Trainer(one, five, store, device=args.device, dtype="tf32")
                 took = ms_per_step(trainer, 5 if args.tiny else 60)
                 losses = trainer.take_losses()
                 trainer.close()
@@ -252,7 +260,8 @@ def auxk(args) -> list[dict]:
         one = recipe(architecture, 48 if args.tiny else 256, 8, steps=300, batch_size=256, **dead)
         found = []
         for device, dtype in ((args.device, "float32"), ("cpu", "float64")):
-            trainer = Trainer(one, MEMBERS, rows, target_of(rows, architecture), device=device, dtype=dtype)
+            target = target_of(rows, architecture)
+            trainer = Trainer(one, MEMBERS, rows, target, device=device, dtype=dtype)
             trainer.parameters["b_enc"][:, :20] -= 50.0
             for _ in range(20 + EARLY_STEPS):  # latents are counted as dead every 20 steps
                 trainer.step()
@@ -275,7 +284,8 @@ def auxk(args) -> list[dict]:
     for name, share in (("no dead latents", 0.0), ("a tenth dead", 0.1), ("half dead", 0.5)):
         aux = {"dead_after_rows": 10 * batch, "auxk_coefficient": 0.03125}
         one = recipe("topk", d_sae, 8 if args.tiny else 32, steps=1000, batch_size=batch, **aux)
-        trainer = Trainer(one, [Member(s) for s in range(5)], rows, device=args.device, dtype="tf32")
+        five = [Member(s) for s in range(5)]
+        trainer = Trainer(one, five, rows, device=args.device, dtype="tf32")
         trainer.parameters["b_enc"][:, : round(share * d_sae)] -= 50.0
         for _ in range(21):
             trainer.step()
@@ -300,13 +310,14 @@ CHECKS = {check.__name__: check for check in (references, graphs, formats, reade
 def show(lines: list[dict]) -> None:
     """One line per measurement, numbers to four digits."""
     for line in lines:
-        shown = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items() if k != "ok")
-        print(("ok   " if line["ok"] else "OFF  ") + ", ".join(shown), flush=True)
+        told = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items() if k != "ok"}
+        shown = ", ".join(f"{name} {value}" for name, value in told.items())
+        print(("ok   " if line["ok"] else "OFF  ") + shown, flush=True)
 
 
 def main() -> int:
     """Run one check; 1 when something is off."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("check", choices=CHECKS)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes that take seconds on a CPU")
@@ -316,7 +327,8 @@ def main() -> int:
     show(lines)
     if args.json:
         with open(args.json, "a") as handle:
-            handle.write(json.dumps({"check": args.check, "torch": torch.__version__, "lines": lines}) + "\n")
+            record = {"check": args.check, "torch": torch.__version__, "lines": lines}
+            handle.write(json.dumps(record) + "\n")
     return 0 if all(line["ok"] for line in lines) else 1
 
 

@@ -1,7 +1,8 @@
-"""A model hub in a folder and a trimmed ``sae-probes`` wheel, for ``gpu_hour.sh`` on a machine without a network.
+"""A model hub in a folder and a trimmed ``sae-probes`` wheel, for ``gpu_hour.sh``.
 
-python benchmarks/gpu_hub.py hub FOLDER         # HF_HOME=FOLDER then holds a small random GPT-NeoX named pythia-70m-deduped
-python benchmarks/gpu_hub.py trim WHEEL FOLDER  # every n-th row of its largest data sets: 45 MB become 12
+``gpu_hub.py hub FOLDER``: HF_HOME=FOLDER then holds a small random GPT-NeoX under the name of
+pythia-70m-deduped. ``gpu_hub.py trim WHEEL FOLDER``: only every n-th row of its largest data
+sets, 45 MB become 13.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ class Problem(NamedTuple):
     def gradients(self, settings: Settings, chosen: Arithmetic) -> Parameters:
         """Gradients in the arithmetic ``chosen``."""
         with tf32(chosen.tf32):
-            own = settings._replace(sparse=chosen.sparse, matmul_dtype=chosen.products, fused=chosen.fused)
+            kernels = {"sparse": chosen.sparse, "fused": chosen.fused}
+            own = settings._replace(matmul_dtype=chosen.products, **kernels)
             return gradients(own, *self).by_name
 
     def rows(self, start: int, stop: int) -> Problem:
@@ -80,7 +81,10 @@ class Problem(NamedTuple):
 
 @contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
-    """Whether float32 products on a GPU use TF32, whatever the program asked for before; one setting for all threads."""
+    """Whether float32 products on a GPU use TF32, whatever the program allows otherwise.
+
+    The setting is one for all threads.
+    """
     before = torch.backends.cuda.matmul.allow_tf32
     if before == enabled:
         yield
@@ -96,8 +100,10 @@ def tf32(enabled: bool) -> Iterator[None]:
 def choose(settings: Settings, format: Format, problem: Problem, sparse: bool | None = None, measure: bool | None = None) -> Arithmetic:
     """The fastest arithmetic whose gradients are right on ``problem``.
 
-    Fused kernels are tried wherever they can be used. On a CPU kernels are chosen by the crossover that ``benchmarks/bench_sae.py --crossover`` measured, so that the choice never depends on
-    the load of the machine. On a GPU, where the crossover depends on the model, k-sparse and dense ones are tried and timed. What fails its
+    Fused kernels are tried wherever they can be used. On a CPU kernels are chosen by the crossover
+    that ``benchmarks/bench_sae.py --crossover`` measured, so that the choice never depends on the
+    load of the machine. On a GPU, where the crossover depends on the model, both are
+    tried and timed. What fails its
     :class:`Trial` is not used, with one line in the log: dense products replace k-sparse kernels, float32 replaces a rounded format.
 
     Parameters
@@ -173,7 +179,10 @@ def _length(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def _best_time(settings: Settings, problem: Problem, chosen: Arithmetic) -> float:
-    """Seconds of one step: best of three after a first run; on a GPU of its replay, as launching it is hidden or recorded too."""
+    """Seconds of one step, best of three after a first run; on a GPU of its replay.
+
+    Large steps hide the time of launching kernels, and small ones are recorded in training too.
+    """
     device, best = problem.x.device, float("inf")
 
     def work() -> None:
@@ -182,7 +191,7 @@ def _best_time(settings: Settings, problem: Problem, chosen: Arithmetic) -> floa
     if device.type == "cuda":
         recorder = CudaRecorder(device)
         recorder.warm_up(work)
-        with contextlib.suppress(RuntimeError):  # it cannot be recorded: then its launches are timed with it
+        with contextlib.suppress(RuntimeError):  # not to be recorded: launches are timed too
             work = recorder.record(work)
     for attempt in range(4):
         _wait(device)

@@ -1,4 +1,7 @@
-"""Where the fused kernels of :mod:`husai.sae.triton_kernels` are used: on a CUDA device with Triton, in float32, for rows that fit."""
+"""Where the fused kernels of :mod:`husai.sae.triton_kernels` are used.
+
+On a CUDA device with Triton, in float32, for rows that fit into registers.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from husai.progress import log
 
 def fits(parameters: dict[str, torch.Tensor]) -> bool:
     """Whether the fused kernels can update ``parameters`` (S, n, d)."""
-    W_enc, W_dec = parameters["W_enc"], parameters["W_dec"]
-    if W_enc.device.type != "cuda" or W_enc.dtype != torch.float32 or not usable():
+    W_dec = parameters["W_dec"]
+    if W_dec.device.type != "cuda" or W_dec.dtype != torch.float32 or not usable():
         return False
     from husai.sae.triton_kernels import WIDEST_ROW
 
-    return max(W_enc.shape[2], W_dec.shape[2]) <= WIDEST_ROW
+    return max(parameters["W_enc"].shape[2], W_dec.shape[2]) <= WIDEST_ROW
 
 
 def fits_code(parameters: dict[str, torch.Tensor]) -> bool:
@@ -30,15 +33,16 @@ def fits_code(parameters: dict[str, torch.Tensor]) -> bool:
 
 @functools.cache
 def usable() -> bool:
-    """Whether Triton is installed and a kernel it compiles gives the right answer; one line in the log when it does not."""
+    """Whether Triton is installed and a kernel it compiles is right; a line in the log if not."""
     try:
         from husai.sae import triton_kernels
     except ImportError:
         return False
     try:
         rows = torch.arange(32.0, device="cuda").view(1, 2, 16)
-        right = torch.equal(triton_kernels.row_squares(rows, rows, tangent=False), rows.square().sum(2))
-    except Exception as error:  # no C compiler, no room for its cache, an unknown card: PyTorch's kernels do everything too
+        found = triton_kernels.row_squares(rows, rows, tangent=False)
+        right = torch.equal(found, rows.square().sum(2))
+    except Exception as error:  # no C compiler, no room for its cache, an unknown card
         log(f"Triton's kernels are not used: {' '.join(str(error).split())[:200]}")
         return False
     if not right:

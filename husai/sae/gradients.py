@@ -99,7 +99,13 @@ def _sparse(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor,
     return _mean_square(residual), residual, found, fired
 
 
-def _fused(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor, _: torch.Tensor | None):
+def _fused(
+    settings: Settings,
+    p: Parameters,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    _: torch.Tensor | None,
+):
     """As :func:`_sparse`, by kernels that read pre-activations, decoder rows and sums once each."""
     from husai.sae import triton_kernels as fused
 
@@ -107,13 +113,15 @@ def _fused(settings: Settings, p: Parameters, x: torch.Tensor, y: torch.Tensor, 
     d_sae, d_out = p["W_dec"].shape[1:]
     k = None if settings.architecture == "batchtopk" else settings.k
     if k is None:
-        code = kernels.batch_top_k_code(x, p["W_enc"], p["b_enc"], settings.k, settings.matmul_dtype)
+        encoder = p["W_enc"], p["b_enc"]
+        code = kernels.batch_top_k_code(x, *encoder, settings.k, settings.matmul_dtype)
     else:
         half = settings.matmul_dtype or x.dtype
         pre = matmul(x.to(half), p["W_enc"].to(half).mT)
         values, columns = fused.top_k(pre, p["b_enc"], k)
         rows = torch.arange(S * B * k, device=x.device, dtype=torch.int32) // k
-        code = kernels.Code(values, columns, rows, torch.arange(0, S * B * k + 1, k, device=x.device))
+        starts = torch.arange(0, S * B * k + 1, k, device=x.device)
+        code = kernels.Code(values, columns, rows, starts)
     scale = 2.0 / (B * d_out)
     W_dec, target = p["W_dec"].view(-1, d_out), y.reshape(S * B, d_out)
     residual, dpre, squares = fused.decode(*code[:2], code.starts, W_dec, target, scale, k)

@@ -167,7 +167,10 @@ def weight_gradients(
 
 
 def by_latent(columns: torch.Tensor, n_latents: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Entries in the order of their latents, int64 (n,), and where each latent's begin, with their number at the end."""
+    """Entries in the order of their latents, int64 (n,), and where those of each latent begin.
+
+    The beginnings (n_latents + 1,) end with the number of entries.
+    """
     narrow = torch.int16 if n_latents < 2**15 else torch.int32
     latents, order = columns.to(narrow).sort(stable=True)
     each = torch.arange(n_latents + 1, device=columns.device, dtype=narrow)

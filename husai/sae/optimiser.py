@@ -78,7 +78,7 @@ class Optimiser:
                            amsgrad=False, maximize=False)  # fmt: skip
 
     def _fused_step(self, gradients: Parameters, learning_rate: float | torch.Tensor) -> None:
-        """The same step with each of the large matrices read once for its norm and once for its update."""
+        """The same step; large matrices are read once for their norm and once for their update."""
         from husai.sae.triton_kernels import adam, row_squares
 
         p = self.parameters
@@ -120,7 +120,7 @@ def remove_parallel(gradient: torch.Tensor, W_dec: torch.Tensor) -> None:
 
 
 def clip_factor(squares: torch.Tensor, limit: float) -> torch.Tensor:
-    """Factor (S,) that brings gradients of squared norms ``squares`` (S,) down to a norm of at most ``limit``."""
+    """Factor (S,) that brings gradients of squared norms (S,) down to a norm of ``limit``."""
     return (limit / squares.sqrt().clamp_min(1e-30)).clamp_(max=1.0)
 
 

@@ -1,23 +1,28 @@
-"""Fused kernels of one k-sparse training step on a CUDA device, in Triton; the formulas are those of ``kernels`` and ``optimiser``.
+"""Fused kernels of one k-sparse training step on a CUDA device, in Triton.
 
-PyTorch's own kernels spend most of a step outside the encoder's product: top-k, the gathers of ``embedding_bag`` and the
-passes of the optimiser. Here each of these reads its operands once. Rows and latents of all members are numbered through, as
-in :mod:`husai.sae.kernels`. Imported only where :func:`usable` has said that Triton is there and computes correctly.
+The formulas are those of :mod:`husai.sae.kernels` and :mod:`husai.sae.optimiser`. PyTorch's own
+kernels spend most of a step outside the encoder's product: top-k, the gathers of ``embedding_bag``
+and the passes of the optimiser. Here each of these reads its operands once. Rows and latents of all
+members are numbered through. Imported only where :func:`husai.sae.fused.usable` says that Triton is
+there and computes correctly.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
+Pair = tuple[torch.Tensor, torch.Tensor]
 WIDEST_ROW = 8192
 """Largest d_in and d_out: a row is held in registers."""
 MOST_LATENTS = 32768
-"""Largest d_sae: the pre-activations of a row are held in registers while its k largest are searched."""
+"""Largest d_sae: a row of pre-activations is held in registers while its k largest are searched."""
 TILE = 4096
-"""Elements of a tile of rows that are summed: 32 registers for each of 128 threads. Measured on an H200 at 512 columns: 16384
-elements take 6 to 15% longer."""
+"""Elements of a tile of rows that are summed: 32 registers for each of 128 threads. On an H200,
+at 512 columns, tiles of 16384 elements took 6 to 15% longer."""
 SMALLEST_SAMPLE = 512
 """Entries of a row from which the level of its candidates is estimated; a quarter of a wide row."""
 CANDIDATES = 4
@@ -26,9 +31,10 @@ CANDIDATES = 4
 
 @triton.jit
 def _bracket(x, k):
-    """``(low, high)`` with at least k entries of x above ``low`` and fewer above ``high``; exactly k above ``low`` unless equal.
+    """``(low, high)`` with at least k entries of x above ``low`` and fewer above ``high``.
 
-    By bisection between 0 and the largest entry; where no more than k entries are positive, ``low`` is 0.
+    Exactly k are above ``low`` unless several are equal. By bisection between 0 and the largest
+    entry; where no more than k entries are positive, ``low`` is 0.
     """
     low = 0.0
     high = tl.max(x, 0)
@@ -48,25 +54,41 @@ def _bracket(x, k):
 
 @triton.jit
 def _places(x, low, high, k):
-    """Which entries are taken and where each goes: those above ``high``, then those above ``low`` as long as there is room."""
+    """Which entries are taken, and their places: those above ``high`` first, then the others."""
     certain = x > high
     rest = (x > low) & (certain == 0)
-    counted = tl.cumsum((certain.to(tl.int32) << 16) + rest.to(tl.int32), 0)  # one running sum counts both kinds
+    # One running sum counts both kinds.
+    counted = tl.cumsum((certain.to(tl.int32) << 16) + rest.to(tl.int32), 0)
     n_certain = tl.sum(certain.to(tl.int32), 0)
     place = tl.where(certain, counted >> 16, n_certain + (counted & 65535)) - 1
     return (certain | rest) & (place < k), place
 
 
 @triton.jit
-def _top_k(pre, bias, values, columns, found, n_rows_of_member, d_sae, k, least, most, D: tl.constexpr):
-    """The k largest positive entries of a row of ``pre + bias``, where ``found`` is not within ``least`` and ``most``."""
+def _top_k(
+    pre,
+    bias,
+    values,
+    columns,
+    found,
+    n_rows_of_member,
+    d_sae,
+    k,
+    least,
+    most,
+    D: tl.constexpr,
+):
+    """The k largest positive entries of a row of ``pre + bias``.
+
+    Only where ``found``, its number of candidates, is not within ``least`` and ``most``.
+    """
     row = tl.program_id(0).to(tl.int64)
     n_found = tl.load(found + row)
     if (n_found < least) | (n_found > most):
         member = row // n_rows_of_member
         d = tl.arange(0, D)
-        x = tl.load(pre + row * d_sae + d, mask=d < d_sae, other=0.0)
-        x = tl.where(d < d_sae, x + tl.load(bias + member * d_sae + d, mask=d < d_sae, other=0.0), 0.0)
+        x = tl.load(pre + row * d_sae + d, mask=d < d_sae, other=0.0).to(tl.float32)
+        x += tl.load(bias + member * d_sae + d, mask=d < d_sae, other=0.0)  # 0 outside of the row
         low, high = _bracket(x, k)
         chosen, place = _places(x, low, high, k)
         tl.store(values + row * k + place, x, mask=chosen)
@@ -86,7 +108,10 @@ def _candidates(
     M: tl.constexpr,
     C: tl.constexpr,
 ):
-    """Groups of M entries of a row whose largest is above a level that ``k_sample`` of the first G reach; keeps at most C."""
+    """Groups of M entries of a row whose largest is above a level; keeps at most C of them.
+
+    The level is the one above which ``k_sample`` of the first G groups are.
+    """
     row = tl.program_id(0).to(tl.int64)
     pre_row, bias_row = pre + row * d_sae, bias + (row // n_rows_of_member) * d_sae
     g = tl.arange(0, G)
@@ -119,7 +144,7 @@ def _top_k_of_candidates(
     M: tl.constexpr,
     C: tl.constexpr,
 ):
-    """The k largest entries of the groups that were kept, where they are at least k and all of them were kept."""
+    """The k largest entries of the groups that were kept, if those are k or more and all."""
     row = tl.program_id(0).to(tl.int64)
     n_found = tl.load(found + row)
     if (n_found >= k) & (n_found <= C):
@@ -129,7 +154,7 @@ def _top_k_of_candidates(
         entry = group[:, None] * M + tl.arange(0, M)[None, :]
         inside = (c < n_found)[:, None] & (entry < d_sae)
         x = tl.load(pre + row * d_sae + entry, mask=inside, other=0.0).to(tl.float32)
-        x = tl.where(inside, x + tl.load(bias + member * d_sae + entry, mask=inside, other=0.0), 0.0)
+        x += tl.load(bias + member * d_sae + entry, mask=inside, other=0.0)  # 0 outside
         x, entry = tl.reshape(x, (C * M,)), tl.reshape(entry, (C * M,))
         low, high = _bracket(x, k)
         chosen, place = _places(x, low, high, k)
@@ -153,7 +178,10 @@ def _decode(
     E: tl.constexpr,
     ONE_TILE: tl.constexpr,
 ):
-    """Residual of a row, its square, and the gradient of the row's code: decoder rows are read once when they fit one tile."""
+    """Residual of a row, its square, and the gradient of the row's code.
+
+    Decoder rows are read once when they fit one tile.
+    """
     row = tl.program_id(0).to(tl.int64)
     start, stop = tl.load(starts + row), tl.load(starts + row + 1)
     d = tl.arange(0, D)
@@ -198,8 +226,20 @@ def _decode(
 
 
 @triton.jit
-def _sum_rows(order, starts, rows, weights, source, out, sums, scale, d_row, D: tl.constexpr, E: tl.constexpr):
-    """For one latent and one block of columns the weighted sum of the rows in which the latent has an entry."""
+def _sum_rows(
+    order,
+    starts,
+    rows,
+    weights,
+    source,
+    out,
+    sums,
+    scale,
+    d_row,
+    D: tl.constexpr,
+    E: tl.constexpr,
+):
+    """Weighted sum of the rows in which a latent has an entry, for one block of columns."""
     latent = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     start, stop = tl.load(starts + latent), tl.load(starts + latent + 1)
@@ -225,8 +265,17 @@ def _sum_rows(order, starts, rows, weights, source, out, sums, scale, d_row, D: 
 
 
 @triton.jit
-def _row_squares(gradient, W, out, n_rows, d_row, D: tl.constexpr, R: tl.constexpr, TANGENT: tl.constexpr):
-    """Squared norm of each row of a gradient, of its part orthogonal to the row of W with ``TANGENT``."""
+def _row_squares(
+    gradient,
+    W,
+    out,
+    n_rows,
+    d_row,
+    D: tl.constexpr,
+    R: tl.constexpr,
+    TANGENT: tl.constexpr,
+):
+    """Squared norms of rows of a gradient; with ``TANGENT`` of their part orthogonal to W's."""
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     d = tl.arange(0, D)
     at = row[:, None] * d_row + d[None, :]
@@ -255,7 +304,7 @@ def _adam(
     R: tl.constexpr,
     TANGENT: tl.constexpr,
 ):
-    """Adam on rows; with ``TANGENT`` the gradient is projected first and the row has length 1 afterwards."""
+    """Adam on rows; with ``TANGENT`` on a projected gradient, and to rows of length 1."""
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     d = tl.arange(0, D)
     at = row[:, None] * d_row + d[None, :]
@@ -277,11 +326,23 @@ def _adam(
     tl.store(W + at, w, mask=inside)
 
 
-def top_k(pre: torch.Tensor, bias: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k largest positive entries of each row of ``pre + bias``; the rest of the k places hold 0 at the member's first latent.
+class Decoded(NamedTuple):
+    """Result of :func:`decode`."""
 
-    Wide rows are read once: a sample of a row says above which level about as many entries lie as are needed, and the k largest
-    of those are taken. A row for which the level was too high or far too low is searched as a whole, so the result is exact.
+    residual: torch.Tensor
+    """``z @ W_dec - y`` (S*B, d_out)."""
+    code_gradient: torch.Tensor
+    """Entries of ``scale * residual @ W_dec^T`` where the code is positive, else 0: (n,)."""
+    squares: torch.Tensor
+    """Squared norm of each row of the residual (S*B,)."""
+
+
+def top_k(pre: torch.Tensor, bias: torch.Tensor, k: int) -> Pair:
+    """The k largest positive entries of each row of ``pre + bias``; spare places hold 0.
+
+    Wide rows are read once: a sample of a row says above which level about as many entries lie as
+    are needed, and the k largest of those are taken. A row for which the level was too high or far
+    too low is searched as a whole, so the result is exact.
 
     Parameters
     ----------
@@ -305,19 +366,21 @@ def top_k(pre: torch.Tensor, bias: torch.Tensor, k: int) -> tuple[torch.Tensor, 
         least, most = k, room
         kept = torch.empty(S * B * room, dtype=torch.int32, device=pre.device)
         share = k * sample / d_sae
-        k_sample = round(share + 3.0 * share**0.5) + 2  # too few candidates for about one row in a thousand
-        shape, rows = (sample // group, group, room), (S * B,)
-        _candidates[rows](pre, bias, kept, found, B, d_sae, k_sample, *shape, num_warps=max(1, sample // 1024))
-        own = values, columns, B, d_sae, k, group, room
-        _top_k_of_candidates[rows](pre, bias, kept, found, *own, num_warps=max(1, room * group // 512))
+        # Three standard deviations: too few candidates for about one row in a thousand.
+        k_sample = round(share + 3.0 * share**0.5) + 2
+        shape, rows, warps = (sample // group, group, room), (S * B,), max(1, sample // 1024)
+        _candidates[rows](pre, bias, kept, found, B, d_sae, k_sample, *shape, num_warps=warps)
+        own, warps = (values, columns, B, d_sae, k, group, room), max(1, room * group // 512)
+        _top_k_of_candidates[rows](pre, bias, kept, found, *own, num_warps=warps)
     D = triton.next_power_of_2(d_sae)
     warps = 4 if D <= 2048 else 8 if D <= 8192 else 16
-    _top_k[(S * B,)](pre, bias, values, columns, found, B, d_sae, k, least, most, D, num_warps=warps)
+    limits = k, least, most
+    _top_k[(S * B,)](pre, bias, values, columns, found, B, d_sae, *limits, D, num_warps=warps)
     return values, columns
 
 
-def decode(values, columns, starts, W_dec, y, scale: float, k: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Residual ``z @ W_dec - y``, entries of ``scale * residual @ W_dec^T`` where the code is positive, squared residual per row.
+def decode(values, columns, starts, W_dec, y, scale: float, k: int | None) -> Decoded:
+    """Residual, gradient of the code and squared residual of each row.
 
     Parameters
     ----------
@@ -353,10 +416,10 @@ def decode(values, columns, starts, W_dec, y, scale: float, k: int | None) -> tu
         one_tile,
         num_warps=4,
     )
-    return residual, gradient, squares
+    return Decoded(residual, gradient, squares)
 
 
-def sum_rows(order, starts, rows, weights, source, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def sum_rows(order, starts, rows, weights, source, scale: float = 1.0) -> Pair:
     """For every latent ``scale * sum_entries weight * source[row]`` and the sum of its weights.
 
     Parameters
@@ -376,12 +439,16 @@ def sum_rows(order, starts, rows, weights, source, scale: float = 1.0) -> tuple[
     E, warps = (max(2, TILE // D), 4) if crowded else (max(2, TILE // D // 2), 2)
     out = torch.empty(n_latents, d, dtype=source.dtype, device=source.device)
     sums = torch.empty(n_latents, dtype=source.dtype, device=source.device)
-    _sum_rows[(n_latents, triton.cdiv(d, D))](order, starts, rows, weights, source, out, sums, scale, d, D, E, num_warps=warps)
+    entries, grid = (order, starts, rows, weights, source), (n_latents, triton.cdiv(d, D))
+    _sum_rows[grid](*entries, out, sums, scale, d, D, E, num_warps=warps)
     return out, sums
 
 
 def row_squares(gradient: torch.Tensor, W: torch.Tensor, tangent: bool) -> torch.Tensor:
-    """Squared norms (S, n) of rows of a gradient (S, n, d), projected onto the tangent of the sphere at W's rows first if asked."""
+    """Squared norms (S, n) of rows of a gradient (S, n, d).
+
+    With ``tangent`` of their projections onto the tangent of the unit sphere at W's rows.
+    """
     S, n, d = gradient.shape
     D = triton.next_power_of_2(d)
     R = max(1, 2048 // D)
@@ -391,7 +458,7 @@ def row_squares(gradient: torch.Tensor, W: torch.Tensor, tangent: bool) -> torch
 
 
 def adam(W, gradient, first, second, factor, rate, corrections, eps: float, tangent: bool) -> None:
-    """One step of Adam (betas 0.9 and 0.999) on W (S, n, d) in place, its moments too; the gradient is left as it is.
+    """One step of Adam (betas 0.9 and 0.999) on W (S, n, d) and its moments, in place.
 
     Parameters
     ----------
@@ -402,7 +469,7 @@ def adam(W, gradient, first, second, factor, rate, corrections, eps: float, tang
     corrections : Tensor (2,)
         ``1 / (1 - 0.9^t)`` and ``1 / sqrt(1 - 0.999^t)``.
     tangent : bool
-        Project the gradient onto the tangent of the unit sphere at W's rows, and give them length 1 again.
+        Project the gradient onto the tangent of the unit sphere at W's rows, which stay unit rows.
     """
     S, n, d = W.shape
     D = triton.next_power_of_2(d)

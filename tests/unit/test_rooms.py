@@ -55,7 +55,7 @@ def test_the_rooms_that_compute_know_only_those_below_them(room):
 def test_the_rooms_that_compute_need_torch_numpy_and_scipy_only(room):
     for path in files(room):
         foreign = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"husai"}
-        lazily = {"safetensors", "sae_lens"} if room == "sae" else {"safetensors"} if room == "activations" else set()
+        lazily = {"safetensors", "sae_lens", "triton"} if room == "sae" else {"safetensors"} if room == "activations" else set()
         assert foreign <= {"torch", "numpy", "scipy"} | lazily, path
 
 

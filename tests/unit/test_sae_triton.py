@@ -1,4 +1,4 @@
-"""The fused kernels against PyTorch's: compiled where there is a CUDA device, in Triton's interpreter where there is none."""
+"""The fused kernels against PyTorch's: compiled for a CUDA device, or in Triton's interpreter."""
 
 import os
 
@@ -66,7 +66,8 @@ def test_among_equal_values_any_are_taken_but_no_more_than_k(k):
 def test_wide_rows_are_searched_exactly_whatever_their_sample_says(monkeypatch, level, width):
     monkeypatch.setattr(triton_kernels, "SMALLEST_SAMPLE", 32)
     pre, k = drawn(1, 6, width, seed=7), 16
-    pre[..., : 256 if width == 1024 else 1024] += {"right": 0.0, "too high": 5.0, "too low": -5.0}[level]
+    shift = {"right": 0.0, "too high": 5.0, "too low": -5.0}[level]
+    pre[..., : 256 if width == 1024 else 1024] += shift
     values, columns = triton_kernels.top_k(pre, torch.zeros(1, width, device=DEVICE), k)
     expected, place = pre[0].relu().topk(k, dim=1)
     assert torch.equal(values.view(6, k).sort(dim=1).values, expected.sort(dim=1).values)
@@ -106,10 +107,11 @@ def test_the_optimiser_takes_the_same_steps(clip, frozen, threshold):
         optimiser = Optimiser(p, clip, frozen)
         optimiser._fused = fused_steps
         for step in range(4):
-            gradient = {n: drawn(*v.shape, seed=10 + step) for n, v in p.items() if not (frozen and n == "W_dec")}
+            trained = {n: v for n, v in p.items() if not (frozen and n == "W_dec")}
+            gradient = {n: drawn(*v.shape, seed=10 + step) for n, v in trained.items()}
             optimiser.step(gradient, torch.tensor(0.01, device=DEVICE))
-        moments = {f"{kind} {n}": v for kind in ("first", "second") for n, v in optimiser.state()[kind].items()}
-        ends.append(p | moments | {f"steps {n}": v for n, v in optimiser.state()["steps"].items()})
+        kept = {f"{kind} {n}": v for kind, own in optimiser.state().items() for n, v in own.items()}
+        ends.append(p | kept)
     for name, value in ends[1].items():
         torch.testing.assert_close(ends[0][name], value, rtol=1e-4, atol=1e-6)
 
@@ -126,5 +128,6 @@ def test_fused_kernels_are_tried_first_and_trusted_only_when_right(monkeypatch, 
     assert not choose(*told, measure=True).fused
     monkeypatch.setattr(triton_kernels, "decode", lambda *a: 1 / 0)
     assert not choose(*told, measure=True).fused
-    lines = [line for line in capsys.readouterr().err.splitlines() if "fused k-sparse kernels" in line]
+    logged = capsys.readouterr().err.splitlines()
+    lines = [line for line in logged if "fused k-sparse kernels" in line]
     assert len(lines) == 2 and lines[1].endswith("are not used: division by zero")
