@@ -127,6 +127,7 @@ def measured(
         activations = matrix_of(activations, "activations")
     check_spaces(saes, names, activations)
     device = saes[0].W_dec.device if device is None else torch.device(device)
+    saes = [sae if sae.W_dec.device == device else sae.to(device) for sae in saes]
     ensemble = ensemble_of(saes, list(names), activations, device, batch_size)
     matching = match_all(ensemble.decoders, ensemble.encoders, pairs)
     agreement = None
