@@ -10,8 +10,15 @@ from typing import Any
 
 from husai.cebench.bound import score_bound
 from husai.errors import HusaiError
-from husai.selection.candidates import EXTERNAL, METRICS, Candidate
-from husai.selection.cycle3 import Entry, Selection, dominates, too_few
+from husai.selection.candidates import (
+    EXTERNAL,
+    METRICS,
+    Candidate,
+    Entry,
+    Selection,
+    dominates,
+    too_few,
+)
 
 SAEBENCH_SCALE = 0.05  # AUC gain over a frozen decoder that counts as one
 CEBENCH_SCALE = 0.05  # gain as a fraction of the CE-Bench bound that counts as one
