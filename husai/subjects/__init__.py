@@ -277,7 +277,7 @@ def train_subject(
     """Train or fetch the subject ``spec`` describes, write its ``model/`` directory ``out`` and
     return its metrics.
 
-    See :func:`husai.jobs.subjects.subject_job`, which adds the manifest.
+    See :func:`husai.jobs.subject.subject_job`, which adds the manifest.
     """
     from husai.subjects.make import make_subject
 

@@ -158,7 +158,7 @@ def test_rule_files_are_short_and_every_rule_declares_log_benchmark_and_environm
                 "shell:",
             ):
                 assert part in rule, f"{path.name}: rule {name} lacks {part}"
-            if "{RUN[where]}" in rule:
+            if "{resources.device}" in rule:
                 assert "**GPU_JOB" in rule, f"{path.name}: rule {name} asks for no GPU"
 
 
