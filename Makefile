@@ -9,7 +9,7 @@ EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: run test smoke lint lock verify schema clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
+.PHONY: run test smoke lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
         bench-probes bench-cebench bench-stability bench-stability-memory
 
 run: $(READY)
@@ -29,6 +29,15 @@ lint: $(READY)
 
 verify: $(READY)
 	$(BIN)/husai verify
+
+# The pages are built from the source text, in an environment that holds mkdocs alone.
+docs: .docs-venv/.ready
+	NO_MKDOCS_2_WARNING=1 .docs-venv/bin/mkdocs build --strict --quiet
+
+.docs-venv/.ready: docs/requirements.txt
+	$(PYTHON) -m venv .docs-venv
+	.docs-venv/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	touch $@
 
 schema: $(READY)
 	$(BIN)/python -m husai.config.docs

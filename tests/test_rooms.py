@@ -18,12 +18,14 @@ MAY_IMPORT = {
     "activations": LIGHT,
     "stability": LIGHT | {"statistics", "activations"},
     "sae": LIGHT | {"stability", "statistics", "activations"},
+    "passport": LIGHT | {"sae", "stability", "statistics", "activations"},
 }
 DOCUMENTED = (
     "stability.similarity",
     "stability.assignment",
     "stability.nulls",
     "stability.subspace",
+    "passport.posterior",
     "statistics.chance",
     "statistics.intervals",
 )

@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from husai.errors import HusaiError
-from husai.stability.rows import UnitRows, matrix_of, unit_pair
+from husai.stability.rows import UnitRows, matrix_of, paired_cosines, unit_pair
 
 EXACT_LIMIT = 8192
 CANDIDATES = 32
@@ -136,7 +136,8 @@ def _sparse_assignment(
         partner[left] = _match_leftovers(
             a, b, left, np.setdiff1d(np.arange(b.n), partner), exact_limit
         )
-    return np.arange(a.n), partner, _pair_cosines(a, b, partner)
+    cosines = paired_cosines(a, b, torch.arange(a.n), torch.from_numpy(partner))
+    return np.arange(a.n), partner, cosines.numpy()
 
 
 def _match_leftovers(
@@ -153,15 +154,6 @@ def _match_leftovers(
         partner[i + r] = some[c]
         free = np.setdiff1d(free, some[c])
     return partner
-
-
-def _pair_cosines(a: UnitRows, b: UnitRows, partner: np.ndarray, step: int = 4096) -> np.ndarray:
-    partner = torch.from_numpy(partner)
-    parts = [
-        (a.block(i, i + step) * b.take(partner[i : i + step])).sum(1).cpu()
-        for i in range(0, a.n, step)
-    ]
-    return torch.cat(parts).double().numpy()
 
 
 def pw_mcc(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, device=None) -> float:

@@ -132,7 +132,9 @@ def null_pwmcc(
     alive : sequence of BoolTensor or None
         Living latents of ``decoders``.
 
-    Notes ----- A ``gaussian`` decoder is ``torch.randn((d_in, d_sae))`` from a CPU generator with
+    Notes
+    -----
+    A ``gaussian`` decoder is ``torch.randn((d_in, d_sae))`` from a CPU generator with
     that seed, its columns the features: see :func:`gaussian_decoder`. The arguments are ``d_in``
     first, decoders ``(d_sae, d_in)``.
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from husai.stability.rows import UnitRows, matrix_of, unit_ensemble
+from husai.stability.rows import UnitRows, matrix_of, paired_cosines, unit_ensemble
 from husai.stability.similarity import PairwiseBest
 
 STEP = 4096
@@ -47,18 +47,10 @@ def same_index_matrix(
                 torch.isin(index[i], index[j]).nonzero().flatten(),
                 torch.isin(index[j], index[i]).nonzero().flatten(),
             )
-            cosine = _cosines(units[i], units[j], rows_i, rows_j).abs() + ROUNDING
+            cosine = paired_cosines(units[i], units[j], rows_i, rows_j).abs() + ROUNDING
             both = (cosine >= best.best[i][rows_i, j]) & (cosine >= best.best[j][rows_j, i])
             found[i, j] = found[j, i] = int(both.sum())
     return found
-
-
-def _cosines(a: UnitRows, b: UnitRows, rows_a: torch.Tensor, rows_b: torch.Tensor) -> torch.Tensor:
-    parts = [
-        (a.take(rows_a[k : k + STEP]) * b.take(rows_b[k : k + STEP])).sum(1)
-        for k in range(0, len(rows_a), STEP)
-    ]
-    return torch.cat(parts).double().cpu() if parts else torch.zeros(0, dtype=torch.float64)
 
 
 def start_trace(

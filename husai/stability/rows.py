@@ -213,3 +213,16 @@ def unit_ensemble(
         UnitRows(d, m, name, device, dtype)
         for d, m, name in zip(decoders, alive, names, strict=True)
     ]
+
+
+def paired_cosines(
+    a: UnitRows, b: UnitRows, rows_a: torch.Tensor, rows_b: torch.Tensor, step: int = 4096
+) -> torch.Tensor:
+    """Signed cosine of row ``rows_a[k]`` of A with row ``rows_b[k]`` of B (numbers among the rows
+    kept): ``(n_pairs,)`` float64 on the CPU.
+    """
+    parts = [
+        (a.take(rows_a[k : k + step]) * b.take(rows_b[k : k + step])).sum(1)
+        for k in range(0, len(rows_a), step)
+    ]
+    return torch.cat(parts).double().cpu() if parts else torch.zeros(0, dtype=torch.float64)

@@ -1,0 +1,17 @@
+"""What is known of every single latent: in how many fresh seeds it reappears, how it fires, and
+whether it can be certified at a known error rate."""
+
+from husai.passport.certify import certify
+from husai.passport.posterior import BetaBinomial, certified, expected_fdr, fit, posterior
+from husai.passport.table import LatentTable, Passports
+
+__all__ = [
+    "BetaBinomial",
+    "LatentTable",
+    "Passports",
+    "certified",
+    "certify",
+    "expected_fdr",
+    "fit",
+    "posterior",
+]
