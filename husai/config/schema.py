@@ -307,12 +307,14 @@ class CEBench(Section):
     """Contrastive pairs."""
 
     source: Literal["embedded", "hub"] = Field(
-        description="pairs from the probing data sets, or the hub's contrastive stories"
+        "embedded", description="pairs from the probing data sets, or the hub's contrastive stories"
     )
     hub_version: str = Field(
         "GulkoA/contrastive-stories-v4", description="hub data set when source is hub"
     )
-    n_pairs: PositiveInt = Field(description="pairs for selection, and as many for confirmation")
+    n_pairs: PositiveInt = Field(
+        100, description="pairs for selection, and as many for confirmation"
+    )
     max_tokens: PositiveInt = Field(128, description="tokens read of each story")
 
 

@@ -37,7 +37,7 @@ def run(args: Namespace) -> None:
     summarize_job(args.stage, args.spec, args.inputs, args.out)
 
 
-def summarize_job(stage: str, values: dict, inputs: Sequence[str], out: Path) -> None:
+def summarize_job(stage: str, values: dict, inputs: Sequence[str], out: Path) -> dict | None:
     """Write what a stage found.
 
     Parameters
@@ -50,6 +50,11 @@ def summarize_job(stage: str, values: dict, inputs: Sequence[str], out: Path) ->
         See ``table`` of the stage's module in :mod:`husai.summaries`.
     out : path
         JSON file; ``.parquet``, ``.md`` and a manifest go beside it.
+
+    Returns
+    -------
+    dict or None
+        What was written; of the confirmation, which writes four records, nothing.
     """
     from husai.planning import specs
 
@@ -57,21 +62,21 @@ def summarize_job(stage: str, values: dict, inputs: Sequence[str], out: Path) ->
     if stage in STRESS:
         from husai.jobs.stress import stress_job
 
-        stress_job(stage, inputs, out)
-    elif stage == "confirmation":
+        return stress_job(stage, inputs, out)
+    if stage == "confirmation":
         from husai.jobs.confirmation import confirmation_job
 
-        confirmation_job(specs.read_spec(specs.ConfirmationSpec, values), inputs, out)
-    elif stage == "calibration-select":
+        return confirmation_job(specs.read_spec(specs.ConfirmationSpec, values), inputs, out)
+    if stage == "calibration-select":
         from husai.jobs.calibration_select import calibration_select_job
 
-        calibration_select_job(specs.read_spec(specs.CalibrationSpec, values), inputs, out)
-    else:
-        spec = specs.read_spec(getattr(specs, f"{stage.capitalize()}Spec"), values)
-        table_job(stage, spec, inputs, out)
+        spec = specs.read_spec(specs.CalibrationSpec, values)
+        return calibration_select_job(spec, inputs, out)
+    spec = specs.read_spec(getattr(specs, f"{stage.capitalize()}Spec"), values)
+    return table_job(stage, spec, inputs, out)
 
 
-def table_job(stage: str, spec, inputs: Sequence[str], out: Path) -> None:
+def table_job(stage: str, spec, inputs: Sequence[str], out: Path) -> dict:
     """Write the table of a stage; of the baseline also the evidence that ``cycle3`` reads, of the
     first subject.
     """
@@ -84,7 +89,7 @@ def table_job(stage: str, spec, inputs: Sequence[str], out: Path) -> None:
         found = external.table(stage, spec, inputs)
     else:
         found = import_module(f"husai.summaries.{stage}").table(spec, inputs)
-    write_summary(
+    record = write_summary(
         stage,
         out,
         found.rows,
@@ -101,3 +106,4 @@ def table_job(stage: str, spec, inputs: Sequence[str], out: Path) -> None:
 
         first = ensembles(spec, inputs)[0]
         write_json(out.with_name("evidence.json"), cycle3_evidence(first, spec.values()))
+    return record

@@ -87,7 +87,8 @@ class SpecBuilder:
 
     def cebench(self, split: str = "selection") -> str:
         """CE-Bench of an SAE on one half of the pairs."""
-        return specs.CEBenchSpec(split=split).text()
+        section = fields(self.config.external.cebench)
+        return specs.CEBenchSpec(**section, **self.sets, split=split).text()
 
     def pairs(self) -> str:
         """Contrastive pairs."""

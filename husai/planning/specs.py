@@ -192,8 +192,10 @@ class PairsSpec(EvaluationSets, schema.CEBench):
     hooks: list[Name] = Field(min_length=1)
 
 
-class CEBenchSpec(OfSAE):
-    """CE-Bench of an SAE on one half of the stored pairs."""
+class CEBenchSpec(EvaluationSets, OfSAE, schema.CEBench):
+    """CE-Bench of an SAE on one half of the stored pairs; how those were drawn goes into its record
+    and is compared with other records by the gate.
+    """
 
     split: Literal["selection", "confirmation"] = "selection"
 

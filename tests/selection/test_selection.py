@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from husai.errors import HusaiError
-from husai.jobs.gate import gate_job, select_job
+from husai.jobs.gate import gate_job
+from husai.jobs.select import select_job
 from husai.selection.candidates import load_candidates
 from husai.selection.cycle3 import select_cycle3
 from husai.selection.strict import select_strict

@@ -14,7 +14,9 @@ import json, sys
 from pathlib import Path
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-from husai.jobs import subjects as jobs
+from husai.jobs.activations import activations_job
+from husai.jobs.subject import subject_job
+from husai.planning.specs import ActivationsSpec, HubSpec
 from husai.subjects import corpus as corpora, load_subject, tokenizer as tokenizers
 
 root = Path(sys.argv[1])
@@ -38,10 +40,12 @@ cuts = {"train": texts[:300], "held_out": texts[300:350], "confirmation": texts[
 hashes = {split: [f"{i:016x}" for i in range(len(rows))] for split, rows in cuts.items()}
 corpora.build_corpus = lambda config: corpora.Corpus(cuts, hashes, {"n_rows": 400, "n_excluded": 0, "overlap_rows": 0, "sha256": "0"})
 spec = {"kind": "hub", "name": "language", "model_name": "pythia-70m-deduped", "n_ctx": 32, "seed": 0}
-jobs.subject_job(spec, root / "language/model", "cpu")
-jobs.subject_job({**spec, "name": "language-random", "randomise": True}, root / "language-random/model", "cpu")
+subject_job(HubSpec(**spec), root / "language/model", device="cpu")
+random = HubSpec(**{**spec, "name": "language-random", "randomise": True})
+subject_job(random, root / "language-random/model", device="cpu")
 rows = {"train_rows": 100, "held_out_rows": 10, "confirmation_rows": 10}
-stored = jobs.activations_job(rows, root / "language/model", "blocks.1.hook_resid_post", root / "acts", "cpu")
+spec = ActivationsSpec(name="language", rows=rows)
+stored = activations_job(spec, root / "language/model", "blocks.1.hook_resid_post", root / "acts", device="cpu")
 subject = load_subject(root / "language/model")
 text = "the number 7 follows 6"
 with torch.no_grad():
