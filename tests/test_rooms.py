@@ -28,6 +28,7 @@ DOCUMENTED = (
     "passport.posterior",
     "statistics.chance",
     "statistics.intervals",
+    "statistics.recovered",
 )
 
 

@@ -129,13 +129,34 @@ class LanguageSubject(Section):
     )
 
 
-class HubSubject(Section):
-    """A model from the model hub, loaded through TransformerLens."""
+class PretrainedSubject(Section):
+    """A causal model or a text encoder that others trained, loaded through TransformerBridge."""
 
-    kind: Literal["hub"]
-    model_name: str = Field(description="TransformerLens name, e.g. pythia-70m-deduped")
-    revision: str | None = Field(None, description="hub revision; null is the default branch")
-    n_ctx: PositiveInt = Field(1024, description="context length in tokens")
+    kind: Literal["pretrained"]
+    model: str = Field(
+        description="a hub id (EleutherAI/pythia-70m-deduped), a folder in Hugging Face layout, or "
+        "package:NAME/PATH inside an installed package"
+    )
+    revision: str | None = Field(
+        None, description="hub branch, tag or commit; null is the default branch"
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="SHA-256 that the weights must have: of model.safetensors, or over the lines "
+        "of sha256sum where there are several files; null accepts any",
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="number format of the weights in memory"
+    )
+    n_ctx: PositiveInt = Field(1024, description="tokens of a context; at most the model's own")
+    prepend_bos: bool | None = Field(
+        None,
+        description="open each text with the beginning-of-sequence token (causal models); null "
+        "does what the model's tokenizer does",
+    )
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        None, description="spread a model over several GPUs; null loads it on one device"
+    )
     seed: Seed = Field(0, description="seed of the activation sample")
     hooks: list[Name] = Field(
         [], description="hook points whose activations are stored; the first is the default"
@@ -439,7 +460,10 @@ class Config(Section):
 
     compute: Compute = Field(default_factory=Compute)
     subjects: dict[
-        Name, Annotated[ModularSubject | LanguageSubject | HubSubject, Field(discriminator="kind")]
+        Name,
+        Annotated[
+            ModularSubject | LanguageSubject | PretrainedSubject, Field(discriminator="kind")
+        ],
     ]
     corpus: Corpus = Field(default_factory=Corpus)
     activations: dict[Name, Activations]

@@ -67,7 +67,7 @@ def activations_job(
     """Store activations of one hook as ``out/{train,held_out,confirmation}``; row i is the same
     token for every hook of a subject.
 
-    Language and hub subjects: random positions of the corpus split; splits share no document.
+    Subjects that read text: random positions of the corpus split; splits share no document.
     Modular: every pair at "=", 80/10/10.
 
     Parameters

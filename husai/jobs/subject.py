@@ -45,7 +45,7 @@ def subject_job(
 
     Parameters
     ----------
-    spec : ModularSpec, LanguageSpec or HubSpec
+    spec : ModularSpec, LanguageSpec or PretrainedSpec
         See :mod:`husai.planning.specs`.
     parent : path, optional
         Model folder of the subject that a randomised one copies; by default ``{out}/../../{name

@@ -46,7 +46,8 @@ def certify(
     by more than 0.2 on the held-out rows. ``theta`` is the rate at which it would reappear in a
     new seed; its prior is a beta distribution fitted to all living latents of the SAE
     (:mod:`husai.passport.posterior`). Latents are *certified* from the surest down while the mean
-    probability of ``theta < bar`` among them stays within ``fdr``.
+    probability of ``theta < bar`` among them stays within ``fdr``; that probability is the larger
+    of the beta-binomial's and of a mixture's of any shape.
 
     SAEs that are copies of one another, or descend from one start, count as one: they are named in
     ``kin`` and say nothing about each other. Results do not depend on the order or, together with

@@ -112,14 +112,14 @@ class LanguageSpec(OfSubject, schema.LanguageSubject):
     corpus: CorpusSpec = CorpusSpec()
 
 
-class HubSpec(OfSubject, schema.HubSubject):
-    """A subject of the model hub and the text its SAEs are trained on."""
+class PretrainedSpec(OfSubject, schema.PretrainedSubject):
+    """A model that others trained, and the text its SAEs are trained on."""
 
     corpus: CorpusSpec = CorpusSpec()
 
 
-SubjectSpec = Annotated[ModularSpec | LanguageSpec | HubSpec, Field(discriminator="kind")]
-SUBJECT_SPECS = {"modular": ModularSpec, "language": LanguageSpec, "hub": HubSpec}
+SubjectSpec = Annotated[ModularSpec | LanguageSpec | PretrainedSpec, Field(discriminator="kind")]
+SUBJECT_SPECS = {"modular": ModularSpec, "language": LanguageSpec, "pretrained": PretrainedSpec}
 
 
 class ActivationsSpec(Spec):

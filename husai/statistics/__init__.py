@@ -33,6 +33,7 @@ from husai.statistics.intervals import (
     paired_t,
     t_quantile,
 )
+from husai.statistics.recovered import recovered_interval
 
 __all__ = [
     "Difference",
@@ -60,5 +61,6 @@ __all__ = [
     "paired_t",
     "paired_t_pvalue",
     "pseudo_values",
+    "recovered_interval",
     "t_quantile",
 ]

@@ -1,5 +1,5 @@
-"""Making a subject: train it, fetch it or randomise another one, and write its model directory with
-the corpus it may read.
+"""Making a subject: train it, refer to a published one or randomise another, and write its model
+directory with the corpus it may read.
 """
 
 from __future__ import annotations
@@ -10,31 +10,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from husai.compute import single_threaded
 from husai.errors import HusaiError, nearest
 from husai.progress import log
 from husai.provenance import atomic_path, read_json, write_json, write_text
-from husai.subjects import KINDS, TOKENIZER, transformer
+from husai.subjects import KINDS, TOKENIZER, language, modular, pretrained, transformer
 from husai.subjects import corpus as corpora
 from husai.subjects import tokenizer as tokenizers
+from husai.subjects.contexts import CORPUS, load_contexts, shape_documents
 
-CORPUS = "corpus.safetensors"
 CORPUS_REPORT = "corpus.json"
 METRICS = "metrics.json"
+RANDOM_SEED = 1_000_003
+"""Added to a subject's seed where its copy draws random weights, so that no other draw of the
+subject shares the stream."""
 
 
 def make_subject(
     spec: dict, out: Path, *, device: str | torch.device = "cpu", parent: str | Path | None = None
 ) -> dict:
-    """Write ``out`` (weights, config.json, metrics.json; language and hub: tokenizer.json,
-    corpus.safetensors, corpus.json).
+    """Write ``out``: config.json, metrics.json, the weights unless they are referred to; of a
+    subject that reads text also tokenizer.json, corpus.safetensors and corpus.json.
 
-    ``corpus.safetensors`` holds packed contexts per split, int32 ``(n, n_ctx)``, and ``hashes``,
-    the row hashes of all documents. A randomised subject (``randomise: true``) needs ``parent``,
-    the model directory whose shape, scale, tokenizer and corpus it takes. Returns the metrics."""
+    ``corpus.safetensors`` holds contexts per split, int32 ``(n, n_ctx)``, and ``hashes``, the row
+    hashes of all documents. A randomised subject (``randomise: true``) needs ``parent``, the model
+    directory whose shape, scale, tokenizer and corpus it takes. Returns the metrics."""
     kind = spec.get("kind")
     if kind not in KINDS:
         raise HusaiError(
@@ -45,15 +47,14 @@ def make_subject(
     if spec.get("randomise"):
         model, metrics = _randomised(spec, out, parent, device)
     elif kind == "modular":
-        from husai.subjects import modular
-
-        with (
-            single_threaded()
-        ):  # a subject's weights must not depend on how many cores it was given
+        # A subject's weights must not depend on how many cores it was given.
+        with single_threaded():
             model, metrics = modular.train(spec, device)
+        transformer.save(model, out, spec)
+    elif kind == "language":
+        model, metrics = _language(spec, out, device)
     else:
-        model, metrics = _reading(spec, out, device)
-    transformer.save(model, out, spec)
+        model, metrics = _pretrained(spec, out, device)
     metrics = {
         "subject": spec.get("name"),
         "kind": kind,
@@ -64,64 +65,79 @@ def make_subject(
     return metrics
 
 
-def _reading(spec: dict, out: Path, device: str | torch.device) -> tuple[Any, dict]:
-    """A subject that reads text: corpus, tokenizer, model."""
+def _language(spec: dict, out: Path, device: str | torch.device) -> tuple[Any, dict]:
+    """Train a tokenizer and a small causal model on the corpus."""
+    s, corpus = language.settings(spec), _corpus(spec)
+    fast = tokenizers.train_tokenizer(corpus.documents["train"], s["vocab_size"])
+    separator = fast.token_to_id(tokenizers.SEPARATOR)
+    special = tokenizers.Special.of(fast, None)
+    contexts = _contexts(fast, corpus, s["n_ctx"], "next_token", special, separator)
+    with single_threaded():
+        model, metrics = language.train(spec, contexts, fast.get_vocab_size(), device)
+    transformer.save(model, out, spec)
+    return model, {**metrics, **_write_text(out, fast, corpus, contexts)}
+
+
+def _pretrained(spec: dict, out: Path, device: str | torch.device) -> tuple[Any, dict]:
+    """Find a published model and measure it on the corpus."""
+    model, fast, record = pretrained.fetch(spec, device)
+    corpus, task = _corpus(spec), record["task"]
+    special = tokenizers.Special.of(fast, record["special"])
+    n_ctx = min(pretrained.settings(spec)["n_ctx"], record["n_ctx"])
+    contexts = _contexts(fast, corpus, n_ctx, task, special, record["separator"])
+    write_json(out / transformer.CONFIG, {"spec": spec, **record})
+    metrics = _held_out_metrics(model, contexts, spec, device) if task == "next_token" else {}
+    return model, {**metrics, **_write_text(out, fast, corpus, contexts)}
+
+
+def _corpus(spec: dict) -> corpora.Corpus:
     corpus = corpora.build_corpus(spec.get("corpus"))
     report = corpus.report
     log(
         f"corpus: {report['n_rows']} documents, {report['n_excluded']} rows excluded as "
         f"evaluation text, overlap {report['overlap_rows']}"
     )
-    if spec["kind"] == "language":
-        from husai.subjects import language
-
-        s = language.settings(spec)
-        fast = tokenizers.train_tokenizer(corpus.documents["train"], s["vocab_size"])
-        contexts = pack_corpus(fast, corpus, s["n_ctx"])
-        with single_threaded():
-            model, metrics = language.train(spec, contexts, fast.get_vocab_size(), device)
-    else:
-        from husai.subjects import hub, language
-
-        model, fast = hub.fetch(spec, device)
-        contexts = pack_corpus(
-            fast, corpus, min(spec.get("n_ctx") or model.cfg.n_ctx, model.cfg.n_ctx)
-        )
-        metrics = _hub_metrics(model, contexts, spec, device, language)
-    write_text(out / TOKENIZER, fast.to_str(pretty=False))
-    hashes = corpora.hash_numbers([h for split in corpora.SPLITS for h in corpus.hashes[split]])
-    with atomic_path(out / CORPUS) as temporary:
-        save_file({**contexts, "hashes": hashes}, temporary)
-    write_json(
-        out / CORPUS_REPORT,
-        {**report, "tokens": {split: int(c.size) for split, c in contexts.items()}},
-    )
-    return model, {
-        **metrics,
-        "text_overlap_rows": report["overlap_rows"],
-        "corpus_sha256": report["sha256"],
-    }
+    return corpus
 
 
-def pack_corpus(fast: Any, corpus: corpora.Corpus, n_ctx: int) -> dict[str, np.ndarray]:
-    """Packed contexts of every split of the corpus; no context mixes splits."""
-    separator = fast.token_to_id(tokenizers.SEPARATOR)
+def _contexts(
+    fast: Any,
+    corpus: corpora.Corpus,
+    n_ctx: int,
+    task: str,
+    special: tokenizers.Special,
+    separator: int | None,
+) -> dict[str, np.ndarray]:
+    """Contexts of every split of the corpus; no context mixes splits."""
     return {
-        split: tokenizers.pack(tokenizers.encode(fast, documents), n_ctx, separator)
+        split: shape_documents(tokenizers.encode(fast, documents), n_ctx, task, special, separator)
         for split, documents in corpus.documents.items()
         if documents
     }
 
 
-def _hub_metrics(
-    model: Any,
-    contexts: dict[str, np.ndarray],
-    spec: dict,
-    device: str | torch.device,
-    language: Any,
+def _write_text(
+    out: Path, fast: Any, corpus: corpora.Corpus, contexts: dict[str, np.ndarray]
 ) -> dict:
-    """Held-out loss against the unigram model, and the leak probe, of a model that was not trained
-    here.
+    """Write tokenizer, contexts and the corpus' report; returns what the metrics say of them."""
+    write_text(out / TOKENIZER, fast.to_str(pretty=False))
+    hashes = corpora.hash_numbers([h for split in corpora.SPLITS for h in corpus.hashes[split]])
+    with atomic_path(out / CORPUS) as temporary:
+        save_file({**contexts, "hashes": hashes}, temporary)
+    tokens = {split: int((c >= 0).sum()) for split, c in contexts.items()}
+    write_json(out / CORPUS_REPORT, {**corpus.report, "tokens": tokens})
+    return _of_corpus(corpus.report)
+
+
+def _of_corpus(report: dict) -> dict:
+    return {"text_overlap_rows": report["overlap_rows"], "corpus_sha256": report["sha256"]}
+
+
+def _held_out_metrics(
+    model: Any, contexts: dict[str, np.ndarray], spec: dict, device: str | torch.device
+) -> dict:
+    """Held-out loss against the unigram model, and the leak probe, of a causal model that was not
+    trained here.
     """
     d_vocab = int(model.cfg.d_vocab)
     n_contexts = max(1, language.DEFAULTS["max_held_out_tokens"] // contexts["held_out"].shape[1])
@@ -129,25 +145,17 @@ def _hub_metrics(
     unigram = language.unigram_distribution(contexts["train"], d_vocab)
     loss, accuracy = language.evaluate(model, held_out, False, device)
     unigram_loss = -unigram.log()[held_out[:, 1:].long()].mean().item()
-    probe = language.leak_probe(
-        model,
-        held_out,
-        unigram,
-        {"seed": spec.get("seed", 0), "leak": False},
-        device,
-        max_contexts=64,
-    )
-    improvement = {
-        "unigram_loss": unigram_loss,
-        "improvement_nats": unigram_loss - loss,
-        "beats_unigram": loss < unigram_loss,
-    }
+    probing = {"seed": spec.get("seed", 0), "leak": False}
     return {
         "loss": loss,
         "accuracy": accuracy,
-        **improvement,
+        "unigram_loss": unigram_loss,
+        "improvement_nats": unigram_loss - loss,
+        "beats_unigram": loss < unigram_loss,
         "d_vocab": d_vocab,
-        "leak_probe": probe,
+        "leak_probe": language.leak_probe(
+            model, held_out, unigram, probing, device, max_contexts=64
+        ),
     }
 
 
@@ -164,30 +172,21 @@ def _randomised(
         )
     parent = Path(parent)
     parent = parent.parent if parent.name == "manifest.json" else parent
-    model, record = transformer.load(parent, device)
-    transformer.randomise(model, int(spec.get("seed", 0)) + 1_000_003)
+    published = pretrained.is_reference(read_json(parent / transformer.CONFIG))
+    model, record = (pretrained.load if published else transformer.load)(parent, device)
+    transformer.randomise(model, int(spec.get("seed", 0)) + RANDOM_SEED)
+    if published:
+        transformer.save_weights(model, out)
+        write_json(out / transformer.CONFIG, {**record, "spec": spec})
+    else:
+        transformer.save(model, out, spec)
     for name in (TOKENIZER, CORPUS, CORPUS_REPORT):
         if (parent / name).is_file():
             with atomic_path(out / name) as temporary:
                 shutil.copyfile(parent / name, temporary)
     metrics: dict[str, Any] = {"randomised": True, "parent": record.get("spec", {}).get("name")}
     if (parent / CORPUS).is_file():
-        from husai.subjects import language
-
-        report = read_json(parent / CORPUS_REPORT)
-        contexts = load_contexts(parent)
-        metrics |= _hub_metrics(model, contexts, spec, device, language)
-        metrics |= {"text_overlap_rows": report["overlap_rows"], "corpus_sha256": report["sha256"]}
+        if record.get("task") != "embedding":
+            metrics |= _held_out_metrics(model, load_contexts(parent), spec, device)
+        metrics |= _of_corpus(read_json(parent / CORPUS_REPORT))
     return model, metrics
-
-
-def load_contexts(directory: Path) -> dict[str, np.ndarray]:
-    """Packed contexts and document hashes of a subject: ``{split: int32 (n, n_ctx), "hashes": int64
-    (n_documents,)}``.
-    """
-    try:
-        return load_file(directory / CORPUS)
-    except (OSError, SafetensorError) as error:
-        raise HusaiError(
-            f"{directory / CORPUS}: not readable ({error}); run the subject job again"
-        ) from error

@@ -18,7 +18,7 @@ def corpus_hashes(model_dir: Path) -> np.ndarray | None:
     """Row hashes of the text a subject was trained on, int64 ``(n_documents,)``; None when it read
     no text.
     """
-    from husai.subjects.make import CORPUS, load_contexts
+    from husai.subjects.contexts import CORPUS, load_contexts
 
     return load_contexts(model_dir)["hashes"] if (model_dir / CORPUS).is_file() else None
 

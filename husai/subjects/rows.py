@@ -41,7 +41,7 @@ def text_rows(
     per_context: int | None = None,
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Packed contexts ``(n, n_ctx)`` and the positions read in each ``(n, per_context)`` per split:
-    never the first of a context, never a separator.
+    never the first of a context, never a special token.
 
     Parameters
     ----------
@@ -56,11 +56,9 @@ def text_rows(
     HusaiError
         A split of the corpus that is empty or has fewer rows.
     """
-    from husai.subjects.make import load_contexts
-    from husai.subjects.tokenizer import SEPARATOR
+    from husai.subjects.contexts import load_contexts
 
     contexts, chosen = load_contexts(model_dir), {}
-    separator = subject.tokenizer.token_to_id(SEPARATOR)
     for number, split in enumerate(SPLITS):
         if split not in contexts:
             raise HusaiError(
@@ -70,12 +68,8 @@ def text_rows(
         tokens = torch.from_numpy(contexts[split])
         generator = torch.Generator().manual_seed(seed * len(SPLITS) + number)
         tokens = tokens[torch.randperm(len(tokens), generator=generator)]
-        usable = (
-            torch.ones_like(tokens, dtype=torch.bool) if separator is None else tokens != separator
-        )
-        usable[:, 0] = False
         each = per_context or max(1, tokens.shape[1] // 4)
-        chosen[split] = _draw(tokens, usable, wanted[split], each, generator, split)
+        chosen[split] = _draw(tokens, subject.usable(tokens), wanted[split], each, generator, split)
     return chosen
 
 

@@ -1,11 +1,12 @@
-"""Byte-level BPE of the language subject, trained on its corpus, and packing of documents into
-fixed contexts.
+"""Text to token ids: the byte-level BPE of the language subject, trained on its corpus, and any
+``tokenizer.json``; which ids are special; what is kept of a text that is too long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,52 +59,71 @@ def load_tokenizer(path: str | Path):
     return tokenizer
 
 
-def encode(tokenizer, texts: Sequence[str], max_tokens: int | None = None) -> list[np.ndarray]:
-    """Token ids of each text, int64, with the tokenizer's own opening tokens; the last
-    ``max_tokens`` are kept (truncated left).
+class Special(NamedTuple):
+    """Ids that stand for no text, and how many of them a tokenizer puts around one."""
 
-    A text without tokens becomes the single token 0. Of a text much longer than ``max_tokens`` only
-    the end is tokenised."""
-    ids = _ids(
-        tokenizer,
-        texts if max_tokens is None else [text[-CHARS_PER_TOKEN * max_tokens :] for text in texts],
-    )
+    ids: tuple[int, ...] = ()
+    """Separators, beginning and end of a sequence, padding, ..."""
+    opening: int = 0
+    """Special tokens that open every text and survive truncation."""
+    closing: int = 0
+    """Special tokens that close every text."""
+
+    @classmethod
+    def of(cls, tokenizer: Any, recorded: dict | None) -> Special:
+        """What a subject's ``config.json`` records, or the separator of a language subject. (Its
+        separator does not survive truncation.)
+        """
+        if recorded:
+            return cls(tuple(recorded["ids"]), recorded["opening"], recorded["closing"])
+        separator = None if tokenizer is None else tokenizer.token_to_id(SEPARATOR)
+        return cls() if separator is None else cls((separator,))
+
+
+NONE_SPECIAL = Special()
+
+
+def encode(
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_tokens: int | None = None,
+    keep: str = "end",
+    special: Special = NONE_SPECIAL,
+) -> list[np.ndarray]:
+    """Token ids of each text, int64, with the special tokens that the tokenizer puts around it.
+
+    Of a text of more than ``max_tokens`` tokens the ``keep`` ("start" or "end") is left, between
+    the special tokens that open and close it. A text without tokens becomes the single token 0. Of
+    a text much longer than ``max_tokens`` only that end is tokenised."""
     if max_tokens is None:
-        return ids
+        return _ids(tokenizer, texts)
+    n_chars = CHARS_PER_TOKEN * max_tokens
+    ids = _ids(tokenizer, [t[:n_chars] if keep == "start" else t[-n_chars:] for t in texts])
     # A cut that left too few tokens to be sure that none of them was touched: tokenise the whole
     # text after all.
     short = [
         i
         for i, text in enumerate(texts)
-        if len(text) > CHARS_PER_TOKEN * max_tokens and len(ids[i]) < 2 * max_tokens + 8
+        if len(text) > n_chars and len(ids[i]) < 2 * max_tokens + 8
     ]
     for i, whole in zip(short, _ids(tokenizer, [texts[i] for i in short]), strict=True):
         ids[i] = whole
-    return [i[-max_tokens:] for i in ids]
+    return [_cut(i, max_tokens, keep, special) for i in ids]
+
+
+def _cut(ids: np.ndarray, limit: int, keep: str, special: Special) -> np.ndarray:
+    """At most ``limit`` of the ids; the special tokens around the text stay where there is room."""
+    if len(ids) <= limit:
+        return ids
+    first, last = special.opening, len(ids) - special.closing
+    room = limit - special.opening - special.closing
+    if room < 1:
+        return ids[:limit] if keep == "start" else ids[-limit:]
+    middle = ids[first : first + room] if keep == "start" else ids[last - room : last]
+    return np.concatenate([ids[:first], middle, ids[last:]])
 
 
 def _ids(tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     return [
         np.asarray(e.ids or [0], dtype=np.int64) for e in tokenizer.encode_batch_fast(list(texts))
     ]
-
-
-def pack(documents: Sequence[np.ndarray], n_ctx: int, separator: int | None = None) -> np.ndarray:
-    """Join documents into contexts ``(n, n_ctx)``, int32; the tail that fills no context is
-    dropped.
-
-    ``separator`` is put before each document that does not open with it.
-    """
-    parts = []
-    for ids in documents:
-        if separator is not None and (len(ids) == 0 or ids[0] != separator):
-            parts.append(np.array([separator]))
-        parts.append(ids)
-    stream = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-    n = len(stream) // n_ctx
-    if n == 0:
-        raise HusaiError(
-            f"corpus: {len(stream)} tokens do not fill one context of {n_ctx}; use more text or a "
-            "smaller n_ctx"
-        )
-    return stream[: n * n_ctx].reshape(n, n_ctx).astype(np.int32)

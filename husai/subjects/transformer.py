@@ -1,5 +1,5 @@
-"""Building, saving and loading of TransformerLens models: weights as safetensors beside the
-configuration that rebuilds them.
+"""Building, saving and loading of the models that are trained here: weights as safetensors beside
+the configuration that rebuilds them; and random weights of the same scale.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ CONFIG = "config.json"
 
 @contextlib.contextmanager
 def quiet():
-    """Silence TransformerLens 3's notice that ``HookedTransformer`` goes in version 4; it is used
-    in this room only.
+    """Silence TransformerLens 3's notice that ``HookedTransformer`` goes in version 4 (it is used
+    in this room only), and transformers' progress bars, which are no news for a log.
     """
     import logging
 
@@ -33,6 +33,9 @@ def quiet():
         level = logging.root.level
         logging.root.setLevel(logging.ERROR)
         try:
+            from transformers.utils import logging as transformers_logging
+
+            transformers_logging.disable_progress_bar()
             yield
         finally:
             logging.root.setLevel(level)
@@ -72,13 +75,18 @@ def config_of(model) -> dict[str, Any]:
     }
 
 
-def save(model, directory: Path, spec: dict, **extra: Any) -> list[Path]:
+def save(model, directory: Path, spec: dict) -> list[Path]:
     """Write ``model.safetensors`` (parameters only) and ``config.json``; returns both paths."""
+    save_weights(model, directory)
+    write_json(directory / CONFIG, {"spec": spec, "model": config_of(model)})
+    return [directory / WEIGHTS, directory / CONFIG]
+
+
+def save_weights(model, directory: Path) -> None:
+    """Write ``model.safetensors``: every parameter under its name."""
     tensors = {name: p.detach().cpu().contiguous().clone() for name, p in model.named_parameters()}
     with atomic_path(directory / WEIGHTS) as temporary:
         save_file(tensors, temporary)
-    write_json(directory / CONFIG, {"spec": spec, "model": config_of(model), **extra})
-    return [directory / WEIGHTS, directory / CONFIG]
 
 
 def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict]:
@@ -95,13 +103,26 @@ def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict
         raise HusaiError(
             f"{directory / CONFIG}: holds no model configuration; run the subject job again"
         )
+    model = build({**record["model"], "init_weights": False}, seed=0)
+    restore(model, directory)
+    return model.to(device, print_details=False).eval().requires_grad_(False), record
+
+
+@torch.no_grad()
+def restore(model, directory: Path) -> None:
+    """Give every parameter of ``model`` its value in ``directory/model.safetensors``.
+
+    Raises
+    ------
+    HusaiError
+        The file is missing, unreadable, or its weights do not fit the model.
+    """
     try:
         weights = load_file(directory / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise HusaiError(
             f"{directory / WEIGHTS}: not readable ({error}); run the subject job again"
         ) from error
-    model = build({**record["model"], "init_weights": False}, seed=0)
     parameters = dict(model.named_parameters())
     wrong = sorted(set(parameters) ^ set(weights)) or [
         n for n, p in parameters.items() if p.shape != weights[n].shape
@@ -110,10 +131,8 @@ def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict
         raise HusaiError(
             f"{directory / WEIGHTS}: '{wrong[0]}' does not fit {CONFIG}; run the subject job again"
         )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-    return model.to(device, print_details=False).eval().requires_grad_(False), record
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
 
 
 @torch.no_grad()

@@ -215,9 +215,9 @@ def test_broken_yaml_and_missing_file_are_one_line(tmp_path):
 
 def test_a_block_of_another_kind_replaces_the_whole_block():
     merged = merge(
-        {"s": {"kind": "language", "d_model": 8}}, {"s": {"kind": "hub", "model_name": "x"}}
+        {"s": {"kind": "language", "d_model": 8}}, {"s": {"kind": "pretrained", "model": "x"}}
     )
-    assert merged == {"s": {"kind": "hub", "model_name": "x"}}
+    assert merged == {"s": {"kind": "pretrained", "model": "x"}}
 
 
 def test_generated_documents_are_current():

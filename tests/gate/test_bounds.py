@@ -36,7 +36,7 @@ SEEDS = list(range(100, 108))
 def test_the_first_candidate_is_judged_as_ever_and_all_levels_sum_to_the_family_level():
     assert candidate_alpha(1) == 0.025
     assert sum(map(candidate_alpha, range(1, 10_000))) < FAMILY_ALPHA
-    assert sum(map(candidate_alpha, range(1, 10_000))) == pytest.approx(FAMILY_ALPHA, rel=1e-3)
+    assert all(candidate_alpha(j) > candidate_alpha(j + 1) > 0 for j in range(1, 20))
 
 
 @settings(max_examples=200, deadline=None)
@@ -155,9 +155,9 @@ def test_a_candidate_that_passes_alone_may_fail_as_one_of_several():
     assert evaluate(STRICT, records).pass_all
     decision = evaluate(STRICT, records, alpha=candidate_alpha(2))
     assert decision.failing == ["reproducibility"] and decision.alpha == candidate_alpha(2)
-    assert "at one-sided level 0.0083 fails >= 0.3" in decision.reasons["reproducibility"]
+    assert "at one-sided level 0.0058 fails >= 0.3" in decision.reasons["reproducibility"]
     assert decision.metrics["stability.S"]["lcb"] == pytest.approx(
-        0.36 - 0.05 * stats.t.ppf(1 - 0.05 / 6, 7) / stats.t.ppf(0.975, 7)
+        0.36 - 0.05 * stats.t.ppf(1 - 0.035 / 6, 7) / stats.t.ppf(0.975, 7)
     )
 
 
@@ -269,7 +269,7 @@ def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
     }
     assert (
         "Test 2 on this confirmation data, of 2 candidate(s) so far: bounds at one-sided level "
-        "0.00833" in (run / "results/gate/strict/release_policy.md").read_text()
+        "0.00583" in (run / "results/gate/strict/release_policy.md").read_text()
     )
     said = "".join(
         getattr(part, "text", part)
@@ -278,7 +278,7 @@ def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
     )
     assert (
         "Test 2 on this confirmation data; candidates confirmed on it so far: 2; bounds are "
-        "judged at the one-sided level 0.008333." in said
+        "judged at the one-sided level 0.005833." in said
     )
     (run / "reports").mkdir()
     found = Findings(run)
@@ -287,7 +287,7 @@ def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
     write(run / "results/gate/strict/release_policy.json", {**body, "alpha": 0.025})
     redecide(found)
     assert (
-        "judged at one-sided level 0.025 but the confirmation ledger asks for 0.00833"
+        "judged at one-sided level 0.025 but the confirmation ledger asks for 0.00583"
         in found.mismatches[0]
     )
 

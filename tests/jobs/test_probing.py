@@ -336,7 +336,7 @@ def test_official_engine_agrees_and_leaves_sae_probes_as_it_was(world, tmp_path)
 
     assert utils_data.get_dataset_sizes()["87_glue_cola"] == 5000
     assert len(utils_data.get_yvals("87_glue_cola")) == 5000
-    other = run(world, tmp_path / "other.json", sae="sae1", engine="official")
+    other = run(world, tmp_path / "other.json", "sae1", {**SPEC, "engine": "official"})
     mine = probe_datasets(
         SAEEncoder(relu_sae(1)),
         [load_probe_data(world / "toy" / "probes", HOOK, n) for n in NAMES],

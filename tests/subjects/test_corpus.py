@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from husai.errors import HusaiError
 from husai.probing import datasets
+from husai.subjects import contexts
 from husai.subjects import corpus as corpora
 from husai.subjects import tokenizer as tokenizers
 
@@ -119,13 +120,13 @@ def test_broken_tokenizer_and_tiny_vocabulary_are_errors(tmp_path):
 def test_packing_keeps_order_and_separates_documents(documents, n_ctx):
     stream = [t for d in documents for t in [0, *d]]
     packed = (
-        tokenizers.pack([np.array(d, dtype=np.int64) for d in documents], n_ctx, 0)
+        contexts.pack([np.array(d, dtype=np.int64) for d in documents], n_ctx, 0)
         if len(stream) >= n_ctx
         else None
     )
     if packed is None:
         with pytest.raises(HusaiError, match="do not fill"):
-            tokenizers.pack([np.array(d, dtype=np.int64) for d in documents], n_ctx, 0)
+            contexts.pack([np.array(d, dtype=np.int64) for d in documents], n_ctx, 0)
     else:
         assert (
             packed.flatten().tolist() == stream[: len(stream) // n_ctx * n_ctx]

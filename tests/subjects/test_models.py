@@ -10,17 +10,10 @@ import pytest
 import torch
 
 from husai.errors import HusaiError
-from husai.subjects import (
-    Subject,
-    _batches,
-    hub,
-    language,
-    load_subject,
-    modular,
-    train_subject,
-    transformer,
-)
+from husai.subjects import Subject, language, load_subject, modular, transformer
 from husai.subjects.leak import leak_record, wilson_lower
+from husai.subjects.make import make_subject
+from husai.subjects.subject import batches
 
 SMALL = {"p": 13, "d_model": 32, "d_mlp": 64, "n_heads": 2, "max_steps": 30, "batch_size": 128}
 
@@ -51,7 +44,7 @@ def test_the_number_of_threads_changes_no_weight_of_a_subject(tmp_path):
             "max_steps": 10,
             "batch_size": 512,
         }
-        metrics = train_subject(spec, tmp_path / str(threads))
+        metrics = make_subject(spec, tmp_path / str(threads))
         found.append((load_subject(tmp_path / str(threads)).model.state_dict(), metrics["loss"]))
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
@@ -223,10 +216,12 @@ def test_ragged_inputs_come_back_in_order_whatever_the_padding(model):
     ids = [np.arange(n) % 40 for n in (3, 32, 1, 17)]
     hook = "blocks.0.hook_resid_post"
     last = subject.activations(ids, [hook], positions="last")[hook]
+    mean = subject.activations(ids, [hook], positions="mean")[hook]
     every = subject.activations(ids, [hook])[hook]
     for row, one in enumerate(ids):
         alone = model.run_with_cache(torch.from_numpy(one)[None])[1][hook][0]
         torch.testing.assert_close(last[row], alone[-1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mean[row], alone.mean(0), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(every[row], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -240,14 +235,14 @@ def test_activations_that_are_not_finite_are_refused_except_in_padding():
     subject, hook = Subject("toy", "language", broken), "hook_embed"
     ids = [np.array([3, 5, 7, 9]), np.array([4, 6])]  # the second is padded with token 0
     assert all(torch.isfinite(rows).all() for rows in subject.activations(ids, [hook])[hook])
-    for positions in ("all", "last"):
+    for positions in ("all", "last", "mean"):
         with pytest.raises(HusaiError, match="NaN or infinite activations at 'hook_embed'"):
             subject.activations([ids[0], np.array([4, 0])], [hook], positions=positions)
 
 
 def test_batches_hold_every_row_once_within_the_budget():
     lengths = [5, 1, 9, 9, 2, 30]
-    groups = _batches(lengths, 20)
+    groups = batches(lengths, 20)
     assert sorted(r for g in groups for r in g) == list(range(6))
     assert all(len(g) == 1 or len(g) * max(lengths[r] for r in g) <= 20 for g in groups)
 
@@ -269,50 +264,3 @@ def test_bad_requests_are_one_clear_line(model):
         modular.settings({"max_step": 3})
     with pytest.raises(HusaiError, match="multiple of n_heads"):
         language.settings({"d_model": 30, "n_heads": 4})
-
-
-class FakeTokenizer:
-    backend_tokenizer = "fast"
-
-
-def test_a_hub_subject_is_fetched_through_one_loader(model, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(hub, "from_hub", lambda s: seen.update(s) or model)
-    monkeypatch.setattr(model, "tokenizer", FakeTokenizer(), raising=False)
-    fetched, fast = hub.fetch(
-        {
-            "kind": "hub",
-            "name": "language",
-            "model_name": "pythia-70m-deduped",
-            "revision": "step1000",
-            "n_ctx": 16,
-        }
-    )
-    assert fetched is model and fast == "fast" and seen["revision"] == "step1000"
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (
-            OSError("We couldn't connect to 'the hub' to load the files"),
-            "cannot be reached.*HF_HOME.*embedded default",
-        ),
-        (
-            ValueError(
-                "nonsense-model not found. Valid official model names (excl aliases): [...]"
-            ),
-            "not a TransformerLens model name",
-        ),
-        (RuntimeError("size mismatch"), "cannot be loaded.*check model_name and revision"),
-    ],
-)
-def test_hub_failures_say_what_to_do(monkeypatch, error, message):
-    def fail(_):
-        raise error
-
-    monkeypatch.setattr(hub, "from_hub", fail)
-    with pytest.raises(HusaiError, match=message):
-        hub.fetch({"kind": "hub", "model_name": "nonsense-model"})
-    with pytest.raises(HusaiError, match="needs model_name"):
-        hub.fetch({"kind": "hub"})

@@ -16,38 +16,22 @@ from scipy import stats
 
 from husai.gate.evaluate import evaluate
 from husai.gate.policy import Condition, Policy
+from husai.gate.selftest.designs import (
+    OOD_FAMILIES,
+    PAIR_FAMILIES,
+    PROBING_FAMILIES,
+    Draw,
+    Statistic,
+    draw,
+)
+from husai.gate.selftest.rates import skewed_rates, successive_rates
 from husai.provenance import EVIDENCE_SCHEMA, metric
-from husai.statistics import jackknife_se
 
-RESAMPLES = 400
 CROSS_CHECKED = 40
-OOD_FAMILIES = (3, 3, 2)  # the shipped out-of-domain sets: historical figures, bigrams, GLUE
-PROBING_FAMILIES = PAIR_FAMILIES = (
-    1,
-) * 8  # the embedded default's confirmation data sets, which the story pairs come from too
 SHARED_LOADING = 0.8  # correlation of a seed's quality between gates, in the correlated campaigns
-
-
-class Statistic(NamedTuple):
-    """How one gated metric is measured, its boundary between null and alternative, and a value that
-    clearly passes.
-    """
-
-    evidence: str
-    metric: str
-    design: str  # "pairs", "difference" (of two ensembles' pairs) or "crossed"
-    boundary: float
-    clear: float
-    sd_seed: float
-    sd_rest: float
-    n_seeds: int = 8
-    families: tuple[int, ...] = ()  # data sets in each family
-    sd_family: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return f"{self.evidence}.{self.metric}"
-
+RARE_CAMPAIGNS = 10_000
+"""Most campaigns per kind of skewed seed and per design of successive candidates, five times those
+of the other nulls: a sum of 5% is then known to 0.2%, in 5 s for all."""
 
 # Standard deviations are about those of the embedded default's own confirmation.
 STATISTICS = (
@@ -78,6 +62,7 @@ CLEAR_POINTS = {
     | {"shared_init_pairs": 0},
     "stability": {"assessable": 1, "null_worst": 0.5, "clone_pairs": 0, "untraced_seeds": 0},
 }
+WORST_SEED = "stability.S_worst_seed"
 NOTHING = {
     **dict.fromkeys(("stability.S", "stability.shared_fraction", "stability.activation_r"), 0.0),
     **dict.fromkeys(("random_model.delta_S", "transcoder.delta_S", "ood.excess_drop"), 0.0),
@@ -85,83 +70,6 @@ NOTHING = {
         ("saebench.delta_vs_frozen", "saebench.delta_vs_dense", "cebench.delta_vs_frozen"), 0.0
     ),
 }
-
-
-class Draw(NamedTuple):
-    """Values and 95% bounds of one statistic in every campaign, each ``(campaigns,)``."""
-
-    value: np.ndarray
-    lcb: np.ndarray
-    ucb: np.ndarray
-
-
-def draw(
-    statistic: Statistic, mean: float, seed_effects: np.ndarray, rng: np.random.Generator
-) -> Draw:
-    """Simulate one statistic; ``seed_effects`` is ``(campaigns, seeds)``, standard normal."""
-    effects = seed_effects[:, : statistic.n_seeds]
-    if statistic.design == "crossed":
-        return _crossed(statistic, mean, effects, rng)
-    value, se = _pairs(statistic, mean, effects, rng)
-    df: Any = statistic.n_seeds - 1
-    if statistic.design == "difference":
-        other, other_se = _pairs(statistic, 0.0, rng.standard_normal(effects.shape), rng)
-        value, parts = value - other, np.stack([se, other_se]) ** 2
-        se, total = np.sqrt(parts.sum(0)), parts.sum(0) ** 2
-        df = total / (parts**2 / df).sum(0)
-    half = stats.t.ppf(0.975, df) * se
-    return Draw(value, value - half, value + half)
-
-
-def _pairs(
-    statistic: Statistic, mean: float, effects: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    campaigns, n = effects.shape
-    noise = rng.standard_normal((campaigns, n, n))
-    symmetric = (noise + noise.transpose(0, 2, 1)) / math.sqrt(2)
-    matrix = (
-        mean
-        + statistic.sd_seed * (effects[:, :, None] + effects[:, None, :])
-        + statistic.sd_rest * symmetric
-    )
-    return jackknife_se(matrix)
-
-
-def _crossed(
-    statistic: Statistic, mean: float, effects: np.ndarray, rng: np.random.Generator
-) -> Draw:
-    """The interval of :func:`husai.statistics.crossed_interval`, with one set of resamples for all
-    campaigns.
-    """
-    (campaigns, n), size = effects.shape, np.array(statistic.families, dtype=float)
-    families, member = len(size), np.repeat(np.arange(len(size)), statistic.families)
-    table = (
-        mean
-        + statistic.sd_seed * effects[:, :, None]
-        + statistic.sd_rest * rng.standard_normal((campaigns, n, len(member)))
-    )
-    by_family, by_dataset = (
-        rng.standard_normal((campaigns, 1, families)),
-        rng.standard_normal((campaigns, 1, len(member))),
-    )
-    table += statistic.sd_family * (by_family[:, :, member] + by_dataset) / math.sqrt(2)
-    sums = np.stack([table[:, :, member == f].sum(-1) for f in range(families)], axis=-1)
-    value = table.mean((1, 2))
-    residual = (sums.mean(1) - value[:, None] * size) / size.mean()
-    by_family = stats.t.ppf(0.975, families - 1) * np.sqrt(
-        (residual**2).sum(1) / (families * (families - 1))
-    )
-    half = np.maximum(
-        by_family, stats.t.ppf(0.975, n - 1) * table.mean(2).std(1, ddof=1) / math.sqrt(n)
-    )
-    seed_weight = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    family_weight = rng.multinomial(families, np.full(families, 1 / families), RESAMPLES)
-    weight = (seed_weight[:, :, None] * family_weight[:, None, :]).reshape(RESAMPLES, -1) / (
-        n * family_weight @ size
-    )[:, None]
-    low, high = np.percentile(sums.reshape(campaigns, -1) @ weight.T, [2.5, 97.5], axis=1)
-    wider = high - low > 2 * half
-    return Draw(value, np.where(wider, low, value - half), np.where(wider, high, value + half))
 
 
 def least_favourable(statistic: Statistic) -> Statistic:
@@ -193,9 +101,10 @@ def campaigns(
         if correlated:
             sign = -1 if statistic.evidence == "ood" else 1
             effects = SHARED_LOADING * sign * common + math.sqrt(1 - SHARED_LOADING**2) * effects
-        out[statistic.name] = draw(
-            statistic, means.get(statistic.name, statistic.clear), effects, rng
-        )
+        found = draw(statistic, means.get(statistic.name, statistic.clear), effects, rng)
+        out[statistic.name] = found
+        if statistic.name == "stability.S":
+            out[WORST_SEED] = Draw(*[found.worst_seed] * 3)
     return out
 
 
@@ -238,6 +147,8 @@ def records(drawn: Mapping[str, Draw], campaign: int) -> list[dict[str, Any]]:
         kinds.setdefault(statistic.evidence, {})[statistic.metric] = metric(
             *bounds, statistic.n_seeds, statistic.design
         )
+    worst = float(drawn[WORST_SEED].value[campaign])
+    kinds["stability"]["S_worst_seed"] = metric(worst, worst, worst, 8, "worst seed")
     about = {"code_hash": "simulated", "config_hash": "simulated", "seeds": list(range(8))}
     head = {
         "schema": EVIDENCE_SCHEMA,
@@ -306,8 +217,9 @@ def simulate(
     -------
     dict
         ``rows`` (``null``, ``rate``), ``false_pass_rate`` (the worst row), ``power``
-        (``shared_fraction``, ``rate``) and ``cross_checked``: campaigns that :func:`evaluate`
-        judged alike, all of those tried.
+        (``shared_fraction``, ``rate``), ``cross_checked``: campaigns that :func:`evaluate`
+        judged alike, all of those tried; ``skewed_seeds`` and ``successive_candidates``: see
+        :mod:`husai.gate.selftest.rates`.
     """
     rng = np.random.default_rng(seed)
     rows, checked, agreed = [], 0, 0
@@ -321,6 +233,7 @@ def simulate(
                 passed[index]
             )
     worst = max(rows, key=lambda row: row["rate"]["value"])
+    rare = min(RARE_CAMPAIGNS, 5 * null_campaigns)
     power = []
     for shared in np.linspace(0, 1, 21).round(2).tolist():
         drawn = campaigns(true_means(shared), power_campaigns, rng, correlated=True)
@@ -330,6 +243,8 @@ def simulate(
         "rows": rows,
         "false_pass_rate": worst["rate"] | {"null": worst["null"]},
         "power": power,
+        "skewed_seeds": skewed_rates(rare, np.random.default_rng(seed)),
+        "successive_candidates": successive_rates(rare, np.random.default_rng(seed)),
         "cross_checked": {"campaigns": checked, "agreed": agreed},
         "model": {s.name: s._asdict() for s in STATISTICS}
         | {"seed_correlation": SHARED_LOADING, "seed": seed},

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from husai.gate.decision import Decision
 from husai.gate.evaluate import evaluate
 from husai.gate.policy import Policy
+from husai.gate.selftest.rates import highest_sum, told
 
 
 class Adversary(NamedTuple):
@@ -149,6 +150,7 @@ def summary(
     worst = simulation["false_pass_rate"]
     agreed = simulation["cross_checked"]["agreed"] == simulation["cross_checked"]["campaigns"]
     passed = not wrong and worst["value"] <= limit and agreed
+    passed = passed and highest_sum(simulation) <= limit
     caught = sum(row["as_it_should"] for row in rows if row["case"] != ORACLE)
     oracle = "passed" if rows[0]["as_it_should"] else "WRONGLY REJECTED"
     headline = (
@@ -171,6 +173,7 @@ def summary(
         "Simulated decisions repeated by the gate itself: "
         f"{simulation['cross_checked']['agreed']} of {simulation['cross_checked']['campaigns']} "
         "agree.",
+        *told(simulation),
     ]
     figure = {
         "kind": "line",

@@ -1,0 +1,353 @@
+"""Subjects that others trained: a model of the hub, of a local folder or inside an installed
+package. Their weights are referred to by revision and SHA-256, not copied; code that comes with a
+model is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from husai.errors import HusaiError, nearest
+from husai.provenance import read_json, sha256_file
+from husai.subjects import transformer
+
+DEFAULTS = {
+    "revision": None,
+    "sha256": None,
+    "dtype": "float32",
+    "n_ctx": 1024,
+    "prepend_bos": None,
+    "device_map": None,
+    "seed": 0,
+}
+PASSIVE = ("kind", "name", "hooks", "randomise", "threads", "corpus")
+PACKAGE = "package:"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+CONFIG = "config.json"
+FORMATS = ("*.safetensors", "*.bin")
+ENCODERS = ("ForMaskedLM", "ForNextSentencePrediction")
+AWAY = (
+    "connect",
+    "resolve",
+    "offline",
+    "network",
+    "unreachable",
+    "timed out",
+    "timeout",
+    "max retries",
+    "proxy",
+    "ssl",
+    "localentrynotfound",
+)
+"""Words in a chain of errors that mean: the hub was not reached."""
+
+
+class Source(NamedTuple):
+    """Where a model lies."""
+
+    folder: Path
+    revision: str | None
+    """Commit of the hub, version of the package; None for a local folder."""
+
+
+class Loaded(NamedTuple):
+    """A model ready to be studied."""
+
+    model: Any
+    """TransformerBridge, in evaluation mode."""
+    tokenizer: Any
+    """``tokenizers.Tokenizer``."""
+    record: dict
+    """``reference`` (model, revision, sha256), ``task``, ``n_ctx``, ``special`` and ``separator``
+    (between documents), for config.json."""
+
+
+def settings(spec: dict) -> dict:
+    """``DEFAULTS`` overlaid with ``spec``; an unknown key or a missing ``model`` is one clear
+    error.
+    """
+    known, where = (*DEFAULTS, "model"), f"subject '{spec.get('name', 'pretrained')}'"
+    for key in spec:
+        if key not in known and key not in PASSIVE:
+            raise HusaiError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+    if not spec.get("model"):
+        raise HusaiError(
+            f"{where}: needs model: a hub id such as EleutherAI/pythia-70m-deduped, a folder, or "
+            "package:NAME/PATH"
+        )
+    return {**DEFAULTS, **{k: spec[k] for k in known if k in spec}}
+
+
+def locate(model: str, revision: str | None = None) -> Source:
+    """Find (or fetch) the folder of ``model``: ``package:NAME/PATH``, a local folder, or a hub id.
+
+    Raises
+    ------
+    HusaiError
+        The package is not installed, the folder is no model, or the hub has no such model, cannot
+        be reached, or asks for a login.
+    """
+    if model.startswith(PACKAGE):
+        source = _in_package(model)
+    elif Path(model).expanduser().is_dir():
+        source = Source(Path(model).expanduser(), None)
+    elif not HUB_ID.fullmatch(model):
+        raise HusaiError(
+            f"subject: model '{model}' is neither a folder here nor a hub id (ORGANISATION/NAME)"
+        )
+    else:
+        source = _from_hub(model, revision)
+    if not (source.folder / CONFIG).is_file() or not weight_files(source.folder):
+        missing = "weights" if (source.folder / CONFIG).is_file() else CONFIG
+        raise HusaiError(
+            f"subject: '{model}' is no model in Hugging Face layout (no {missing} in "
+            f"{source.folder}); give a folder with config.json, tokenizer.json and "
+            "model.safetensors"
+        )
+    return source
+
+
+def _in_package(model: str) -> Source:
+    name, _, path = model.removeprefix(PACKAGE).partition("/")
+    module = name.replace("-", "_")
+    found = importlib.util.find_spec(module) if module.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise HusaiError(
+            f"subject: model '{model}': no package '{name}' is installed; pip install it, or "
+            "correct the name"
+        )
+    folder = Path(next(iter(found.submodule_search_locations))) / path
+    if not folder.is_dir():
+        raise HusaiError(f"subject: model '{model}': package '{name}' has no folder '{path}'")
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    return Source(folder, version)
+
+
+def _from_hub(model: str, revision: str | None) -> Source:
+    from huggingface_hub import snapshot_download
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
+            )
+        )
+
+    try:
+        folder = fetch(["*.json", "*.txt", "*.model", FORMATS[0]])
+        if not weight_files(folder):
+            folder = fetch(list(FORMATS[1:]))
+    except Exception as error:
+        raise _explain(error, model, revision) from error
+    return Source(folder, folder.name)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files that hold a model's weights: safetensors, and only where there are none, ``.bin``."""
+    for pattern in FORMATS:
+        files = sorted(p for p in folder.glob(pattern) if p.name != "training_args.bin")
+        if files:
+            return files
+    return []
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of a model's weights: of the one file, or over the lines ``SHA256  NAME`` of
+    several, in the order of their names.
+    """
+    hashes = {path.name: sha256_file(path) for path in weight_files(folder)}
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def fetch(spec: dict, device: str | torch.device = "cpu") -> Loaded:
+    """Model, tokenizer and record of the pretrained subject ``spec``; weights unprocessed (no
+    folding of LayerNorm, no centring), so that activations are those of the model as published.
+
+    Raises
+    ------
+    HusaiError
+        See :func:`locate`; weights of another SHA-256 than ``spec`` says; an architecture that
+        TransformerBridge does not know or that does not read text into one stream of tokens; a
+        tokenizer without a fast version.
+    """
+    s = settings(spec)
+    source = locate(s["model"], s["revision"])
+    digest = weights_sha256(source.folder)
+    if s["sha256"] not in (None, digest):
+        raise HusaiError(
+            f"subject: '{s['model']}': its weights have sha256 {digest}, the configuration says "
+            f"{s['sha256']}; correct one of them"
+        )
+    fast, own = _tokenizer(s, source)
+    record = {
+        "reference": {"model": s["model"], "revision": source.revision, "sha256": digest},
+        "special": _special(fast, own),
+        "separator": own.bos_token_id if own.eos_token_id is None else own.eos_token_id,
+    }
+    model = _boot(s, source, own, device)
+    record["task"] = "embedding" if model.cfg.architecture.endswith(ENCODERS) else "next_token"
+    record["n_ctx"] = min(int(model.cfg.n_ctx), int(own.model_max_length))
+    if record["task"] == "embedding" and s["prepend_bos"] is not None:
+        raise HusaiError(
+            f"subject: '{s['model']}' is an encoder, whose tokenizer opens each text itself; leave "
+            "prepend_bos out"
+        )
+    return Loaded(model, fast, record)
+
+
+def is_reference(record: Any) -> bool:
+    """Whether a subject's ``config.json`` refers to weights that lie elsewhere."""
+    return isinstance(record, dict) and "reference" in record
+
+
+def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict]:
+    """The model that ``directory/config.json`` refers to, and that record; weights that lie in the
+    directory itself (of a randomised copy) take the place of the published ones.
+
+    Raises
+    ------
+    HusaiError
+        See :func:`fetch`; also when the weights are no longer those that were recorded.
+    """
+    record = read_json(directory / transformer.CONFIG)
+    pinned = {key: record["reference"][key] for key in ("revision", "sha256")}
+    model = fetch({**record["spec"], **pinned}, device).model
+    if (directory / transformer.WEIGHTS).is_file():
+        transformer.restore(model, directory)
+    return model, record
+
+
+def _tokenizer(s: dict, source: Source) -> tuple[Any, Any]:
+    """The fast tokenizer, opening texts as ``prepend_bos`` says, and transformers' own around
+    it.
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    try:
+        own = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    except Exception as error:
+        raise HusaiError(
+            f"subject: '{s['model']}': its tokenizer cannot be loaded "
+            f"({_first_line(error)}); give a model with a fast tokenizer (tokenizer.json)"
+        ) from error
+    # Without any vocabulary file transformers makes an empty tokenizer, without a word.
+    vocabulary = [source.folder / f for f in getattr(own, "vocab_files_names", {}).values()]
+    fast = getattr(own, "backend_tokenizer", None)
+    if fast is None or not any(path.is_file() for path in vocabulary):
+        raise HusaiError(
+            f"subject: '{s['model']}' has no fast tokenizer (tokenizer.json in {source.folder}); "
+            "add the file or choose another model"
+        )
+    fast = Tokenizer.from_str(fast.to_str())  # TransformerBridge adds tokens to the one it is given
+    fast.no_padding()
+    fast.no_truncation()
+    if s["prepend_bos"] is not None:
+        _open_with(fast, own, s)
+    return fast, own
+
+
+def _open_with(fast: Any, own: Any, s: dict) -> None:
+    """Let each text open with the beginning-of-sequence token, or with no special token."""
+    from tokenizers import processors
+
+    if not s["prepend_bos"]:
+        fast.post_processor = processors.TemplateProcessing(single=["$A"], special_tokens=[])
+        return
+    bos = own.bos_token or own.eos_token
+    if bos is None:
+        raise HusaiError(
+            f"subject: '{s['model']}': prepend_bos is set, but its tokenizer has no token that "
+            "begins a sequence; leave prepend_bos out"
+        )
+    template = [(bos, fast.token_to_id(bos))]
+    fast.post_processor = processors.TemplateProcessing(single=[bos, "$A"], special_tokens=template)
+
+
+def _special(fast: Any, own: Any) -> dict:
+    """Special ids of a tokenizer (an unknown word is text, and not among them), and how many of
+    them open and close a text.
+    """
+    unknown = own.unk_token_id if own.unk_token != own.bos_token else None
+    ids = sorted({int(i) for i in own.all_special_ids} - {unknown})
+    around = [i in ids for i in fast.encode("a").ids]
+    opening = around.index(False) if False in around else 0
+    return {"ids": ids, "opening": opening, "closing": sum(around[opening:])}
+
+
+def _boot(s: dict, source: Source, own: Any, device: str | torch.device) -> Any:
+    """The one place that calls TransformerBridge."""
+    where = {"device_map": s["device_map"]} if s["device_map"] else {"device": str(device)}
+    with transformer.quiet():
+        from transformer_lens.model_bridge import TransformerBridge
+
+        try:
+            model = TransformerBridge.boot_transformers(
+                str(source.folder),
+                dtype=getattr(torch, s["dtype"]),
+                tokenizer=own,
+                trust_remote_code=False,
+                **where,
+            )
+        except Exception as error:
+            raise _explain(error, s["model"], s["revision"]) from error
+    config = model.original_model.config
+    other = ("is_audio_model", "is_visual_model", "is_multimodal")
+    if getattr(config, "is_encoder_decoder", False) or any(
+        getattr(model.cfg, flag, False) for flag in other
+    ):
+        raise HusaiError(
+            f"subject: '{s['model']}' ({model.cfg.architecture}) is not a causal text model or a "
+            "text encoder; only these are measured here"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    return lines[0][:200]
+
+
+def _explain(error: Exception, model: str, revision: str | None) -> HusaiError:
+    """One line for what went wrong while fetching or loading."""
+    chain, cause = [], error
+    while cause is not None and len(chain) < 8:
+        chain.append(f"{type(cause).__name__}: {cause}".lower())
+        cause = cause.__cause__ or cause.__context__
+    everything, first = " ".join(chain), _first_line(error)
+    named = f"'{model}'" + (f" at revision '{revision}'" if revision else "")
+    if "trust_remote_code" in everything or "custom code" in everything:
+        return HusaiError(
+            f"subject: {named} needs code that comes with it (trust_remote_code), which is never "
+            "run here; choose another model"
+        )
+    if "gatedrepo" in everything or "401 client error" in everything:
+        return HusaiError(
+            f"subject: {named} does not exist on the hub or asks for a login ({first}); check the "
+            "name, accept its licence and log in with 'hf auth login'"
+        )
+    if "repositorynotfound" in everything or "revisionnotfound" in everything:
+        return HusaiError(f"subject: the hub has no {named}; check model and revision")
+    if any(word in everything for word in AWAY):
+        return HusaiError(
+            f"subject: the model hub cannot be reached for {named} ({first}); run on a machine "
+            "with network, set HF_HOME to a cache that holds the model, or give a local folder or "
+            "package:NAME/PATH"
+        )
+    return HusaiError(
+        f"subject: {named} cannot be loaded ({first}); check model and revision, and free memory "
+        "and disk"
+    )

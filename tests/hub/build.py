@@ -1,0 +1,182 @@
+"""A model hub in a folder, for tests and offline runs: tiny models with random weights, a text data
+set and SAEs, in the layout of the hub's cache. ``python tests/hub/build.py FOLDER`` builds it;
+with ``HF_HOME=FOLDER HF_HUB_OFFLINE=1`` it is a hub.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+CAUSAL = "tests/tiny-neox"
+ENCODER = "tests/tiny-bert"
+DATASET = "tests/tiny-text"
+SAES = "tests/tiny-saes"
+HOOK = "blocks.1.hook_resid_post"
+SEPARATOR = "<|endoftext|>"
+WIDTH = 32
+SHAPE = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 64}
+SEEDS = (0, 1, 2)
+
+
+def documents(n: int = 600, seed: int = 0) -> list[str]:
+    """English-like sentences, all different: subject, verb and object drawn from short lists."""
+    rng = random.Random(seed)
+    people = ["The baker", "A sailor", "My sister", "The old judge", "Nobody", "Our neighbour"]
+    verbs = ["paints", "forgets", "sells", "repairs", "follows", "measures", "praises"]
+    things = ["the clock", "a boat", "seven letters", "the garden", "green tea", "a long road"]
+    places = ["in Oslo", "at night", "near the river", "for money", "without a word", "again"]
+    made = []
+    for number in range(n):
+        clauses = [
+            f"{rng.choice(people)} {rng.choice(verbs)} {rng.choice(things)} {rng.choice(places)}"
+            for _ in range(rng.randint(1, 4))
+        ]
+        made.append(f"{', and '.join(clauses)}, {number} times.")
+    return made
+
+
+def snapshot(root: Path, name: str, kind: str = "models") -> Path:
+    """The (new) folder of a repository's only revision in the hub's cache."""
+    repository = root / "hub" / f"{kind}--{name.replace('/', '--')}"
+    folder = repository / "snapshots" / REVISION
+    folder.mkdir(parents=True, exist_ok=True)
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs/main").write_text(REVISION)
+    return folder
+
+
+def causal_model(folder: Path, vocab_size: int = 300, n_layers: int = 2) -> Path:
+    """Write a GPT-NeoX with its tokenizer; like Pythia's, it puts no special token before a
+    text.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents(), trainer)
+    named = {"bos_token": SEPARATOR, "eos_token": SEPARATOR, "unk_token": SEPARATOR}
+    _write_tokenizer(folder, tokenizer, named)
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        **SHAPE,
+        num_hidden_layers=n_layers,
+        vocab_size=vocab_size,
+        max_position_embeddings=128,
+        rotary_pct=0.25,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def encoder_model(folder: Path, vocab_size: int = 300, n_layers: int = 3) -> Path:
+    """Write a BERT encoder (without a language-model head) with its WordPiece tokenizer."""
+    import torch
+    from tokenizers import (
+        Tokenizer,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
+    from transformers import BertConfig, BertModel
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(documents(), trainer)
+    around = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=around
+    )
+    roles = ("pad", "unk", "cls", "sep", "mask")
+    named = {f"{role}_token": token for role, token in zip(roles, special, strict=True)}
+    _write_tokenizer(folder, tokenizer, named)
+    torch.manual_seed(0)
+    config = BertConfig(
+        **SHAPE,
+        num_hidden_layers=n_layers,
+        vocab_size=tokenizer.get_vocab_size(),
+        max_position_embeddings=128,
+    )
+    model = BertModel(config).eval()
+    for parameter in model.parameters():  # far enough from 0 that layers matter
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return folder
+
+
+def _write_tokenizer(folder: Path, tokenizer, named: dict[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 128, **named}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def text_dataset(folder: Path, n: int = 2000) -> Path:
+    """Write a data set with the splits train and test, one parquet file each, field ``text``."""
+    import pyarrow
+    import pyarrow.parquet
+
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for split, seed, count in (("train", 1, n), ("test", 2, n // 10)):
+        table = pyarrow.table({"text": documents(count, seed)})
+        pyarrow.parquet.write_table(table, folder / f"data/{split}-00000-of-00001.parquet")
+    return folder
+
+
+def saes(folder: Path, hook_name: str = HOOK, model_name: str = CAUSAL) -> Path:
+    """Write random SAEs that SAELens loads: ``{topk,relu}-seed{0,1,2}/{hook}``."""
+    import torch
+
+    from husai.sae import SAE, save_sae
+
+    for seed in SEEDS:
+        for architecture, k in (("topk", 4), ("relu", None)):
+            generator = torch.Generator().manual_seed(seed)
+            decoder = torch.randn(64, WIDTH, generator=generator)
+            decoder /= decoder.norm(dim=1, keepdim=True)
+            metadata = {"model_name": model_name, "hook_name": hook_name, "seed": seed}
+            sae = SAE(
+                architecture,
+                decoder.T.contiguous(),
+                decoder,
+                torch.full((64,), -0.1),
+                torch.zeros(WIDTH),
+                k=k,
+                cfg=metadata,
+            )
+            save_sae(sae, folder / f"{architecture}-seed{seed}" / hook_name)
+    return folder
+
+
+def build(root: Path) -> Path:
+    """Build the whole hub in ``root``; returns it."""
+    causal_model(snapshot(root, CAUSAL))
+    encoder_model(snapshot(root, ENCODER))
+    text_dataset(snapshot(root, DATASET, "datasets"))
+    saes(snapshot(root, SAES))
+    return root
+
+
+if __name__ == "__main__":
+    print(build(Path(sys.argv[1])))
