@@ -8,10 +8,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from husai.config.brought import default_name, expand, listed
+from husai.config.brought import default_name
 from husai.config.schema import NAME, Config
 from husai.errors import HusaiError, nearest
 from husai.recipe import RANDOM
+from husai.sae_files import expand, listed
 
 ON_SUBJECTS = {
     "baseline": ("d_sae", "k"),

@@ -14,6 +14,7 @@ from husai.jobs.arguments import add_compute, add_spec, describe
 from husai.progress import log
 from husai.provenance import folder
 from husai.recipe import Recipe
+from husai.sae_files import sae_files
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -65,10 +66,9 @@ def bring_job(spec, store: str | Path, out: str | Path, *, device: str = "auto")
     """
     from husai.brought import members as brought
     from husai.compute import resolve_device
-    from husai.config.brought import checkpoint_files
 
     out, rows, config = folder(out), _rows(store), spec.values()
-    files = [f for path in spec.members for f in checkpoint_files(Path(path))]
+    files = [f for path in spec.members for f in sae_files(Path(path))]
     with provenance.job(
         out / "manifest.json",
         config=config,
@@ -119,7 +119,6 @@ def confirm_brought(recipe: Recipe, spec, out: str | Path, *, device: str = "aut
     """
     from husai.brought import members as brought
     from husai.compute import resolve_device
-    from husai.config.brought import checkpoint_files
 
     out, about, where = folder(out), spec.brought.get(recipe.id), resolve_device(device)
     selected = Path("results/saes") / recipe.subject / recipe.id
@@ -139,7 +138,7 @@ def confirm_brought(recipe: Recipe, spec, out: str | Path, *, device: str = "aut
     else:
         members = chosen
         not_fresh = f"no fresh seeds: {recipe.id} was brought without members for the confirmation"
-    files = [f for member in members for f in checkpoint_files(member.path)]
+    files = [f for member in members for f in sae_files(member.path)]
     if not_fresh is None:
         _begin(recipe, spec, about.seeds, brought.content_hash(files), seen)
     else:

@@ -11,12 +11,12 @@ from husai.errors import HusaiError
 from husai.jobs.arguments import describe
 from husai.jobs.measured import (
     add_saes,
-    checkpoint_contents,
     identity,
     measure_seeds,
     work_list,
     write_list,
 )
+from husai.sae_files import sae_files
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -95,7 +95,7 @@ def cebench_jobs(
     records = []
     for (sae_dir, out), name, result in zip(work_list, names, results, strict=True):
         seeds = [] if name["seed"] is None else [name["seed"]]
-        inputs = [*checkpoint_contents(Path(sae_dir)), pairs_file(pairs_path, hook)]
+        inputs = [*sae_files(sae_dir), pairs_file(pairs_path, hook)]
         inputs += [Path(frozen)] if frozen else []
         fields = score_fields(result, pairs)
         with provenance.job(

@@ -19,6 +19,7 @@ from husai.errors import HusaiError, RecipeFailed
 from husai.jobs.arguments import add_compute, add_spec
 from husai.progress import log
 from husai.provenance import failure, folder
+from husai.sae_files import sae_files
 
 
 def add_saes(command: argparse.ArgumentParser) -> None:
@@ -123,15 +124,6 @@ def measured_or_failed(
     log(f"FAILED: {kind} of {described['id']}{which}: {reason}")
 
 
-def checkpoint_contents(sae_dir: Path) -> list[Path]:
-    """The files of a checkpoint: itself, or every file of its folder."""
-    if not sae_dir.exists():
-        raise HusaiError(f"{sae_dir}: no such checkpoint; train it first")
-    if sae_dir.is_file():
-        return [sae_dir]
-    return sorted(p for p in sae_dir.iterdir() if p.is_file() and not p.name.startswith("."))
-
-
 def identity(sae_dir: Path, sae, spec) -> dict:
     """Subject, recipe, its hash, seed and hook of an SAE: from ``recipe.json`` beside its seeds,
     else from its spec (:class:`husai.planning.specs.OfSAE`) and its own metadata.
@@ -140,7 +132,7 @@ def identity(sae_dir: Path, sae, spec) -> dict:
     described = provenance.read_json(beside) if beside.is_file() else {}
     fields = described.get("resolved") or described.get("recipe") or {}
     seed = sae_dir.name.removeprefix("seed")
-    contents = [provenance.sha256_file(p) for p in checkpoint_contents(sae_dir)]
+    contents = [provenance.sha256_file(p) for p in sae_files(sae_dir)]
     return {
         "subject": spec.subject or fields.get("subject") or sae.cfg.get("subject", "unknown"),
         "recipe": spec.recipe or described.get("id", sae_dir.name),
@@ -179,8 +171,7 @@ def identified(sae_dir: str | Path, spec, device) -> Identified:
     from husai.sae import load_sae
 
     sae_dir = Path(sae_dir)
-    files = checkpoint_contents(sae_dir)
-    sae = load_sae(sae_dir, device=device)
+    sae, files = load_sae(sae_dir, device=device), sae_files(sae_dir)
     name = identity(sae_dir, sae, spec)
     if not name["hook_name"]:
         raise HusaiError(
