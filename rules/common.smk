@@ -8,7 +8,7 @@ from husai.config import load
 from husai.config.overlays import check_overlays
 from husai.config.schema import NAME
 from husai.errors import HusaiError
-from husai.gate.policy import policy_file
+from husai.gate.policy_files import policy_file
 from husai.planning.plan import Plan
 from husai.planning.roles import ROLES
 from husai.planning.spec_builder import SpecBuilder

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from husai import provenance
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.jobs.arguments import describe
 from husai.jobs.measured import (
     add_saes,
@@ -104,7 +105,7 @@ def cebench_jobs(
             seeds=seeds,
             data_slice={"split": spec.split, "n_pairs": pairs.n_pairs},
         ) as work:
-            record = provenance.evidence(
+            record = new_record(
                 "cebench",
                 name["subject"],
                 name["recipe"],

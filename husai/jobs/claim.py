@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from husai import provenance
-from husai.cycle3.imports import read_artifact
+from husai.cycle3.artifacts import read_artifact
 from husai.errors import HusaiError
 from husai.gate.bounds import level_of
 from husai.gate.evaluate import evaluate
-from husai.gate.evidence import load_evidence
+from husai.gate.inputs import load_evidence
 from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, GateFailed, append
-from husai.gate.policy import load_policy
+from husai.gate.policy_files import load_policy
 from husai.jobs.arguments import describe
 
 

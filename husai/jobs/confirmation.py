@@ -7,6 +7,7 @@ from pathlib import Path
 
 from husai import provenance
 from husai.errors import HusaiError
+from husai.evidence import new_record
 
 BENCHES = ("saebench", "cebench")
 
@@ -79,7 +80,7 @@ def cebench_evidence(
             "one recipe"
         )
     first = records[0]
-    return provenance.evidence(
+    return new_record(
         "cebench",
         first["subject"],
         first["recipe"],

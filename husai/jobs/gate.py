@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from husai import provenance
-from husai.cycle3.imports import cycle3_evidence, read_artifact
+from husai.cycle3.artifacts import read_artifact
+from husai.cycle3.importer import cycle3_evidence
+from husai.cycle3.options import EXTERNAL_MODES, configured, require_flags
 from husai.errors import HusaiError
 from husai.gate.bounds import level_of
 from husai.gate.decision import Decision
 from husai.gate.evaluate import evaluate, named_candidate
-from husai.gate.evidence import as_evidence, load_evidence
+from husai.gate.inputs import load_evidence
 from husai.gate.ledger import (
     CONFIRMATION_LEDGER,
     GateFailed,
     confirmation_family,
     confirmation_status,
 )
-from husai.gate.options import EXTERNAL_MODES, configured
-from husai.gate.policy import load_policy
+from husai.gate.policy_files import load_policy
 from husai.jobs.arguments import add_compute, add_paths, add_spec, describe
 
 ORIGINAL = (
@@ -123,10 +125,11 @@ def gate_job(
     ledger: str | Path = CONFIRMATION_LEDGER,
 ) -> Decision:
     """Judge a candidate and write ``release_policy.json`` and ``release_policy.md`` to
-    ``output_dir``.
+    ``output_dir``, with the policy as it was (``policy.yaml``), so that the decision can be made
+    again.
 
     ``evidence`` are evidence files or folders; ``candidate`` a ``selected_candidate.json`` or a
-    recipe hash. The original's artifacts are read by policies that do not ask for one candidate. Of
+    recipe hash. The original's artifacts are read by the original's policy. Of
     ``external_candidate_json`` and ``external_summary`` the first wins.
 
     Raises
@@ -142,7 +145,7 @@ def gate_job(
         external_candidate_json if external_candidate_json is not None else external_summary
     )
     given = [p for p in original.values() if p is not None]
-    if loaded.one_candidate and given:
+    if given and not loaded.original:
         raise HusaiError(
             f"policy {loaded.name} judges evidence records of one candidate, not {given[0]}; use "
             "--evidence, or --policy cycle3"
@@ -153,19 +156,17 @@ def gate_job(
         )
     required = {"transcoder": require_transcoder, "ood": require_ood, "external": require_external}
     loaded = configured(loaded, external_mode, use_external_lcb, required, thresholds or {})
-    about = candidate_of(
-        candidate, cycle3_candidate if not loaded.one_candidate else None, original["external"]
-    )
-    paths = [
-        *evidence,
-        *([cycle3_candidate] if cycle3_candidate is not None and not loaded.one_candidate else []),
-    ]
-    records = load_evidence(
-        paths, recipe_hash=about.get("recipe_hash") if about and loaded.one_candidate else None
-    )
-    records += cycle3_evidence(**original)
-    about = named_candidate(about, as_evidence(records), loaded)
+    if not loaded.original:
+        cycle3_candidate = None
+    about = candidate_of(candidate, cycle3_candidate, original["external"])
+    chosen = [] if cycle3_candidate is None else [cycle3_candidate]
+    only = about.get("recipe_hash") if about and not loaded.original else None
+    records = load_evidence([*evidence, *chosen], recipe_hash=only) + cycle3_evidence(**original)
+    about = named_candidate("" if about is None and loaded.original else about, records)
     decision = evaluate(loaded, records, about, alpha=level_of(loaded, about, ledger))
+    if loaded.original:
+        decision = replace(decision, thresholds=decision.thresholds | require_flags(loaded))
+    provenance.write_text(Path(output_dir) / "policy.yaml", Path(loaded.path).read_text())
     write_decision(
         decision,
         output_dir,

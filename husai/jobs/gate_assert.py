@@ -27,7 +27,7 @@ def gate_assert_job(decision: str | Path, *, fail_on_gate_fail: bool = True) -> 
     """Read a decision and raise :class:`GateFailed` (exit 2) when it failed and that is to end the
     run.
     """
-    from husai.cycle3.imports import read_artifact
+    from husai.cycle3.artifacts import read_artifact
     from husai.gate.ledger import GateFailed
 
     body = read_artifact(decision)

@@ -9,7 +9,7 @@ from pathlib import Path
 def run(args: Namespace) -> None:
     """Judge SAEs that must be rejected, one that must be accepted, and simulated campaigns."""
     from husai.compute import resolve_device, use_threads
-    from husai.gate.selftest.worlds import selftest_job
+    from husai.gate.selftest.selftest import selftest_job
     from husai.planning.specs import SelfTestSpec, read_spec
 
     use_threads(args.threads)

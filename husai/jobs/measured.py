@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from husai import provenance
 from husai.errors import HusaiError, RecipeFailed
+from husai.evidence import new_record
 from husai.jobs.arguments import add_compute, add_spec
 from husai.progress import log
 from husai.provenance import failure, folder
@@ -106,7 +107,7 @@ def measured_or_failed(
         except RecipeFailed as error:
             reason = str(error)
     seeds = described["seeds"] if seed is None else [seed]
-    record = provenance.evidence(
+    record = new_record(
         kind,
         described["recipe"]["subject"],
         described["id"],

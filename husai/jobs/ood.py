@@ -8,6 +8,7 @@ from pathlib import Path
 
 from husai import provenance
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.jobs.arguments import describe
 from husai.jobs.measured import Identified, add_saes, identified, recipe_folder, seed_directories
 from husai.jobs.probe_baselines import blocks
@@ -93,14 +94,14 @@ def ood_job(
     table = [out_of_domain.excess_drops(found, dense).tolist() for found in drops]
     alphabetical = _alphabetical(spec, encoders, first.hook_name, probes, where)
     old = [a["ood_drop"] for a in alphabetical]
-    record = provenance.evidence(
+    record = new_record(
         "ood",
         first.name["subject"],
         first.name["recipe"],
         first.name["recipe_hash"],
         {
             "excess_drop": crossed_metric(table, [data.family for data, _ in pairs]),
-            "ood_drop": jackknife_t(old).metric(),
+            "ood_drop": jackknife_t(old),
         },
         [p for sae in saes for p in sae.files]
         + [probe_path(probes, first.hook_name, n, o) for n in names for o in (False, True)],

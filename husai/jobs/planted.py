@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from husai import provenance
+from husai.evidence import Metric, new_record
 from husai.recipe import Recipe
 
 ROWS, HELD_OUT = 40_000, 4_096
@@ -72,16 +73,14 @@ def planted_job(spec, out: Path, *, device: str = "auto", dtype: str = "float32"
     )
     found, measured = [planted_recovery(sae.W_dec, truth) for sae in result.saes], report.metrics()
     metrics = {
-        "recovery": jackknife_t([f.recovery for f in found]).metric(),
-        "mean_max_cosine": jackknife_t([f.mean_max_cosine for f in found]).metric(),
-        "recovery_null": provenance.metric(
-            found[0].null, method="gaussian decoders of the same shape"
-        ),
+        "recovery": jackknife_t([f.recovery for f in found]),
+        "mean_max_cosine": jackknife_t([f.mean_max_cosine for f in found]),
+        "recovery_null": Metric(found[0].null, method="gaussian decoders of the same shape"),
     }
     shown = ("S", "pwmcc", "null_worst", "shared_fraction", "explained_variance", "dead_fraction")
     metrics |= {name: measured[name] for name in shown}
     config, seeds = spec.values(), spec.seeds
-    record = provenance.evidence(
+    record = new_record(
         "planted",
         "planted",
         recipe.id,

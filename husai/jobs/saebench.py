@@ -9,6 +9,7 @@ from pathlib import Path
 
 from husai import provenance
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.jobs import probe_baselines
 from husai.jobs.arguments import add_paths, describe
 from husai.jobs.measured import (
@@ -137,7 +138,7 @@ def saebench_job(
     _probe_missing(measured, partial, probes, settings, content, hashes, where, Path(out).parent)
     rows = paired_rows([row for value in partial.values() for row in value], base["datasets"])
     name = measured.name
-    record = provenance.evidence(
+    record = new_record(
         "saebench",
         name["subject"],
         name["recipe"],

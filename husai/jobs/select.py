@@ -9,6 +9,7 @@ from typing import Any
 
 from husai import provenance
 from husai.errors import HusaiError, nearest
+from husai.evidence import new_record
 from husai.jobs.arguments import add_paths, add_spec, describe, positive
 
 SELECTORS = ("cycle3", "strict")
@@ -93,15 +94,15 @@ def select_job(
     spec : SelectionSpec, optional
         The configuration's own unless given.
     options
-        For :func:`husai.selection.cycle3.select_cycle3`.
+        For :func:`husai.cycle3.selector.select_cycle3`.
 
     Returns
     -------
-    husai.selection.cycle3.Selection
+    husai.selection.candidates.Selection
     """
+    from husai.cycle3.candidates import load_candidates
+    from husai.cycle3.selector import select_cycle3
     from husai.planning.specs import SelectionSpec
-    from husai.selection.candidates import load_candidates
-    from husai.selection.cycle3 import select_cycle3
     from husai.selection.strict import select_strict
 
     if policy not in SELECTORS:
@@ -146,7 +147,7 @@ def select_job(
         )
         chosen, table = output_dir / "selected_candidate.json", output_dir / "selection.md"
         provenance.write_json(chosen, body)
-        provenance.write_text(table, selection_markdown(selection))
+        provenance.write_text(table, selection.to_markdown())
         work.writes(chosen, table)
     return selection
 
@@ -155,7 +156,8 @@ def _selection_evidence(selection, body: Mapping, paths: Sequence, config: Any) 
     """The ``selection`` evidence that the ``cycle3`` policy reads, in the same file as the
     choice.
     """
-    from husai.cycle3.imports import external_metrics, selection_metrics
+    from husai.cycle3.artifacts import external_metrics
+    from husai.cycle3.importer import selection_metrics
 
     entry = selection.selected
     found = external_metrics(body)
@@ -166,7 +168,7 @@ def _selection_evidence(selection, body: Mapping, paths: Sequence, config: Any) 
     )
     recipe_hash = entry.representative.recipe_hash or provenance.hash_json(entry.name)[:16]
     seeds = [m.seed for m in entry.members if isinstance(m.seed, int)]
-    return provenance.evidence(
+    return new_record(
         "selection",
         subject,
         entry.name,
@@ -177,33 +179,3 @@ def _selection_evidence(selection, body: Mapping, paths: Sequence, config: Any) 
         seeds,
         phase="selection",
     )
-
-
-def selection_markdown(selection) -> str:
-    """The pool as a table, best first."""
-    out = [f"# Selected by `{selection.policy}`: `{selection.selected.name}`", ""]
-    out += [
-        f"{len(selection.ordered)} rows, {len(selection.pareto)} on the Pareto front, "
-        f"{selection.eligible} of {selection.total} seeds eligible.",
-        "",
-    ]
-    out += [
-        "| condition | seeds | score | Pareto | SAEBench | CE-Bench | representative |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for entry in selection.ordered:
-        shown = [
-            "missing" if (v := entry.metrics.get(k)) is None else f"{v:.6g}"
-            for k in ("saebench_delta", "cebench_interp_delta_vs_baseline")
-        ]
-        cells = [
-            f"`{entry.name}`",
-            str(len(entry.members)),
-            f"{entry.score:.6g}",
-            "yes" if entry.is_pareto else "no",
-            *shown,
-        ]
-        out.append(f"| {' | '.join(cells)} | seed {entry.representative.seed} |")
-    out += ["", "Could not be chosen:", ""] if selection.left_out else []
-    out += [f"- `{name}`: {reason}" for name, reason in selection.left_out.items()]
-    return "\n".join(out) + "\n"

@@ -11,6 +11,7 @@ from typing import Any
 
 from husai import provenance
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.jobs.arguments import add_compute, describe, optional_path
 from husai.jobs.measured import measured_or_failed, seed_directories
 from husai.provenance import failure, folder
@@ -174,7 +175,7 @@ def stability_job(
     inputs = [d / "sae_weights.safetensors" for d in directories] + frozen_inputs
     inputs.append(recipe_dir / "recipe.json")
     inputs += [s.path / "store.json" for s in (store, target_store) if s is not None]
-    record = provenance.evidence(
+    record = new_record(
         "stability",
         recipe.subject,
         described["id"],

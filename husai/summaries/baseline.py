@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from husai import provenance
+from husai.evidence import Metric, new_record
 from husai.planning.specs import BaselineSpec
 from husai.stability.record import condition_row, interval, upper
 from husai.statistics import (
-    Interval,
     assessable,
     bootstrap_percentile,
     cohens_d,
@@ -108,7 +108,7 @@ def headline(m: Measured) -> str:
     )
 
 
-def _span(found: Interval) -> str:
+def _span(found: Metric) -> str:
     return f"{found.value:.3f} [{found.lcb:.3f}, {found.ucb:.3f}]"
 
 
@@ -124,20 +124,20 @@ def null_row(m: Measured, kind: str) -> dict:
     trained, chance = m.record.matrix("pwmcc", m.seeds), m.record.null_matrix(kind, m.seeds)
     pairs, effect = upper(chance), None
     if min(len(trained), len(chance)) > 2:
-        effect = cohens_d(pseudo_values(trained), pseudo_values(chance)).metric()
+        effect = cohens_d(pseudo_values(trained), pseudo_values(chance))
     return {
         "subject": m.subject,
         "null": kind,
-        "null_pwmcc": provenance.metric(
+        "null_pwmcc": Metric(
             float(pairs.mean()),
             float(pairs.min()),
             float(pairs.max()),
             len(pairs),
             "mean, min, max over pairs",
         ),
-        "trained_pwmcc": interval(trained).metric(),
-        "S": m.record.s_interval(m.seeds, float(pairs.mean())).metric(),
-        "delta": jackknife_difference(trained, chance).metric(),
+        "trained_pwmcc": interval(trained),
+        "S": m.record.s_interval(m.seeds, float(pairs.mean())),
+        "delta": jackknife_difference(trained, chance),
         "p_value": difference_pvalue(trained, chance),
         "cohens_d": effect,
         "cos_to_init": m.per_seed("cos_to_init"),
@@ -155,7 +155,7 @@ def cycle3_evidence(m: Measured, config: dict[str, Any]) -> dict:
     """
     trained = bootstrap_percentile(m.record.pairs("pwmcc_all", m.seeds))
     random = bootstrap_percentile(upper(m.record.null_matrix("gaussian", m.seeds, "nulls_all")))
-    delta = provenance.metric(
+    delta = Metric(
         trained.value - random.value,
         trained.lcb - random.ucb,
         trained.ucb - random.lcb,
@@ -164,10 +164,10 @@ def cycle3_evidence(m: Measured, config: dict[str, Any]) -> dict:
     )
     metrics = {
         "trained_random_delta": delta,
-        "trained_pwmcc": trained.metric(),
-        "random_pwmcc": random.metric(),
+        "trained_pwmcc": trained,
+        "random_pwmcc": random,
     }
-    return provenance.evidence(
+    return new_record(
         "baseline",
         m.subject,
         m.data["recipe"],

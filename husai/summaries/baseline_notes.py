@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 
+from husai.evidence import Evidence
 from husai.stability.record import interval
 from husai.statistics import assessable
 from husai.summaries.ensembles import PLATEAU_BAR, Measured
@@ -31,7 +32,7 @@ def notes(m: Measured, subject: dict) -> list[str]:
             f"leak probe: accuracy {leak['accuracy']:.4f}, chance {leak['chance']:.4f} ({word})."
         )
     variance, l0, dead, cosine = (
-        m.per_seed(name)["value"]
+        m.per_seed(name).value
         for name in ("explained_variance", "l0", "dead_fraction", "cos_to_init")
     )
     out.append(f"held-out explained variance {variance:.4f}, L0 {l0:.2f}, dead {dead:.2%}.")
@@ -110,10 +111,11 @@ def trajectory_figure(m: Measured) -> dict:
 
 def planted_note(record: dict) -> str:
     """Recovery of a known dictionary, beside the stability of the SAEs that found it."""
-    m, spec = record["metrics"], record["spec"]
+    found, spec = Evidence.read(record).metrics, record["spec"]
+    recovery = found["recovery"]
     return (
         f"Planted features ({spec['n_features']} in {spec['d_in']} dimensions, L0 {spec['l0']}): "
         "SAEs recover "
-        f"{m['recovery']['value']:.3f} [{m['recovery']['lcb']:.3f}, {m['recovery']['ucb']:.3f}] "
-        f"of them beyond chance, with S = {m['S']['value']:.3f}."
+        f"{recovery.value:.3f} [{recovery.lcb:.3f}, {recovery.ucb:.3f}] "
+        f"of them beyond chance, with S = {found['S'].value:.3f}."
     )

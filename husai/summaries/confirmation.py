@@ -5,12 +5,13 @@ sparse probing against its controls.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from husai import provenance
+from husai.evidence import Metric, new_record, read_metric
 from husai.planning.specs import ConfirmationSpec
 from husai.provenance import read_json
 from husai.recipe import Recipe
@@ -39,19 +40,20 @@ def integrity(
     described = read_json(candidate)
     final, n = described["final"], len(described["final"])
     declared = " (declared by the brought SAEs)" if recipe.brought else ""
-    overlap = provenance.metric(
+    overlap = Metric(
         probes["text_overlap_rows"], n=n, method="test rows found in the training text, by hash"
     )
-    starts = stability.metric("shared_init_pairs") or provenance.metric(
+    starts = stability.metric("shared_init_pairs") or Metric(
         None, method="how the brought SAEs were initialised is not known"
     )
     metrics = {
-        "leak_excess": provenance.metric(
-            leak["excess"],
-            leak["excess_lcb"],
-            None,
-            n=leak["n"],
-            method="leak probe accuracy minus chance",
+        "leak_excess": read_metric(
+            {
+                "value": leak["excess"],
+                "lcb": leak["excess_lcb"],
+                "n": leak["n"],
+                "method": "leak probe accuracy minus chance",
+            }
         ),
         "plateau_gain": _largest(final, "plateau_gain", declared),
         "cos_to_init": _largest(final, "cos_to_init", declared),
@@ -59,11 +61,11 @@ def integrity(
         "text_overlap_rows": _largest(final, "text_overlap_rows", declared)
         if recipe.brought
         else overlap,
-        "shared_init_pairs": {**starts, "n": n},
+        "shared_init_pairs": replace(starts, n=n),
     }
     inputs = [subject / "model/metrics.json", subject / "probes/manifest.json", candidate]
     not_fresh = described.get("not_fresh")
-    return provenance.evidence(
+    return new_record(
         "integrity",
         recipe.subject,
         recipe.id,
@@ -77,15 +79,15 @@ def integrity(
     )
 
 
-def _largest(final: Sequence[dict], name: str, of: str = "") -> dict:
+def _largest(final: Sequence[dict], name: str, of: str = "") -> Metric:
     values = [f.get(name) for f in final]
     if None in values:
-        return provenance.metric(
+        return Metric(
             None,
             n=len(values),
             method=f"not known of SAEs that were not trained here: their metadata give no {name}",
         )
-    return provenance.metric(float(max(values)), n=len(values), method=f"largest over seeds{of}")
+    return Metric(float(max(values)), n=len(values), method=f"largest over seeds{of}")
 
 
 def saebench(
@@ -113,10 +115,10 @@ def saebench(
         metrics[f"delta_vs_{name}"] = crossed_metric(table, families)
         tables[f"delta_vs_{name}"] = table.tolist()
     aucs = [[row["auc"] for row in r["per_dataset"] if row["k"] == k] for r in records]
-    metrics["auc"] = provenance.metric(
+    metrics["auc"] = Metric(
         float(np.array(aucs).mean()), n=len(seeds), method="mean over seeds and data sets"
     )
-    return provenance.evidence(
+    return new_record(
         "saebench",
         recipe.subject,
         recipe.id,

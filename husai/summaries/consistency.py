@@ -10,6 +10,7 @@ from pathlib import Path
 
 from husai.config.schema import Consistency
 from husai.errors import RecipeFailed
+from husai.evidence import Metric
 from husai.planning.specs import ConsistencySpec
 from husai.provenance import failure, read_json
 from husai.stability.record import (
@@ -19,7 +20,7 @@ from husai.stability.record import (
     failed_records,
     load_records,
 )
-from husai.statistics import Interval, assessable, crossed_interval, jackknife_difference
+from husai.statistics import assessable, crossed_interval, jackknife_difference
 from husai.summaries.probes import probe_table
 from husai.summaries.table import StageTable
 
@@ -131,19 +132,19 @@ def weight_row(
     return {
         "weight": weight,
         **condition_row(record, seeds, kinds),
-        "S": record.s_interval(seeds, null).metric(),
-        "S_without_reference": record.s_interval(others, null).metric(),
-        "delta_with_reference": with_reference.metric(),
-        "delta_without_reference": without.metric(),
+        "S": record.s_interval(seeds, null),
+        "S_without_reference": record.s_interval(others, null),
+        "delta_with_reference": with_reference,
+        "delta_without_reference": without,
         "ev_drop": drop,
-        "external_delta": gain and gain.metric(),
+        "external_delta": gain,
         "accepted": bool(weight and stable and useful and drop <= section.max_ev_drop),
     }
 
 
 def external_delta(
     record: StabilityRecord, control: StabilityRecord, external: dict, gate_k: int | None
-) -> Interval | None:
+) -> Metric | None:
     """Probing AUC at the gate's k minus the control's, paired by seed and data set; None on a
     subject without external benchmarks.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from husai.errors import RecipeFailed
+from husai.evidence import Metric
 from husai.planning.specs import BaselineSpec
 from husai.stability.record import (
     StabilityRecord,
@@ -31,9 +32,9 @@ class Measured:
         self.s = record.s_interval(seeds, self.null)
         self.final = [f for f in record.data.get("final", []) if f["seed"] in set(seeds)]
 
-    def per_seed(self, name: str) -> dict:
+    def per_seed(self, name: str) -> Metric:
         """Mean of one value per seed, with its interval."""
-        return interval(self.record.per_seed(name, self.seeds)).metric()
+        return interval(self.record.per_seed(name, self.seeds))
 
     @property
     def plateau(self) -> float | None:

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from husai.config import load
+from husai.cycle3.candidates import load_candidates
+from husai.cycle3.selector import select_cycle3
 from husai.errors import HusaiError, RecipeFailed
 from husai.jobs.summarize import summarize_job
 from husai.jobs.train import train_job
@@ -16,8 +18,6 @@ from husai.planning.spec_builder import SpecBuilder
 from husai.planning.specs import TrainSpec
 from husai.provenance import read_json
 from husai.recipe import Recipe
-from husai.selection.candidates import load_candidates
-from husai.selection.cycle3 import select_cycle3
 from husai.selection.strict import select_strict
 from husai.stability.record import StabilityRecord
 

@@ -1,6 +1,4 @@
-"""Options of the command line that change how a policy is applied: which bounds the external gates
-read, which gates must have evidence, other thresholds.
-"""
+"""The original's command-line options of a decision, as changes to its policy."""
 
 from __future__ import annotations
 
@@ -54,3 +52,10 @@ def configured(
         if name in values:
             values.setdefault(f"{name}_lcb", values[name])
     return policy.with_options(modes=modes, required=asked, thresholds=values)
+
+
+def require_flags(policy: Policy) -> dict[str, bool]:
+    """``require_{gate}`` of every gate that counts, which the original listed with its
+    thresholds.
+    """
+    return {f"require_{gate.name}": gate.required for gate in policy.gates if gate.counts}
