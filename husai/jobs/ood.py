@@ -64,9 +64,9 @@ def ood_job(
     """
     from husai.compute import resolve_device, use_threads
     from husai.probing import datasets
-    from husai.probing.baselines import unconverged
     from husai.probing.encoders import SAEEncoder
     from husai.probing.files import load_probe_data, probe_path
+    from husai.probing.solver import unconverged
     from husai.statistics import crossed_metric, jackknife_t
     from husai.stress import out_of_domain
 
@@ -87,10 +87,10 @@ def ood_job(
     ]
     with unconverged():
         dense = [out_of_domain.dense_drop(*pair) for pair in pairs]
-    drops = [
-        out_of_domain.sae_drops(e, pairs, spec.gate_k, penalty=spec.penalty, device=where)
-        for e in encoders
-    ]
+        drops = [
+            out_of_domain.sae_drops(e, pairs, spec.gate_k, penalty=spec.penalty, device=where)
+            for e in encoders
+        ]
     table = [out_of_domain.excess_drops(found, dense).tolist() for found in drops]
     alphabetical = _alphabetical(spec, encoders, first.hook_name, probes, where)
     old = [a["ood_drop"] for a in alphabetical]
@@ -140,11 +140,12 @@ def _rows(
 
 def _alphabetical(spec, encoders: Sequence, hook: str, probes, where) -> list[dict]:
     """The original's drop for every SAE, on all data sets the spec names."""
-    from husai.parallel import parallel_map
+    from husai.compute import side_by_side
     from husai.probing import datasets
-    from husai.probing.baselines import dense_probe, unconverged
+    from husai.probing.baselines import dense_probe
     from husai.probing.files import probe_data
     from husai.probing.protocol import probe_datasets
+    from husai.probing.solver import unconverged
     from husai.stress import out_of_domain
 
     wanted = list(dict.fromkeys([*spec.selection, *spec.confirmation, *spec.ood]))
@@ -154,7 +155,7 @@ def _alphabetical(spec, encoders: Sequence, hook: str, probes, where) -> list[di
     for block in blocks(names):
         sources = list(probe_data(probes, hook, block, spec.max_rows))
         with unconverged():
-            found = parallel_map(dense_probe, sources)
+            found = side_by_side(dense_probe, sources)
         dense |= {data.name: fit._asdict() for data, fit in zip(sources, found, strict=True)}
         for mine, encoder in zip(rows, encoders, strict=True):
             results = probe_datasets(

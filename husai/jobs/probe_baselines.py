@@ -40,7 +40,8 @@ def settings_of(spec) -> dict[str, Any]:
         not take.
     """
     from husai.probing import datasets
-    from husai.probing.protocol import PROBE_SEED, check_ks
+    from husai.probing.solver import check_ks
+    from husai.probing.splits import PROBE_SEED
 
     if spec.engine == "fast":
         check_ks(spec.ks)
@@ -126,7 +127,7 @@ def _official_baselines(
     """The dense probe and the neurons by sae-probes itself; PCA-k has no official counterpart at
     fixed k.
     """
-    from husai.official.sae_probes import dense_officially, probe_officially, results_dir
+    from husai.official.engine import dense_officially, probe_officially, results_dir
     from husai.probing.encoders import Neurons
 
     out = []
@@ -156,7 +157,7 @@ def read_baselines(path: str | Path, probes: str | Path, hook_name: str, setting
     """Baselines fit for this hook, protocol and these activations; anything else is refused by
     name.
     """
-    from husai.probing.files import activation_hashes, hook_dir
+    from husai.probing.files import activation_hashes
 
     base = provenance.read_json(path)
     if base.get("schema") != SCHEMA or base.get("hook_name") != hook_name:
@@ -164,7 +165,6 @@ def read_baselines(path: str | Path, probes: str | Path, hook_name: str, setting
             f"{path}: holds no baselines of hook '{hook_name}' (found {base.get('hook_name')!r}); "
             "name the file of that hook"
         )
-    hook_dir(probes, hook_name)
     for key, value in protocol_of(settings).items():
         found = base["probing"].get(key)
         fits = set(value) <= set(found or []) if key == "ks" else found == value

@@ -76,7 +76,7 @@ def run(args: Namespace) -> None:
 
 
 def _write_as_saebench(record: Path, baselines: Path, out: Path) -> None:
-    from husai.probing.saebench import to_saebench_schema
+    from husai.official.results import to_saebench_schema
 
     found = provenance.read_json(baselines)["datasets"]
     dense = {name: row["dense"] for name, row in found.items()}
@@ -120,8 +120,8 @@ def saebench_job(
         same data sets.
     """
     from husai.compute import resolve_device, use_threads
+    from husai.probing.paired import cycle3_summary, metrics, paired_rows, validation_k
     from husai.probing.partial import Partial
-    from husai.probing.saebench import cycle3_summary, metrics, paired_rows, validation_k
 
     use_threads(threads)
     settings, where = settings_of(spec), resolve_device(device)
@@ -192,9 +192,9 @@ def _probe_missing(
     options = {"penalty": settings["penalty"], "seed": settings["probe_seed"], "device": where}
     sources = probe_data(probes, hook, partial.missing, settings["max_rows"])
     if settings["engine"] == "fast":
-        probe_datasets(encoder, sources, settings["ks"], on_block=keep, **options)
+        probe_datasets(encoder, sources, settings["ks"], on_done=keep, **options)
         return
-    from husai.official.sae_probes import probe_officially, results_dir
+    from husai.official.engine import probe_officially, results_dir
 
     for source in sources:
         results = results_dir(out_dir / "official", {**content, "activations": hashes[source.name]})

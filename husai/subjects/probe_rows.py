@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from husai.probing import datasets
+from husai.probing import datasets, splits
 from husai.provenance import atomic_path, hash_json
 from husai.subjects import Subject
 
@@ -52,7 +52,7 @@ def write_probes(
     from husai.subjects.corpus import hash_numbers
 
     hashes = hash_numbers([datasets.row_hash(p) for p in data.prompts])
-    train_rows = [] if is_ood else datasets.probe_train_rows(data.y)
+    train_rows = [] if is_ood else splits.probe_train_rows(data.y)
     test = np.setdiff1d(np.arange(len(data.y)), train_rows)
     values = subject.activations(data.prompts, hooks, positions="last", max_tokens=max_tokens)
     for hook, path in zip(hooks, files, strict=True):
