@@ -24,8 +24,8 @@ from husai.cebench.store import load_pairs, save_pairs
 from husai.errors import HusaiError
 from husai.jobs import cebench as stage
 from husai.probing import datasets
+from husai.sae import save_sae
 from husai.sae.architectures import SAE
-from husai.sae.checkpoint import save_sae
 
 NAMES = ["87_glue_cola", "90_glue_qnli", "144_cancer_cat_Colon_Cancer"]
 

@@ -14,8 +14,7 @@ from husai.activations import write_store
 from husai.errors import HusaiError
 from husai.jobs.compare import compare_paths
 from husai.jobs.training import train_job
-from husai.sae import Recipe, initial_decoder, load_sae
-from husai.sae.checkpoint import describe
+from husai.sae import Recipe, evaluate_sae, initial_decoder, load_sae
 from husai.stability import null_pwmcc
 
 D, D_SAE = 16, 32
@@ -62,7 +61,7 @@ def test_every_artifact_is_there_and_the_saes_do_what_is_reported(tmp_path, stor
     )
     for final in record["final"]:
         sae = load_sae(out / f"seed{final['seed']}")
-        found = describe(sae, rows[2500:])
+        found = evaluate_sae(sae, rows[2500:])
         assert found["explained_variance"] == pytest.approx(final["explained_variance"], abs=1e-4)
         assert found["l0"] == pytest.approx(final["l0"], abs=1e-4)
         assert (sae.cfg["hook_name"], sae.cfg["recipe_hash"], sae.cfg["seed"]) == (
