@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from husai import provenance
 from husai.compute import resolve_device, use_threads
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.probing import datasets
 from husai.probing.baselines import baseline_rows
 from husai.probing.encoders import Neurons, SAEEncoder
@@ -148,7 +149,7 @@ def saebench_job(
     _probe_missing(measured, partial, probes, settings, content, hashes, where, Path(out).parent)
     rows = paired_rows([row for value in partial.values() for row in value], base["datasets"])
     name = measured.name
-    record = provenance.evidence(
+    record = new_record(
         "saebench",
         name["subject"],
         name["recipe"],
