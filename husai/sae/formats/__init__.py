@@ -16,7 +16,8 @@ from husai.sae.formats.gemma_scope import read_gemma_scope
 from husai.sae.formats.hub import resolve
 from husai.sae.formats.language_model_saes import read_language_model_sae
 from husai.sae.formats.old_husai import read_old_husai
-from husai.sae.formats.saelens import read_saelens, save_sae
+from husai.sae.formats.saelens import read_saelens
+from husai.sae.formats.saelens_writing import save_sae
 from husai.sae.formats.sparsify import read_sparse_coder
 from husai.sae_files import GENERIC, sae_folder, settings_of, weights_of
 

@@ -1,5 +1,5 @@
-"""SAEs in SAELens' format, of version 6 or older, for inference or in the middle of training: read
-and written without importing SAELens.
+"""Reading SAEs in SAELens' format, of version 6 or older, for inference or in the middle of training,
+without importing SAELens.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from husai.errors import HusaiError
-from husai.provenance import atomic_path, finite, write_json
 from husai.sae.architectures import SAE
 from husai.sae.formats.files import Taker, Tensors, read_config, read_tensors, whole
 from husai.sae.formats.parts import Parts, check_sizes, gated
@@ -19,8 +17,6 @@ from husai.sae_files import FACTORS
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 SCALER, WHITENING = FACTORS
-FORMAT_VERSION = "6.0.0"
-"""The version of SAELens whose inference format is written."""
 ARCHITECTURES = {
     "standard": "relu",
     "topk": "topk",
@@ -38,12 +34,6 @@ ARCHITECTURES = {
 """SAELens' architectures with a closed form here; the last is our own name, which SAELens refuses."""
 REFUSED = {
     "temporal": "its codes depend on the tokens before, and rows of activations stand alone here",
-}
-WRITTEN = {"relu": "standard", "batchtopk": "jumprelu", "transcoder": "topk"}
-WRITTEN_TRANSCODER = {
-    "relu": "transcoder",
-    "jumprelu": "jumprelu_transcoder",
-    "batchtopk": "jumprelu_transcoder",
 }
 OWN = (
     "sae_lens_version",
@@ -122,11 +112,11 @@ def _parts(config: dict[str, Any], take: Taker) -> Parts:
     transcodes = "transcoder" in (*name.split("_"), architecture) or (
         target is not None and target != metadata.get("hook_name")
     )
-    W_dec, b_dec = take("W_dec"), take("b_dec")
+    W_enc, W_dec, b_dec = take("W_enc"), take("W_dec"), take("b_dec")
     centred = False if transcodes else bool(config.get("apply_b_dec_to_input", True))
     if name == "gated":
         names = ("r_mag", "b_gate", "b_mag")
-        return gated(take("W_enc"), W_dec, *(take(n) for n in names), b_dec, centred)
+        return gated(W_enc, W_dec, *(take(n) for n in names), b_dec, centred)
     threshold = None
     if "batchtopk" in name:
         threshold = take.global_threshold("topk_threshold", len(W_dec), zero_measured=False)
@@ -138,7 +128,7 @@ def _parts(config: dict[str, Any], take: Taker) -> Parts:
     else:  # BatchTopK may have a fractional k, which its threshold stands for
         k = metadata.get("husai_k")
     return Parts(
-        architecture, take("W_enc"), W_dec, take("b_enc"), b_dec, threshold, k, centred, transcodes
+        architecture, W_enc, W_dec, take("b_enc"), b_dec, threshold, k, centred, transcodes
     )
 
 
@@ -260,71 +250,3 @@ def _refuse_normalised(config: dict[str, Any], directory: Path) -> None:
 
 def _activation_function(config: dict[str, Any]) -> Any:
     return config.get("activation_fn", config.get("activation_fn_str", "relu"))
-
-
-def save_sae(sae: SAE, directory: str | Path) -> None:
-    """Write ``cfg.json`` and ``sae_weights.safetensors`` so that ``sae_lens.SAE.load_from_disk``
-    gives the same codes and reconstructions.
-
-    BatchTopK is written as JumpReLU with its global threshold. SAELens has no TopK transcoder
-    class: one with d_in = d_out is written as TopK with an uncentred input, which is the same
-    function; one with d_in != d_out gets the architecture name ``topk_transcoder``, which SAELens
-    refuses and :func:`husai.sae.load_sae` reads. ``sae.cfg`` goes to SAELens' ``metadata``
-    (model_name, hook_name, recipe hash, seed...).
-
-    Raises
-    ------
-    HusaiError
-        A weight is not finite, or the directory cannot be written.
-    """
-    directory = Path(directory)
-    weights = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
-    if sae.threshold is not None and sae.architecture in ("batchtopk", "jumprelu"):
-        weights["threshold"] = sae.threshold
-    if hasattr(sae, "own_tensors"):
-        weights = sae.own_tensors()
-    weights = {
-        name: t.detach().to("cpu", sae.dtype).contiguous().clone() for name, t in weights.items()
-    }
-    for name, tensor in weights.items():
-        off = tensor == torch.inf if name == "threshold" else False
-        if not bool((torch.isfinite(tensor) | off).all()):
-            raise HusaiError(
-                f"{directory}: {name} of this {sae.architecture} SAE holds NaN or infinity; it is "
-                "not written"
-            )
-    with atomic_path(directory / WEIGHTS) as temporary:
-        save_file(weights, temporary)
-    write_json(directory / CONFIG, _settings(sae))
-
-
-def _settings(sae: SAE) -> dict[str, Any]:
-    """SAELens' settings of ``sae``."""
-    name = WRITTEN.get(sae.architecture, sae.architecture)
-    same_width = sae.d_in == sae.d_out
-    if sae.transcodes:
-        name = WRITTEN_TRANSCODER.get(sae.architecture, name if same_width else "topk_transcoder")
-    config: dict[str, Any] = {
-        "architecture": name,
-        "d_in": sae.d_in,
-        "d_sae": sae.d_sae,
-        "dtype": str(sae.dtype).removeprefix("torch."),
-        "device": "cpu",
-        "apply_b_dec_to_input": sae.apply_b_dec_to_input,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-    }
-    if sae.transcodes:
-        config["d_out"] = sae.d_out
-    if "topk" in name:
-        config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
-    if hasattr(sae, "own_settings"):
-        config |= sae.own_settings()
-    notes = {k: v for k, v in sae.cfg.items() if k not in (*OWN, "format")}
-    own = {
-        "sae_lens_version": FORMAT_VERSION,
-        "sae_lens_training_version": None,
-        "husai_architecture": sae.architecture,
-        "husai_k": sae.k,
-    }
-    return {**config, "metadata": finite({**notes, **own})}
