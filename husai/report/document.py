@@ -17,17 +17,75 @@ MISSING = "missing"
 OPEN, MIDDLE, CLOSE = "\ue000", "\ue001", "\ue002"
 
 
-class Quote(NamedTuple):
-    """A value printed in the report and where it was read.
+class Quote:
+    """A place in a JSON file of the evidence. Indexing goes deeper and keeps track of the pointer; a
+    missing key gives an empty quote. Put into a line of the report it prints the value there.
 
-    ``derive`` names the function of :data:`DERIVE` that turned the JSON at ``pointer`` into
-    ``value``; None means verbatim."""
+    Attributes
+    ----------
+    file, pointer : str
+        Where it stands: a file of the run and a JSON pointer (RFC 6901).
+    value
+        The JSON value there; None where there is none (``exists`` is then false).
+    derive : str or None
+        Name of the function of :data:`DERIVE` that turns it into what is printed; None for
+        verbatim.
+    """
 
-    text: str
-    file: str
-    pointer: str
-    value: Any
-    derive: str | None = None
+    def __init__(
+        self,
+        file: str,
+        value: Any,
+        pointer: str = "",
+        exists: bool = True,
+        derive: str | None = None,
+    ):
+        self.file, self.value, self.pointer = file, value, pointer
+        self.exists, self.derive = exists, derive
+
+    def __getitem__(self, key: str | int) -> Quote:
+        pointer = f"{self.pointer}/{escape_pointer(key)}"
+        try:
+            if isinstance(self.value, dict) or (
+                isinstance(self.value, list) and isinstance(key, int)
+            ):
+                return Quote(self.file, self.value[key], pointer)
+        except (KeyError, IndexError):
+            pass
+        return Quote(self.file, None, pointer, exists=False)
+
+    def __iter__(self) -> Iterator[Quote]:
+        size = len(self.value) if isinstance(self.value, list) else 0
+        return (self[i] for i in range(size))
+
+    def items(self) -> list[tuple[str, Quote]]:
+        """``(key, quote)`` of a JSON object; empty for anything else."""
+        return [(key, self[key]) for key in self.value] if isinstance(self.value, dict) else []
+
+    def path(self, *keys: str | int) -> Quote:
+        """Several keys deeper."""
+        found = self
+        for key in keys:
+            found = found[key]
+        return found
+
+    def by(self, derive: str) -> Quote:
+        """The same place, printed through a function of :data:`DERIVE`."""
+        return Quote(self.file, self.value, self.pointer, self.exists, derive)
+
+    def name(self) -> Quote:
+        """The key that this stands at, as printed."""
+        return self.by("key")
+
+    @property
+    def printed(self) -> Any:
+        """The value that is printed."""
+        return derived(self.value, self.pointer, self.derive)
+
+    @property
+    def text(self) -> str:
+        """As printed."""
+        return FORMAT.get(self.derive, format_value)(self.printed)
 
 
 Inline = list["str | Quote"]
@@ -173,52 +231,6 @@ def resolve_pointer(value: Any, pointer: str) -> Any:
     return value
 
 
-class Ref:
-    """A cursor into a JSON file of the evidence: indexing keeps track of the pointer; a missing key
-    gives an empty cursor.
-    """
-
-    def __init__(self, file: str, value: Any, pointer: str = "", exists: bool = True):
-        self.file, self.value, self.pointer, self.exists = file, value, pointer, exists
-
-    def __getitem__(self, key: str | int) -> Ref:
-        pointer = f"{self.pointer}/{escape_pointer(key)}"
-        try:
-            if isinstance(self.value, dict) or (
-                isinstance(self.value, list) and isinstance(key, int)
-            ):
-                return Ref(self.file, self.value[key], pointer)
-        except (KeyError, IndexError):
-            pass
-        return Ref(self.file, None, pointer, exists=False)
-
-    def __iter__(self) -> Iterator[Ref]:
-        size = len(self.value) if isinstance(self.value, list) else 0
-        return (self[i] for i in range(size))
-
-    def items(self) -> list[tuple[str, Ref]]:
-        """``(key, cursor)`` of a JSON object; empty for anything else."""
-        return [(key, self[key]) for key in self.value] if isinstance(self.value, dict) else []
-
-    def path(self, *keys: str | int) -> Ref:
-        """Cursor several keys deeper."""
-        ref = self
-        for key in keys:
-            ref = ref[key]
-        return ref
-
-    def quote(self, derive: str | None = None) -> Quote:
-        """The value as printed, with its source."""
-        value = derived(self.value, self.pointer, derive)
-        return Quote(
-            FORMAT.get(derive, format_value)(value), self.file, self.pointer, value, derive
-        )
-
-    def name(self) -> Quote:
-        """The key this cursor stands at, as printed."""
-        return self.quote("key")
-
-
 class Source:
     """Reads evidence below ``root``; file names are those of a run (``results/...``) wherever the
     evidence lies.
@@ -232,13 +244,13 @@ class Source:
         """Whether the file is there."""
         return (self.root / file).is_file()
 
-    def ref(self, file: str) -> Ref:
-        """Cursor at the top of a JSON file; an empty one when the file is missing."""
+    def open(self, file: str) -> Quote:
+        """The whole of a JSON file; an empty quote when the file is missing."""
         if not self.has(file):
-            return Ref(file, None, exists=False)
+            return Quote(file, None, exists=False)
         if file not in self._read:
             self._read[file] = read_json(self.root / file)
-        return Ref(file, self._read[file])
+        return Quote(file, self._read[file])
 
     def glob(self, pattern: str) -> list[str]:
         """Names of the files that match, sorted."""
@@ -289,7 +301,7 @@ def markdown(document: Document) -> tuple[str, list[dict[str, Any]]]:
                 "text": quote.text,
                 "file": quote.file,
                 "pointer": quote.pointer,
-                "value": quote.value,
+                "value": quote.printed,
             }
             numbers.append({**entry, "derive": quote.derive} if quote.derive else entry)
     text = re.sub(f"{OPEN}\\d+{MIDDLE}|{CLOSE}", "", "\n".join(marked)) + "\n"

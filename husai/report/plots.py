@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from husai.report.document import Ref, format_value
+from husai.report.document import Quote, format_value
 from husai.report.tables import reach
 
 INK, FAINT = "#010203", "#040506"
@@ -33,7 +33,7 @@ class Series(NamedTuple):
     ucb: Sequence[float | None] = ()
 
 
-def summary_figure(spec: Ref, rows: Ref) -> str | None:
+def summary_figure(spec: Quote, rows: Quote) -> str | None:
     """SVG of one entry of a summary's ``figures`` list.
 
     ``spec`` holds ``kind`` (``line`` or ``errorbar``), ``x``, ``y``, optional ``lcb``, ``ucb``,
@@ -67,7 +67,7 @@ def _listed(settings: dict) -> list[Series]:
     ]
 
 
-def _grouped(settings: dict, rows: Ref) -> list[Series]:
+def _grouped(settings: dict, rows: Quote) -> list[Series]:
     groups: dict[str, list[tuple]] = {}
     for row in rows:
         y = reach(row, settings["y"]).value

@@ -10,13 +10,13 @@ from husai.report.document import (
     Figure,
     Inline,
     Paragraph,
-    Ref,
+    Quote,
     Section,
     Source,
     Table,
     gate_names,
 )
-from husai.report.gates import conditions_table, decision_lines, gates_table
+from husai.report.gates import decision_tables
 from husai.report.plots import heat_map, summary_figure
 from husai.report.tables import compare_table, facts_table, is_metric, metrics_table, rows_table
 
@@ -55,7 +55,7 @@ RECORDS = {
 
 def build(source: Source) -> Document:
     """The whole report from the evidence below ``source.root``."""
-    strict = source.ref(STRICT)
+    strict = source.open(STRICT)
     released = strict["gates"]["pass_all"].value is True
     sections = [
         Section("Decision", _decision(source)),
@@ -75,7 +75,7 @@ def build(source: Source) -> Document:
     return Document(status_line(strict), released, sections)
 
 
-def status_line(strict: Ref) -> Inline:
+def status_line(strict: Quote) -> Inline:
     """First line of the report: released or not, and by how many gates."""
     if not strict.exists:
         return ["NOT RELEASED: the strict gate has not been evaluated"]
@@ -83,16 +83,16 @@ def status_line(strict: Ref) -> Inline:
     if gates["pass_all"].value is True:
         return [
             "RELEASED: strict gate passed (",
-            gates.quote("gate_count"),
+            gates.by("gate_count"),
             " of ",
-            gates.quote("gate_count"),
+            gates.by("gate_count"),
             " gates)",
         ]
     return [
         "NOT RELEASED: strict gate failed (",
-        gates.quote("failed_count"),
+        gates.by("failed_count"),
         " of ",
-        gates.quote("gate_count"),
+        gates.by("gate_count"),
         " gates)",
     ]
 
@@ -109,7 +109,7 @@ def _question(text: str) -> Paragraph:
 
 
 def _decision(source: Source) -> list[Any]:
-    strict = source.ref(STRICT)
+    strict = source.open(STRICT)
     if not strict.exists:
         return [_missing(STRICT)]
     out: list[Any] = [Paragraph(_candidate_line(strict["candidate"]))]
@@ -128,7 +128,7 @@ def _decision(source: Source) -> list[Any]:
             Paragraph(
                 [
                     "Failing: ",
-                    gates.quote("failed_names"),
+                    gates.by("failed_names"),
                     ". No external claim may be promoted from this run.",
                 ]
             )
@@ -139,59 +139,53 @@ def _decision(source: Source) -> list[Any]:
             Paragraph(
                 [
                     "**Forced confirmation:** this candidate was confirmed ",
-                    confirmation["attempts"].quote(),
+                    confirmation["attempts"],
                     " times; one counts.",
                 ]
             )
         )
     elif confirmation["attempts"].exists:
         out.append(
-            Paragraph(
-                ["Confirmation attempts on this candidate: ", confirmation["attempts"].quote(), "."]
-            )
+            Paragraph(["Confirmation attempts on this candidate: ", confirmation["attempts"], "."])
         )
     if confirmation["order"].exists:
         parts: Inline = [
             "Test ",
-            confirmation["order"].quote(),
+            confirmation["order"],
             " on this confirmation data; candidates confirmed on it so far: ",
         ]
         parts += [
-            confirmation["candidates"].quote(),
+            confirmation["candidates"],
             "; bounds are judged at the one-sided level ",
-            confirmation["alpha"].quote(),
+            confirmation["alpha"],
             ".",
         ]
         out.append(Paragraph(parts))
     return [*out, *_policy(source, STRICT)]
 
 
-def _candidate_line(candidate: Ref) -> Inline:
+def _candidate_line(candidate: Quote) -> Inline:
     if isinstance(candidate.value, dict):
         out: Inline = ["Candidate"]
         for _key, ref in candidate.items():
             if ref.value is not None and not isinstance(ref.value, (dict, list)):
-                out += [", " if len(out) > 1 else " ", ref.name(), " ", ref.quote()]
+                out += [", " if len(out) > 1 else " ", ref.name(), " ", ref]
         return [*out, "."]
-    return (
-        ["Candidate ", candidate.quote(), "."]
-        if candidate.value
-        else ["No candidate was selected."]
-    )
+    return ["Candidate ", candidate, "."] if candidate.value else ["No candidate was selected."]
 
 
 def _policy(source: Source, file: str) -> list[Any]:
-    decision = source.ref(file)
+    decision = source.open(file)
     if not decision.exists:
         return [_missing(file)]
-    lines = decision_lines(decision)
-    out: list[Any] = [gates_table(lines)]
-    if len(lines) > len({line.gate.pointer for line in lines}):
-        out += [Paragraph(["Every condition of these gates:"]), conditions_table(lines)]
+    gates, *conditions = decision_tables(decision)
+    out: list[Any] = [gates]
+    if conditions:
+        out += [Paragraph(["Every condition of these gates:"]), *conditions]
     return [*out, *_feasibility(decision)]
 
 
-def _feasibility(decision: Ref) -> list[Any]:
+def _feasibility(decision: Quote) -> list[Any]:
     unattainable, findings = decision["unattainable"], decision["feasibility"]
     if not unattainable.exists:
         return []
@@ -205,18 +199,18 @@ def _feasibility(decision: Ref) -> list[Any]:
             )
         ]
     items: list[Inline] = [
-        [f["gate"].quote(), ", ", f["condition"].quote(), ": ", f["reason"].quote()]
+        [f["gate"], ", ", f["condition"], ": ", f["reason"]]
         for f in findings
         if f["blocking"].value
     ]
     lead = ["Gates whose threshold this design cannot reach or these seeds cannot resolve:"]
-    return [Paragraph(lead), Bullets(items or [[ref.quote()] for ref in unattainable])]
+    return [Paragraph(lead), Bullets(items or [[ref] for ref in unattainable])]
 
 
 def _failures(source: Source) -> list[Any]:
     items: list[Inline] = []
     for file in (STRICT, CYCLE3):
-        decision = source.ref(file)
+        decision = source.open(file)
         if not decision.exists:
             items.append([f"`{file}` is missing: nothing was decided."])
             continue
@@ -225,7 +219,7 @@ def _failures(source: Source) -> list[Any]:
             gate, reason = decision["gates"][name], decision["reasons"][name]
             if gate.exists:
                 start: Inline = [
-                    policy.quote() if isinstance(policy.value, str) else file.split("/")[-2],
+                    policy if isinstance(policy.value, str) else file.split("/")[-2],
                     ", ",
                     gate.name(),
                     ": ",
@@ -233,15 +227,15 @@ def _failures(source: Source) -> list[Any]:
                 items.append(
                     [
                         *start,
-                        reason.quote() if reason.value else "failed; the decision gives no reason",
+                        reason if reason.value else "failed; the decision gives no reason",
                     ]
                 )
     for file, _ in STAGES.values():
-        items += [[f"`{file}`: ", ref.quote()] for ref in source.ref(file)["negatives"]]
+        items += [[f"`{file}`: ", ref] for ref in source.open(file)["negatives"]]
     return [Bullets(items)] if items else [Paragraph(["Nothing failed."])]
 
 
-def _failing(decision: Ref) -> list[str]:
+def _failing(decision: Quote) -> list[str]:
     """Failed gates that count: as the decision lists them, else every gate that is not true."""
     gates = decision["gates"].value or {}
     return (
@@ -252,19 +246,17 @@ def _failing(decision: Ref) -> list[str]:
 
 
 def _summary(source: Source, file: str) -> list[Any]:
-    summary = source.ref(file)
+    summary = source.open(file)
     if not summary.exists:
         return [_missing(file)]
     rows = summary["rows"] if summary["rows"].exists else summary["records"]
     out: list[Any] = []
     if summary["headline"].value:
-        out.append(Paragraph([summary["headline"].quote()], "headline"))
+        out.append(Paragraph([summary["headline"]], "headline"))
     for spec in summary["figures"]:
         svg = summary_figure(spec, rows)
         if svg:
-            caption: Inline = (
-                [spec["title"].quote()] if spec["title"].value else [f"From `{file}`."]
-            )
+            caption: Inline = [spec["title"]] if spec["title"].value else [f"From `{file}`."]
             out.append(Figure(svg, caption))
     table = rows_table(rows, summary["columns"])
     out.append(table or Paragraph([f"`{file}` has no rows."], "missing"))
@@ -273,7 +265,7 @@ def _summary(source: Source, file: str) -> list[Any]:
         out += [facts] if facts else []
     seeds = rows_table(summary["training"])
     out += [Paragraph(["Training, seed by seed:"]), seeds] if seeds else []
-    notes = [[ref.quote()] for ref in summary["notes"]]
+    notes = [[ref] for ref in summary["notes"]]
     return [*out, Bullets(notes)] if notes else out
 
 
@@ -285,14 +277,14 @@ def _records(source: Source, pattern: str, named: str) -> list[Any]:
         return [_missing(named)]
     out: list[Any] = []
     for file in files:
-        out += _record(source.ref(file), file)
+        out += _record(source.open(file), file)
     return out
 
 
-def _record(record: Ref, file: str) -> list[Any]:
+def _record(record: Quote, file: str) -> list[Any]:
     out: list[Any] = [Paragraph([f"`{file}`"], "file")]
     if record["headline"].value:
-        out.append(Paragraph([record["headline"].quote()], "headline"))
+        out.append(Paragraph([record["headline"]], "headline"))
     table: Table | None
     metrics = record["metrics"]
     if metrics.exists and any(is_metric(ref.value) for _, ref in metrics.items()):
@@ -300,7 +292,7 @@ def _record(record: Ref, file: str) -> list[Any]:
         who = [
             record[key] for key in ("kind", "subject", "recipe", "recipe_hash") if record[key].value
         ]
-        line: Inline = [part for ref in who for part in (", ", ref.name(), " ", ref.quote())]
+        line: Inline = [part for ref in who for part in (", ", ref.name(), " ", ref)]
         out.append(Paragraph(line[1:]) if line else Paragraph(["Measured values:"]))
     else:
         table = facts_table(record)
@@ -315,7 +307,7 @@ def _record(record: Ref, file: str) -> list[Any]:
     for spec in record["figures"]:
         svg = summary_figure(spec, record["rows"])
         out += (
-            [Figure(svg, [spec["title"].quote()] if spec["title"].value else [f"From `{file}`."])]
+            [Figure(svg, [spec["title"]] if spec["title"].value else [f"From `{file}`."])]
             if svg
             else []
         )
@@ -325,12 +317,12 @@ def _record(record: Ref, file: str) -> list[Any]:
         out.append(Figure(heat_map(matrix.value, labels), [f"PWMCC between seeds, `{file}`."]))
     return [
         *out,
-        *[Bullets([[ref.quote()] for ref in record["notes"]])][: len(record["notes"].value or [])],
+        *[Bullets([[ref] for ref in record["notes"]])][: len(record["notes"].value or [])],
     ]
 
 
 def _selftest(source: Source) -> list[Any]:
-    test = source.ref(SELFTEST)
+    test = source.open(SELFTEST)
     if not test.exists:
         return [_missing(SELFTEST, "run husai gate selftest")]
     return _record(test, SELFTEST)[1:]
@@ -340,11 +332,11 @@ def _subjects(source: Source) -> list[Any]:
     files = source.glob("results/subjects/*/model/metrics.json")
     if not files:
         return [_missing("results/subjects/*/model/metrics.json")]
-    return [compare_table([source.ref(file) for file in files])]
+    return [compare_table([source.open(file) for file in files])]
 
 
 def _provenance(source: Source) -> list[Any]:
-    made = source.ref(STRICT)["provenance"]
+    made = source.open(STRICT)["provenance"]
     out: list[Any] = []
     if made.exists:
         keys = [
@@ -352,9 +344,9 @@ def _provenance(source: Source) -> list[Any]:
             for k in ("time", "git_commit", "code_hash", "config_hash", "command", "seeds")
             if made[k].exists
         ]
-        rows = [[[made[k].name()], [made[k].quote()]] for k in keys]
+        rows = [[[made[k].name()], [made[k]]] for k in keys]
         rows += [
-            [[ref.name()], [ref.quote()]]
+            [[ref.name()], [ref]]
             for _, ref in [*made["versions"].items(), *made["hardware"].items()]
         ]
         out.append(Table([["strict gate"], ["value"]], rows))
