@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 
 from husai.gate.decision import Row, telling
-from husai.report.document import Inline, Quote, Table, gate_names
-from husai.report.plots import interval_strip
+from husai.report.document import Inline, Table
+from husai.report.plots import is_finite
+from husai.report.quotes import Quote, gate_names
 
 HEADER: list[Inline] = [
     ["gate"],
@@ -76,3 +77,45 @@ def _strip(row: Quote, passed: bool) -> str:
         return ""
     numbers = (row[name].value for name in ("value", "lcb", "ucb"))
     return interval_strip(*numbers, float(found.group(2)), found.group(1), passed)
+
+
+def interval_strip(
+    value: float | None,
+    lcb: float | None,
+    ucb: float | None,
+    threshold: float,
+    operator: str,
+    passed: bool,
+) -> str:
+    """Small inline SVG of one gate: the passing side shaded, the threshold as a tick, the interval
+    as a bar, the value as a dot.
+    """
+    known = [float(v) for v in (value, lcb, ucb, threshold) if is_finite(v)]
+    if not (is_finite(value) or is_finite(lcb) or is_finite(ucb)):
+        return ""
+    low, high = min(known), max(known)
+    margin = 0.15 * (high - low) or max(abs(low), 1e-3) * 0.5
+    low, high = low - margin, high + margin
+
+    def at(v: float) -> float:
+        return round(4 + 112 * (v - low) / (high - low), 1)
+
+    upwards = operator.startswith(">")
+    edge = at(threshold)
+    start, width = (edge, 120 - edge) if upwards else (0, edge)
+    colour = "var(--pass)" if passed else "var(--fail)"
+    out = [
+        "<svg class='strip' viewBox='0 0 120 18' width='120' height='18' aria-hidden='true'>",
+        f"<rect x='{start}' y='2' width='{round(width, 1)}' height='14' fill='var(--pass)' "
+        "opacity='.13'/>",
+        f"<line x1='{edge}' x2='{edge}' y1='1' y2='17' stroke='var(--ink)' stroke-width='1'/>",
+    ]
+    if is_finite(lcb) or is_finite(ucb):
+        left = at(lcb) if is_finite(lcb) else 0
+        right = at(ucb) if is_finite(ucb) else 120
+        out.append(
+            f"<line x1='{left}' x2='{right}' y1='9' y2='9' stroke='{colour}' stroke-width='2.5'/>"
+        )
+    if is_finite(value):
+        out.append(f"<circle cx='{at(value)}' cy='9' r='3.4' fill='{colour}'/>")
+    return "".join([*out, "</svg>"])

@@ -19,12 +19,11 @@ from husai.report.document import (
     Figure,
     Inline,
     Paragraph,
-    Quote,
     Section,
-    Source,
     Table,
     markdown,
 )
+from husai.report.quotes import Quote, Source
 from husai.report.sections import build
 
 NUMBERS_SCHEMA = "husai.numbers/1"

@@ -7,22 +7,18 @@ from typing import Any
 from husai.report.document import (
     Bullets,
     Document,
-    Figure,
     Inline,
     Paragraph,
-    Quote,
     Section,
-    Source,
     Table,
-    gate_names,
 )
 from husai.report.gates import decision_tables
-from husai.report.plots import heat_map, summary_figure
-from husai.report.tables import compare_table, facts_table, is_metric, metrics_table, rows_table
+from husai.report.quotes import Quote, Source, gate_names
+from husai.report.records import missing, records_blocks, selftest_blocks, summary_blocks
+from husai.report.tables import compare_table
 
 STRICT = "results/gate/strict/release_policy.json"
 CYCLE3 = "results/gate/cycle3/release_policy.json"
-SELFTEST = "results/gate/selftest.json"
 STAGES = {
     "Baseline": (
         "results/baseline/summary.json",
@@ -62,14 +58,15 @@ def build(source: Source) -> Document:
         Section("Negative results", _failures(source)),
         Section("Original policy (cycle3)", _policy(source, CYCLE3)),
         Section(
-            "Self-test", [_question("Does the gate say no when it should?"), *_selftest(source)]
+            "Self-test",
+            [_question("Does the gate say no when it should?"), *selftest_blocks(source)],
         ),
         Section("Subjects", _subjects(source)),
         *(
-            Section(title, [_question(asked), *_summary(source, file)])
+            Section(title, [_question(asked), *summary_blocks(source, file)])
             for title, (file, asked) in STAGES.items()
         ),
-        *(Section(title, _records(source, *where)) for title, where in RECORDS.items()),
+        *(Section(title, records_blocks(source, *where)) for title, where in RECORDS.items()),
         Section("Provenance", _provenance(source)),
     ]
     return Document(status_line(strict), released, sections)
@@ -97,13 +94,6 @@ def status_line(strict: Quote) -> Inline:
     ]
 
 
-def _missing(file: str, verb: str = "run the pipeline") -> Paragraph:
-    return Paragraph(
-        [f"Not here: `{file}` is missing; {verb} to write it. Nothing is claimed in its place."],
-        "missing",
-    )
-
-
 def _question(text: str) -> Paragraph:
     return Paragraph([text], "question")
 
@@ -111,7 +101,7 @@ def _question(text: str) -> Paragraph:
 def _decision(source: Source) -> list[Any]:
     strict = source.open(STRICT)
     if not strict.exists:
-        return [_missing(STRICT)]
+        return [missing(STRICT)]
     out: list[Any] = [Paragraph(_candidate_line(strict["candidate"]))]
     gates = strict["gates"]
     if gates["pass_all"].value is True:
@@ -177,7 +167,7 @@ def _candidate_line(candidate: Quote) -> Inline:
 def _policy(source: Source, file: str) -> list[Any]:
     decision = source.open(file)
     if not decision.exists:
-        return [_missing(file)]
+        return [missing(file)]
     gates, *conditions = decision_tables(decision)
     out: list[Any] = [gates]
     if conditions:
@@ -245,93 +235,10 @@ def _failing(decision: Quote) -> list[str]:
     )
 
 
-def _summary(source: Source, file: str) -> list[Any]:
-    summary = source.open(file)
-    if not summary.exists:
-        return [_missing(file)]
-    rows = summary["rows"] if summary["rows"].exists else summary["records"]
-    out: list[Any] = []
-    if summary["headline"].value:
-        out.append(Paragraph([summary["headline"]], "headline"))
-    for spec in summary["figures"]:
-        svg = summary_figure(spec, rows)
-        if svg:
-            caption: Inline = [spec["title"]] if spec["title"].value else [f"From `{file}`."]
-            out.append(Figure(svg, caption))
-    table = rows_table(rows, summary["columns"])
-    out.append(table or Paragraph([f"`{file}` has no rows."], "missing"))
-    for key in ("pooled", "comparison", "selected", "acceptance"):
-        facts = facts_table(summary[key]) if isinstance(summary[key].value, dict) else None
-        out += [facts] if facts else []
-    seeds = rows_table(summary["training"])
-    out += [Paragraph(["Training, seed by seed:"]), seeds] if seeds else []
-    notes = [[ref] for ref in summary["notes"]]
-    return [*out, Bullets(notes)] if notes else out
-
-
-def _records(source: Source, pattern: str, named: str) -> list[Any]:
-    files = [
-        f for f in source.glob(pattern) if not f.endswith("manifest.json") and ".failed." not in f
-    ]
-    if not files:
-        return [_missing(named)]
-    out: list[Any] = []
-    for file in files:
-        out += _record(source.open(file), file)
-    return out
-
-
-def _record(record: Quote, file: str) -> list[Any]:
-    out: list[Any] = [Paragraph([f"`{file}`"], "file")]
-    if record["headline"].value:
-        out.append(Paragraph([record["headline"]], "headline"))
-    table: Table | None
-    metrics = record["metrics"]
-    if metrics.exists and any(is_metric(ref.value) for _, ref in metrics.items()):
-        table = metrics_table(metrics)
-        who = [
-            record[key] for key in ("kind", "subject", "recipe", "recipe_hash") if record[key].value
-        ]
-        line: Inline = [part for ref in who for part in (", ", ref.name(), " ", ref)]
-        out.append(Paragraph(line[1:]) if line else Paragraph(["Measured values:"]))
-    else:
-        table = facts_table(record)
-    out += [table] if table else []
-    for key in ("rows", "records", "pool", "groups", "table"):
-        rows = (
-            rows_table(record[key], record["columns"])
-            if isinstance(record[key].value, list)
-            else None
-        )
-        out += [rows] if rows else []
-    for spec in record["figures"]:
-        svg = summary_figure(spec, record["rows"])
-        out += (
-            [Figure(svg, [spec["title"]] if spec["title"].value else [f"From `{file}`."])]
-            if svg
-            else []
-        )
-    matrix = record["pairwise"]["pwmcc"]
-    if isinstance(matrix.value, list) and matrix.value and len(matrix.value) <= 16:
-        labels = [str(v) for v in record["seeds"].value or range(len(matrix.value))]
-        out.append(Figure(heat_map(matrix.value, labels), [f"PWMCC between seeds, `{file}`."]))
-    return [
-        *out,
-        *[Bullets([[ref] for ref in record["notes"]])][: len(record["notes"].value or [])],
-    ]
-
-
-def _selftest(source: Source) -> list[Any]:
-    test = source.open(SELFTEST)
-    if not test.exists:
-        return [_missing(SELFTEST, "run husai gate selftest")]
-    return _record(test, SELFTEST)[1:]
-
-
 def _subjects(source: Source) -> list[Any]:
     files = source.glob("results/subjects/*/model/metrics.json")
     if not files:
-        return [_missing("results/subjects/*/model/metrics.json")]
+        return [missing("results/subjects/*/model/metrics.json")]
     return [compare_table([source.open(file) for file in files])]
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from husai.report.document import Inline, Quote, Table
+from husai.report.document import Inline, Table
+from husai.report.quotes import Quote
 
 DEPTH = 3
 

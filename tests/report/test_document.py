@@ -8,16 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from husai.errors import HusaiError
-from husai.report.document import (
-    Document,
-    Paragraph,
+from husai.report.document import Document, Paragraph, Section, escape_markdown, markdown
+from husai.report.quotes import (
     Quote,
-    Section,
     Source,
-    escape_markdown,
     escape_pointer,
     format_value,
-    markdown,
     resolve_pointer,
     unescape_pointer,
 )
