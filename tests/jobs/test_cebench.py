@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from husai import provenance
+from husai.cebench.bound import score_bound
 from husai.cebench.evidence import (
     delta_table,
     pair_delta,
@@ -19,12 +20,12 @@ from husai.cebench.evidence import (
     with_baseline,
 )
 from husai.cebench.pairs import Pair, embedded_pairs, file_pairs, hub_pairs, pairs_hash, split_pairs
-from husai.cebench.scores import score_bound, score_saes
+from husai.cebench.scores import score_saes
 from husai.cebench.store import load_pairs, save_pairs
 from husai.errors import HusaiError
 from husai.evidence import Metric
 from husai.jobs import cebench as stage
-from husai.probing import datasets
+from husai.probing import datasets, splits
 from husai.sae import save_sae
 from husai.sae.architectures import SAE
 
@@ -69,7 +70,7 @@ def test_embedded_pairs_come_from_opposite_classes_of_test_rows():
     seen = set()
     for pair in pairs:
         data = datasets.load_dataset(pair.theme)
-        train = set(datasets.probe_train_rows(data.y).tolist())
+        train = set(splits.probe_train_rows(data.y).tolist())
         train_texts = {datasets.row_hash(data.prompts[i]) for i in train}
         a, b = pair.rows
         assert (data.y[a], data.y[b]) == (1, 0)

@@ -14,12 +14,13 @@ from husai import provenance
 from husai.errors import HusaiError
 from husai.jobs import external
 from husai.jobs.external import baselines_job, saebench_job
-from husai.official.sae_probes import results_dir
+from husai.official.engine import results_dir
+from husai.official.results import to_saebench_schema
 from husai.probing import datasets
 from husai.probing.encoders import SAEEncoder
 from husai.probing.files import load_probe_data
+from husai.probing.paired import cycle3_summary, validation_k
 from husai.probing.protocol import probe_datasets
-from husai.probing.saebench import cycle3_summary, to_saebench_schema, validation_k
 from husai.sae import SAE, save_sae
 
 NAMES = ["96_spam_is", "87_glue_cola", "90_glue_qnli"]
