@@ -152,7 +152,7 @@ def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Compared:
     check_weights(sae, str(path))
     alive, quality = pointing_rows(sae.W_dec), None
     if rows is not None:
-        if sae.d_in != sae.d_out:
+        if sae.transcodes:
             raise HusaiError(
                 f"{path}: a transcoder ({sae.d_in} -> {sae.d_out}) cannot be evaluated on the "
                 "rows of one hook; leave rows out"
@@ -191,6 +191,12 @@ def _digest(sae) -> str:
 def _check_widths(brought: list[Compared]) -> None:
     first = brought[0]
     for other in brought[1:]:
+        if first.sae.transcodes != other.sae.transcodes:
+            one, two = (first, other) if first.sae.transcodes else (other, first)
+            raise HusaiError(
+                f"{one.path} is a transcoder and {two.path} an SAE; their decoders write to "
+                "different hooks and cannot be compared"
+            )
         if (first.sae.d_in, first.sae.d_out) != (other.sae.d_in, other.sae.d_out):
             raise HusaiError(
                 f"{first.path} (d_in {first.sae.d_in}, d_out {first.sae.d_out}) and {other.path} "

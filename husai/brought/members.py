@@ -47,7 +47,7 @@ def read_members(
     found = []
     for path, seed in zip(map(Path, paths), seeds, strict=True):
         sae = load_sae(path, device).to(dtype=torch.float32)
-        if sae.architecture == "transcoder" or sae.d_in != sae.d_out:
+        if sae.transcodes:
             raise HusaiError(
                 f"{path}: a transcoder; external.candidates takes SAEs, which reconstruct the "
                 "hook they read"

@@ -75,7 +75,7 @@ def cebench_jobs(
     from husai.cebench.scores import score_saes
     from husai.cebench.store import load_pairs, pairs_file
     from husai.compute import resolve_device
-    from husai.sae.checkpoint import load_sae
+    from husai.sae import load_sae
 
     where = resolve_device(device)
     saes = [load_sae(sae_dir, device=where) for sae_dir, _ in work_list]

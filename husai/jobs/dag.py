@@ -51,7 +51,7 @@ def dag_job(
     """Write the rule graph (``dag.svg``) and the full job graph (``dag_jobs.svg``), or both as
     Mermaid text (``.mmd``).
     """
-    from husai.report.dag import write_graphs
+    from husai.report.dag.write import write_graphs
 
     paths = write_graphs(out_dir, format, targets, snakefile, options)
     for path in paths:

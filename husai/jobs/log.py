@@ -70,7 +70,8 @@ def log_job(
     (``checksums.json``) and print the strict decision, a line for each gate, and the closing
     paragraph."""
     from husai.report.closing import closing_paragraph, strict_lines
-    from husai.report.log import end_run, start_run, write_log
+    from husai.report.events import end_run, start_run
+    from husai.report.log import write_log
     from husai.verify.checksums import write_index
 
     if event is None:

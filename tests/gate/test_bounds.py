@@ -253,7 +253,7 @@ def decide():
 
 
 def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
-    from husai.report.document import Source
+    from husai.report.quotes import Source
     from husai.report.sections import _decision
     from husai.verify.decision import check_decisions
     from husai.verify.findings import Findings

@@ -29,8 +29,8 @@ from husai.jobs.confirmation import cebench_evidence
 from husai.jobs.pair_activations import pair_activations_job
 from husai.planning.specs import CEBenchSpec, PairsSpec, read_spec
 from husai.probing import datasets, splits
+from husai.sae import save_sae
 from husai.sae.architectures import SAE
-from husai.sae.checkpoint import save_sae
 
 NAMES = ["87_glue_cola", "90_glue_qnli", "144_cancer_cat_Colon_Cancer"]
 

@@ -274,7 +274,7 @@ def test_codes_that_are_not_finite_are_a_failed_measurement(compared, monkeypatc
     monkeypatch.chdir(root)
 
     def overflow(*args):
-        raise RecipeFailed(encoders.NOT_FINITE)
+        raise RecipeFailed("the SAE's code has NaN values")
 
     monkeypatch.setattr(encoders.SAEEncoder, "best", overflow)
     out = root / "elsewhere/topk-d32-k4/seed0/saebench.json"
@@ -296,7 +296,7 @@ def test_codes_that_are_not_finite_are_a_failed_measurement(compared, monkeypatc
         "--device",
         "cpu",
     )
-    assert read_json(out)["reason"] == encoders.NOT_FINITE
+    assert read_json(out)["reason"] == "the SAE's code has NaN values"
 
 
 def test_the_verb_writes_saebenchs_own_file_for_one_seed(compared, monkeypatch, capsys):
