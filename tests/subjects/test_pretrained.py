@@ -164,7 +164,7 @@ def test_weights_that_changed_since_are_refused(hub, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"model": "tests/absent"}, "hub cannot be reached for 'tests/absent'.*HF_HOME"),
+        ({"model": "tests/absent"}, "'tests/absent': the hub cannot be reached.*HF_HOME"),
         ({"model": "tests/tiny-bert", "revision": "v9"}, "at revision 'v9'"),
         ({"model": "tests/tiny-bert", "sha256": "0" * 64}, "sha256 .*, the configuration says 000"),
         ({"model": "./nowhere"}, "neither a folder here nor a hub id"),
