@@ -43,17 +43,10 @@ def small_corpus(_=None):
         t for name in ("157_amazon_5star", "93_glue_stsb") for t in datasets.load_texts(name)[:250]
     ]
     rows = list({datasets.row_hash(t): t[:200] for t in texts}.items())
-    cuts = {"train": rows[60:], "held_out": rows[:30], "confirmation": rows[30:60]}
-    report = {
-        "n_rows": len(rows),
-        "n_excluded": 0,
-        "overlap_rows": 0,
-        "sha256": corpora.text_sha256(t for _, t in rows),
-    }
-    return corpora.Corpus(
-        {s: [t for _, t in v] for s, v in cuts.items()},
-        {s: [h for h, _ in v] for s, v in cuts.items()},
-        report,
+    splits = ["held_out"] * 30 + ["confirmation"] * 30 + ["train"] * len(rows)
+    return corpora.Corpus.of(
+        [corpora.Document(split, *row) for split, row in zip(splits, rows, strict=False)],
+        sha256=corpora.text_sha256(t for _, t in rows),
     )
 
 

@@ -114,11 +114,14 @@ def test_prepend_bos_opens_every_text_and_survives_truncation():
 
 
 def small_corpus(_=None):
-    texts = build.documents(400)
-    cuts = {"train": texts[:300], "held_out": texts[300:350], "confirmation": texts[350:]}
-    hashes = {split: [f"{i:016x}" for i in range(len(rows))] for split, rows in cuts.items()}
-    report = {"n_rows": 400, "n_excluded": 0, "overlap_rows": 0, "sha256": "0"}
-    return corpora.Corpus(cuts, hashes, report)
+    splits = ["train"] * 6 + ["held_out", "confirmation"]
+    return corpora.Corpus.of(
+        [
+            corpora.Document(splits[i % 8], f"{i:016x}", text)
+            for i, text in enumerate(build.documents(400))
+        ],
+        sha256="0",
+    )
 
 
 @pytest.mark.parametrize("name", [build.CAUSAL, build.ENCODER])
