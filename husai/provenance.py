@@ -25,20 +25,19 @@ from husai.errors import HusaiError
 EVIDENCE_SCHEMA = "husai.evidence/1"
 MANIFEST_SCHEMA = "husai.manifest/1"
 LIBRARIES = (
-    *(
-        "torch",
-        "numpy",
-        "scipy",
-        "scikit-learn",
-        "transformer-lens",
-        "sae-lens",
-        "sae-probes",
-        "snakemake",
-        "pandas",
-        "pyarrow",
-    ),
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "transformer-lens",
+    "sae-lens",
+    "sae-probes",
+    "snakemake",
+    "pandas",
+    "pyarrow",
     "matplotlib",
 )
+"""Libraries whose versions go into every manifest: a result may depend on them."""
 
 
 def utc_now() -> str:
@@ -81,9 +80,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(descriptor)
         temporary = Path(name)
         yield temporary
-        os.chmod(
-            temporary, 0o666 & ~_umask()
-        )  # after the writer: some put a private file of their own in its place
+        # After the writer, as some put a private file of their own in its place.
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except HusaiError:
         raise
@@ -120,9 +118,9 @@ def _umask() -> int:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically."""
+    """Write ``text`` to ``path`` atomically, in UTF-8 whatever the locale."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -148,7 +146,7 @@ def finite(value: Any) -> Any:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; a missing or broken one is a one-line error that names it."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise HusaiError(f"{path}: no such file; run the job that writes it first") from None
     except (ValueError, OSError) as error:
@@ -361,11 +359,3 @@ def job(
         },
     )
     failed.unlink(missing_ok=True)
-
-
-def manifest_outputs(manifest: str | Path) -> dict[str, str]:
-    """``{path: sha256}`` of what a manifest says its job wrote, paths joined to the manifest's
-    folder.
-    """
-    record = read_json(manifest)
-    return {str(Path(manifest).parent / r["path"]): r["sha256"] for r in record.get("outputs", [])}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1] / "husai"
-LIGHT = {"errors", "provenance", "progress", "recipe", "compute"}
+LIGHT = {"errors", "provenance", "progress", "recipe", "compute", "sae_files"}
 """Modules that any room may import."""
 MAY_IMPORT = {
     "statistics": LIGHT,
@@ -28,6 +28,7 @@ DOCUMENTED = (
     "passport.posterior",
     "statistics.chance",
     "statistics.intervals",
+    "statistics.resampling",
     "statistics.recovered",
 )
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from husai.config.brought import default_name, expand, listed
+from husai.config.brought import default_name
 from husai.errors import HusaiError, nearest
+from husai.sae_files import expand, listed
 
 if TYPE_CHECKING:
     from husai.config.schema import Config

@@ -16,6 +16,7 @@ from husai.compute import resolve_device
 from husai.errors import HusaiError, nearest
 from husai.jobs.comparison_table import render
 from husai.provenance import finite
+from husai.sae_files import expand, usable_seed
 from husai.stability import (
     NullResult,
     activation_covariance,
@@ -95,7 +96,7 @@ def compare_paths(
     """
     if null not in NULLS:
         raise HusaiError(f"--null: '{null}' is not one of {', '.join(NULLS)}{nearest(null, NULLS)}")
-    paths, device = _expand(paths), resolve_device(str(device))
+    paths, device = expand(paths), resolve_device(str(device))
     if len(paths) < 2:
         found = f"{len(paths)} checkpoint{'' if len(paths) == 1 else 's'}"
         raise HusaiError(
@@ -131,14 +132,6 @@ def compare_paths(
     record["kin"] = _kin(compared.same_index, independent)
     record["verdict"] += "; pairs with a warning are no reproduction" if record["kin"] else ""
     return PathComparison(finite(record), render(record))
-
-
-def _expand(paths: Sequence[str | Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in map(Path, paths):
-        seeds = [s.parent for s in path.glob("seed*/cfg.json")] if path.is_dir() else []
-        found += sorted(seeds, key=lambda s: (len(s.name), s.name)) or [path]
-    return found
 
 
 def _activations(rows):
@@ -182,8 +175,7 @@ def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Brought:
             else "have a decoder row of length zero"
         )
         raise HusaiError(f"{path}: all {sae.d_sae} latents {why}; there is nothing to compare")
-    seed = sae.cfg.get("seed")
-    seed = int(seed) if isinstance(seed, (int, float)) and not isinstance(seed, bool) else None
+    seed = usable_seed(sae.cfg.get("seed"))
     return Brought(path, sae, seed, _digest(sae), alive, quality)
 
 

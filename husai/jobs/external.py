@@ -17,6 +17,7 @@ from husai.probing.partial import Partial
 from husai.probing.protocol import PROBE_SEED, ProbeResult, check_ks, probe_datasets
 from husai.probing.saebench import cycle3_summary, metrics, paired_rows, validation_k
 from husai.progress import Progress
+from husai.sae_files import sae_files
 
 ENGINES = ("fast", "official")
 BLOCK = 8
@@ -238,17 +239,6 @@ def read_baselines(path: str | Path, probes: str | Path, hook_name: str, setting
                 "--baselines-only again"
             )
     return base
-
-
-def sae_files(sae_dir: Path) -> list[Path]:
-    """The files of a checkpoint: itself, or every file of its folder."""
-    if not sae_dir.exists():
-        raise HusaiError(f"{sae_dir}: no such checkpoint; train it first")
-    return (
-        [sae_dir]
-        if sae_dir.is_file()
-        else sorted(p for p in sae_dir.iterdir() if p.is_file() and not p.name.startswith("."))
-    )
 
 
 def _probe_missing(

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 CHUNK_BYTES = 8 << 20
+"""Pre-activations held at once on a CPU, about what the caches of its cores hold together."""
 
 
 class Code(NamedTuple):
@@ -232,15 +233,6 @@ def sum_by_latent(code: Code, entries: torch.Tensor, n_latents: int) -> torch.Te
     """Sum of per-entry values over rows, per latent: (n_latents,) from (n,)."""
     return torch.zeros(n_latents, dtype=entries.dtype, device=entries.device).index_add_(
         0, code.columns, entries
-    )
-
-
-def to_dense(code: Code, shape: tuple[int, int, int]) -> torch.Tensor:
-    """The code as (S, B, d_sae) with zeros elsewhere."""
-    S, B, d_sae = shape
-    dense = torch.zeros(S * B * d_sae, dtype=code.values.dtype, device=code.values.device)
-    return dense.index_copy_(0, code.rows * d_sae + code.columns % d_sae, code.values).view(
-        S, B, d_sae
     )
 
 

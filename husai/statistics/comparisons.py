@@ -21,18 +21,6 @@ from husai.statistics.intervals import (
 )
 
 
-def paired_t_pvalue(deltas, alternative: str = "two-sided") -> float:
-    """p-value of mean difference 0: ``two-sided``, ``greater`` or ``less``; 1 for a single
-    difference.
-    """
-    deltas = finite_array(deltas, "paired t").ravel()
-    if deltas.size < 2:
-        return 1.0
-    return _t_pvalue(
-        deltas.mean(), deltas.std(ddof=1) / math.sqrt(deltas.size), deltas.size - 1, alternative
-    )
-
-
 def difference_pvalue(a, b, alternative: str = "greater") -> float:
     """p-value of ``a = b`` for two independent ensembles, each ``(n, n)`` pairwise values or
     ``(n,)`` values per seed.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from husai.config.brought import Brought, bring, checkpoint_files, default_name, expand, seeds_of
+from husai.config.brought import Brought, bring, default_name, seeds_of
 from husai.errors import HusaiError
 from husai.gate import load_evidence
 from husai.gate.evaluate import evaluate
@@ -31,6 +31,7 @@ from husai.provenance import read_json, sha256_file, write_json
 from husai.recipe import Recipe
 from husai.sae import SAE, load_sae, save_sae
 from husai.sae.ensemble import train_ensemble
+from husai.sae_files import expand, sae_files
 from husai.stability.record import StabilityRecord
 
 STRICT = load_policy("strict")
@@ -144,8 +145,8 @@ def test_a_path_stands_for_its_checkpoints(tmp_path):
 def test_the_files_of_a_checkpoint_are_those_that_are_read(tmp_path, names, wanted):
     for name in names:
         (tmp_path / name).write_text("x")
-    assert [p.name for p in checkpoint_files(tmp_path)] == wanted
-    assert checkpoint_files(tmp_path / wanted[-1]) in (
+    assert [p.name for p in sae_files(tmp_path)] == wanted
+    assert sae_files(tmp_path / wanted[-1]) in (
         [tmp_path / name for name in wanted],
         [tmp_path / wanted[-1]],
     )
