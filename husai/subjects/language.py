@@ -176,8 +176,8 @@ def unigram_distribution(contexts: np.ndarray, d_vocab: int) -> torch.Tensor:
 
 
 def _chunks(streams: torch.Tensor, d_vocab: int) -> tuple[torch.Tensor, ...]:
-    """Contexts in batches whose logits take at most 256 MB."""
-    return streams.split(max(1, 2**26 // (streams.shape[1] * d_vocab)))
+    """Contexts in batches whose logits take at most 64 MB (some 200 MB with all copies)."""
+    return streams.split(max(1, 2**24 // (streams.shape[1] * d_vocab)))
 
 
 @torch.no_grad()
