@@ -158,6 +158,19 @@ class PretrainedSubject(Section):
     )
 
 
+class RowsSubject(Section):
+    """Activations that others computed, without their model: for everything that needs no model."""
+
+    kind: Literal["rows"]
+    path: str = Field(
+        description="a .npy, .safetensors or .pt file of rows (n, d), or an activation store; "
+        "{hook} in it stands for the name of the hook; absolute, or relative to the folder of "
+        "results/"
+    )
+    seed: Seed = Field(0, description="seed of the activation sample")
+    hooks: list[str] = Field(description="hook points that have rows; the first is the default")
+
+
 class ProbingText(Section):
     """Rows of the shipped probing data sets that are no evaluation text."""
 

@@ -15,7 +15,7 @@ from husai.compute import single_threaded
 from husai.errors import HusaiError, nearest
 from husai.progress import log
 from husai.provenance import atomic_path, read_json, write_json, write_text
-from husai.subjects import KINDS, TOKENIZER, language, modular, pretrained, transformer
+from husai.subjects import KINDS, TOKENIZER, given, language, modular, pretrained, transformer
 from husai.subjects import corpus as corpora
 from husai.subjects import tokenizer as tokenizers
 from husai.subjects.contexts import CORPUS, load_contexts, shaper, write_contexts
@@ -43,6 +43,8 @@ def make_subject(
             f"{', '.join(KINDS)}{nearest(str(kind), KINDS)}"
         )
     out.mkdir(parents=True, exist_ok=True)
+    if kind == "rows":
+        return _rows(spec, out)
     if spec.get("randomise"):
         model, metrics = _randomised(spec, out, parent, device)
     elif kind == "modular":
@@ -89,6 +91,23 @@ def _pretrained(spec: dict, out: Path, device: str | torch.device) -> tuple[Any,
     causal = record["task"] == "next_token"
     metrics = _held_out_metrics(model, load_contexts(out), spec, device) if causal else {}
     return model, {**metrics, **written}
+
+
+def _rows(spec: dict, out: Path) -> dict:
+    """Refer to the files of a subject that is known by its activations alone."""
+    if spec.get("randomise"):
+        raise HusaiError(
+            f"subject '{spec.get('name')}': kind rows has no model whose weights could be "
+            "randomised"
+        )
+    found = {hook: given.describe(spec["path"], hook) for hook in spec["hooks"]}
+    if len({record["n_rows"] for record in found.values()}) > 1:
+        counts = ", ".join(f"{hook} {record['n_rows']}" for hook, record in found.items())
+        raise HusaiError(f"subject '{spec.get('name')}': its hooks differ in rows: {counts}")
+    write_json(out / transformer.CONFIG, {"spec": spec, "rows": found})
+    metrics = {"subject": spec.get("name"), "kind": "rows", **next(iter(found.values()))}
+    write_json(out / METRICS, metrics)
+    return metrics
 
 
 def _settings(spec: dict) -> dict:
