@@ -75,7 +75,7 @@ def faithfulness_jobs(
     from husai.compute import resolve_device
     from husai.faithfulness import recovered
     from husai.subjects import load_subject
-    from husai.subjects.held_out import held_out_texts
+    from husai.subjects.rows import held_out_texts
 
     where, model_dir = resolve_device(device), folder(model_dir)
     found = [identified(sae_dir, spec, where) for sae_dir, _ in work_list]
