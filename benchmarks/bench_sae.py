@@ -136,8 +136,8 @@ def compare(name, size, args, folder):
         ev = sum(found["ev"]) / len(found["ev"])
         row = (
             trainer,
-            f"{each:.1f}",
-            f"{cpu:.1f}",
+            f"{each:.3g}",
+            f"{cpu:.3g}",
             f"{ratio:.1f}x",
             f"{cpu_ratio:.1f}x",
             f"{ev:.4f}",

@@ -1,9 +1,11 @@
 """Whether the SAE engine computes on a GPU what it computes on a CPU, one check at a time.
 
-    python benchmarks/gpu_checks.py references|graphs|formats|readers|auxk [--device cuda] [--tiny] [--json FILE]
+    python benchmarks/gpu_checks.py references|graphs|formats|readers|auxk
+        [--device cuda] [--tiny] [--json FILE]
 
-Each check prints a table, appends its figures to FILE as one line of JSON, and exits with 1 when something is off. With ``--device cpu
---tiny`` the same code runs in seconds where there is no GPU; what only a GPU can show (recorded steps) is then reported as not reached.
+Each check prints a table, appends its figures to FILE as one line of JSON, and exits with 1 when
+something is off. With ``--device cpu --tiny`` the same code runs in seconds where there is no GPU;
+what only a GPU can show (recorded steps) is then reported as not reached.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from husai.recipe import ARCHITECTURES, FIXED_K, Recipe
 from husai.sae import arithmetic, lane
 from husai.sae.arithmetic import EXACT_LIMIT, FORMATS, ROUNDED_LIMIT, Arithmetic, Trial, choose
 from husai.sae.ensemble import train_ensemble
+from husai.sae.fused import fits_code
 from husai.sae.members import Ensemble, Member
 
 MEMBERS = (Member(0, 0.5), Member(1, 0.7))
 EARLY_STEPS = 5
-"""Rounding stays small for a few steps; later it decides which latents fire, and runs drift apart as runs of two seeds do."""
+"""Rounding stays small for a few steps; later it decides which latents fire, and runs part."""
 EARLY_LIMIT, EV_LIMIT = 1e-2, 0.01
 REPLAY_LIMIT = 1e-3
 
@@ -83,15 +86,12 @@ def ms_per_step(ensemble: Ensemble, steps: int) -> float:
 
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     """Largest over parameters of ``||a - b|| / ||b||``, in float64 on the CPU."""
-    pairs = [
-        (a[name].detach().cpu().double(), value.detach().cpu().double())
-        for name, value in b.items()
-    ]
+    pairs = [(a[name].cpu().double(), value.cpu().double()) for name, value in b.items()]
     return max(float((x - y).norm() / y.norm().clamp_min(1e-12)) for x, y in pairs)
 
 
 def references(args) -> list[dict]:
-    """Every architecture trained on the device in float32 beside a float64 run on the CPU: weights early on, quality at the end."""
+    """Every architecture in float32 on the device beside float64 on the CPU."""
     d, d_sae, steps = (16, 48, 40) if args.tiny else (64, 256, 300)
     rows, held_out = synthetic_rows(d, 8192, 0), synthetic_rows(d, 2048, 1)
     lines = []
@@ -106,10 +106,9 @@ def references(args) -> list[dict]:
             close(ensemble)
             early.append(ensemble.parameters)
         told = {"held_out": held_out, "target": target, "held_out_target": held_out_target}
+        told["curve_points"] = 1
         ends = [
-            train_ensemble(
-                one, [0, 1], rows, **told, device=device, dtype=dtype, curve_points=1
-            ).final
+            train_ensemble(one, [0, 1], rows, **told, device=device, dtype=dtype).final
             for device, dtype in ((args.device, "float32"), ("cpu", "float64"))
         ]
         ev, exact_ev = (sum(r["explained_variance"] for r in end) / 2 for end in ends)
@@ -132,15 +131,13 @@ def graphs(args) -> list[dict]:
     """Replayed steps against launched ones: the same weights, and the time of both."""
     d, d_sae, batch = (16, 48, 64) if args.tiny else (512, 2048, 4096)
     rows, lines = synthetic_rows(d, 4 * batch, 0), []
-    for architecture, sparse in [
-        (a, s) for a in ARCHITECTURES for s in ((True, False) if a in FIXED_K else (False,))
-    ]:
+    kinds = [(a, s) for a in ARCHITECTURES for s in (True, False) if a in FIXED_K or not s]
+    for architecture, sparse in kinds:
         one = recipe(architecture, d_sae, 8 if args.tiny else 32, steps=1000, batch_size=batch)
         found = {}
         for name in ("replayed", "launched"):
-            with mock.patch.object(
-                lane, "recorder_for", lane.recorder_for if name == "replayed" else lambda *_: None
-            ):
+            recorder_for = lane.recorder_for if name == "replayed" else lambda *_: None
+            with mock.patch.object(lane, "recorder_for", recorder_for):
                 told = {
                     "device": args.device,
                     "dtype": "tf32",
@@ -177,8 +174,13 @@ def is_recorded(ensemble: Ensemble) -> bool:
     return all(r is not None and r.recorded for r in runners)
 
 
+def kind(chosen: Arithmetic) -> str:
+    """Which kernels, in words."""
+    return ("fused " if chosen.fused else "") + ("k-sparse" if chosen.sparse else "dense")
+
+
 def formats(args) -> list[dict]:
-    """Error of every kernel and format in units of batch noise, its time, and what the engine chooses."""
+    """Error of every kernel and format in units of batch noise, its time, and what is chosen."""
     d, d_sae, batch = (16, 48, 64) if args.tiny else (512, 2048, 4096)
     rows, lines = synthetic_rows(d, 2 * batch, 0), []
     for architecture in ARCHITECTURES:
@@ -187,39 +189,31 @@ def formats(args) -> list[dict]:
         own, problem = ensemble.lanes[0].settings, ensemble.lanes[0].problem()
         with torch.no_grad():
             trial = Trial(own, problem)
-            for sparse in (True, False) if architecture in FIXED_K else (False,):
+            kinds = [(True, False), (False, False)] if architecture in FIXED_K else [(False, False)]
+            if architecture in FIXED_K and fits_code(ensemble.parameters):
+                kinds.insert(0, (True, True))
+            for sparse, fused in kinds:
                 for name in ("float32", "tf32", "bfloat16"):
-                    tried = Arithmetic(sparse, FORMATS[name].products, FORMATS[name].tf32)
+                    own_format = FORMATS[name]
+                    tried = Arithmetic(sparse, own_format.products, own_format.tf32, fused)
                     error, limit = (
                         trial.error(tried),
                         EXACT_LIMIT if name == "float32" else ROUNDED_LIMIT,
                     )
                     took = 1e3 * arithmetic._best_time(own, problem, tried)
-                    line = {
-                        "architecture": architecture,
-                        "kernels": "k-sparse" if sparse else "dense",
-                        "format": name,
-                    }
-                    lines.append(
-                        {**line, "error": error, "limit": limit, "ms": took, "ok": error <= limit}
-                    )
+                    line = {"architecture": architecture, "kernels": kind(tried), "format": name}
+                    line |= {"error": error, "limit": limit, "ms": took, "ok": error <= limit}
+                    lines.append(line)
         chosen = {n: choose(own, FORMATS[n], problem) for n in ("float32", "tf32", "bfloat16")}
         for name, taken in chosen.items():
-            kind = "k-sparse" if taken.sparse else "dense"
-            lines.append(
-                {
-                    "architecture": architecture,
-                    "asked": name,
-                    "chosen": f"{kind}, {arithmetic._name(taken)}",
-                    "ok": True,
-                }
-            )
+            found = f"{kind(taken)}, {arithmetic._name(taken)}"
+            lines.append({"architecture": architecture, "asked": name, "chosen": found, "ok": True})
         close(ensemble)
     return lines
 
 
 def readers(args) -> list[dict]:
-    """Rows that stay on the device and rows streamed from disk: the same batches, and their rate."""
+    """Rows that stay on the device and rows streamed from disk: same batches, and their rate."""
     d, n, batch = (16, 4096, 64) if args.tiny else (512, 262_144, 4096)
     rows, lines = (
         synthetic_rows(d, 4096, 0).repeat(n // 4096, 1) + torch.arange(n).unsqueeze(1) / n,
@@ -255,18 +249,12 @@ def readers(args) -> list[dict]:
                     "ok": same,
                 }
             )
-        one = recipe(
-            "topk", 48 if args.tiny else 2048, 8 if args.tiny else 32, steps=1000, batch_size=batch
-        )
+        d_sae, k = (48, 8) if args.tiny else (2048, 32)
+        one = recipe("topk", d_sae, k, steps=1000, batch_size=batch)
         for name, free in (("held", None), ("streamed", lambda *_: 0)):
-            with (
-                mock.patch("husai.activations.batches.free_bytes", free)
-                if free
-                else mock.patch.dict({})
-            ):
-                ensemble = Ensemble(
-                    one, [Member(s) for s in range(5)], store, device=args.device, dtype="tf32"
-                )
+            place, five = "husai.activations.batches.free_bytes", [Member(s) for s in range(5)]
+            with mock.patch(place, free) if free else mock.patch.dict({}):
+                ensemble = Ensemble(one, five, store, device=args.device, dtype="tf32")
                 took = ms_per_step(ensemble, 5 if args.tiny else 60)
                 losses = losses_of(ensemble)
                 close(ensemble)
@@ -289,9 +277,8 @@ def auxk(args) -> list[dict]:
         one = recipe(architecture, 48 if args.tiny else 256, 8, steps=300, batch_size=256, **dead)
         found = []
         for device, dtype in ((args.device, "float32"), ("cpu", "float64")):
-            ensemble = Ensemble(
-                one, MEMBERS, rows, target_of(rows, architecture), device=device, dtype=dtype
-            )
+            target = target_of(rows, architecture)
+            ensemble = Ensemble(one, MEMBERS, rows, target, device=device, dtype=dtype)
             ensemble.parameters["b_enc"][:, :20] -= 50.0
             for _ in range(20 + EARLY_STEPS):  # latents are counted as dead every 20 steps
                 step(ensemble)
@@ -314,9 +301,8 @@ def auxk(args) -> list[dict]:
     for name, share in (("no dead latents", 0.0), ("a tenth dead", 0.1), ("half dead", 0.5)):
         aux = {"dead_after_rows": 10 * batch, "auxk_coefficient": 0.03125}
         one = recipe("topk", d_sae, 8 if args.tiny else 32, steps=1000, batch_size=batch, **aux)
-        ensemble = Ensemble(
-            one, [Member(s) for s in range(5)], rows, device=args.device, dtype="tf32"
-        )
+        five = [Member(s) for s in range(5)]
+        ensemble = Ensemble(one, five, rows, device=args.device, dtype="tf32")
         ensemble.parameters["b_enc"][:, : round(share * d_sae)] -= 50.0
         for _ in range(21):
             step(ensemble)
@@ -341,19 +327,14 @@ CHECKS = {check.__name__: check for check in (references, graphs, formats, reade
 def show(lines: list[dict]) -> None:
     """One line per measurement, numbers to four digits."""
     for line in lines:
-        shown = (
-            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
-            for k, v in line.items()
-            if k != "ok"
-        )
-        print(("ok   " if line["ok"] else "OFF  ") + ", ".join(shown), flush=True)
+        told = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in line.items() if k != "ok"}
+        shown = ", ".join(f"{name} {value}" for name, value in told.items())
+        print(("ok   " if line["ok"] else "OFF  ") + shown, flush=True)
 
 
 def main() -> int:
     """Run one check; 1 when something is off."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("check", choices=CHECKS)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes that take seconds on a CPU")
@@ -363,9 +344,8 @@ def main() -> int:
     show(lines)
     if args.json:
         with open(args.json, "a") as handle:
-            handle.write(
-                json.dumps({"check": args.check, "torch": torch.__version__, "lines": lines}) + "\n"
-            )
+            record = {"check": args.check, "torch": torch.__version__, "lines": lines}
+            handle.write(json.dumps(record) + "\n")
     return 0 if all(line["ok"] for line in lines) else 1
 
 

@@ -75,7 +75,7 @@ fraction() {
     [ -n "$TINY" ] && sizes="16->64"
     for batch in ${TINY:+128} ${TINY:-4096 16384}; do
         [ "$batch" = 1 ] && continue
-        "$PYTHON" benchmarks/bench_sae.py --device "$DEVICE" --matmul-fraction --sizes "$sizes" --batch "$batch" \
+        "$PYTHON" benchmarks/bench_sae.py --device "$DEVICE" --matmul-fraction --sizes "$sizes" --batch "$batch" --threads 8 \
             --json "$OUT/fraction-$batch.json"
     done
 }
@@ -93,7 +93,7 @@ pipeline() {
     "$PYTHON" benchmarks/gpu_hub.py hub "$WORK/hub" || return
     mkdir -p "$WORK/run"
     printf 'compute: {device: %s}\n' "$DEVICE" > "$WORK/device.yaml"
-    HF_HOME=$WORK/hub "$PYTHON" -m snakemake --nolock --profile profiles/b200 --snakefile Snakefile --directory "$WORK/run" \
+    HF_HOME=$WORK/hub timeout -s INT -k 5 "$((PIPELINE_SECONDS - 25))" "$PYTHON" -m snakemake --nolock --profile profiles/b200 --snakefile Snakefile --directory "$WORK/run" \
         --cores "$(nproc)" --retries 0 --scheduler greedy \
         --configfile "$PWD/config/b200.yaml" "$PWD/benchmarks/gpu_tiny.yaml" "$WORK/device.yaml" > "$OUT/pipeline.log" 2>&1
     status=$?
@@ -104,10 +104,12 @@ pipeline() {
 }
 
 export -f bench fraction stability speed pipeline
-export OUT DEVICE TINY PYTHON RESULTS WORK
+PIPELINE_SECONDS=${PIPELINE_SECONDS:-300}
+export OUT DEVICE TINY PYTHON RESULTS WORK PIPELINE_SECONDS
 prepare 2>&1 | tee -a "$LOG" "$SUMMARY"
-GPU_TESTS="test_a_gpu_replays or cuda_device or gpu"
-step tests 90 "$PYTHON" -m pytest -p no:cacheprovider -q -k "$GPU_TESTS" tests/unit/test_sae_graphs.py tests/unit/test_activations_reader.py
+GPU_TESTS="gpu or cuda_device or triton"
+step tests 90 "$PYTHON" -m pytest -p no:cacheprovider -q -k "$GPU_TESTS" \
+    tests/sae/test_graphs.py tests/activations/test_reader.py tests/sae/test_triton.py
 check references 60
 check graphs 60
 check formats 60
@@ -118,7 +120,7 @@ step fraction 90 bash -c fraction
 step stability 60 bash -c stability
 step profile 90 bash -c "speed profile"
 step campaign 120 bash -c "speed campaign"
-step pipeline "${PIPELINE_SECONDS:-300}" bash -c pipeline
+step pipeline "$PIPELINE_SECONDS" bash -c pipeline
 [ -n "${QUIET:-}" ] || cat "$LOG"
 echo "----- summary"
 cat "$SUMMARY"

@@ -1,9 +1,10 @@
-"""Where the time of a training step goes on a GPU, and what a paper-scale campaign would take from measured parts.
+"""Where the time of a step goes on a GPU, and what a campaign would take from measured parts.
 
-    python benchmarks/gpu_speed.py profile|campaign [--device cuda] [--dtype tf32] [--tiny] [--json FILE]
+    python benchmarks/gpu_speed.py profile|campaign [--device cuda] [--dtype tf32] [--tiny]
 
-``profile`` lists the kernels of one step of five SAEs, longest first, with k-sparse and with dense kernels. ``campaign`` times the ensembles
-of ``config/b200.yaml``'s frontier and scaling stages for some steps and multiplies by the steps of the configuration.
+``profile`` lists the kernels of one step of five SAEs, longest first (k-sparse kernels; dense ones
+with ``--dense``). ``campaign`` times the ensembles of the frontier and scaling stages of
+``config/b200.yaml`` for some steps and multiplies by the steps of the configuration.
 """
 
 from __future__ import annotations
@@ -51,11 +52,10 @@ def kernels_of_a_step(ensemble: Ensemble, steps: int) -> list[dict]:
 def profiles(args) -> list[dict]:
     """Kernels of a step at the two sizes of the benchmark."""
     lines = []
-    for d_in, d_sae, batch in (
-        ((16, 64, 128),) if args.tiny else ((512, 2048, 4096), (512, 16384, 4096))
-    ):
+    sizes = [(16, 64, 128)] if args.tiny else [(512, 2048, 4096), (512, 16384, 4096)]
+    for d_in, d_sae, batch in sizes:
         rows = synthetic_rows(d_in, 4 * batch, 0)
-        for sparse in (True, False):
+        for sparse in (False,) if args.dense else (True,):
             one = recipe("topk", d_sae, 4 if args.tiny else 32, steps=10**6, batch_size=batch)
             told = {"device": args.device, "dtype": args.dtype, "sparse": sparse}
             members = [Member(s) for s in range(5)]
@@ -69,15 +69,13 @@ def profiles(args) -> list[dict]:
                 close(ensemble)
             name = f"{d_in}->{d_sae}, batch {batch}, 5 SAEs, {'k-sparse' if sparse else 'dense'}"
             total = sum(line["us"] for line in found)
-            print(
-                f"\n{name}: {whole:.3f} ms per step, {launched:.3f} launched, kernels {total / 1e3:.3f} ms"
-            )
+            print(f"\n{name}: {whole:.3f} ms per step, {launched:.3f} launched, ", end="")
+            print(f"kernels {total / 1e3:.3f} ms")
             for line in found[:LONGEST]:
                 print(f"{line['us']:9.1f} us {line['calls']:6.1f} x  {line['kernel']}", flush=True)
             figures = {"ms_per_step": whole, "ms_launched": launched, "kernels_ms": total / 1e3}
-            lines.append(
-                {"step": name, "format": args.dtype, **figures, "kernels": found[:LONGEST]}
-            )
+            about = {"step": name, "format": args.dtype}
+            lines.append({**about, **figures, "kernels": found[:LONGEST]})
     return lines
 
 
@@ -89,7 +87,7 @@ def timed(one, members: int, rows: torch.Tensor, args) -> tuple[float, float, fl
     ensemble = Ensemble(one, own, rows, device=args.device, dtype=args.dtype)
     wait(ensemble.device)
     built = time.perf_counter() - start
-    step = 1e-3 * ms_per_step(ensemble, 4 if args.tiny else 100)
+    step = 1e-3 * ms_per_step(ensemble, 4 if args.tiny else 60)
     with Workers(members, ensemble.device) as workers:
         _curve_rows(ensemble, rows, None, workers)
         start = time.perf_counter()
@@ -100,56 +98,51 @@ def timed(one, members: int, rows: torch.Tensor, args) -> tuple[float, float, fl
 
 
 def campaign(args) -> list[dict]:
-    """Training of the frontier (20 SAEs) and the scaling stage (24 SAEs) of ``config/b200.yaml``, extrapolated from measured steps."""
+    """Training of the frontier and the scaling stage of ``config/b200.yaml``, extrapolated."""
     config = load([ROOT / "config/config.yaml", ROOT / "config/b200.yaml"])
     plan, training = Plan(config), config.training["language"]
     if args.tiny:
         rows, batch, widths = synthetic_rows(16, 4096, 0), 64, {1024: 64, 2048: 96}
     else:
-        rows, batch, widths = synthetic_rows(512, 65536, 0), training.batch_size, {}
-    lines = []
-    for stage, entries in (("frontier", plan.frontier), ("scaling", plan.scaling)):
-        recipes, seeds = (
-            (entries if isinstance(entries, list) else entries[0]),
-            getattr(config, stage).seeds,
-        )
+        rows, batch, widths = synthetic_rows(512, 16384, 0), training.batch_size, {}
+    lines, known = [], {}
+
+    def measured(one, members: int) -> tuple[float, float, float]:
+        key = one.architecture, one.d_sae, one.frozen_decoder, members
+        if key not in known:
+            known[key] = timed(one, members, rows, args)
+        return known[key]
+
+    for stage, recipes in (("frontier", plan.frontier), ("scaling", plan.scaling)):
+        n = len(getattr(config, stage).seeds)
         for planned in recipes:
-            d_sae = widths.get(planned.d_sae, planned.d_sae)
-            one = recipe(
-                planned.architecture,
-                d_sae,
-                8 if args.tiny else 32,
-                steps=planned.steps,
-                batch_size=batch,
-                auxk_coefficient=planned.auxk_coefficient,
-            )
-            built, step, curve = timed(one, len(seeds), rows, args)
+            own = {
+                "steps": planned.steps,
+                "batch_size": batch,
+                "auxk_coefficient": planned.auxk_coefficient,
+            }
+            d_sae, k = widths.get(planned.d_sae, planned.d_sae), 8 if args.tiny else 32
+            own["frozen_decoder"] = planned.frozen_decoder
+            one = recipe(planned.architecture, d_sae, k, **own)
+            built, step, curve = measured(one, n)
             seconds = built + planned.steps * step + (CURVE_POINTS + 2) * curve
-            line = {
-                "stage": stage,
-                "recipe": planned.id,
-                "saes": len(seeds),
+            figures = {
                 "ms_per_step": 1e3 * step,
                 "curve_s": curve,
+                "start_s": built,
                 "seconds": seconds,
             }
+            line = {"stage": stage, "recipe": planned.id, "saes": n, **figures}
             if planned.architecture not in FIXED_K:
-                _, coarse, _ = timed(one, COARSE_COEFFICIENTS, rows, args)
-                _, fine, _ = timed(one, FINE_COEFFICIENTS, rows, args)
+                coarse = measured(one, COARSE_COEFFICIENTS)[1]
                 line["search_s"] = COARSE_STEPS * planned.steps * coarse
-                line["search_round_s"] = planned.steps * fine
+                line["search_round_s"] = planned.steps * measured(one, FINE_COEFFICIENTS)[1]
             lines.append(line)
-            print(
-                ", ".join(
-                    f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
-                ),
-                flush=True,
-            )
+            print(json.dumps(line), flush=True)
     train = sum(line["seconds"] for line in lines)
     for rounds in (1, 2, 6):
-        search = sum(
-            line.get("search_s", 0) + rounds * line.get("search_round_s", 0) for line in lines
-        )
+        each = [line.get("search_s", 0) + rounds * line.get("search_round_s", 0) for line in lines]
+        search = sum(each)
         lines.append(
             {
                 "rounds_of_the_l0_search": rounds,
@@ -159,19 +152,19 @@ def campaign(args) -> list[dict]:
             }
         )
         print(
-            f"{rounds} rounds of the L0 search: {train:.0f} s training + {search:.0f} s search = {train + search:.0f} s, one after another"
+            f"{rounds} rounds of the L0 search: {train:.0f} s training + {search:.0f} s search",
+            f"= {train + search:.0f} s, one after another",
         )
     return lines
 
 
 def main() -> None:
     """Run one measurement."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("profile", "campaign"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="tf32")
+    parser.add_argument("--dense", action="store_true", help="profile dense kernels")
     parser.add_argument("--tiny", action="store_true", help="sizes that take seconds on a CPU")
     parser.add_argument("--json", help="append the figures to this file")
     args = parser.parse_args()

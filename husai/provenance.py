@@ -1,6 +1,4 @@
-"""Hashes, atomic writes, manifests and evidence records: what makes every artifact traceable.
-Standard library only.
-"""
+"""Hashes, atomic writes and manifests: what makes every artifact traceable. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,7 +20,6 @@ from typing import Any
 
 from husai.errors import HusaiError
 
-EVIDENCE_SCHEMA = "husai.evidence/1"
 MANIFEST_SCHEMA = "husai.manifest/1"
 LIBRARIES = (
     "torch",
@@ -129,7 +126,11 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Copy of a JSON value with every non-finite float replaced by None."""
+    """Copy of a value as strict JSON holds it: non-finite floats become None, objects that say how
+    (``to_json``) become what they say.
+    """
+    if hasattr(value, "to_json"):
+        return finite(value.to_json())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -237,49 +238,6 @@ def provenance(config: Any = None, seeds: Iterable[int] = ()) -> dict[str, Any]:
         "versions": library_versions(),
         "hardware": hardware(),
         "time": utc_now(),
-    }
-
-
-def metric(
-    value: float | None,
-    lcb: float | None = None,
-    ucb: float | None = None,
-    n: int = 1,
-    method: str = "point",
-) -> dict[str, Any]:
-    """One measured value of an evidence record. A missing bound means unbounded (one seed gives no
-    interval).
-    """
-    return {"value": value, "lcb": lcb, "ucb": ucb, "n": n, "method": method}
-
-
-def evidence(
-    kind: str,
-    subject: str,
-    recipe: str,
-    recipe_hash: str,
-    metrics: dict[str, dict],
-    inputs: Iterable[str | Path] = (),
-    config: Any = None,
-    seeds: Iterable[int] = (),
-    **extra: Any,
-) -> dict[str, Any]:
-    """Assemble an evidence record (``husai.evidence/1``); ``inputs`` are hashed here, ``config`` is
-    kept beside its hash.
-    """
-    record = {
-        "schema": EVIDENCE_SCHEMA,
-        "kind": kind,
-        "subject": subject,
-        "recipe": recipe,
-        "recipe_hash": recipe_hash,
-        "metrics": metrics,
-    }
-    return {
-        **record,
-        **extra,
-        "inputs": file_records(inputs),
-        "provenance": {**provenance(config, seeds), "config": config},
     }
 
 

@@ -296,7 +296,7 @@ def _policies(cfg: Config) -> list[str]:
     """Policies are read before anything runs: a mistake in one must not show after hours of
     training.
     """
-    from husai.gate.policy import load_policy
+    from husai.gate.policy_files import load_policy
 
     out, names = [], [Path(p).stem for p in cfg.gate.policies]
     for name in cfg.gate.policies:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from husai.errors import HusaiError
+from husai.evidence import Metric
 from husai.faithfulness.losses import loss_above
 from husai.progress import Progress
-from husai.statistics.intervals import Interval
 from husai.statistics.recovered import recovered_interval
 from husai.subjects import Subject
 
@@ -32,7 +32,7 @@ class Faithfulness(NamedTuple):
     ``recovered`` again from the values per text.
     """
 
-    recovered: Interval
+    recovered: Metric
     """``1 - loss(spliced) / loss(mean-ablated)``, with its interval over texts."""
     texts: dict[str, np.ndarray]
     """Per text, float64 ``(n_texts,)``: ``spliced`` and ``ablated``, losses above the clean model;

@@ -4,7 +4,8 @@ condition.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +23,13 @@ class Row(NamedTuple):
     passed: bool
     reason: str
     source: str = ""
+
+    @classmethod
+    def unmeasured(
+        cls, gate: str, condition: str, passed: bool, reason: str, asked: str = ""
+    ) -> Row:
+        """A condition that no number was read for."""
+        return cls(gate, condition, None, None, None, 0, asked, passed, reason)
 
     @property
     def interval(self) -> str:
@@ -164,18 +172,38 @@ class Decision:
 def gate_lines(body: Mapping[str, Any]) -> list[str]:
     """One plain line per gate of a ``release_policy.json``: verdict, name, value, interval and
     threshold of its most telling condition, reason.
-
-    Most telling: failed before passed, with an interval before without, measured before missing,
-    then the policy's order."""
+    """
     out = []
     for name, reason in body["reasons"].items():
-        rows = [Row(**row) for row in body["rows"] if row["gate"] == name]
-        row = min(rows, key=lambda r: (r.passed, r.lcb is None and r.ucb is None, r.value is None))
+        row = telling([Row(**row) for row in body["rows"] if row["gate"] == name])
         value = "missing" if row.value is None else f"{row.value:.4g} {row.interval}"
         measured = f"{row.condition} {value}, asked {row.asked}: " if row.asked else ""
         note = " (unattainable)" if name in body["unattainable"] else ""
         out.append(f"{'pass' if body['gates'][name] else 'FAIL'} {name}{note}: {measured}{reason}")
     return out
+
+
+def telling(rows: Sequence[Row]) -> Row:
+    """The most telling of a gate's conditions: failed before passed, with an interval before
+    without, measured before missing, then the policy's order.
+    """
+    return min(rows, key=lambda r: (r.passed, r.lcb is None and r.ucb is None, r.value is None))
+
+
+def finite_or_none(number: float | None) -> float | None:
+    """The number itself, or None when it is infinite, NaN or missing."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def reason_of(rows: Sequence[Row]) -> str:
+    """Failures when there are any, else everything that held; conditions with one reason are named
+    together.
+    """
+    failed = [row for row in rows if not row.passed]
+    grouped: dict[str, list[str]] = {}
+    for row in failed or rows:
+        grouped.setdefault(row.reason, []).append(row.condition)
+    return "; ".join(f"{', '.join(names)} {text}" for text, names in grouped.items())
 
 
 def _cell(text: str) -> str:

@@ -52,8 +52,14 @@ METRICS: dict[str, tuple[str, ...]] = {
     "ood": ("excess_drop", "ood_drop"),
     "saebench": ("delta_vs_frozen", "delta_vs_dense", "delta_vs_neurons", "delta_vs_pca"),
     "cebench": ("delta_vs_frozen", "bound", "interpretability_published", "interpretability_fixed"),
-    "baseline": ("trained_random_delta",),
-    "selection": ("external_delta", "saebench_delta", "cebench_interp_delta_vs_baseline"),
+    "baseline": ("trained_random_delta", "trained_random_delta_lcb"),
+    "selection": (
+        "external_delta",
+        "saebench_delta",
+        "saebench_delta_ci95_low",
+        "cebench_interp_delta_vs_baseline",
+        "cebench_interp_delta_vs_baseline_ci95_low",
+    ),
 }
 
 

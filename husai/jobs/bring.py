@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from husai import provenance
 from husai.errors import HusaiError
-from husai.gate.evidence import is_number
+from husai.evidence import is_number
 from husai.jobs.compare import initial_of
 from husai.jobs.stability import folder
 from husai.progress import log

@@ -15,6 +15,7 @@ from husai.cebench.pairs import split_pairs
 from husai.cebench.scores import score_saes
 from husai.cebench.store import SPLITS, load_pairs, pairs_file, save_pairs
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.progress import Progress
 from husai.sae_files import sae_files
 
@@ -176,7 +177,7 @@ def cebench_jobs(
                 *([Path(frozen)] if frozen else []),
             ]
             fields = score_fields(result, pairs)
-            record = provenance.evidence(
+            record = new_record(
                 "cebench",
                 name["subject"],
                 name["recipe"],
@@ -219,7 +220,7 @@ def recipe_job(
             "one recipe"
         )
     first, seeds = records[0], [r["seed"] for r in records]
-    record = provenance.evidence(
+    record = new_record(
         "cebench",
         first["subject"],
         first["recipe"],

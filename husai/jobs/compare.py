@@ -14,6 +14,7 @@ import torch
 
 from husai.compute import resolve_device
 from husai.errors import HusaiError, nearest
+from husai.evidence import Metric
 from husai.jobs.comparison_table import render
 from husai.provenance import finite
 from husai.sae_files import expand, usable_seed
@@ -29,7 +30,7 @@ from husai.stability import (
 )
 from husai.stability.measure import check_weights, pointing_rows
 from husai.stability.report import s_of
-from husai.statistics import Interval, coincidence_limit, jackknife_t
+from husai.statistics import coincidence_limit, jackknife_t
 from husai.statistics.ensemble import CLONE
 
 SCHEMA = "husai.comparison/1"
@@ -277,10 +278,10 @@ def initial_of(sae) -> torch.Tensor | None:
 
 def _summary(
     matrix: torch.Tensor, independent: list[int], null: NullResult | None = None
-) -> Interval:
+) -> Metric:
     """Mean over independent pairs with its interval, corrected for chance when a null is given."""
     if len(independent) < 2:
-        return Interval(math.nan, -math.inf, math.inf, len(independent), "no independent pair")
+        return Metric(math.nan, -math.inf, math.inf, len(independent), "no independent pair")
     chosen = matrix[independent][:, independent]
     return jackknife_t(chosen.numpy()) if null is None else s_of(chosen, null)
 
@@ -312,7 +313,7 @@ def _record(brought, matrices, flags, independent, nulls, unavailable, chosen) -
         "nulls": {kind: null._asdict() for kind, null in nulls.items()},
         "nulls_unavailable": unavailable,
         "null": chosen.kind,
-        "metrics": {name: interval.metric() for name, interval in intervals.items()},
+        "metrics": intervals,
         "assessable": assessable(chosen),
         "verdict": verdict(intervals["S"], intervals["shared_fraction"], chosen),
     }

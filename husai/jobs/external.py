@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 from husai import provenance
 from husai.compute import resolve_device, use_threads
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.probing import datasets
 from husai.probing.baselines import baseline_rows
 from husai.probing.encoders import Neurons, SAEEncoder
-from husai.probing.files import activation_hashes, hook_dir, probe_data
+from husai.probing.files import activation_hashes, probe_data
+from husai.probing.paired import cycle3_summary, metrics, paired_rows, validation_k
 from husai.probing.partial import Partial
-from husai.probing.protocol import PROBE_SEED, ProbeResult, check_ks, probe_datasets
-from husai.probing.saebench import cycle3_summary, metrics, paired_rows, validation_k
+from husai.probing.protocol import ProbeResult, probe_datasets
+from husai.probing.solver import check_ks
+from husai.probing.splits import PROBE_SEED
 from husai.progress import Progress
 from husai.sae_files import sae_files
 
@@ -148,7 +151,7 @@ def saebench_job(
     _probe_missing(measured, partial, probes, settings, content, hashes, where, Path(out).parent)
     rows = paired_rows([row for value in partial.values() for row in value], base["datasets"])
     name = measured.name
-    record = provenance.evidence(
+    record = new_record(
         "saebench",
         name["subject"],
         name["recipe"],
@@ -221,7 +224,6 @@ def read_baselines(path: str | Path, probes: str | Path, hook_name: str, setting
             f"{path}: holds no baselines of hook '{hook_name}' (found {base.get('hook_name')!r}); "
             "name the file of that hook"
         )
-    hook_dir(probes, hook_name)
     wanted = _protocol(settings)
     for key, value in wanted.items():
         found = base["probing"].get(key)
@@ -266,9 +268,9 @@ def _probe_missing(
     options = {"penalty": settings["penalty"], "seed": settings["probe_seed"], "device": where}
     sources = probe_data(probes, hook, partial.missing, settings["max_rows"])
     if settings["engine"] == "fast":
-        probe_datasets(encoder, sources, settings["ks"], on_block=keep, **options)
+        probe_datasets(encoder, sources, settings["ks"], on_done=keep, **options)
         return
-    from husai.official.sae_probes import probe_officially, results_dir
+    from husai.official.engine import probe_officially, results_dir
 
     for source in sources:
         results = results_dir(folder / "official", {**content, "activations": hashes[source.name]})
@@ -281,7 +283,7 @@ def _official_baselines(
     """The dense probe and the neurons by sae-probes itself; PCA-k has no official counterpart at
     fixed k.
     """
-    from husai.official.sae_probes import dense_officially, probe_officially, results_dir
+    from husai.official.engine import dense_officially, probe_officially, results_dir
 
     out = []
     for row, source in zip(rows, sources, strict=True):

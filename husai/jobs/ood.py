@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 
 from husai import provenance
-from husai.compute import resolve_device, use_threads
+from husai.compute import resolve_device, side_by_side, use_threads
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.jobs.external import Identified, blocks, identified
-from husai.parallel import parallel_map
 from husai.probing import datasets
-from husai.probing.baselines import dense_probe, unconverged
+from husai.probing.baselines import dense_probe
 from husai.probing.files import load_probe_data, probe_data, probe_path
 from husai.probing.protocol import probe_datasets
+from husai.probing.solver import unconverged
 from husai.stress import out_of_domain
 
 CYCLE3_KS = (1, 2, 5)
@@ -65,21 +66,21 @@ def ood_job(
     ]
     with unconverged():
         dense = [out_of_domain.dense_drop(*pair) for pair in pairs]
-    drops = [
-        out_of_domain.sae_drops(sae.encoder, pairs, k, penalty=penalty, device=where)
-        for sae in saes
-    ]
+        drops = [
+            out_of_domain.sae_drops(sae.encoder, pairs, k, penalty=penalty, device=where)
+            for sae in saes
+        ]
     table = [out_of_domain.excess_drops(found, dense).tolist() for found in drops]
     alphabetical = _alphabetical(spec, saes, probes, where)
     old = [a["ood_drop"] for a in alphabetical]
-    record = provenance.evidence(
+    record = new_record(
         "ood",
         first.name["subject"],
         first.name["recipe"],
         first.name["recipe_hash"],
         {
             "excess_drop": crossed_metric(table, [data.family for data, _ in pairs]),
-            "ood_drop": jackknife_t(old).metric(),
+            "ood_drop": jackknife_t(old),
         },
         [p for sae in saes for p in sae.files]
         + [probe_path(probes, first.hook_name, n, o) for n in names for o in (False, True)],
@@ -135,7 +136,7 @@ def _alphabetical(
     for block in blocks(names):
         sources = list(probe_data(probes, saes[0].hook_name, block, spec.get("max_rows")))
         with unconverged():
-            found = parallel_map(dense_probe, sources)
+            found = side_by_side(dense_probe, sources)
         dense.update(
             {data.name: result._asdict() for data, result in zip(sources, found, strict=True)}
         )

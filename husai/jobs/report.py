@@ -65,7 +65,13 @@ def log_job(
     (``checksums.json``) and print the strict decision, a line for each gate, and the closing
     paragraph."""
     from husai.report.closing import closing_paragraph, strict_lines
-    from husai.report.log import end_run, start_run, write_log
+    from husai.report.events import (
+        end_run,
+        start_run,
+    )
+    from husai.report.log import (
+        write_log,
+    )
     from husai.verify.checksums import write_index
 
     if event is None:
@@ -127,7 +133,7 @@ def dag_job(
     """Write the rule graph (``dag.svg``) and the full job graph (``dag_jobs.svg``), or both as
     Mermaid text (``.mmd``).
     """
-    from husai.report.dag import write_graphs
+    from husai.report.dag.write import write_graphs
 
     paths = write_graphs(out_dir, format, targets, snakefile, options)
     for path in paths:

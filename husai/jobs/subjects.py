@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from husai.activations import SPLITS, StoreWriter
 from husai.compute import resolve_device, use_threads
 from husai.errors import HusaiError, nearest
-from husai.probing import datasets
+from husai.probing import datasets, splits
 from husai.progress import Progress, log
 from husai.provenance import atomic_path, hash_json, job
 from husai.subjects import Subject, load_subject
@@ -282,9 +282,8 @@ def probe_activations_job(
     """Store last-token activations of probing data sets: ``out/{hook}/{data set}.safetensors`` and
     ``.../{data set}_OOD.safetensors``.
 
-    Each file holds ``x`` (n_rows, d) float32 in file order, ``y`` (n_rows,) int64 labels,
-    ``row_hashes`` (n_rows,) int64 and ``train_rows``, the rows that sae-probes trains its probe on.
-    The manifest counts test rows whose text is in the subject's corpus (``text_overlap_rows``,
+    Each file holds ``x`` (n_rows, d) float32 in file order and ``y`` (n_rows,) int64 labels. The
+    manifest counts test rows whose text is in the subject's corpus (``text_overlap_rows``,
     wanted 0).
 
     Parameters
@@ -368,20 +367,14 @@ def _probe_file(
     from husai.subjects.corpus import hash_numbers
 
     hashes = hash_numbers([datasets.row_hash(p) for p in data.prompts])
-    train_rows = np.zeros(0, dtype=np.int64) if is_ood else datasets.probe_train_rows(data.y)
+    train_rows = np.zeros(0, dtype=np.int64) if is_ood else splits.probe_train_rows(data.y)
     test = np.setdiff1d(np.arange(len(data.y)), train_rows)
     values = subject.activations(data.prompts, hooks, positions="last", max_tokens=max_tokens)
     files = []
     for hook in hooks:
         path = out / hook / f"{label}.safetensors"
         with atomic_path(path) as temporary:
-            tensors = {
-                "x": values[hook].contiguous(),
-                "y": torch.from_numpy(data.y),
-                "row_hashes": torch.from_numpy(hashes),
-                "train_rows": torch.from_numpy(train_rows),
-            }
-            save_file(tensors, temporary)
+            save_file({"x": values[hook].contiguous(), "y": torch.from_numpy(data.y)}, temporary)
         files.append(path)
     overlap = 0 if known is None else int(np.isin(hashes[test], known).sum())
     record = {

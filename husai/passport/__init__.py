@@ -2,6 +2,8 @@
 whether it can be certified at a known error rate."""
 
 from husai.passport.certify import certify
+from husai.passport.consensus import Consensus, consensus
+from husai.passport.matching import Kin
 from husai.passport.posterior import (
     BetaBinomial,
     certified,
@@ -15,11 +17,14 @@ from husai.passport.table import LatentTable, Passports
 
 __all__ = [
     "BetaBinomial",
+    "Consensus",
+    "Kin",
     "LatentTable",
     "Passports",
     "Prediction",
     "certified",
     "certify",
+    "consensus",
     "expected_fdr",
     "fit",
     "mixture_doubt",

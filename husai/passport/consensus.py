@@ -17,6 +17,7 @@ from husai.passport.certify import measured, relatives
 from husai.passport.ensemble import names_of
 from husai.passport.refit import STEPS, Refit, refit
 from husai.sae.architectures import SAE
+from husai.stability.rows import matrix_of
 
 MIN_SHARE = 0.5
 """Share of a group's members in which a latent must occur: the bar of a certificate."""
@@ -82,6 +83,8 @@ def consensus(
     members = [sae for group in groups for sae in group]
     group_of = [g for g, group in enumerate(groups) for _ in group]
     names = _checked(groups, members, seeds)
+    if not isinstance(rows, ActivationStore):
+        rows = matrix_of(rows, "training rows")
     some = (
         rows[:MATCHING_ROWS]
         if isinstance(rows, torch.Tensor)
@@ -126,9 +129,10 @@ def _of_group(found: Found, group: list[int], rows, min_share: float, steps: int
     start = _averaged(found, group, clusters)
     l0 = sum(found.ensemble.firing[i].l0 for i in group) / len(group)
     names = [found.ensemble.names[i] for i in group]
-    start.cfg = _notes(found.ensemble.saes[group[0]], names, min_share)
-    sae, fit = refit(start, rows, l0=min(l0, len(clusters)), steps=steps)
-    return Consensus(sae, names, torch.tensor([len(c) for c in clusters]), fit)
+    member = found.ensemble.saes[group[0]]
+    start.cfg = _notes(member, names, min_share)
+    sae, fit = refit(start.to(member.device), rows, l0=min(l0, len(clusters)), steps=steps)
+    return Consensus(sae.to("cpu"), names, torch.tensor([len(c) for c in clusters]), fit)
 
 
 def recurring(found: Found, group: Sequence[int], fewest: int) -> list[list[tuple[int, int]]]:

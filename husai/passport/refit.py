@@ -69,7 +69,7 @@ def refit(
     """
     if len(rows) < BATCH:
         raise HusaiError(f"consensus: {len(rows)} training rows; at least {BATCH} are needed")
-    check = rows if len(rows) <= SCALE_ROWS else _first(rows, SCALE_ROWS)
+    check = _first(rows, min(len(rows), SCALE_ROWS))
     before = evaluate_sae(sae, check)["explained_variance"]
     scale = float((check - check.mean(0)).square().mean().sqrt()) or 1.0
     parts = [sae.W_enc, sae.b_enc / scale, sae.b_dec / scale]

@@ -216,10 +216,8 @@ def weight_gradients(
     dW_enc : Tensor (S*d_sae, d_in)
     dW_dec : Tensor (S*d_sae, d_out) or None
     """
-    narrow = torch.int16 if n_latents < 2**15 else torch.int32
-    by_latent, order = code.columns.to(narrow).sort(stable=True)
-    starts = torch.searchsorted(by_latent, torch.arange(n_latents, device=x.device, dtype=narrow))
-    rows = code.rows[order]
+    order, ends = by_latent(code.columns, n_latents)
+    rows, starts = code.rows[order], ends[:-1]
     dW_enc = embedding_bag(rows, x, starts, per_sample_weights=dpre[order], mode="sum")
     dW_dec = (
         embedding_bag(rows, g, starts, per_sample_weights=code.values[order], mode="sum")
@@ -227,6 +225,17 @@ def weight_gradients(
         else None
     )
     return dW_enc, dW_dec
+
+
+def by_latent(columns: torch.Tensor, n_latents: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Entries in the order of their latents, int64 (n,), and where those of each latent begin.
+
+    The beginnings (n_latents + 1,) end with the number of entries.
+    """
+    narrow = torch.int16 if n_latents < 2**15 else torch.int32
+    latents, order = columns.to(narrow).sort(stable=True)
+    each = torch.arange(n_latents + 1, device=columns.device, dtype=narrow)
+    return order, torch.searchsorted(latents, each)
 
 
 def sum_by_latent(code: Code, entries: torch.Tensor, n_latents: int) -> torch.Tensor:

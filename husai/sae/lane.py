@@ -108,9 +108,8 @@ class Lane:
     def compute_in(self, arithmetic: Arithmetic) -> None:
         """Use ``arithmetic`` from the next step on."""
         self.arithmetic, self._replayed = arithmetic, None
-        self.settings = self.settings._replace(
-            sparse=arithmetic.sparse, matmul_dtype=arithmetic.products
-        )
+        kernels = {"sparse": arithmetic.sparse, "fused": arithmetic.fused}
+        self.settings = self.settings._replace(matmul_dtype=arithmetic.products, **kernels)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -20,7 +20,6 @@ from husai.statistics.ensemble import (
 )
 from husai.statistics.intervals import (
     Difference,
-    Interval,
     difference,
     jackknife_difference,
     jackknife_se,
@@ -33,7 +32,6 @@ from husai.statistics.resampling import bootstrap_percentile, crossed_interval, 
 
 __all__ = [
     "Difference",
-    "Interval",
     "MannWhitney",
     "assessable",
     "bootstrap_percentile",

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from husai.provenance import metric
+from husai.evidence import Metric
 from husai.statistics.chance import assessable, chance_corrected
-from husai.statistics.intervals import Interval, jackknife_t
+from husai.statistics.intervals import jackknife_t
 
 CLONE = 1.0 - 1e-6
 """PWMCC from which two decoders are the same up to order and sign of rows."""
@@ -47,24 +47,24 @@ def square(values: Any) -> np.ndarray:
     )
 
 
-def matrix_interval(values: np.ndarray) -> Interval:
+def matrix_interval(values: np.ndarray) -> Metric:
     """Jackknife-t of a pairwise matrix, or of one value per seed; an undefined entry gives an
     undefined value without bounds.
     """
     values = np.asarray(values, dtype=np.float64)
     defined = values[~np.eye(len(values), dtype=bool)] if values.ndim == 2 else values
     if not np.isfinite(defined).all():
-        return Interval(math.nan, -math.inf, math.inf, len(values), "undefined")
+        return Metric(math.nan, -math.inf, math.inf, len(values), "undefined")
     return jackknife_t(values)
 
 
-def corrected_interval(pwmcc: np.ndarray, null: float, kind: str = "") -> Interval:
+def corrected_interval(pwmcc: np.ndarray, null: float, kind: str = "") -> Metric:
     """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is
     not assessable.
     """
     if not assessable(null):
         label = f"{kind} null" if kind else "null"
-        return Interval(
+        return Metric(
             math.nan, -math.inf, math.inf, len(pwmcc), f"not assessable: {label} {float(null):.3f}"
         )
     return matrix_interval(chance_corrected(np.asarray(pwmcc, dtype=np.float64), null))
@@ -93,7 +93,7 @@ def clone_pairs(pwmcc_all: np.ndarray, same_index: np.ndarray | None) -> int:
     return int(np.triu(found, 1).sum())
 
 
-def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, dict]:
+def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, Metric]:
     """``{name: metric}`` of a stability record, all but :data:`SINGLE`.
 
     Parameters
@@ -106,23 +106,21 @@ def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, dict]:
     per_seed, n = stored["per_seed"], len(pairwise["pwmcc"])
     named = {name: pairwise[of] for name, of in PAIRWISE.items() if of in pairwise}
     named |= {name: matrix for name, matrix in pairwise.items() if name.startswith(OVERLAP)}
-    found = {name: matrix_interval(matrix).metric() for name, matrix in named.items()}
+    found = {name: matrix_interval(matrix) for name, matrix in named.items()}
     nulls, nulls_all = (
         {kind: _null(kind, value["pairs"]) for kind, value in stored[key].items()}
         for key in ("nulls", "nulls_all")
     )
     worst, worst_all = (
-        max(of, key=lambda kind, of=of: of[kind]["value"]) for of in (nulls, nulls_all)
+        max(of, key=lambda kind, of=of: of[kind].value) for of in (nulls, nulls_all)
     )
-    null, null_all = nulls[worst]["value"], nulls_all[worst_all]["value"]
-    found["S"] = corrected_interval(pairwise["pwmcc"], null, worst).metric()
-    found["S_all"] = corrected_interval(pairwise["pwmcc_all"], null_all, worst_all).metric()
+    null, null_all = nulls[worst].value, nulls_all[worst_all].value
+    found["S"] = corrected_interval(pairwise["pwmcc"], null, worst)
+    found["S_all"] = corrected_interval(pairwise["pwmcc_all"], null_all, worst_all)
     found |= {f"null_{kind}": value for kind, value in nulls.items()}
     found["null_worst"], found["null_worst_all"] = nulls[worst], nulls_all[worst_all]
     found |= {
-        name: matrix_interval(_per_seed(per_seed[name])).metric()
-        for name in PER_SEED
-        if name in per_seed
+        name: matrix_interval(_per_seed(per_seed[name])) for name in PER_SEED if name in per_seed
     }
     same = pairwise.get("same_index")
     method = (
@@ -130,15 +128,15 @@ def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, dict]:
         if same is None
         else f"equal decoders, or {coincidence_limit(n)} rows or more alike at one index"
     )
-    found["clone_pairs"] = metric(float(clone_pairs(pairwise["pwmcc_all"], same)), method=method)
+    found["clone_pairs"] = Metric(float(clone_pairs(pairwise["pwmcc_all"], same)), method=method)
     if "start_trace" in per_seed:
         untraced = int((~(_per_seed(per_seed["start_trace"]) >= TRACE)).sum())
-        found["untraced_seeds"] = metric(
+        found["untraced_seeds"] = Metric(
             float(untraced),
             method=f"row order resembles the seed's own start by less than {TRACE:g} sd",
         )
     yes = float(assessable(null))
-    found["assessable"] = metric(yes, yes, yes, n, f"worst null: {worst}")
+    found["assessable"] = Metric(yes, yes, yes, n, f"worst null: {worst}")
     return found
 
 
@@ -146,11 +144,11 @@ def _per_seed(values: Sequence[float | None]) -> np.ndarray:
     return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
 
 
-def _null(kind: str, pairs: Sequence[float]) -> dict:
+def _null(kind: str, pairs: Sequence[float]) -> Metric:
     """A null as a metric: its bounds are those of the mean over pairs it was measured on (min and
     max pair).
     """
-    return metric(
+    return Metric(
         float(np.mean(pairs)),
         min(pairs),
         max(pairs),

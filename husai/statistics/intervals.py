@@ -13,22 +13,7 @@ import numpy as np
 from scipy import special
 
 from husai.errors import HusaiError
-from husai.provenance import metric
-
-
-class Interval(NamedTuple):
-    """A value with a two-sided interval; unbounded when the data cannot give one."""
-
-    value: float
-    lcb: float
-    ucb: float
-    n: int
-    """Number of independent units."""
-    method: str
-
-    def metric(self) -> dict:
-        """As a metric of an evidence record."""
-        return metric(*self)
+from husai.evidence import Metric
 
 
 @functools.cache
@@ -61,17 +46,15 @@ def finite_array(values, what: str) -> np.ndarray:
     return array
 
 
-def unbounded(value: float, n: int, method: str) -> Interval:
+def unbounded(value: float, n: int, method: str) -> Metric:
     """A value that these data give no interval for."""
-    return Interval(float(value), -math.inf, math.inf, int(n), method)
+    return Metric(float(value), -math.inf, math.inf, int(n), method)
 
 
-def symmetric(
-    value: float, se: float, df: float, n: int, method: str, confidence: float
-) -> Interval:
+def symmetric(value: float, se: float, df: float, n: int, method: str, confidence: float) -> Metric:
     """Student t interval of ``value`` with standard error ``se`` on ``df`` degrees of freedom."""
     half = t_quantile(df, confidence) * se
-    return Interval(float(value), float(value - half), float(value + half), int(n), method)
+    return Metric(float(value), float(value - half), float(value + half), int(n), method)
 
 
 def leave_one_out(pairwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +78,7 @@ def jackknife_se(pairwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return value, np.sqrt((n - 1) * left_out.var(axis=-1))
 
 
-def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) -> Interval:
+def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) -> Metric:
     r"""Delete-one-seed jackknife interval with Student t on n - 1 degrees of freedom.
 
     With :math:`\theta_{(i)}` the statistic without seed i, ``se^2 = (n-1)/n sum_i (theta_(i) -
@@ -113,7 +96,7 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
 
     Returns
     -------
-    Interval
+    Metric
         ``lcb = -inf, ucb = inf`` when seeds are too few: one value, or fewer than three seeds for
         pairwise values.
 
@@ -123,7 +106,7 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
     >>> round(found.value, 3), round(found.lcb, 3), round(found.ucb, 3)
     (2.0, -0.484, 4.484)
     >>> jackknife_t([[1.0, 0.4], [0.4, 1.0]])  # one pair
-    Interval(value=0.4, lcb=-inf, ucb=inf, n=2, method='jackknife-t')
+    Metric(value=0.4, lcb=-inf, ucb=inf, n=2, method='jackknife-t')
     """
     if callable(matrix_or_stat):
         return _jackknife_callable(matrix_or_stat, n, confidence)
@@ -161,7 +144,7 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
     return symmetric(value, se, count - 1, count, "jackknife-t", confidence)
 
 
-def _jackknife_callable(stat: Callable, n: int | None, confidence: float) -> Interval:
+def _jackknife_callable(stat: Callable, n: int | None, confidence: float) -> Metric:
     if n is None or n < 1:
         raise HusaiError(f"jackknife: a function needs the number of seeds n >= 1, got {n}")
     value = float(stat(np.arange(n)))
@@ -205,7 +188,7 @@ def difference(a, b) -> Difference:
     return Difference(value, math.sqrt(total), round(df, 6), n)
 
 
-def jackknife_difference(a, b, confidence: float = 0.95) -> Interval:
+def jackknife_difference(a, b, confidence: float = 0.95) -> Metric:
     """Interval of ``a - b`` for two independent ensembles, each ``(n, n)`` pairwise values or
     ``(n,)`` values per seed.
     """

@@ -7,10 +7,11 @@ import math
 import numpy as np
 
 from husai.errors import HusaiError
-from husai.statistics.intervals import Interval, as_array, jackknife_t, t_quantile
+from husai.evidence import Metric
+from husai.statistics.intervals import as_array, jackknife_t, t_quantile
 
 
-def recovered_interval(spliced, ablated, confidence: float = 0.95) -> Interval:
+def recovered_interval(spliced, ablated, confidence: float = 0.95) -> Metric:
     r"""Recovered share ``1 - sum(spliced) / sum(ablated)`` with a delete-one jackknife interval.
 
     A ratio of sums, so that a text counts by what can be lost on it; its value is 0 for the mean
@@ -25,7 +26,7 @@ def recovered_interval(spliced, ablated, confidence: float = 0.95) -> Interval:
 
     Returns
     -------
-    Interval
+    Metric
         Over texts for one SAE. Over several seeds of one recipe the mean of their values, with the
         wider of the interval over seeds and that over texts. NaN without bounds where the ablation
         loses nothing: there is nothing to recover, and nothing can be said.
@@ -46,7 +47,7 @@ def recovered_interval(spliced, ablated, confidence: float = 0.95) -> Interval:
         )
     total = ablated.sum()
     if not (np.isfinite(spliced).all() and np.isfinite(ablated).all() and total > 0):
-        return Interval(math.nan, -math.inf, math.inf, ablated.size, "not assessable: no loss")
+        return Metric(math.nan, -math.inf, math.inf, ablated.size, "not assessable: no loss")
     over_texts = _over_texts(np.atleast_2d(spliced).mean(axis=0), ablated, confidence)
     if spliced.ndim == 1:
         return over_texts
@@ -54,14 +55,14 @@ def recovered_interval(spliced, ablated, confidence: float = 0.95) -> Interval:
     over_seeds = jackknife_t(per_seed, confidence=confidence)
     low, high = min(over_seeds.lcb, over_texts.lcb), max(over_seeds.ucb, over_texts.ucb)
     method = "jackknife-t, the wider of seeds and texts"
-    return Interval(over_seeds.value, low, high, len(per_seed), method)
+    return Metric(over_seeds.value, low, high, len(per_seed), method)
 
 
-def _over_texts(spliced: np.ndarray, ablated: np.ndarray, confidence: float) -> Interval:
+def _over_texts(spliced: np.ndarray, ablated: np.ndarray, confidence: float) -> Metric:
     value, n = 1.0 - spliced.sum() / ablated.sum(), ablated.size
     rest = ablated.sum() - ablated
     if n < 2 or not (rest > 0).all():
-        return Interval(float(value), -math.inf, math.inf, n, "jackknife-t")
+        return Metric(float(value), -math.inf, math.inf, n, "jackknife-t")
     left_out = 1.0 - (spliced.sum() - spliced) / rest
     half = t_quantile(n - 1, confidence) * math.sqrt((n - 1) * left_out.var())
-    return Interval(float(value), float(value - half), float(value + half), n, "jackknife-t")
+    return Metric(float(value), float(value - half), float(value + half), n, "jackknife-t")

@@ -7,11 +7,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from husai.errors import HusaiError
-from husai.statistics.intervals import Interval, as_array, finite_array, symmetric, unbounded
+from husai.evidence import Metric
+from husai.statistics.intervals import as_array, finite_array, symmetric, unbounded
 from husai.statistics.levels import stated_bounds
 from husai.statistics.two_way import two_way
 
@@ -23,7 +25,7 @@ def _draws(seed: int, n_resamples: int, n: int) -> np.ndarray:
 
 def bootstrap_percentile(
     values, n_resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
-) -> Interval:
+) -> Metric:
     """Percentile bootstrap of the mean, as the ``cycle3`` policy defines it.
 
     Equal bit for bit to ``default_rng(seed).choice(values, (n_resamples, n)).mean(1)`` with
@@ -43,7 +45,7 @@ def bootstrap_percentile(
     means = values[_draws(int(seed), int(n_resamples), values.size)].mean(axis=1)
     tail = round(50.0 * (1.0 - confidence), 10)
     low, high = np.percentile(means, [tail, 100.0 - tail])
-    return Interval(
+    return Metric(
         float(values.mean()), float(low), float(high), values.size, "bootstrap-percentile"
     )
 
@@ -54,7 +56,7 @@ def crossed_interval(
     n_resamples: int = 10_000,
     seed: int = 0,
     confidence: float = 0.95,
-) -> Interval:
+) -> Metric:
     """Interval of the mean of a table seeds x data sets: the widest of a crossed bootstrap, a
     family-level t, a seed-level t and a two-way t.
 
@@ -76,7 +78,7 @@ def crossed_interval(
 
     Returns
     -------
-    Interval
+    Metric
         ``n`` is the number of seeds. One seed, or one family, gives no interval.
     """
     table = np.atleast_2d(as_array(table))
@@ -106,7 +108,7 @@ def crossed_interval(
     by_family = symmetric(value, se, n_families - 1, n_seeds, "family-t", confidence)
     seed_se = float(table.mean(1).std(ddof=1)) / math.sqrt(n_seeds)
     by_seed = symmetric(value, seed_se, n_seeds - 1, n_seeds, "seed-t", confidence)
-    bootstrap = Interval(value, float(low), float(high), n_seeds, "crossed-bootstrap")
+    bootstrap = Metric(value, float(low), float(high), n_seeds, "crossed-bootstrap")
     both = two_way((sums - value * size) / size.mean(), size)
     by_both = symmetric(
         value, float(both.se), round(float(both.df), 6), n_seeds, "two-way-t", confidence
@@ -116,11 +118,9 @@ def crossed_interval(
     )
 
 
-def crossed_metric(table, families: Sequence[Hashable]) -> dict:
-    """:func:`crossed_interval` as a metric of an evidence record, with the bounds that further
-    candidates are judged by.
-    """
+def crossed_metric(table, families: Sequence[Hashable]) -> Metric:
+    """:func:`crossed_interval` with the bounds that further candidates are judged by."""
     bounds = stated_bounds(
         lambda confidence: crossed_interval(table, families, confidence=confidence)
     )
-    return {**crossed_interval(table, families).metric(), "bounds": bounds}
+    return replace(crossed_interval(table, families), bounds=tuple(bounds))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from husai.errors import HusaiError, nearest
-from husai.probing import datasets
+from husai.probing import datasets, splits
 from husai.subjects.contamination import Runs
 from husai.subjects.sources import read_source, shuffled
 
@@ -101,7 +101,7 @@ def build_corpus(config: dict | None = None) -> Corpus:
     A document is left out when its normalised text was there before, when it is evaluation text,
     or when it shares a run of 13 words with evaluation text. Evaluation text is every row of the
     confirmation (B) and OOD data sets, the OOD files, and of the selection (A) data sets all rows
-    but those that sae-probes draws to train a probe (``datasets.probe_train_rows``).
+    but those that sae-probes draws to train a probe (``splits.probe_train_rows``).
 
     Raises
     ------
@@ -164,7 +164,7 @@ def trainable_rows(config: dict) -> dict[str, set[int]]:
             rows[name] = set()
         else:
             y = datasets.load_dataset(name, config["max_rows"]).y
-            rows[name] = set(datasets.probe_train_rows(y).tolist())
+            rows[name] = set(splits.probe_train_rows(y).tolist())
     return rows
 
 
@@ -203,7 +203,7 @@ def _clean(
     """Documents that are new and no evaluation text, dealt to splits by their hash; fills
     ``report`` at the end.
     """
-    counts, splits, sources = Counter(), Counter(), Counter()
+    counts, per_split, sources = Counter(), Counter(), Counter()
     seen: set[int] = set()
     digest = hashlib.sha256()
     try:
@@ -221,7 +221,7 @@ def _clean(
                 split = _split(row_hash, config)
                 overlap = row_hash in evaluation.hashes
                 counts.update(n_rows=1, n_chars=len(text), overlap_rows=int(overlap))
-                splits[split] += 1
+                per_split[split] += 1
                 sources[source] += 1
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
                 yield Document(split, row_hash, text)
@@ -231,7 +231,7 @@ def _clean(
             "n_excluded": counts["n_excluded_rows"] + counts["n_excluded_runs"],
             "n_evaluation_texts": len(evaluation.hashes),
             "n_evaluation_runs": len(evaluation.runs),
-            "rows_per_split": {split: splits[split] for split in SPLITS},
+            "rows_per_split": {split: per_split[split] for split in SPLITS},
             "rows_per_file": dict(sources),
             "sha256": digest.hexdigest(),
             "evaluation_sha256": text_sha256(sorted(evaluation.hashes)),

@@ -200,7 +200,7 @@ def run_saebench(args) -> None:
 
 def _write_as_saebench(record: Path, baselines: Path, out: Path) -> None:
     from husai import provenance
-    from husai.probing.saebench import to_saebench_schema
+    from husai.official.results import to_saebench_schema
 
     dense = {
         name: found["dense"] for name, found in provenance.read_json(baselines)["datasets"].items()

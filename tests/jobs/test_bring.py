@@ -16,7 +16,7 @@ from husai.errors import HusaiError
 from husai.gate import load_evidence
 from husai.gate.evaluate import evaluate
 from husai.gate.ledger import read_ledger
-from husai.gate.policy import load_policy
+from husai.gate.policy_files import load_policy
 from husai.jobs.bring import bring_job, confirm_brought
 from husai.jobs.confirmation import (
     confirmation_job,
@@ -364,14 +364,12 @@ def test_the_control_has_the_width_and_l0_that_the_import_found(here, table):
 def test_brought_saes_are_rows_of_the_frontier(here, table):
     by_id = {r["recipe"]: r for r in table["rows"]}
     assert set(by_id) == {"topk-d32-k4", "brought-theirs", "brought-lone"}
-    assert (
-        by_id["brought-theirs"]["n_seeds"] == 3
-        and by_id["brought-theirs"]["delta_vs_frozen"]["lcb"] is not None
-    )
-    assert by_id["brought-theirs"]["S"]["n"] == 3
-    assert by_id["brought-lone"]["n_seeds"] == 1 and by_id["brought-lone"]["delta_vs_frozen"][
-        "lcb"
-    ] == float("-inf")
+    assert by_id["brought-theirs"]["n_seeds"] == 3 and by_id["brought-theirs"][
+        "delta_vs_frozen"
+    ].lcb > -float("inf")
+    assert by_id["brought-theirs"]["S"].n == 3
+    assert by_id["brought-lone"]["n_seeds"] == 1
+    assert by_id["brought-lone"]["delta_vs_frozen"].lcb == -float("inf")
     assert by_id["brought-lone"]["architecture"] == "relu" and "S" not in by_id["brought-lone"]
     stability = read_json("results/stability/language/brought-theirs.json")
     assert (

@@ -14,12 +14,13 @@ from husai import provenance
 from husai.errors import HusaiError
 from husai.jobs import external
 from husai.jobs.external import baselines_job, saebench_job
-from husai.official.sae_probes import results_dir
+from husai.official.engine import results_dir
+from husai.official.results import to_saebench_schema
 from husai.probing import datasets
 from husai.probing.encoders import SAEEncoder
 from husai.probing.files import load_probe_data
+from husai.probing.paired import cycle3_summary, validation_k
 from husai.probing.protocol import probe_datasets
-from husai.probing.saebench import cycle3_summary, to_saebench_schema, validation_k
 from husai.sae import SAE, save_sae
 
 NAMES = ["96_spam_is", "87_glue_cola", "90_glue_qnli"]
@@ -79,10 +80,10 @@ def test_record_pairs_every_data_set_with_its_own_baselines(world, tmp_path):
         assert row["neurons_auc"] == base[row["dataset"]]["neurons"][str(row["k"])]["auc"]
         assert row["family"] == datasets.family(row["dataset"])
     at_gate = [r for r in rows if r["k"] == 4]
-    assert record["metrics"]["delta_vs_dense"]["value"] == pytest.approx(
+    assert record["metrics"]["delta_vs_dense"].value == pytest.approx(
         np.mean([r["auc"] - r["dense_auc"] for r in at_gate])
     )
-    assert record["metrics"]["delta_vs_dense"]["lcb"] is None, "one seed gives no interval"
+    assert record["metrics"]["delta_vs_dense"].lcb == -np.inf, "one seed gives no interval"
     assert provenance.read_json(tmp_path / "saebench.json")["kind"] == "saebench"
     assert not list(tmp_path.glob("*.partial.json"))
 

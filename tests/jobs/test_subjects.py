@@ -163,7 +163,6 @@ def test_probe_activations_are_last_tokens_in_file_order(root, tmp_path):
     for hook in HOOKS:
         record = load_file(tmp_path / hook / "95_toxic_is.safetensors")
         assert record["x"].shape == (200, 16) and np.array_equal(record["y"].numpy(), data.y)
-        assert np.array_equal(record["train_rows"].numpy(), datasets.probe_train_rows(data.y))
         ids = subject.encode(data.prompts[7:8])[0]
         alone = subject.model.run_with_cache(torch.from_numpy(ids)[None])[1][hook][0, -1]
         torch.testing.assert_close(record["x"][7], alone, rtol=1e-4, atol=1e-5)

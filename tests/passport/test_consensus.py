@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 import torch
 
+from husai.activations import ActivationStore, write_store
 from husai.errors import HusaiError
 from husai.passport.consensus import consensus
 from husai.passport.planted import KINDS, Plan, planted_sae, planted_world
@@ -57,6 +58,14 @@ def test_the_refit_keeps_l0_and_explains_more(architecture):
     assert found.fit.l0 == pytest.approx(aim, rel=0.15)
     assert found.sae.architecture == architecture
     assert torch.allclose(found.sae.W_dec.norm(dim=1), torch.ones(found.sae.d_sae), atol=1e-5)
+
+
+def test_rows_may_lie_in_a_store(planted, tmp_path):
+    saes, world = planted
+    write_store(tmp_path / "rows", world.rows)
+    (stored,) = consensus([saes[:3]], ActivationStore.open(tmp_path / "rows"), steps=20)
+    (held,) = consensus([saes[:3]], world.rows, steps=20)
+    assert torch.allclose(stored.sae.W_enc, held.sae.W_enc, atol=1e-5)
 
 
 def test_min_share_decides_how_often_a_latent_must_occur(planted):

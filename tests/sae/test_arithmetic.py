@@ -171,3 +171,22 @@ def test_tf32_is_on_for_products_of_the_step_alone(monkeypatch):
     seen.clear()
     ensemble.lanes[0].step()
     assert seen == [True] and not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_float32_is_float32_in_a_program_that_allows_tf32(monkeypatch):
+    seen = []
+    right = kernels.pre_activations
+    monkeypatch.setattr(
+        kernels,
+        "pre_activations",
+        lambda *a: seen.append(torch.backends.cuda.matmul.allow_tf32) or right(*a),
+    )
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        lane = Ensemble(recipe(), [Member(0)], DATA).lanes[0]
+        lane.step()
+        Trial(lane.settings, lane.problem()).error(Arithmetic(True, None, False))
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    assert seen and not any(seen)

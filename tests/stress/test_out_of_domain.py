@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from husai.errors import HusaiError
 from husai.jobs.ood import ood_job
-from husai.probing import datasets
+from husai.probing import datasets, splits
 from husai.probing.encoders import Neurons
 from husai.probing.protocol import ProbeData
 from husai.sae import SAE, save_sae
@@ -39,7 +39,7 @@ def test_training_rows_come_from_the_first_1500_and_never_test_in_domain():
     train, rest = out_of_domain.ood_rows(y)
     assert len(train) == 1024 and train.max() < 1500 and y[train].sum() == 512
     assert not set(train) & set(rest)
-    assert not set(datasets.probe_train_rows(y)) & set(rest), "rows the subject may have read"
+    assert not set(splits.probe_train_rows(y)) & set(rest), "rows the subject may have read"
 
 
 def test_too_few_rows_are_refused_by_name():
@@ -134,11 +134,8 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
     ]
     assert record["kind"] == "ood" and len(excess) == 6
     metric = record["metrics"]["excess_drop"]
-    assert (
-        metric["value"] == pytest.approx(np.mean(excess))
-        and metric["lcb"] < metric["value"] < metric["ucb"]
-    )
-    assert record["metrics"]["ood_drop"]["n"] == 3
+    assert metric.value == pytest.approx(np.mean(excess)) and metric.lcb < metric.value < metric.ucb
+    assert record["metrics"]["ood_drop"].n == 3
     assert record["alphabetical"]["ood_domains"] == ["living-room"]
     with pytest.raises(HusaiError, match=r"no activations of data set .90_glue_qnli"):
         ood_job(

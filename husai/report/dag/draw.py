@@ -1,17 +1,11 @@
-"""``husai dag``: the rule graph and the full job graph as SVG or Mermaid text, from Snakemake's own
-output, without graphviz.
-"""
+"""What both drawings of the workflow share: stages and their colours, boxes, edges, the page."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
-from husai.errors import HusaiError
-from husai.provenance import write_text
-from husai.report.graph import Layout, layout, transitive_reduction
-from husai.report.jobs import Graph, job_graph, rule_graph
+from husai.report.dag.layout import Layout
 
 STAGES = {
     "subject": ("subject", "activations", "leak"),
@@ -56,27 +50,6 @@ def stage_of(rule: str) -> str:
     return "report"
 
 
-def mermaid(graph: Graph) -> str:
-    """The graph as a Mermaid flow chart, coloured by stage."""
-    lines = ["flowchart TB"]
-    for node, label in graph.nodes.items():
-        text = "<br/>".join(html.escape(part, quote=True) for part in label)
-        lines.append(f'  n{node}["{text}"]:::{stage_of(label[0])}')
-    lines += [f"  n{a} --> n{b}" for a, b in graph.edges]
-    lines += [
-        f"  classDef {stage} fill:{fill},stroke:{stroke},color:#16191d"
-        for stage, (fill, stroke) in COLOURS.items()
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def rules_mermaid(graph: Graph) -> str:
-    """The rule graph as a Mermaid flow chart."""
-    rules = rule_graph(graph)
-    labels = {rule: [rule, f"{n} jobs"] if n > 1 else [rule] for rule, n in rules.jobs.items()}
-    return mermaid(Graph(labels, [*transitive_reduction(labels, rules.forward), *rules.back]))
-
-
 COLOURS = {
     "subject": ("#dbe9f9", "#3f74b5"),
     "SAEs": ("#dcefe2", "#3c8a5a"),
@@ -100,37 +73,6 @@ def text_width(text: str, size: float = FONT) -> float:
     """Rough width of a line of text in pixels."""
     narrow = sum(c in "ijlft.,:;|'1 =()[]-" for c in text)
     return size * (0.6 * (len(text) - narrow) + 0.36 * narrow)
-
-
-def rule_svg(graph: Graph) -> str:
-    """The rule graph as SVG: one box per rule with its number of jobs, coloured by stage; implied
-    edges left out.
-    """
-    rules = rule_graph(graph)
-    lines = {rule: [rule, f"{n} jobs"] if n > 1 else [rule] for rule, n in rules.jobs.items()}
-    width = {rule: max(text_width(part) for part in text) + 2 * PAD for rule, text in lines.items()}
-    height = {rule: 16 + LINE * len(text) for rule, text in lines.items()}
-    forward = transitive_reduction(rules.jobs, rules.forward)
-    turned = [(b, a) for a, b in rules.back]
-    placed = layout(rules.jobs, [*forward, *(e for e in turned if e not in set(forward))], width)
-    tops, total = tops_of(placed, height)
-    body = [edge_path(placed, edge, tops, height) for edge in forward]
-    body += [edge_path(placed, edge, tops, height, "edge back", 14.0) for edge in turned]
-    body += [
-        box(placed.x[r] - width[r] / 2, tops[r], width[r], height[r], stage_of(r), text)
-        for r, text in lines.items()
-    ]
-    note = "an arrow means: is needed by; what other arrows imply is left out" + (
-        "; dashed: by later jobs of that rule" if turned else ""
-    )
-    return page(
-        "Rules of the workflow",
-        note,
-        body,
-        extent(placed, width),
-        total,
-        [stage_of(r) for r in rules.jobs],
-    )
 
 
 def extent(placed: Layout, width: dict) -> float:
@@ -231,27 +173,3 @@ def page(
         f'<text class="soft" y="36">{note}</text>{"".join(legend)}</g>'
         f'<g transform="translate({shift:.1f} 106)">{"".join(body)}</g></svg>\n'
     )
-
-
-def write_graphs(
-    out_dir: str | Path,
-    form: str = "svg",
-    targets: Sequence[str] = (),
-    snakefile: str | Path | None = None,
-    options: Sequence[str] = (),
-) -> list[Path]:
-    """Write rule graph and full job graph: ``dag.svg`` and ``dag_jobs.svg``, or ``dag.mmd`` and
-    ``dag_jobs.mmd``.
-    """
-    from husai.report.dag_jobs import jobs_svg
-
-    if form not in ("svg", "mermaid"):
-        raise HusaiError(f"--format '{form}' is not svg or mermaid")
-    jobs = job_graph(targets, snakefile, options)
-    if form == "svg":
-        texts = {"dag.svg": rule_svg(jobs), "dag_jobs.svg": jobs_svg(jobs)}
-    else:
-        texts = {"dag.mmd": rules_mermaid(jobs), "dag_jobs.mmd": mermaid(jobs)}
-    for name, text in texts.items():
-        write_text(Path(out_dir) / name, text)
-    return [Path(out_dir) / name for name in texts]

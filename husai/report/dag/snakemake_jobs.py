@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from husai.errors import HusaiError
-from husai.report.graph import layer_numbers, reachable, successors, topological
+from husai.report.dag.layout import layer_numbers, reachable, successors, topological
 
 NODE = re.compile(r'^\s*(\d+)\s*\[\s*label\s*=\s*"((?:[^"\\]|\\.)*)"')
 LINK = re.compile(r"^\s*(\d+)\s*->\s*(\d+)")

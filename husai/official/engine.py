@@ -18,7 +18,8 @@ import torch
 from husai import provenance
 from husai.errors import HusaiError
 from husai.probing import datasets
-from husai.probing.protocol import PROBE_SEED, ProbeData, ProbeResult, check_width, probe_split
+from husai.probing.protocol import ProbeData, ProbeResult, check_width
+from husai.probing.splits import PROBE_SEED, probe_split
 
 MODEL = "husai-subject"
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 import html
 import math
 
-from husai.report.dag import COLOURS, edge_path, extent, page, stage_of, text_width, tops_of
-from husai.report.graph import layer_numbers, layout, transitive_reduction
-from husai.report.jobs import Graph
+from husai.report.dag.draw import COLOURS, edge_path, extent, page, stage_of, text_width, tops_of
+from husai.report.dag.layout import layer_numbers, layout, transitive_reduction
+from husai.report.dag.snakemake_jobs import Graph
 
 CHIP, CHIP_GAP, HEAD, INSIDE = 20.0, 5.0, 26.0, 9.0
 
