@@ -168,37 +168,38 @@ def trainable_rows(config: dict) -> dict[str, set[int]]:
     return rows
 
 
-def _read_all(config: dict, allowed: dict[str, set[int]]) -> Iterator[tuple[str, str]]:
-    """``(source, text)`` of every source in turn."""
+class _Read(NamedTuple):
+    """A text as it comes from a source."""
+
+    source: str
+    text: str
+    most: int | None
+    """Documents taken from this source at most."""
+
+
+def _read_all(config: dict, allowed: dict[str, set[int]]) -> Iterator[_Read]:
+    """Texts of every source in turn."""
     for number, source in enumerate(config["sources"]):
+        seed = config["seed"] + number
         if source["kind"] == "probing":
-            yield from _probing_rows(config, allowed)
+            # They fit in memory many times over: one shuffle buffer for the whole.
+            yield from shuffled(_probing_rows(config, allowed), seed, size=1 << 30)
         else:
             name = source.get("name") or " ".join(source.get("paths", [str(number)]))
-            yield from ((name, text) for text in read_source(source, config["seed"] + number))
+            yield from (_Read(name, text, None) for text in read_source(source, seed))
 
 
-def _probing_rows(config: dict, allowed: dict[str, set[int]]) -> Iterator[tuple[str, str]]:
-    """Rows of the shipped data sets that may be trained on, at most ``max_rows_per_dataset`` of
-    each, in random order.
-    """
-    most = config["max_rows_per_dataset"]
-
-    def chosen() -> Iterator[tuple[str, str]]:
-        for name in datasets.text_names():
-            texts, keep = datasets.load_texts(name), allowed.get(name)
-            rows = range(len(texts)) if keep is None else sorted(keep)
-            if most is not None and len(rows) > most:
-                drawn = np.random.default_rng([config["seed"], datasets.number(name)])
-                rows = np.sort(drawn.choice(np.asarray(rows), most, replace=False)).tolist()
-            yield from ((name, texts[i]) for i in rows if texts[i].strip())
-
-    # All of them fit in memory many times over: one shuffle buffer for the whole.
-    return shuffled(chosen(), config["seed"], size=1 << 30)
+def _probing_rows(config: dict, allowed: dict[str, set[int]]) -> Iterator[_Read]:
+    """Rows of the shipped data sets that may be trained on."""
+    for name in datasets.text_names():
+        texts, keep = datasets.load_texts(name), allowed.get(name)
+        for i in range(len(texts)) if keep is None else sorted(keep):
+            if texts[i].strip():
+                yield _Read(name, texts[i], config["max_rows_per_dataset"])
 
 
 def _clean(
-    texts: Iterator[tuple[str, str]], config: dict, evaluation: Evaluation, report: dict
+    texts: Iterator[_Read], config: dict, evaluation: Evaluation, report: dict
 ) -> Iterator[Document]:
     """Documents that are new and no evaluation text, dealt to splits by their hash; fills
     ``report`` at the end.
@@ -208,10 +209,13 @@ def _clean(
     digest = hashlib.sha256()
     try:
         while batch := list(itertools.islice(texts, BATCH)):
-            cut = [text[: config["max_chars_per_row"]] for _, text in batch]
+            batch = [r for r in batch if r.most is None or sources[r.source] < r.most]
+            cut = [r.text[: config["max_chars_per_row"]] for r in batch]
             shared = evaluation.runs.shared_by(cut)
-            counts["n_read"] += len(batch)
-            for (source, whole), text, in_run in zip(batch, cut, shared, strict=True):
+            for (source, whole, most), text, in_run in zip(batch, cut, shared, strict=True):
+                if most is not None and sources[source] >= most:
+                    continue
+                counts["n_read"] += 1
                 row_hash = datasets.row_hash(whole)
                 why = _why_left_out(row_hash, in_run, seen, evaluation)
                 if why:

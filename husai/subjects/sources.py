@@ -11,10 +11,11 @@ import os
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from husai.errors import HusaiError, nearest
 
+T = TypeVar("T")
 BUFFER = 10_000
 """Documents held back to be shuffled: what lies further apart in a file keeps its order. 10,000
 pages of web text are some 50 MB."""
@@ -44,16 +45,16 @@ def read_source(source: dict[str, Any], seed: int = 0) -> Iterator[str]:
     return shuffled((text for text in documents if text.strip()), seed)
 
 
-def shuffled(documents: Iterable[str], seed: int, size: int = BUFFER) -> Iterator[str]:
+def shuffled(documents: Iterable[T], seed: int, size: int = BUFFER) -> Iterator[T]:
     """Every document once, in random order among some ``size`` neighbours."""
     rng, held = random.Random(seed), []
-    for text in documents:
+    for document in documents:
         if len(held) < size:
-            held.append(text)
+            held.append(document)
             continue
         place = rng.randrange(size)
-        held[place], text = text, held[place]
-        yield text
+        held[place], document = document, held[place]
+        yield document
     rng.shuffle(held)
     yield from held
 
