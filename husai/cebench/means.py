@@ -14,6 +14,7 @@ import torch
 from husai.compiled import story_kernels
 from husai.progress import Progress
 from husai.sae.architectures import THRESHOLDED, TOP_K
+from husai.sae.fold import decoder_norms
 
 CHUNK_VALUES = 1 << 20
 LARGEST = torch.finfo(torch.float32).max
@@ -181,6 +182,10 @@ def mean_latents(
 ) -> tuple[list[torch.Tensor], list[float]]:
     """Mean latents of every story for several SAEs in one pass over the tokens.
 
+    Latents are in units of decoder rows of length one (:func:`husai.sae.fold.decoder_norms`): the
+    same function with a latent 300 times as large and its decoder row 300 times as short gives the
+    same means, and so the same scores.
+
     On a CPU each of torch's threads takes a range of whole stories from end to end, which spares
     the threads from waiting for each other at every operation; the result does not depend on how
     many there are beyond rounding.
@@ -220,9 +225,11 @@ def mean_latents(
         )
     )
     counts = offsets.diff().to(device).unsqueeze(1)
-    return [total.div_(counts).view(pairs.n_pairs, 2, -1) for total in sums], (
-        active / n_tokens
-    ).tolist()
+    means = [
+        total.div_(counts).mul_(decoder_norms(sae).to(total.dtype)).view(pairs.n_pairs, 2, -1)
+        for sae, total in zip(saes, sums, strict=True)
+    ]
+    return means, (active / n_tokens).tolist()
 
 
 @torch.no_grad()

@@ -95,15 +95,16 @@ def bring_job(spec: dict, store: str | Path, out: str | Path, *, device: str = "
 def read_members(
     paths: Sequence[str | Path], seeds: Sequence[int], rows, device: str
 ) -> list[Member]:
-    """The SAEs at ``paths`` in float32, each measured on ``rows``."""
-    import torch
-
+    """The SAEs at ``paths`` in float32 with decoder norms folded into the encoder, as other
+    software runs them, each measured on ``rows``.
+    """
     from husai.compute import resolve_device
     from husai.sae import evaluate_sae, load_sae
+    from husai.sae.fold import fold_for_file
 
     found = []
     for path, seed in zip(map(Path, paths), seeds, strict=True):
-        sae = load_sae(path, resolve_device(device)).to(dtype=torch.float32)
+        sae = fold_for_file(load_sae(path, resolve_device(device)))
         if sae.architecture == "transcoder" or sae.d_in != sae.d_out:
             raise HusaiError(
                 f"{path}: a transcoder; external.candidates takes SAEs, which reconstruct the "

@@ -26,6 +26,9 @@ class NullResult(NamedTuple):
     pairs: tuple[float, ...]
     """Every pair, in the order (0,1), (0,2), ..., (1,2), ..."""
     kind: str = "gaussian"
+    draws: tuple[float, ...] = ()
+    """Further, independent draws where the pairs do not give the mean well enough; the mean is then
+    theirs."""
 
     def __float__(self) -> float:
         """The mean."""
