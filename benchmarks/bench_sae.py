@@ -67,9 +67,10 @@ def run(trainer, spec, rows):
             "--out",
             str(out),
         ]
+        path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         environment = {
             **os.environ,
-            "PYTHONPATH": str(HERE.parent),
+            "PYTHONPATH": path,
             "OMP_NUM_THREADS": str(spec["threads"]),
             "HF_HUB_OFFLINE": "1",
         }
@@ -119,7 +120,7 @@ def compare(name, size, args, folder):
     )
     print("|---|---|---|---|---|---|---|", flush=True)
     records = {}
-    for trainer in ("husai", *OTHERS):
+    for trainer in ("husai", *args.others.split(",")):
         seeds = spec["seeds"] if trainer == "husai" else 1
         found = records[trainer] = run(trainer, {**spec, "seeds": seeds}, rows)
         if "error" in found:
@@ -135,8 +136,8 @@ def compare(name, size, args, folder):
         ev = sum(found["ev"]) / len(found["ev"])
         row = (
             trainer,
-            f"{each:.1f}",
-            f"{cpu:.1f}",
+            f"{each:.3g}",
+            f"{cpu:.3g}",
             f"{ratio:.1f}x",
             f"{cpu_ratio:.1f}x",
             f"{ev:.4f}",
@@ -180,7 +181,7 @@ def crossover(args):
 
     clock = time.process_time if args.device == "cpu" else time.perf_counter
     from husai.recipe import Recipe
-    from husai.sae.training import Member, Trainer
+    from husai.sae.members import Ensemble, Member
 
     print(
         "\n## Sparse against dense kernels, ms per step (CPU time on a CPU)\n\n| size | k | k / "
@@ -201,13 +202,13 @@ def crossover(args):
             )
             times = []
             for sparse in (True, False):
-                trainer = Trainer(
+                ensemble = Ensemble(
                     recipe, [Member(0)], data, device=args.device, dtype=args.dtype, sparse=sparse
                 )
                 best = float("inf")
                 for _ in range(4):
                     start = clock()
-                    trainer.step()
+                    ensemble.lanes[0].step()
                     if args.device != "cpu":
                         torch.cuda.synchronize()
                     best = min(best, clock() - start)
@@ -246,6 +247,9 @@ def arguments():
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--quick", action="store_true", help="a quarter of the steps")
     parser.add_argument("--only", help="one size, for example 512->2048")
+    parser.add_argument(
+        "--others", default=",".join(OTHERS), help="trainers to compare with (default %(default)s)"
+    )
     parser.add_argument(
         "--scaling", action="store_true", help="also the table over seeds and tokens"
     )

@@ -2,7 +2,8 @@
 products, in one run.
 
 Usage: python benchmarks/bench_stability.py [--d-sae 4096] [--d-in 512] [--seeds 8] [--device cpu]
-[--threads N] [--json FILE] [--memory]"""
+[--threads N] [--json FILE] [--memory] [--pairs-only]
+"""
 
 from __future__ import annotations
 
@@ -109,6 +110,7 @@ def main() -> None:
         action="store_true",
         help="instead: memory at 65536 x 2304, see memory_stability.py (minutes on a CPU)",
     )
+    parser.add_argument("--pairs-only", action="store_true", help="only the PWMCC of all pairs")
     parser.add_argument("--json", help="also write the figures to this file")
     args = parser.parse_args()
     if args.memory:
@@ -124,6 +126,9 @@ def main() -> None:
         "shape": [args.seeds, args.d_sae, args.d_in],
     }
     found |= {"pairs": bench_pairs(args.seeds, args.d_sae, args.d_in, device)}
+    if args.pairs_only:
+        report(found, args.json)
+        return
     found |= {
         "hungarian": bench_hungarian(args.d_sae, args.d_in, device),
         "intervals": bench_intervals(),

@@ -37,7 +37,7 @@ def measured(recipe: Recipe, seeds: list[int], data, held_out, threads: int):
     report = measure_stability(
         result.saes, held_out, seeds=seeds, initial_decoders=result.initial_decoders
     )
-    return result, {name: found["value"] for name, found in report.metrics().items()}
+    return result, {name: found.value for name, found in report.metrics().items()}
 
 
 def check(recipe: Recipe, seeds: list[int], folder: Path, threads: list[int]) -> dict:

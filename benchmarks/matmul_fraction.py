@@ -18,9 +18,9 @@ import torch
 
 from husai.recipe import Recipe
 from husai.sae.arithmetic import tf32
-from husai.sae.ensemble import STEPS_AT_ONCE
 from husai.sae.kernels import matmul
-from husai.sae.training import Member, Trainer
+from husai.sae.members import Ensemble, Member
+from husai.sae.run import STEPS_AT_ONCE
 from husai.sae.workers import Workers
 
 HEADER = (
@@ -62,15 +62,15 @@ def seconds(work, device: torch.device, blocks: int = 5, least: float = 0.2) -> 
     return found[1:]
 
 
-def matmul_rate(trainer: Trainer, d_in: int) -> float:
+def matmul_rate(ensemble: Ensemble, d_in: int) -> float:
     """Operations per second of the encoder's product alone: the best of several blocks."""
-    recipe, chosen, S = trainer.recipe, trainer.arithmetic, trainer.lanes[0].size
-    x = torch.randn(S, recipe.batch_size, d_in, device=trainer.device).to(
-        chosen.products or trainer.dtype
+    recipe, chosen, S = ensemble.recipe, ensemble.arithmetic, ensemble.lanes[0].size
+    x = torch.randn(S, recipe.batch_size, d_in, device=ensemble.device).to(
+        chosen.products or ensemble.dtype
     )
-    W = trainer.parameters["W_enc"][:S].to(x.dtype).mT
+    W = ensemble.parameters["W_enc"][:S].to(x.dtype).mT
     with tf32(chosen.tf32), torch.no_grad():
-        best = min(seconds(lambda: matmul(x, W), trainer.device))
+        best = min(seconds(lambda: matmul(x, W), ensemble.device))
     return 2.0 * S * recipe.batch_size * d_in * recipe.d_sae / best
 
 
@@ -96,25 +96,28 @@ def measure(
         auxk_coefficient=0.0,
         b_dec_init="mean",
     )
-    trainer = Trainer(recipe, [Member(s) for s in range(seeds)], rows, device=device, dtype=dtype)
-    rate, sparse = matmul_rate(trainer, d_in), trainer.arithmetic.sparse
-    with Workers(seeds, trainer.device) as workers:
-        trainer.advance(6, workers)
+    ensemble = Ensemble(recipe, [Member(s) for s in range(seeds)], rows, device=device, dtype=dtype)
+    rate, sparse = matmul_rate(ensemble, d_in), ensemble.arithmetic.sparse
+    with Workers(seeds, ensemble.device) as workers:
+        workers.advance(ensemble.lanes, 6)
         step = (
-            sorted(seconds(lambda: trainer.advance(STEPS_AT_ONCE, workers), trainer.device))[2]
+            sorted(
+                seconds(lambda: workers.advance(ensemble.lanes, STEPS_AT_ONCE), ensemble.device)
+            )[2]
             / STEPS_AT_ONCE
         )
-    trainer.close()
+    for lane in ensemble.lanes:
+        lane.close()
     useful, performed = (
         seeds * useful_flops(recipe, d_in, d_in),
         seeds * performed_flops(recipe, d_in, d_in, sparse),
     )
-    products = str(trainer.arithmetic.products or trainer.dtype).removeprefix("torch.")
+    products = str(ensemble.arithmetic.products or ensemble.dtype).removeprefix("torch.")
     return {
         "size": f"{d_in}->{d_sae}",
         "batch": batch,
         "seeds": seeds,
-        "format": "tf32" if trainer.arithmetic.tf32 else products,
+        "format": "tf32" if ensemble.arithmetic.tf32 else products,
         "kernels": "k-sparse" if sparse else "dense",
         "ms_per_step": 1e3 * step,
         "useful_gflop": useful / 1e9,

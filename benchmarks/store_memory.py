@@ -46,17 +46,18 @@ def train(path: str, seeds: int, steps: int, threads: int) -> None:
 
     from husai.activations import ActivationStore
     from husai.recipe import Recipe
-    from husai.sae.training import Member, Trainer
+    from husai.sae.members import Ensemble, Member
+    from husai.sae.workers import Workers
 
     torch.set_num_threads(threads)
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     store = ActivationStore.open(path)
     recipe = Recipe("bench", "rows", "topk", 2048, k=32, steps=steps, batch_size=4096)
-    trainer = Trainer(recipe, [Member(s) for s in range(seeds)], store)
-    for _ in range(steps):
-        trainer.step()
-    losses = trainer.take_losses()
-    trainer.close()
+    ensemble = Ensemble(recipe, [Member(s) for s in range(seeds)], store)
+    Workers(1, ensemble.device).advance(ensemble.lanes, steps)
+    losses = [loss for lane in ensemble.lanes for loss in lane.take_losses()]
+    for lane in ensemble.lanes:
+        lane.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         json.dumps(
@@ -65,7 +66,7 @@ def train(path: str, seeds: int, steps: int, threads: int) -> None:
                 "gigabytes": len(store) * store.row_bytes / 1e9,
                 "imported_mb": imported,
                 "peak_mb": peak,
-                "in_windows": trainer._readers[0].in_windows,
+                "in_windows": ensemble.lanes[0].readers[0].in_windows,
                 "loss": losses,
             }
         )

@@ -31,6 +31,11 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a CUDA device."""
+    return torch.cuda.mem_get_info(device)[0]
+
+
 def use_threads(threads: int | None) -> None:
     """Limit torch's CPU threads to what the scheduler granted this job."""
     if threads:

@@ -1,6 +1,4 @@
-"""Hashes, atomic writes, manifests and evidence records: what makes every artifact traceable.
-Standard library only.
-"""
+"""Hashes, atomic writes and manifests: what makes every artifact traceable. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,23 +20,21 @@ from typing import Any
 
 from husai.errors import HusaiError
 
-EVIDENCE_SCHEMA = "husai.evidence/1"
 MANIFEST_SCHEMA = "husai.manifest/1"
 LIBRARIES = (
-    *(
-        "torch",
-        "numpy",
-        "scipy",
-        "scikit-learn",
-        "transformer-lens",
-        "sae-lens",
-        "sae-probes",
-        "snakemake",
-        "pandas",
-        "pyarrow",
-    ),
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "transformer-lens",
+    "sae-lens",
+    "sae-probes",
+    "snakemake",
+    "pandas",
+    "pyarrow",
     "matplotlib",
 )
+"""Libraries whose versions go into every manifest: a result may depend on them."""
 
 
 def utc_now() -> str:
@@ -81,9 +77,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(descriptor)
         temporary = Path(name)
         yield temporary
-        os.chmod(
-            temporary, 0o666 & ~_umask()
-        )  # after the writer: some put a private file of their own in its place
+        # After the writer, as some put a private file of their own in its place.
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except HusaiError:
         raise
@@ -120,9 +115,9 @@ def _umask() -> int:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically."""
+    """Write ``text`` to ``path`` atomically, in UTF-8 whatever the locale."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -131,7 +126,11 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Copy of a JSON value with every non-finite float replaced by None."""
+    """Copy of a value as strict JSON holds it: non-finite floats become None, objects that say how
+    (``to_json``) become what they say.
+    """
+    if hasattr(value, "to_json"):
+        return finite(value.to_json())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -148,7 +147,7 @@ def finite(value: Any) -> Any:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; a missing or broken one is a one-line error that names it."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise HusaiError(f"{path}: no such file; run the job that writes it first") from None
     except (ValueError, OSError) as error:
@@ -242,49 +241,6 @@ def provenance(config: Any = None, seeds: Iterable[int] = ()) -> dict[str, Any]:
     }
 
 
-def metric(
-    value: float | None,
-    lcb: float | None = None,
-    ucb: float | None = None,
-    n: int = 1,
-    method: str = "point",
-) -> dict[str, Any]:
-    """One measured value of an evidence record. A missing bound means unbounded (one seed gives no
-    interval).
-    """
-    return {"value": value, "lcb": lcb, "ucb": ucb, "n": n, "method": method}
-
-
-def evidence(
-    kind: str,
-    subject: str,
-    recipe: str,
-    recipe_hash: str,
-    metrics: dict[str, dict],
-    inputs: Iterable[str | Path] = (),
-    config: Any = None,
-    seeds: Iterable[int] = (),
-    **extra: Any,
-) -> dict[str, Any]:
-    """Assemble an evidence record (``husai.evidence/1``); ``inputs`` are hashed here, ``config`` is
-    kept beside its hash.
-    """
-    record = {
-        "schema": EVIDENCE_SCHEMA,
-        "kind": kind,
-        "subject": subject,
-        "recipe": recipe,
-        "recipe_hash": recipe_hash,
-        "metrics": metrics,
-    }
-    return {
-        **record,
-        **extra,
-        "inputs": file_records(inputs),
-        "provenance": {**provenance(config, seeds), "config": config},
-    }
-
-
 def failure(record: Mapping[str, Any]) -> str | None:
     """Why a record says that it failed; None when it does not."""
     return (
@@ -361,11 +317,3 @@ def job(
         },
     )
     failed.unlink(missing_ok=True)
-
-
-def manifest_outputs(manifest: str | Path) -> dict[str, str]:
-    """``{path: sha256}`` of what a manifest says its job wrote, paths joined to the manifest's
-    folder.
-    """
-    record = read_json(manifest)
-    return {str(Path(manifest).parent / r["path"]): r["sha256"] for r in record.get("outputs", [])}

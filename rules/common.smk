@@ -8,7 +8,7 @@ from snakemake.logging import logger
 
 from husai.config import load
 from husai.errors import HusaiError
-from husai.gate.policy import policy_file
+from husai.gate.policy_files import policy_file
 from husai.planning.plan import RANDOM, Plan, Slices
 
 CONFIG_FILES = [Path(workflow.basedir) / "config/config.yaml", *workflow.overwrite_configfiles]

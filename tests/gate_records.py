@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from husai.provenance import EVIDENCE_SCHEMA, metric
+from husai.evidence import SCHEMA, Metric
 
 HASH = "0123456789abcdef"
 PASSING = {
@@ -39,11 +39,16 @@ EXACT = ("text_overlap_rows", "shared_init_pairs", "clone_pairs", "assessable")
 def record(kind: str, metrics: dict, recipe_hash: str = HASH, seeds: int = 8, **extra) -> dict:
     """One evidence record; plain numbers get an interval of +-0.01."""
     full = {
-        k: v if isinstance(v, dict) or v is None else interval(k, v) for k, v in metrics.items()
+        k: interval(k, v)
+        if isinstance(v, (int, float))
+        else v.to_json()
+        if isinstance(v, Metric)
+        else v
+        for k, v in metrics.items()
     }
     about = {"code_hash": "code", "config_hash": f"config of {kind}", "seeds": list(range(seeds))}
     head = {
-        "schema": EVIDENCE_SCHEMA,
+        "schema": SCHEMA,
         "kind": kind,
         "subject": "language",
         "recipe": "topk-d1024-k32",
@@ -54,7 +59,7 @@ def record(kind: str, metrics: dict, recipe_hash: str = HASH, seeds: int = 8, **
 
 def interval(name: str, value: float, half: float = 0.01, n: int = 8) -> dict:
     half = 0.0 if name in EXACT else half
-    return metric(value, value - half, value + half, n, "jackknife-t")
+    return Metric(value, value - half, value + half, n, "jackknife-t").to_json()
 
 
 def passing(**changes) -> list[dict]:

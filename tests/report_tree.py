@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from husai import provenance
+from husai.evidence import Metric, new_record
 from husai.statistics import ensemble_metrics
 from husai.stress import stress_metrics
 
@@ -19,13 +20,14 @@ HASH = "0123456789abcdef"
 
 def metric(value, half=None, n=8):
     """A metric with a symmetric interval, or without one."""
-    bounds = (None, None) if half is None else (value - half, value + half)
-    return provenance.metric(value, *bounds, n=n, method="point" if half is None else "jackknife-t")
+    if half is None:
+        return Metric(value, n=n)
+    return Metric(value, value - half, value + half, n, "jackknife-t")
 
 
 def record(path, kind, metrics, inputs=(), **extra):
     """Write one evidence record of the candidate."""
-    made = provenance.evidence(
+    made = new_record(
         kind,
         "language",
         "topk-d512-k16",
@@ -83,7 +85,7 @@ def summary(path, stage, rows, columns, **extra):
             },
         )
         frame = pd.DataFrame(
-            [{k: v["value"] if isinstance(v, dict) else v for k, v in row.items()} for row in rows]
+            [{k: v.value if isinstance(v, Metric) else v for k, v in row.items()} for row in rows]
         )
         frame.to_parquet(path.with_suffix(".parquet"))
         work.writes(path, path.with_suffix(".parquet"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1] / "husai"
-LIGHT = {"errors", "provenance", "progress", "recipe", "compute"}
+LIGHT = {"errors", "evidence", "provenance", "progress", "recipe", "compute", "sae_files"}
 """Modules that any room may import."""
 MAY_IMPORT = {
     "statistics": LIGHT,
@@ -28,6 +28,8 @@ DOCUMENTED = (
     "passport.posterior",
     "statistics.chance",
     "statistics.intervals",
+    "statistics.resampling",
+    "statistics.recovered",
 )
 
 
@@ -66,7 +68,7 @@ def test_the_rooms_that_compute_need_torch_numpy_and_scipy_only(room):
             - {"husai"}
         )
         lazily = (
-            {"safetensors", "sae_lens"}
+            {"safetensors", "sae_lens", "triton"}
             if room == "sae"
             else {"safetensors"}
             if room == "activations"

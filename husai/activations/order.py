@@ -4,6 +4,7 @@ from one integer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,23 @@ def permutation(n: int, *seed: int) -> torch.Tensor:
     CPU.
     """
     return torch.randperm(n, generator=torch.Generator().manual_seed(stream_seed(*seed)))
+
+
+class FullOrder:
+    """An exact uniform permutation of all rows, a new one every epoch."""
+
+    def __init__(self, n_rows: int, seed: int):
+        self.n_rows, self.seed = n_rows, seed
+
+    def from_position(self, position: int) -> Iterator[torch.Tensor]:
+        """Numbers of the rows from ``position`` of the endless stream on: what is left of its
+        epoch, then epoch after epoch.
+        """
+        while True:
+            epoch, offset = divmod(position, self.n_rows)
+            order = permutation(self.n_rows, self.seed, epoch)[offset:]
+            position += len(order)
+            yield order
 
 
 class Window(NamedTuple):
@@ -59,15 +77,34 @@ class BlockOrder:
         self.largest = -(-self.n_blocks // self.n_windows) * block_rows
         self._epoch, self._blocks, self._short = -1, torch.empty(0), 0
 
+    def windows(self, position: int) -> Iterator[tuple[Window, torch.Tensor]]:
+        """Windows from the row at ``position`` of the endless stream on, each with the order in
+        which its rows are emitted; of the first one only what is left.
+        """
+        while True:
+            window = self.window_at(position)
+            offset = position - window.epoch * self.n_rows - window.start
+            order = self.shuffle(window)[offset:]
+            position += len(order)
+            yield window, order
+
+    def from_position(self, position: int) -> Iterator[torch.Tensor]:
+        """Numbers of the rows from ``position`` on, window after window, for rows that are all in
+        memory.
+        """
+        for window, order in self.windows(position):
+            yield self.rows(window)[order]
+
     def window_at(self, position: int) -> Window:
         """The window that holds the row at ``position`` of the endless stream."""
         epoch, offset = divmod(position, self.n_rows)
         low, high = 0, self.n_windows - 1
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (
-                (middle, high) if self._rows_before(epoch, middle) <= offset else (low, middle - 1)
-            )
+            if self._rows_before(epoch, middle) <= offset:
+                low = middle
+            else:
+                high = middle - 1
         start = self._rows_before(epoch, low)
         return Window(epoch, low, start, self._rows_before(epoch, low + 1) - start)
 
@@ -84,9 +121,8 @@ class BlockOrder:
         """Numbers of a window's rows in the order in which its blocks are read, int64
         ``(window.n_rows,)``.
         """
-        numbers = (
-            self._chosen(window)[:, None] * self.block_rows + torch.arange(self.block_rows)
-        ).view(-1)
+        first = self._chosen(window)[:, None] * self.block_rows
+        numbers = (first + torch.arange(self.block_rows)).view(-1)
         return numbers[numbers < self.n_rows]
 
     def shuffle(self, window: Window) -> torch.Tensor:
@@ -94,11 +130,9 @@ class BlockOrder:
         return permutation(window.n_rows, self.seed, window.epoch, 1 + window.index)
 
     def _chosen(self, window: Window) -> torch.Tensor:
-        return (
-            self._order(window.epoch)[self._cut(window.index) : self._cut(window.index + 1)]
-            .sort()
-            .values
-        )
+        """Blocks of a window in ascending order."""
+        ends = slice(self._cut(window.index), self._cut(window.index + 1))
+        return self._order(window.epoch)[ends].sort().values
 
     def _order(self, epoch: int) -> torch.Tensor:
         if epoch != self._epoch:
@@ -115,6 +149,5 @@ class BlockOrder:
         """
         cut = self._cut(window)
         self._order(epoch)
-        return cut * self.block_rows - (
-            self.n_blocks * self.block_rows - self.n_rows if self._short < cut else 0
-        )
+        lacking = self.n_blocks * self.block_rows - self.n_rows if self._short < cut else 0
+        return cut * self.block_rows - lacking

@@ -9,14 +9,22 @@ from typing import Any
 
 import torch
 
-from husai.activations.batches import Plan, Rows
-from husai.activations.order import BlockOrder
-from husai.activations.store import ActivationStore
+from husai.activations.batches import Batch, cut, held_turns, missing_bytes, streamed_turns
+from husai.activations.order import BlockOrder, FullOrder
+from husai.activations.prefetch import Prefetcher
+from husai.activations.store import ActivationStore, Rows
+from husai.compute import free_bytes
 from husai.errors import HusaiError
 
 RESIDENT_BYTES = 512 << 20
+"""A store of this size is permuted in memory: on a machine with the 6 GB that the default run may
+use it leaves room for everything else.
+"""
 WINDOW_BYTES = 64 << 20
 BLOCK_BYTES = 64 << 10
+"""A block is long enough for a disk to read at full speed, and a window holds 1024 of them, so that
+rows of one block meet in one batch about as rarely as chance has it (see :class:`BatchReader`).
+"""
 
 
 class BatchReader:
@@ -87,27 +95,17 @@ class BatchReader:
         self.n_rows = _rows_to_read(sources, n_rows)
         if self.batch_size < 1:
             raise HusaiError(f"batch_size must be at least 1, got {batch_size}")
+        self._sources, self._dtype = sources, dtype
+        self._hold, self._prefetch = hold, prefetch
+        self._order: FullOrder | BlockOrder = FullOrder(self.n_rows, self.seed)
         row_bytes = sum(_row_bytes(s) for s in sources)
         on_disk = any(isinstance(s, ActivationStore) for s in sources)
-        order = None
         if on_disk and self.n_rows * row_bytes > resident_bytes:
             block_rows = max(1, block_bytes // row_bytes)
-            order = BlockOrder(
-                self.n_rows, block_rows, max(1, window_bytes // (row_bytes * block_rows)), self.seed
-            )
-        self._plan = Plan(
-            sources,
-            self.n_rows,
-            self.batch_size,
-            self.seed,
-            order,
-            self.device,
-            dtype,
-            hold,
-            prefetch,
-        )
+            window_blocks = max(1, window_bytes // (row_bytes * block_rows))
+            self._order = BlockOrder(self.n_rows, block_rows, window_blocks, self.seed)
         self._position = 0
-        self._producer: Iterator[list[torch.Tensor]] | None = None
+        self._producer: Iterator[Batch] | None = None
 
     @property
     def epoch(self) -> float:
@@ -117,14 +115,14 @@ class BatchReader:
     @property
     def in_windows(self) -> bool:
         """True when rows come in windows of blocks, False when all of them are permuted."""
-        return self._plan.order is not None
+        return isinstance(self._order, BlockOrder)
 
     def __iter__(self) -> BatchReader:
         return self
 
     def __next__(self) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if self._producer is None:
-            self._producer = self._plan.batches(self._position)
+            self._producer = self._batches(self._position)
         batch = next(self._producer)
         self._position += self.batch_size
         return batch[0] if len(batch) == 1 else tuple(batch)
@@ -157,13 +155,46 @@ class BatchReader:
             self._producer.close()
 
     def _fingerprint(self) -> dict[str, Any]:
-        order = self._plan.order
-        sizes = (
-            {"block_rows": None, "n_windows": None}
-            if order is None
-            else {"block_rows": order.block_rows, "n_windows": order.n_windows}
-        )
+        sizes = {name: getattr(self._order, name, None) for name in ("block_rows", "n_windows")}
         return {"seed": self.seed, "batch_size": self.batch_size, "n_rows": self.n_rows, **sizes}
+
+    def _batches(self, position: int) -> Iterator[Batch]:
+        """Endless batches, one tensor per source, from the row at ``position`` on; closing the
+        iterator ends its threads. What runs in a thread must not refer to this reader, or a reader
+        that is dropped would never end it.
+        """
+        ahead, on_cuda = self._prefetch is not False, self.device.type == "cuda"
+        held = self._held()
+        if held is None:
+            turns = streamed_turns(self._sources, self._order, position)
+            if ahead:
+                turns = Prefetcher(turns, torch.device("cpu"), depth=1)
+        else:
+            turns = held_turns(held, self._order, position, ahead and held[0].device.type == "cuda")
+        made = cut(turns, self.batch_size, self.device, self._dtype)
+        crosses = on_cuda and (held is None or any(h.device.type != "cuda" for h in held))
+        if ahead and (crosses or (self._prefetch and held is not None)):
+            made = Prefetcher(made, self.device)
+        try:
+            yield from made
+        finally:
+            made.close()
+
+    def _held(self) -> Batch | None:
+        """All rows in memory, in the stored dtype; None when they are streamed from disk."""
+        hold = self._hold
+        if hold is None:
+            hold = self.device.type == "cuda" and (
+                missing_bytes(self._sources, self.n_rows, self.device)
+                <= free_bytes(self.device) // 2
+            )
+        if self.in_windows and not hold:
+            return None
+        where = self.device if hold else torch.device("cpu")
+        return [
+            s[: self.n_rows] if isinstance(s, torch.Tensor) else s.resident(self.n_rows, where)
+            for s in self._sources
+        ]
 
 
 def _rows_to_read(sources: list[Rows], n_rows: int | None) -> int:

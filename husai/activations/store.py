@@ -230,6 +230,15 @@ class ActivationStore:
         self.__dict__.update(state, _maps={}, _resident={}, _loading=threading.Lock())
 
 
+Rows = torch.Tensor | ActivationStore
+"""Rows of activations ``(n, d)``, in memory or on disk."""
+
+
+def width(rows: Rows) -> int:
+    """Values per row."""
+    return rows.shape[-1] if isinstance(rows, torch.Tensor) else rows.d
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The checked header of the store at ``path``; see :meth:`ActivationStore.open` for the
     errors.

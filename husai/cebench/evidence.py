@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from husai import provenance
 from husai.cebench.means import PairActivations
 from husai.cebench.scores import L0_TOLERANCE, SCORES, CEBenchResult, theme_means
 from husai.errors import HusaiError
+from husai.evidence import Metric, read_metric
 
 OLD_NAMES = {
     "contrastive_score_mean_max": "contrastive_published",
@@ -31,14 +31,12 @@ def score_fields(result: CEBenchResult, pairs: PairActivations) -> dict:
     metrics = {}
     for name in SCORES:
         value = float(np.mean(result.per_pair[name]))
-        metrics[name] = provenance.metric(value, n=pairs.n_pairs, method="mean over pairs")
-        metrics[f"{name}_fraction"] = provenance.metric(
+        metrics[name] = Metric(value, n=pairs.n_pairs, method="mean over pairs")
+        metrics[f"{name}_fraction"] = Metric(
             value / result.bound, n=pairs.n_pairs, method="mean over pairs / bound"
         )
-    metrics["bound"] = provenance.metric(result.bound, method="(d_sae - 1) / sqrt(d_sae)")
-    metrics["l0"] = provenance.metric(
-        result.l0, n=int(pairs.offsets[-1]), method="mean over tokens"
-    )
+    metrics["bound"] = Metric(result.bound, method="(d_sae - 1) / sqrt(d_sae)")
+    metrics["l0"] = Metric(result.l0, n=int(pairs.offsets[-1]), method="mean over tokens")
     return {
         "metrics": metrics,
         "d_sae": result.d_sae,
@@ -51,7 +49,7 @@ def score_fields(result: CEBenchResult, pairs: PairActivations) -> dict:
         "families": pairs.families,
         "per_pair": {name: result.per_pair[name].tolist() for name in SCORES},
         "per_theme": {name: theme_means(result.per_pair[name], pairs.themes) for name in SCORES},
-        "custom_metrics": {old: metrics[new]["value"] for old, new in OLD_NAMES.items()},
+        "custom_metrics": {old: metrics[new].value for old, new in OLD_NAMES.items()},
         "total_rows": pairs.n_pairs,
     }
 
@@ -100,18 +98,16 @@ def with_baseline(record: dict, frozen: dict) -> dict:
     problem = mismatch(record, frozen)
     delta = float(np.mean(pair_delta(record, frozen)))
     value = None if problem else delta
-    old = {name: frozen["metrics"][new]["value"] for name, new in OLD_NAMES.items()}
+    old = {name: _value(frozen, new) for name, new in OLD_NAMES.items()}
     return {
         **record,
         "metrics": {
             **record["metrics"],
-            "delta_vs_frozen": provenance.metric(
-                value, n=record["n_pairs"], method="paired mean over pairs"
-            ),
+            "delta_vs_frozen": Metric(value, n=record["n_pairs"], method="paired mean over pairs"),
         },
         "matched_baseline_metrics": old,
         "delta_vs_matched_baseline": {
-            name: record["metrics"][new]["value"] - old[name] for name, new in OLD_NAMES.items()
+            name: _value(record, new) - old[name] for name, new in OLD_NAMES.items()
         },
         "baseline": {
             "recipe": frozen["recipe"],
@@ -121,6 +117,10 @@ def with_baseline(record: dict, frozen: dict) -> dict:
             "mismatch": problem,
         },
     }
+
+
+def _value(record: dict, name: str) -> float | None:
+    return read_metric(record["metrics"][name]).value
 
 
 def delta_table(
@@ -142,7 +142,7 @@ def delta_table(
     return np.array(rows), themes, [families[theme] for theme in themes]
 
 
-def recipe_metrics(records: Sequence[dict], frozen: Sequence[dict] = ()) -> dict[str, dict]:
+def recipe_metrics(records: Sequence[dict], frozen: Sequence[dict] = ()) -> dict[str, Metric]:
     """Metrics of a recipe over its seeds: scores with jackknife-t intervals, ``delta_vs_frozen``
     crossed over seeds and themes.
 
@@ -156,14 +156,14 @@ def recipe_metrics(records: Sequence[dict], frozen: Sequence[dict] = ()) -> dict
         )
     metrics = {}
     for name in records[0]["metrics"]:
-        values = [r["metrics"][name]["value"] for r in records]
+        values = [_value(r, name) for r in records]
         if None not in values and not name.startswith("delta"):
-            metrics[name] = jackknife_t(values).metric()
-    metrics["bound"] = provenance.metric(records[0]["bound"], method="(d_sae - 1) / sqrt(d_sae)")
+            metrics[name] = jackknife_t(values)
+    metrics["bound"] = Metric(records[0]["bound"], method="(d_sae - 1) / sqrt(d_sae)")
     if frozen:
         table, _, families = delta_table(records, frozen)
         problems = {mismatch(r, f) for r in records for f in frozen} - {None}
         interval = crossed_metric(table, families)
-        unmatched = provenance.metric(None, n=interval["n"], method="; ".join(sorted(problems)))
+        unmatched = Metric(None, n=interval.n, method="; ".join(sorted(problems)))
         metrics["delta_vs_frozen"] = unmatched if problems else interval
     return metrics

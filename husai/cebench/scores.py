@@ -4,13 +4,13 @@ and with its I2 = 0 bug fixed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from husai.cebench.bound import score_bound
 from husai.cebench.means import CHUNK_VALUES, PairActivations, in_threads, mean_latents
 from husai.compiled import story_kernels
 from husai.errors import HusaiError, RecipeFailed
@@ -38,19 +38,6 @@ class CEBenchResult(NamedTuple):
     """Number of latents."""
     bound: float
     """No pair can score above this; see :func:`score_bound`."""
-
-
-def score_bound(d_sae: int) -> float:
-    """Largest z-score that one of ``d_sae`` values can have with the unbiased standard deviation,
-    ``(n - 1) / sqrt(n)``.
-
-    The bound is reached when all values but one are equal (Samuelson 1968, "How deviant can you
-    be?"): 31.97 for 1024 latents, 45.23 for 2048."""
-    if d_sae < 2:
-        raise HusaiError(
-            f"CE-Bench: needs at least 2 latents to compute a z-score, got d_sae = {d_sae}"
-        )
-    return (d_sae - 1) / math.sqrt(d_sae)
 
 
 def attainable(threshold: float, d_sae: int) -> tuple[bool, float]:

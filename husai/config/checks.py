@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from husai.config.brought import default_name, expand, listed
+from husai.config.brought import default_name
 from husai.errors import HusaiError, nearest
+from husai.sae_files import expand, listed
 
 if TYPE_CHECKING:
     from husai.config.schema import Config
@@ -295,7 +296,7 @@ def _policies(cfg: Config) -> list[str]:
     """Policies are read before anything runs: a mistake in one must not show after hours of
     training.
     """
-    from husai.gate.policy import load_policy
+    from husai.gate.policy_files import load_policy
 
     out, names = [], [Path(p).stem for p in cfg.gate.policies]
     for name in cfg.gate.policies:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from husai.gate.evidence import Evidence
+from husai.evidence import Evidence
 from husai.gate.inputs import weights_behind
 from husai.provenance import canonical_json, hash_json
 
@@ -31,7 +31,7 @@ def one_version(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
     """Fails when the evidence was made by several versions of the code, naming each."""
     versions: dict[str, set[str]] = defaultdict(set)
     for item in items:
-        versions[_provenance(item, "code_hash")].add(item.label)
+        versions[_made(item, "code_hash")].add(item.label)
     return _several(versions, "code versions")
 
 
@@ -45,10 +45,10 @@ def one_config(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
     runs: dict[str, set[str]] = defaultdict(set)
     slices: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for item in items:
-        run = item.record.get("run_config_hash") or _provenance(item, "run_config_hash")
+        run = item.record.get("run_config_hash") or _made(item, "run_config_hash")
         if run:
             runs[str(run)].add(item.label)
-        slices[item.kind][_provenance(item, "config_hash")].add(item.label)
+        slices[item.kind][_made(item, "config_hash")].add(item.label)
     found = [_several(runs, "run configurations")]
     found += [
         _several(values, f"configurations of {kind}") for kind, values in sorted(slices.items())
@@ -67,11 +67,10 @@ def _stated(
     """
     values: dict[str, set[str]] = defaultdict(set)
     for item in items:
-        for record in (item.record, *item.behind):
-            about = record.get("provenance")
-            config = about.get("config") if isinstance(about, Mapping) else None
+        for one in (item, *item.behind):
+            config = one.config()
             for key, kinds in places.items():
-                if isinstance(config, Mapping) and key in config and record.get("kind") in kinds:
+                if key in config and one.kind in kinds:
                     values[_short(config[key])].add(item.label)
     return values
 
@@ -85,7 +84,7 @@ def _no_common_sae(items: Sequence[Evidence]) -> str:
     """Fails when the kinds of evidence that rest on SAEs have none in common."""
     kinds: dict[str, set[str]] = defaultdict(set)
     for item in items:
-        kinds[item.kind] |= weights_behind((item.record, *item.behind))
+        kinds[item.kind] |= weights_behind((item, *item.behind))
     kinds = {kind: weights for kind, weights in kinds.items() if weights}
     if not kinds or set.intersection(*kinds.values()):
         return ""
@@ -113,9 +112,8 @@ def verified(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
 CHECKS = {"one_version": one_version, "one_config": one_config, "verified": verified}
 
 
-def _provenance(item: Evidence, key: str) -> str:
-    about = item.record.get("provenance")
-    return str(about.get(key) or "") if isinstance(about, Mapping) else ""
+def _made(item: Evidence, key: str) -> str:
+    return str(item.provenance.get(key) or "")
 
 
 def _several(values: Mapping[str, set[str]], what: str) -> str:

@@ -4,7 +4,8 @@ condition.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +23,13 @@ class Row(NamedTuple):
     passed: bool
     reason: str
     source: str = ""
+
+    @classmethod
+    def unmeasured(
+        cls, gate: str, condition: str, passed: bool, reason: str, asked: str = ""
+    ) -> Row:
+        """A condition that no number was read for."""
+        return cls(gate, condition, None, None, None, 0, asked, passed, reason)
 
     @property
     def interval(self) -> str:
@@ -176,6 +184,22 @@ def gate_lines(body: Mapping[str, Any]) -> list[str]:
         note = " (unattainable)" if name in body["unattainable"] else ""
         out.append(f"{'pass' if body['gates'][name] else 'FAIL'} {name}{note}: {measured}{reason}")
     return out
+
+
+def finite_or_none(number: float | None) -> float | None:
+    """The number itself, or None when it is infinite, NaN or missing."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def reason_of(rows: Sequence[Row]) -> str:
+    """Failures when there are any, else everything that held; conditions with one reason are named
+    together.
+    """
+    failed = [row for row in rows if not row.passed]
+    grouped: dict[str, list[str]] = {}
+    for row in failed or rows:
+        grouped.setdefault(row.reason, []).append(row.condition)
+    return "; ".join(f"{', '.join(names)} {text}" for text, names in grouped.items())
 
 
 def _cell(text: str) -> str:

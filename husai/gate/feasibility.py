@@ -5,11 +5,10 @@ hand can resolve.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from husai.gate.evidence import Reading, read_metric
-from husai.gate.policy import Condition, Gate, Policy
+from husai.evidence import Evidence, Metric
+from husai.gate.policy import Condition, Gate
 
 
 class Finding(NamedTuple):
@@ -19,96 +18,61 @@ class Finding(NamedTuple):
 
     gate: str
     condition: str
-    kind: str  # "unattainable" (beyond the score's bound), "unresolvable" (beyond what the seeds can show), "resolution"
+    kind: str
+    """``unattainable`` (beyond what the score can be), ``unresolvable`` (beyond what the seeds can
+    show) or ``resolution``.
+    """
     blocking: bool
     reason: str
     needed: float | None = None
     limit: float | None = None
 
 
-def cebench_bound(n_latents: int) -> float:
-    """Highest possible maximum of z-scores over ``n`` values with unbiased std, ``(n - 1) /
-    sqrt(n)`` (method.md section 3).
-    """
-    return (n_latents - 1) / math.sqrt(n_latents)
-
-
-def check_policy(policy: Policy) -> list[Finding]:
-    """Thresholds no evidence whatsoever could meet, from the ranges the policy states."""
-    return [
-        f
-        for gate in policy.gates
-        for c in gate.conditions()
-        for f in _beyond(gate, c, c.low, c.high)
-    ]
-
-
-def assess(
-    gate: Gate, condition: Condition, reading: Reading, record: Mapping[str, Any]
-) -> list[Finding]:
+def assess(gate: Gate, condition: Condition, metric: Metric, item: Evidence) -> list[Finding]:
     """Compare a condition with what is attainable for this metric and resolvable with this
     interval.
 
-    The attainable range is the policy's ``range``, narrowed by ``min``/``max`` in the metric itself
-    and, for CE-Bench, by the bound of the z-score: a candidate at the bound gains at most ``(bound
-    - frozen) / bound`` over a frozen decoder. The smallest effect resolvable is the half-width of
-    the interval on the judged side: critical value x standard error."""
-    low, high, why = _limits(condition, reading, record)
+    The attainable range is the policy's ``range``, narrowed by what the metric itself says it can
+    be and, for CE-Bench, by the bound of the z-score: a candidate at the bound gains at most
+    ``(bound - frozen) / bound`` over a frozen decoder. The smallest effect resolvable is the
+    half-width of the interval on the judged side: critical value x standard error."""
+    low, high, why = _limits(condition, metric, item)
     found = _beyond(gate, condition, low, high, why)
-    if found or reading.value is None or condition.basis == "point":
+    if found or metric.value is None or condition.basis == "point":
         return found
     upward = condition.op in (">=", ">")
-    half_width = reading.value - reading.lcb if upward else reading.ucb - reading.value
+    half_width = metric.value - metric.lcb if upward else metric.ucb - metric.value
     needed = condition.threshold + half_width if upward else condition.threshold - half_width
     limit = high if upward else low
+    blocked = "unresolvable", True
     if math.isinf(half_width):
-        text = f"unresolvable: n = {reading.n} gives no interval on that side"
-        return [Finding(gate.name, condition.name, "unresolvable", True, text)]
+        text = f"unresolvable: n = {metric.n} gives no interval on that side"
+        return [Finding(gate.name, condition.name, *blocked, text)]
     if needed > limit if upward else needed < limit:
         text = (
-            f"unresolvable: with n = {reading.n} the value itself would have to be "
+            f"unresolvable: with n = {metric.n} the value itself would have to be "
             f"{needed:.3g}, beyond its limit {limit:g}"
         )
-        return [Finding(gate.name, condition.name, "unresolvable", True, text, needed, limit)]
+        return [Finding(gate.name, condition.name, *blocked, text, needed, limit)]
     text = (
-        f"with n = {reading.n} a value of {needed:.3g} would be needed (half-width "
-        f"{half_width:.3g})"
+        f"with n = {metric.n} a value of {needed:.3g} would be needed (half-width {half_width:.3g})"
     )
-    return [
-        Finding(
-            gate.name,
-            condition.name,
-            "resolution",
-            False,
-            text,
-            needed,
-            limit if math.isfinite(limit) else None,
-        )
-    ]
+    end = limit if math.isfinite(limit) else None
+    return [Finding(gate.name, condition.name, "resolution", False, text, needed, end)]
 
 
-def _limits(
-    condition: Condition, reading: Reading, record: Mapping[str, Any]
-) -> tuple[float, float, str]:
+def _limits(condition: Condition, metric: Metric, item: Evidence) -> tuple[float, float, str]:
     low, high, why = condition.low, condition.high, "its range"
-    metrics = record.get("metrics", {})
-    entry = metrics.get(condition.metric)
-    for key, bound in (("min", low), ("max", high)):
-        number = entry.get(key) if isinstance(entry, Mapping) else None
-        if isinstance(number, (int, float)) and math.isfinite(number):
-            why = str(entry.get("limit") or "what this metric can be")
-            low, high = (max(bound, number), high) if key == "min" else (low, min(bound, number))
-    if (
-        condition.evidence == "cebench"
-        and condition.metric == "delta_vs_frozen"
-        and {"bound", "interpretability_fixed"} <= metrics.keys()
-    ):
+    if math.isfinite(metric.low) or math.isfinite(metric.high):
+        why = metric.limit or "what this metric can be"
+        low, high = max(low, metric.low), min(high, metric.high)
+    if (condition.evidence, condition.metric) == ("cebench", "delta_vs_frozen"):
         bound, score = (
-            read_metric(metrics["bound"]).value,
-            read_metric(metrics["interpretability_fixed"]).value,
+            found.value if (found := item.metrics.get(name)) else None
+            for name in ("bound", "interpretability_fixed")
         )
-        if bound and score is not None and reading.value is not None:
-            attainable = 1.0 - (score / bound - reading.value)
+        if bound and score is not None and metric.value is not None:
+            attainable = 1.0 - (score / bound - metric.value)
             if attainable < high:
                 high, why = (
                     attainable,

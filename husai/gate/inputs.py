@@ -1,21 +1,96 @@
-"""What evidence rests on: every file that a record names, and those that the evidence among them
-names in turn, hashed again.
+"""Reads evidence files, and follows what they rest on: every file that a record names, and those
+that the evidence among them names in turn, hashed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from husai.errors import HusaiError
+from husai.evidence import Evidence, records_in
 from husai.provenance import read_json, sha256_file
 
-FROM_SEEDS_ALONE = ("planted",)
-"""Kinds whose records rest on no file: the planted-features check draws its data and its SAEs from
-the seeds it names.
-"""
 WEIGHTS = "sae_weights.safetensors"
+
+
+def load_evidence(
+    paths: Iterable[str | Path], root: str | Path = ".", recipe_hash: str | None = None
+) -> list[Evidence]:
+    """Read every evidence record in files and folders and verify the hashes of its inputs, of
+    theirs, and of itself.
+
+    A record that names no inputs has that problem: nothing could show that it is out of date.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        Evidence files, or folders searched for ``*.json`` (other JSON there is ignored). A file may
+        hold one record, a list of records or ``{"evidence": [...]}``.
+    root : path
+        Folder that the records' input paths are relative to.
+    recipe_hash : str, optional
+        Verify inputs of this candidate's records only (hashing weights takes time); all by default.
+
+    Raises
+    ------
+    HusaiError
+        When a path does not exist. An unreadable file inside a folder becomes a record with that
+        problem.
+    """
+    inputs, manifests = Inputs(Path(root)), {}
+    found = []
+    for path in dict.fromkeys(_json_files(paths)):
+        try:
+            records = records_in(read_json(path))
+        except HusaiError as error:
+            found.append(Evidence("", "", path=str(path), problems=(f"is not readable ({error})",)))
+            continue
+        for item in (Evidence.read(record, str(path)) for record in records):
+            if recipe_hash in (None, item.recipe_hash):
+                rests = inputs.of(item)
+                problems = (*item.problems, *rests.problems, *_own_problems(path, manifests))
+                item = replace(item, problems=problems, behind=tuple(rests.behind))
+            found.append(item)
+    return found
+
+
+def _json_files(paths: Iterable[str | Path]) -> list[Path]:
+    files = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*.json") if not p.name.startswith("."))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise HusaiError(
+                f"{path}: no such evidence file or folder; run the stage that writes it first"
+            )
+    return files
+
+
+def _own_problems(path: Path, manifests: dict[Path, dict[str, str]]) -> list[str]:
+    folder = path.parent
+    if folder not in manifests:
+        manifests[folder] = {}
+        for manifest in sorted(folder.glob("*manifest*.json")):
+            try:
+                outputs = read_json(manifest).get("outputs", [])
+            except (HusaiError, AttributeError):
+                continue
+            manifests[folder].update(
+                {
+                    str((folder / r["path"]).resolve()): r["sha256"]
+                    for r in outputs
+                    if isinstance(r, Mapping)
+                }
+            )
+    expected = manifests[folder].get(str(path.resolve()))
+    if expected is not None and expected != sha256_file(path):
+        return ["has changed since its manifest was written"]
+    return []
 
 
 class Rests(NamedTuple):
@@ -23,29 +98,8 @@ class Rests(NamedTuple):
 
     problems: list[str]
     """Empty when every file is there and unchanged."""
-    behind: list[Mapping[str, Any]]
+    behind: list[Evidence]
     """The evidence records among the inputs, and among theirs."""
-
-
-def unnamed_inputs(record: Mapping[str, Any]) -> list[str]:
-    """The problem of a record from a file that names nothing it rests on: no hash could ever show
-    that it is out of date.
-    """
-    if _named(record) or record.get("kind") in FROM_SEEDS_ALONE:
-        return []
-    return ["names no inputs, so what it was measured on cannot be verified"]
-
-
-def evidence_in(data: Any) -> list[Mapping]:
-    """Evidence records of a JSON file: one, a list of them, or ``{"evidence": [...]}``."""
-    if isinstance(data, Mapping) and isinstance(data.get("evidence"), list):
-        data = data["evidence"]
-    items = data if isinstance(data, list) else [data]
-    return [
-        r
-        for r in items
-        if isinstance(r, Mapping) and str(r.get("schema", "")).startswith("husai.evidence")
-    ]
 
 
 class Inputs:
@@ -56,16 +110,16 @@ class Inputs:
         self._hashes: dict[Path, str] = {}
         self._rests: dict[Path, Rests] = {}
 
-    def of(self, record: Mapping[str, Any]) -> Rests:
+    def of(self, item: Evidence) -> Rests:
         """Problems of a record's inputs and of the evidence among them, named with the way to
         them.
         """
-        problems, behind = unnamed_inputs(record), []
-        for item in _named(record):
-            name, path = str(item["path"]), self.root / str(item["path"])
+        problems, behind = item.unnamed_inputs(), []
+        for entry in item.inputs:
+            name, path = str(entry["path"]), self.root / str(entry["path"])
             if not self._sha256(path):
                 problems.append(f"rests on {name}, which is not there")
-            elif self._hashes[path] != item.get("sha256"):
+            elif self._hashes[path] != entry.get("sha256"):
                 problems.append(f"rests on {name}, whose sha256 has changed since")
             elif path.suffix == ".json":
                 further = self._further(path)
@@ -83,33 +137,23 @@ class Inputs:
         if path not in self._rests:
             self._rests[path] = Rests([], [])  # a file that leads back to itself ends here
             try:
-                records = evidence_in(read_json(path))
+                records = records_in(read_json(path))
             except HusaiError:
                 records = []
-            found = [self.of(record) for record in records]
+            items = [Evidence.read(record, str(path)) for record in records]
+            found = [self.of(item) for item in items]
             self._rests[path] = Rests(
                 [p for f in found for p in f.problems],
-                [*records, *(r for f in found for r in f.behind)],
+                [*items, *(item for f in found for item in f.behind)],
             )
         return self._rests[path]
 
 
-def weights_behind(records: Iterable[Mapping[str, Any]]) -> set[str]:
+def weights_behind(items: Iterable[Evidence]) -> set[str]:
     """SHA-256 of every SAE's weights that the records name as inputs."""
-    found = set()
-    for record in records:
-        found |= {
-            str(i.get("sha256"))
-            for i in _named(record)
-            if str(i["path"]).rsplit("/", 1)[-1] == WEIGHTS
-        }
-    return found
-
-
-def _named(record: Mapping[str, Any]) -> list[Mapping]:
-    inputs = record.get("inputs")
-    return (
-        [i for i in inputs if isinstance(i, Mapping) and i.get("path")]
-        if isinstance(inputs, list)
-        else []
-    )
+    return {
+        str(entry.get("sha256"))
+        for item in items
+        for entry in item.inputs
+        if str(entry["path"]).rsplit("/", 1)[-1] == WEIGHTS
+    }

@@ -1,14 +1,12 @@
-"""Policies as data: a YAML file of gates, read into frozen dataclasses, with every mistake reported
-at once.
-"""
+"""A policy as data: gates, their conditions, and what may be changed on the command line.
+
+:mod:`husai.gate.policy_reader` makes one from a YAML file."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 from husai.errors import HusaiError, nearest
@@ -36,6 +34,11 @@ class Condition(NamedTuple):
         return f"{self.evidence}.{self.metric}" + (
             "" if self.basis == "point" else f" {self.basis}"
         )
+
+    @property
+    def asked(self) -> str:
+        """What is asked, e.g. ``lcb >= 0.3``."""
+        return f"{self.basis} {self.op} {self.threshold:g}"
 
     def holds(self, number: float) -> bool:
         """Whether ``number op threshold``; NaN never holds."""
@@ -73,19 +76,29 @@ class Gate:
 
 @dataclass(frozen=True)
 class Policy:
-    """A named list of gates and what is asked of the evidence as a whole.
+    """A named list of gates. Every number must carry the candidate's recipe hash; confirmation
+    evidence outranks the rest, and the selection's own data never counts; records that are
+    malformed, changed or incoherent fail the gate that reads them, as does what no candidate could
+    meet.
 
-    ``one_candidate``: every number carries the candidate's recipe hash. ``confirmation``: the
-    selection's own data never counts. ``checked``: malformed, changed or incoherent records fail,
-    as does what no candidate could meet."""
+    ``original``: the evidence is taken as the original study took it, which
+    :func:`husai.cycle3.importer.as_the_original` turns into evidence of this kind."""
 
     name: str
     gates: tuple[Gate, ...]
-    one_candidate: bool = True
-    confirmation: bool = True
-    checked: bool = True
+    original: bool = False
     sha256: str = ""
     path: str = ""
+
+    def all_conditions(self) -> tuple[Condition, ...]:
+        """Every condition of every mode of every gate, once, in order."""
+        alternatives = (a for gate in self.gates for mode in gate.modes.values() for a in mode)
+        return tuple(dict.fromkeys(c for alternative in alternatives for c in alternative))
+
+    @property
+    def judges_bounds(self) -> bool:
+        """Whether any condition is on a bound, so that the level of the bounds matters."""
+        return any(c.basis != "point" for c in self.all_conditions())
 
     def with_options(
         self,
@@ -104,13 +117,7 @@ class Policy:
         for name in {**(modes or {}), **(required or {})}:
             if name not in names:
                 raise HusaiError(f"policy {self.name}: no gate '{name}'{nearest(name, names)}")
-        known = {
-            c.threshold_as
-            for g in self.gates
-            for alts in g.modes.values()
-            for alt in alts
-            for c in alt
-        }
+        known = {c.threshold_as for c in self.all_conditions()}
         for name in thresholds or {}:
             if name not in known:
                 raise HusaiError(
@@ -147,55 +154,3 @@ def _optioned(
         for m, alts in gate.modes.items()
     }
     return replace(gate, mode=mode, required=required.get(gate.name, gate.required), modes=new)
-
-
-def shipped_policies() -> Path:
-    """Folder of the policies that come with the code."""
-    return Path(__file__).resolve().parent / "policies"
-
-
-def policy_file(name_or_path: str | Path) -> Path:
-    """File of a policy given by name (``strict``, ``cycle3``) or by path.
-
-    Raises
-    ------
-    HusaiError
-        When there is no such file; for a name with the known ones and the nearest.
-    """
-    text = str(name_or_path)
-    if text.endswith((".yaml", ".yml")) or "/" in text or Path(text).is_file():
-        if not Path(text).is_file():
-            raise HusaiError(f"{text}: no such policy file")
-        return Path(text)
-    places = (shipped_policies(), Path("policies"))
-    path = next((p for folder in places if (p := folder / f"{text}.yaml").is_file()), None)
-    if path is None:
-        known = sorted({p.stem for folder in places for p in folder.glob("*.yaml")})
-        raise HusaiError(
-            f"policy '{text}' is unknown; known: {', '.join(known)}, or give a YAML "
-            f"file{nearest(text, known)}"
-        )
-    return path
-
-
-def load_policy(name_or_path: str | Path) -> Policy:
-    """Load a policy by name (``strict``, ``cycle3``) or by file.
-
-    Raises
-    ------
-    HusaiError
-        One line listing every mistake in the file, or the known names when there is no such policy.
-    """
-    path = policy_file(name_or_path)
-    return parse_policy(path.read_text(), str(path))
-
-
-def parse_policy(text: str, where: str = "policy") -> Policy:
-    """Build a :class:`Policy` from YAML text; raises :class:`HusaiError` with all mistakes in one
-    line.
-    """
-    from husai.gate.policy_reader import read_policy
-
-    return replace(
-        read_policy(text, where), sha256=hashlib.sha256(text.encode()).hexdigest(), path=where
-    )

@@ -1,11 +1,13 @@
-"""Reads and validates policy YAML: every mistake at once, each with its key and the nearest known
-name.
+"""Reads and validates policy YAML: every mistake at once, each with its key and the nearest
+known name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -33,9 +35,13 @@ CONDITION_KEYS = (
 )
 
 
-def read_policy(text: str, where: str) -> Policy:
-    """Parse ``text``; raises :class:`HusaiError` with all mistakes in one line that starts with
-    ``where``.
+def parse_policy(text: str, where: str = "policy") -> Policy:
+    """Build a policy from YAML text; ``where`` names it in errors.
+
+    Raises
+    ------
+    HusaiError
+        One line that starts with ``where`` and lists every mistake.
     """
     mistakes: list[str] = []
     try:
@@ -50,7 +56,7 @@ def read_policy(text: str, where: str) -> Policy:
             f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: "
             + "; ".join(mistakes)
         )
-    return policy
+    return replace(policy, sha256=hashlib.sha256(text.encode()).hexdigest(), path=where)
 
 
 def strict_loader(mistakes: list[str]) -> type[yaml.SafeLoader]:
@@ -125,11 +131,6 @@ class Reader:
         if data.get("schema") != SCHEMA:
             self.wrong("schema", f"expected '{SCHEMA}', got {data.get('schema')!r}")
         self.declared = self._declares(data.get("declares") or {})
-        about = data.get("evidence") or {}
-        if not isinstance(about, dict):
-            self.wrong("evidence", f"expected a mapping with the keys {', '.join(EVIDENCE_KEYS)}")
-            about = {}
-        self.keys("evidence", about, EVIDENCE_KEYS)
         gates = data.get("gates")
         if not isinstance(gates, dict) or not gates:
             self.wrong("gates", "expected at least one gate")
@@ -139,8 +140,26 @@ class Reader:
             gates=tuple(
                 g for name, body in gates.items() if (g := self.gate(str(name), body)) is not None
             ),
-            **{key: self.flag(f"evidence.{key}", about.get(key, True)) for key in EVIDENCE_KEYS},
+            original=self._evidence(data.get("evidence") or {}),
         )
+
+    def _evidence(self, data: Any) -> bool:
+        """Whether evidence is taken as the original took it. The three rules of every other policy
+        may be written out, never switched off.
+        """
+        if not isinstance(data, dict):
+            if data != "original":
+                self.wrong("evidence", f"expected 'original', or {', '.join(EVIDENCE_KEYS)}")
+            return data == "original"
+        self.keys("evidence", data, EVIDENCE_KEYS)
+        for key, value in data.items():
+            if key in EVIDENCE_KEYS and value is not True:
+                self.wrong(
+                    f"evidence.{key}",
+                    f"{value!r} is not true, which it is for every policy; the original study's "
+                    "own way is 'evidence: original'",
+                )
+        return False
 
     def _declares(self, data: Any) -> dict[str, list[str]]:
         if isinstance(data, dict) and all(isinstance(v, list) for v in data.values()):

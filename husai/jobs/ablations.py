@@ -118,7 +118,7 @@ def trend(subject: str, rows: Sequence[dict]) -> str:
     """
     points = [r for r in rows if (r["subject"], r["grid"]) == (subject, "d_sae")]
     steps = [
-        f"{r['width_over_rank']:.2g} -> {shown(r['S']['value'])} ({r['S_gaussian']['value']:.3f})"
+        f"{r['width_over_rank']:.2g} -> {shown(r['S'].value)} ({r['S_gaussian'].value:.3f})"
         for r in points
     ]
     return (
@@ -138,5 +138,5 @@ def ablation_row(record: StabilityRecord, seeds: Sequence[int], nulls: Sequence[
     """
     row, gaussian = condition_row(record, seeds, nulls), record.null("gaussian", seeds=seeds)
     rank = record.value("effective_rank")
-    against = {"S_gaussian": record.s_interval(seeds, gaussian).metric(), "null_gaussian": gaussian}
+    against = {"S_gaussian": record.s_interval(seeds, gaussian), "null_gaussian": gaussian}
     return {**row, **against, "effective_rank": rank, "width_over_rank": row["d_sae"] / rank}

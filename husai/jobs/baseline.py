@@ -10,6 +10,7 @@ from pathlib import Path
 
 from husai import provenance
 from husai.errors import RecipeFailed
+from husai.evidence import Evidence, Metric, new_record
 from husai.report.summary import write_summary
 from husai.stability.record import (
     StabilityRecord,
@@ -20,7 +21,6 @@ from husai.stability.record import (
     upper,
 )
 from husai.statistics import (
-    Interval,
     assessable,
     bootstrap_percentile,
     cohens_d,
@@ -63,9 +63,9 @@ class Measured:
         self.s = record.s_interval(seeds, self.null)
         self.final = [f for f in record.data.get("final", []) if f["seed"] in set(seeds)]
 
-    def per_seed(self, name: str) -> dict:
+    def per_seed(self, name: str) -> Metric:
         """Mean of one value per seed, with its interval."""
-        return interval(self.record.per_seed(name, self.seeds)).metric()
+        return interval(self.record.per_seed(name, self.seeds))
 
     @property
     def plateau(self) -> float | None:
@@ -153,7 +153,7 @@ def headline(m: Measured) -> str:
     )
 
 
-def _span(found: Interval) -> str:
+def _span(found: Metric) -> str:
     return f"{found.value:.3f} [{found.lcb:.3f}, {found.ucb:.3f}]"
 
 
@@ -169,20 +169,20 @@ def null_row(m: Measured, kind: str) -> dict:
     trained, chance = m.record.matrix("pwmcc", m.seeds), m.record.null_matrix(kind, m.seeds)
     pairs, effect = upper(chance), None
     if min(len(trained), len(chance)) > 2:
-        effect = cohens_d(pseudo_values(trained), pseudo_values(chance)).metric()
+        effect = cohens_d(pseudo_values(trained), pseudo_values(chance))
     return {
         "subject": m.subject,
         "null": kind,
-        "null_pwmcc": provenance.metric(
+        "null_pwmcc": Metric(
             float(pairs.mean()),
             float(pairs.min()),
             float(pairs.max()),
             len(pairs),
             "mean, min, max over pairs",
         ),
-        "trained_pwmcc": interval(trained).metric(),
-        "S": m.record.s_interval(m.seeds, float(pairs.mean())).metric(),
-        "delta": jackknife_difference(trained, chance).metric(),
+        "trained_pwmcc": interval(trained),
+        "S": m.record.s_interval(m.seeds, float(pairs.mean())),
+        "delta": jackknife_difference(trained, chance),
         "p_value": difference_pvalue(trained, chance),
         "cohens_d": effect,
         "cos_to_init": m.per_seed("cos_to_init"),
@@ -212,7 +212,7 @@ def notes(m: Measured, subject: dict) -> list[str]:
             f"leak probe: accuracy {leak['accuracy']:.4f}, chance {leak['chance']:.4f} ({word})."
         )
     variance, l0, dead, cosine = (
-        m.per_seed(name)["value"]
+        m.per_seed(name).value
         for name in ("explained_variance", "l0", "dead_fraction", "cos_to_init")
     )
     out.append(f"held-out explained variance {variance:.4f}, L0 {l0:.2f}, dead {dead:.2%}.")
@@ -291,12 +291,13 @@ def trajectory_figure(m: Measured) -> dict:
 
 def planted_note(record: dict) -> str:
     """Recovery of a known dictionary, beside the stability of the SAEs that found it."""
-    m, spec = record["metrics"], record["spec"]
+    found, spec = Evidence.read(record).metrics, record["spec"]
+    recovery = found["recovery"]
     return (
         f"Planted features ({spec['n_features']} in {spec['d_in']} dimensions, L0 {spec['l0']}): "
         "SAEs recover "
-        f"{m['recovery']['value']:.3f} [{m['recovery']['lcb']:.3f}, {m['recovery']['ucb']:.3f}] "
-        f"of them beyond chance, with S = {m['S']['value']:.3f}."
+        f"{recovery.value:.3f} [{recovery.lcb:.3f}, {recovery.ucb:.3f}] "
+        f"of them beyond chance, with S = {found['S'].value:.3f}."
     )
 
 
@@ -306,7 +307,7 @@ def write_cycle3_evidence(m: Measured, out: Path, spec: dict) -> None:
     """
     trained = bootstrap_percentile(m.record.pairs("pwmcc_all", m.seeds))
     random = bootstrap_percentile(upper(m.record.null_matrix("gaussian", m.seeds, "nulls_all")))
-    delta = provenance.metric(
+    delta = Metric(
         trained.value - random.value,
         trained.lcb - random.ucb,
         trained.ucb - random.lcb,
@@ -315,10 +316,10 @@ def write_cycle3_evidence(m: Measured, out: Path, spec: dict) -> None:
     )
     metrics = {
         "trained_random_delta": delta,
-        "trained_pwmcc": trained.metric(),
-        "random_pwmcc": random.metric(),
+        "trained_pwmcc": trained,
+        "random_pwmcc": random,
     }
-    evidence = provenance.evidence(
+    evidence = new_record(
         "baseline",
         m.subject,
         m.data["recipe"],

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from husai import provenance
-from husai.config.brought import checkpoint_files
 from husai.errors import HusaiError
-from husai.gate.evidence import is_number
+from husai.evidence import is_number
 from husai.jobs.compare import initial_of
 from husai.jobs.stability import folder
 from husai.progress import log
 from husai.recipe import FIXED_K, Recipe
+from husai.sae_files import sae_files
 
 QUALITY = ("explained_variance", "l0", "dead_fraction")
 DECLARED = ("plateau_gain", "cos_to_init", "text_overlap_rows")
@@ -56,7 +56,7 @@ def bring_job(spec: dict, store: str | Path, out: str | Path, *, device: str = "
         that never fires, one given twice.
     """
     out, rows = folder(out), _rows(store)
-    files = [f for path in spec["members"] for f in checkpoint_files(Path(path))]
+    files = [f for path in spec["members"] for f in sae_files(Path(path))]
     with provenance.job(
         out / "manifest.json",
         config=spec,
@@ -301,7 +301,7 @@ def confirm_brought(recipe: Recipe, spec: dict, out: str | Path, *, device: str 
     members = (
         read_members(about["members"], about["seeds"], rows, device) if about["members"] else chosen
     )
-    files = [f for member in members for f in checkpoint_files(member.path)]
+    files = [f for member in members for f in sae_files(member.path)]
     not_fresh = (
         None
         if about["members"]

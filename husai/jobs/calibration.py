@@ -56,7 +56,7 @@ def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRe
             {
                 "role": "search",
                 **row,
-                "eligible": row["explained_variance"]["value"] >= section["min_explained_variance"],
+                "eligible": row["explained_variance"].value >= section["min_explained_variance"],
             }
         )
     eligible = [
@@ -65,11 +65,11 @@ def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRe
         if row["eligible"]
     ]
     if not eligible:
-        best = max(rows, key=lambda row: row["explained_variance"]["value"])
+        best = max(rows, key=lambda row: row["explained_variance"].value)
         raise HusaiError(
             f"calibration: no k in {section['k']} reaches min_explained_variance "
             f"{section['min_explained_variance']} "
-            f"(best {best['explained_variance']['value']:.3f} at k = {best['k']}); lower the "
+            f"(best {best['explained_variance'].value:.3f} at k = {best['k']}); lower the "
             "floor, add larger k or train longer"
         )
     # Where no candidate is assessable nothing speaks against the default.
@@ -128,7 +128,7 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
     )
     failed = failed_records(inputs)
     off = [
-        f"{r['recipe']}: L0 {r['l0']['value']:.2f} for a target of {k}"
+        f"{r['recipe']}: L0 {r['l0'].value:.2f} for a target of {k}"
         for r in matched
         if r["l0_error"] > L0_TOLERANCE
     ]
@@ -168,7 +168,7 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         inputs=inputs,
         config=spec,
         selected_k=k,
-        gain_over_control=gain.metric(),
+        gain_over_control=gain,
         negatives=[f"{name}: failed: {reason}" for name, reason in failed.items()],
     )
 
@@ -181,5 +181,5 @@ def match_row(record: StabilityRecord, k: int, seeds: Sequence[int]) -> dict:
         **row,
         "k": k,
         "eligible": None,
-        "l0_error": abs(row["l0"]["value"] - k) / k,
+        "l0_error": abs(row["l0"].value - k) / k,
     }

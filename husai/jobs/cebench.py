@@ -15,7 +15,9 @@ from husai.cebench.pairs import split_pairs
 from husai.cebench.scores import score_saes
 from husai.cebench.store import SPLITS, load_pairs, pairs_file, save_pairs
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.progress import Progress
+from husai.sae_files import sae_files
 
 
 def pair_activations_job(
@@ -170,12 +172,12 @@ def cebench_jobs(
             data_slice={"split": spec.get("split", "selection"), "n_pairs": pairs.n_pairs},
         ) as work:
             inputs = [
-                *_files(Path(sae_dir)),
+                *sae_files(sae_dir),
                 pairs_file(pairs_path, hook),
                 *([Path(frozen)] if frozen else []),
             ]
             fields = score_fields(result, pairs)
-            record = provenance.evidence(
+            record = new_record(
                 "cebench",
                 name["subject"],
                 name["recipe"],
@@ -218,7 +220,7 @@ def recipe_job(
             "one recipe"
         )
     first, seeds = records[0], [r["seed"] for r in records]
-    record = provenance.evidence(
+    record = new_record(
         "cebench",
         first["subject"],
         first["recipe"],
@@ -247,7 +249,7 @@ def identity(sae_dir: Path, sae, spec: dict) -> dict:
         "subject": spec.get("subject", fields.get("subject", sae.cfg.get("subject", "unknown"))),
         "recipe": spec.get("recipe", described.get("id", sae_dir.name)),
         "recipe_hash": described.get("hash")
-        or provenance.hash_json([provenance.sha256_file(p) for p in _files(sae_dir)])[:16],
+        or provenance.hash_json([provenance.sha256_file(p) for p in sae_files(sae_dir)])[:16],
         "seed": int(seed) if described and seed.isdigit() else spec.get("seed"),
         "hook_name": fields.get("hook_name") or spec.get("hook_name") or sae.cfg.get("hook_name"),
         "sae_meta": {
@@ -258,15 +260,6 @@ def identity(sae_dir: Path, sae, spec: dict) -> dict:
         },
     }
     return found
-
-
-def _files(sae_dir: Path) -> list[Path]:
-    """The files of a checkpoint: itself, or every file of its folder."""
-    return (
-        [sae_dir]
-        if sae_dir.is_file()
-        else sorted(p for p in sae_dir.iterdir() if p.is_file() and not p.name.startswith("."))
-    )
 
 
 def _folder(path: str | Path) -> Path:

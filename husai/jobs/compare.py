@@ -14,8 +14,10 @@ import torch
 
 from husai.compute import resolve_device
 from husai.errors import HusaiError, nearest
+from husai.evidence import Metric
 from husai.jobs.comparison_table import render
 from husai.provenance import finite
+from husai.sae_files import expand, usable_seed
 from husai.stability import (
     NullResult,
     activation_covariance,
@@ -28,7 +30,7 @@ from husai.stability import (
 )
 from husai.stability.measure import check_weights, pointing_rows
 from husai.stability.report import s_of
-from husai.statistics import Interval, coincidence_limit, jackknife_t
+from husai.statistics import coincidence_limit, jackknife_t
 from husai.statistics.ensemble import CLONE
 
 SCHEMA = "husai.comparison/1"
@@ -95,7 +97,7 @@ def compare_paths(
     """
     if null not in NULLS:
         raise HusaiError(f"--null: '{null}' is not one of {', '.join(NULLS)}{nearest(null, NULLS)}")
-    paths, device = _expand(paths), resolve_device(str(device))
+    paths, device = expand(paths), resolve_device(str(device))
     if len(paths) < 2:
         found = f"{len(paths)} checkpoint{'' if len(paths) == 1 else 's'}"
         raise HusaiError(
@@ -131,14 +133,6 @@ def compare_paths(
     record["kin"] = _kin(compared.same_index, independent)
     record["verdict"] += "; pairs with a warning are no reproduction" if record["kin"] else ""
     return PathComparison(finite(record), render(record))
-
-
-def _expand(paths: Sequence[str | Path]) -> list[Path]:
-    found: list[Path] = []
-    for path in map(Path, paths):
-        seeds = [s.parent for s in path.glob("seed*/cfg.json")] if path.is_dir() else []
-        found += sorted(seeds, key=lambda s: (len(s.name), s.name)) or [path]
-    return found
 
 
 def _activations(rows):
@@ -182,8 +176,7 @@ def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Brought:
             else "have a decoder row of length zero"
         )
         raise HusaiError(f"{path}: all {sae.d_sae} latents {why}; there is nothing to compare")
-    seed = sae.cfg.get("seed")
-    seed = int(seed) if isinstance(seed, (int, float)) and not isinstance(seed, bool) else None
+    seed = usable_seed(sae.cfg.get("seed"))
     return Brought(path, sae, seed, _digest(sae), alive, quality)
 
 
@@ -285,10 +278,10 @@ def initial_of(sae) -> torch.Tensor | None:
 
 def _summary(
     matrix: torch.Tensor, independent: list[int], null: NullResult | None = None
-) -> Interval:
+) -> Metric:
     """Mean over independent pairs with its interval, corrected for chance when a null is given."""
     if len(independent) < 2:
-        return Interval(math.nan, -math.inf, math.inf, len(independent), "no independent pair")
+        return Metric(math.nan, -math.inf, math.inf, len(independent), "no independent pair")
     chosen = matrix[independent][:, independent]
     return jackknife_t(chosen.numpy()) if null is None else s_of(chosen, null)
 
@@ -320,7 +313,7 @@ def _record(brought, matrices, flags, independent, nulls, unavailable, chosen) -
         "nulls": {kind: null._asdict() for kind, null in nulls.items()},
         "nulls_unavailable": unavailable,
         "null": chosen.kind,
-        "metrics": {name: interval.metric() for name, interval in intervals.items()},
+        "metrics": intervals,
         "assessable": assessable(chosen),
         "verdict": verdict(intervals["S"], intervals["shared_fraction"], chosen),
     }

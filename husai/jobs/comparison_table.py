@@ -103,9 +103,9 @@ def _values(record: dict[str, Any]) -> str:
             rows.append(
                 [
                     label,
-                    _number(m["value"]),
-                    _interval(m["lcb"], m["ucb"]),
-                    f"{m['method']}, {m['n']} SAEs",
+                    _number(m.value),
+                    _interval(m.lcb, m.ucb),
+                    f"{m.method}, {m.n} SAEs",
                 ]
             )
     lines = [_aligned(rows)] + [

@@ -12,6 +12,7 @@ import numpy as np
 
 from husai import provenance
 from husai.errors import HusaiError
+from husai.evidence import Metric, new_record, read_metric
 from husai.jobs.frontier import probe_table
 from husai.recipe import FIXED_K, RANDOM, Recipe
 from husai.stability.record import StabilityRecord
@@ -205,36 +206,37 @@ def write_integrity(
     final, n = candidate["final"], len(candidate["final"])
     declared = " (declared by the brought SAEs)" if recipe.brought else ""
 
-    def largest(name: str, of: str = "") -> dict:
+    def largest(name: str, of: str = "") -> Metric:
         values = [f.get(name) for f in final]
         if None in values:
-            return provenance.metric(
+            return Metric(
                 None,
                 n=n,
                 method="not known of SAEs that were not trained here: their metadata give no "
                 f"{name}",
             )
-        return provenance.metric(float(max(values)), n=n, method=f"largest over seeds{of}")
+        return Metric(float(max(values)), n=n, method=f"largest over seeds{of}")
 
-    overlap = provenance.metric(
+    overlap = Metric(
         probes["text_overlap_rows"], n=n, method="test rows found in the training text, by hash"
     )
-    starts = stability.metric("shared_init_pairs") or provenance.metric(
+    starts = stability.metric("shared_init_pairs") or Metric(
         None, method="how the brought SAEs were initialised is not known"
     )
     metrics = {
-        "leak_excess": provenance.metric(
-            leak["excess"],
-            leak["excess_lcb"],
-            None,
-            n=leak["n"],
-            method="leak probe accuracy minus chance",
+        "leak_excess": read_metric(
+            {
+                "value": leak["excess"],
+                "lcb": leak["excess_lcb"],
+                "n": leak["n"],
+                "method": "leak probe accuracy minus chance",
+            }
         ),
         "plateau_gain": largest("plateau_gain", declared),
         "cos_to_init": largest("cos_to_init", declared),
         "dead_fraction": largest("dead_fraction"),
         "text_overlap_rows": largest("text_overlap_rows", declared) if recipe.brought else overlap,
-        "shared_init_pairs": {**starts, "n": n},
+        "shared_init_pairs": replace(starts, n=n),
     }
     inputs = [
         subject / "model/metrics.json",
@@ -246,7 +248,7 @@ def write_integrity(
         {"status": "failed", "reason": candidate["not_fresh"]} if candidate.get("not_fresh") else {}
     )
     seeds = candidate["seeds"]
-    record = provenance.evidence(
+    record = new_record(
         "integrity",
         recipe.subject,
         recipe.id,
@@ -289,10 +291,8 @@ def write_saebench(
     mean = np.array(
         [[row["auc"] for row in r["per_dataset"] if row["k"] == k] for r in records]
     ).mean()
-    metrics["auc"] = provenance.metric(
-        float(mean), n=len(seeds), method="mean over seeds and data sets"
-    )
-    record = provenance.evidence(
+    metrics["auc"] = Metric(float(mean), n=len(seeds), method="mean over seeds and data sets")
+    record = new_record(
         "saebench",
         recipe.subject,
         recipe.id,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from husai.errors import RecipeFailed
+from husai.evidence import Metric
 from husai.jobs.frontier import probe_table
 from husai.provenance import failure, read_json
 from husai.report.summary import write_summary
@@ -19,7 +20,7 @@ from husai.stability.record import (
     failed_records,
     load_records,
 )
-from husai.statistics import Interval, assessable, crossed_interval, jackknife_difference
+from husai.statistics import assessable, crossed_interval, jackknife_difference
 
 COLUMNS = [
     "subject",
@@ -142,19 +143,19 @@ def weight_row(
     return {
         "weight": weight,
         **condition_row(record, seeds, kinds),
-        "S": record.s_interval(seeds, null).metric(),
-        "S_without_reference": record.s_interval(others, null).metric(),
-        "delta_with_reference": with_reference.metric(),
-        "delta_without_reference": without.metric(),
+        "S": record.s_interval(seeds, null),
+        "S_without_reference": record.s_interval(others, null),
+        "delta_with_reference": with_reference,
+        "delta_without_reference": without,
         "ev_drop": drop,
-        "external_delta": gain and gain.metric(),
+        "external_delta": gain,
         "accepted": bool(weight and stable and useful and drop <= section["max_ev_drop"]),
     }
 
 
 def external_delta(
     record: StabilityRecord, control: StabilityRecord, external: dict, spec: dict
-) -> Interval | None:
+) -> Metric | None:
     """Probing AUC at the gate's k minus the control's, paired by seed and data set; None on a
     subject without external benchmarks.
     """

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from husai import provenance
 from husai.compute import resolve_device, use_threads
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.probing import datasets
 from husai.probing.baselines import baseline_rows
 from husai.probing.encoders import Neurons, SAEEncoder
@@ -17,6 +18,7 @@ from husai.probing.partial import Partial
 from husai.probing.protocol import PROBE_SEED, ProbeResult, check_ks, probe_datasets
 from husai.probing.saebench import cycle3_summary, metrics, paired_rows, validation_k
 from husai.progress import Progress
+from husai.sae_files import sae_files
 
 ENGINES = ("fast", "official")
 BLOCK = 8
@@ -147,7 +149,7 @@ def saebench_job(
     _probe_missing(measured, partial, probes, settings, content, hashes, where, Path(out).parent)
     rows = paired_rows([row for value in partial.values() for row in value], base["datasets"])
     name = measured.name
-    record = provenance.evidence(
+    record = new_record(
         "saebench",
         name["subject"],
         name["recipe"],
@@ -238,17 +240,6 @@ def read_baselines(path: str | Path, probes: str | Path, hook_name: str, setting
                 "--baselines-only again"
             )
     return base
-
-
-def sae_files(sae_dir: Path) -> list[Path]:
-    """The files of a checkpoint: itself, or every file of its folder."""
-    if not sae_dir.exists():
-        raise HusaiError(f"{sae_dir}: no such checkpoint; train it first")
-    return (
-        [sae_dir]
-        if sae_dir.is_file()
-        else sorted(p for p in sae_dir.iterdir() if p.is_file() and not p.name.startswith("."))
-    )
 
 
 def _probe_missing(

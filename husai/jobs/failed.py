@@ -14,6 +14,7 @@ from typing import Any
 
 from husai import provenance
 from husai.errors import RecipeFailed
+from husai.evidence import new_record
 from husai.progress import log
 from husai.provenance import failure
 from husai.recipe import Recipe
@@ -69,7 +70,7 @@ def measured_or_failed(
             reason = str(error)
     described = provenance.read_json(recipe_dir / "recipe.json")
     seeds = described["seeds"] if seed is None else [seed]
-    record = provenance.evidence(
+    record = new_record(
         kind,
         described["recipe"]["subject"],
         described["id"],

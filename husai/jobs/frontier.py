@@ -172,14 +172,12 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
         "d_sae": measured.resolved.d_sae,
         "n_rows": r.n_rows,
         "n_seeds": len(measured.seeds),
-        "explained_variance": jackknife_t(measured.final("explained_variance")).metric(),
-        "l0": jackknife_t(measured.final("l0")).metric(),
-        "auc": jackknife_t(
-            [float(np.mean(list(aucs(m, k).values()))) for m in measured.saebench]
-        ).metric(),
-        "delta_vs_frozen": crossed_interval(frozen, family).metric(),
-        "delta_vs_dense": crossed_interval(dense, family).metric(),
-        "cebench_delta_vs_frozen": crossed_interval(ce, ce_family).metric(),
+        "explained_variance": jackknife_t(measured.final("explained_variance")),
+        "l0": jackknife_t(measured.final("l0")),
+        "auc": jackknife_t([float(np.mean(list(aucs(m, k).values()))) for m in measured.saebench]),
+        "delta_vs_frozen": crossed_interval(frozen, family),
+        "delta_vs_dense": crossed_interval(dense, family),
+        "cebench_delta_vs_frozen": crossed_interval(ce, ce_family),
         "cebench_control": "; ".join(problems) or "matched",
         "status": "measured",
     }
@@ -203,7 +201,7 @@ def mark_pareto(
     rows: list[dict], keys: Sequence[str] = ("delta_vs_frozen", "cebench_delta_vs_frozen")
 ) -> None:
     """Set ``pareto`` on every row no other row beats on all keys."""
-    points = [[row[key]["value"] for key in keys] for row in rows]
+    points = [[row[key].value for key in keys] for row in rows]
     for row, mine in zip(rows, points, strict=True):
         row["pareto"] = not any(
             all(o >= m for o, m in zip(other, mine, strict=True)) and other != mine
@@ -324,8 +322,8 @@ def headline_of(rows: list[dict], failed: list[dict], k: int) -> str:
     lost = f" Failed: {', '.join(row['recipe'] for row in failed)}." if failed else ""
     if not rows:
         return f"No recipe could be measured.{lost}"
-    best = max(rows, key=lambda r: r["delta_vs_frozen"]["value"])
-    gain = f"{best['delta_vs_frozen']['value']:+.4f} AUC"
+    best = max(rows, key=lambda r: r["delta_vs_frozen"].value)
+    gain = f"{best['delta_vs_frozen'].value:+.4f} AUC"
     return (
         f"{len(rows)} recipes at probe k = {k}; best against its frozen control: "
         f"{best['recipe']} ({gain}).{lost}"

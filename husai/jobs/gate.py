@@ -5,16 +5,22 @@ out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from husai import provenance
-from husai.cycle3.imports import cycle3_evidence, external_metrics, read_artifact, selection_metrics
+from husai.cycle3.artifacts import external_metrics, read_artifact
+from husai.cycle3.candidates import load_candidates
+from husai.cycle3.importer import cycle3_evidence, selection_metrics
+from husai.cycle3.options import configured, require_flags
+from husai.cycle3.selector import select_cycle3
 from husai.errors import HusaiError, nearest
+from husai.evidence import new_record
 from husai.gate.bounds import level_of
 from husai.gate.decision import Decision
 from husai.gate.evaluate import evaluate, named_candidate
-from husai.gate.evidence import as_evidence, load_evidence
+from husai.gate.inputs import load_evidence
 from husai.gate.ledger import (
     CLAIM_LEDGER,
     CONFIRMATION_LEDGER,
@@ -23,13 +29,11 @@ from husai.gate.ledger import (
     confirmation_family,
     confirmation_status,
 )
-from husai.gate.policy import Policy, load_policy
-from husai.selection.candidates import load_candidates
-from husai.selection.cycle3 import Selection, select_cycle3
+from husai.gate.policy_files import load_policy
+from husai.selection.candidates import Selection
 from husai.selection.strict import select_strict
 
 SELECTORS = ("cycle3", "strict")
-EXTERNAL_MODES = ("auto", "saebench", "cebench", "joint")
 
 
 def select_job(
@@ -48,7 +52,7 @@ def select_job(
     ``output_dir``.
 
     ``min_seeds`` is 3 for ``cycle3`` and 5 for ``strict`` unless given. Other ``options`` go to
-    :func:`husai.selection.cycle3.select_cycle3`.
+    :func:`husai.cycle3.selector.select_cycle3`.
     """
     if policy not in SELECTORS:
         raise HusaiError(
@@ -89,7 +93,7 @@ def select_job(
         )
         chosen, table = output_dir / "selected_candidate.json", output_dir / "selection.md"
         provenance.write_json(chosen, body)
-        provenance.write_text(table, selection_markdown(selection))
+        provenance.write_text(table, selection.to_markdown())
         work.writes(chosen, table)
     return selection
 
@@ -109,7 +113,7 @@ def _selection_evidence(
     )
     recipe_hash = entry.representative.recipe_hash or provenance.hash_json(entry.name)[:16]
     seeds = [m.seed for m in entry.members if isinstance(m.seed, int)]
-    return provenance.evidence(
+    return new_record(
         "selection",
         subject,
         entry.name,
@@ -120,36 +124,6 @@ def _selection_evidence(
         seeds,
         phase="selection",
     )
-
-
-def selection_markdown(selection: Selection) -> str:
-    """The pool as a table, best first."""
-    out = [f"# Selected by `{selection.policy}`: `{selection.selected.name}`", ""]
-    out += [
-        f"{len(selection.ordered)} rows, {len(selection.pareto)} on the Pareto front, "
-        f"{selection.eligible} of {selection.total} seeds eligible.",
-        "",
-    ]
-    out += [
-        "| condition | seeds | score | Pareto | SAEBench | CE-Bench | representative |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for entry in selection.ordered:
-        shown = [
-            "missing" if (v := entry.metrics.get(k)) is None else f"{v:.6g}"
-            for k in ("saebench_delta", "cebench_interp_delta_vs_baseline")
-        ]
-        cells = [
-            f"`{entry.name}`",
-            str(len(entry.members)),
-            f"{entry.score:.6g}",
-            "yes" if entry.is_pareto else "no",
-            *shown,
-        ]
-        out.append(f"| {' | '.join(cells)} | seed {entry.representative.seed} |")
-    out += ["", "Could not be chosen:", ""] if selection.left_out else []
-    out += [f"- `{name}`: {reason}" for name, reason in selection.left_out.items()]
-    return "\n".join(out) + "\n"
 
 
 def gate_job(
@@ -174,10 +148,11 @@ def gate_job(
     ledger: str | Path = CONFIRMATION_LEDGER,
 ) -> Decision:
     """Judge a candidate and write ``release_policy.json`` and ``release_policy.md`` to
-    ``output_dir``.
+    ``output_dir``, with the policy as it was (``policy.yaml``), so that the decision can be made
+    again.
 
     ``evidence`` are evidence files or folders; ``candidate`` a ``selected_candidate.json`` or a
-    recipe hash. The original's artifacts are read by policies that do not ask for one candidate. Of
+    recipe hash. The original's artifacts are read by the original's policy. Of
     ``external_candidate_json`` and ``external_summary`` the first wins.
 
     Raises
@@ -193,7 +168,7 @@ def gate_job(
         external_candidate_json if external_candidate_json is not None else external_summary
     )
     given = [p for p in original.values() if p is not None]
-    if loaded.one_candidate and given:
+    if given and not loaded.original:
         raise HusaiError(
             f"policy {loaded.name} judges evidence records of one candidate, not {given[0]}; use "
             "--evidence, or --policy cycle3"
@@ -204,19 +179,17 @@ def gate_job(
         )
     required = {"transcoder": require_transcoder, "ood": require_ood, "external": require_external}
     loaded = configured(loaded, external_mode, use_external_lcb, required, thresholds or {})
-    about = candidate_of(
-        candidate, cycle3_candidate if not loaded.one_candidate else None, original["external"]
-    )
-    paths = [
-        *evidence,
-        *([cycle3_candidate] if cycle3_candidate is not None and not loaded.one_candidate else []),
-    ]
-    records = load_evidence(
-        paths, recipe_hash=about.get("recipe_hash") if about and loaded.one_candidate else None
-    )
-    records += cycle3_evidence(**original)
-    about = named_candidate(about, as_evidence(records), loaded)
+    if not loaded.original:
+        cycle3_candidate = None
+    about = candidate_of(candidate, cycle3_candidate, original["external"])
+    chosen = [] if cycle3_candidate is None else [cycle3_candidate]
+    only = about.get("recipe_hash") if about and not loaded.original else None
+    records = load_evidence([*evidence, *chosen], recipe_hash=only) + cycle3_evidence(**original)
+    about = named_candidate("" if about is None and loaded.original else about, records)
     decision = evaluate(loaded, records, about, alpha=level_of(loaded, about, ledger))
+    if loaded.original:
+        decision = replace(decision, thresholds=decision.thresholds | require_flags(loaded))
+    provenance.write_text(Path(output_dir) / "policy.yaml", Path(loaded.path).read_text())
     write_decision(
         decision,
         output_dir,
@@ -237,50 +210,6 @@ def refuse_failed(decision: Decision, output_dir: str | Path) -> None:
             f"policy {decision.policy} failed: {', '.join(decision.failing)}; see "
             f"{Path(output_dir) / 'release_policy.md'}"
         )
-
-
-def configured(
-    policy: Policy,
-    external_mode: str,
-    use_lcb: bool,
-    required: Mapping[str, bool],
-    thresholds: Mapping[str, float],
-) -> Policy:
-    """Apply the command-line options that this policy knows; one that it does not know is an
-    error.
-    """
-    names = {g.name: g for g in policy.gates}
-    if external_mode not in EXTERNAL_MODES:
-        raise HusaiError(
-            f"external mode '{external_mode}' is not one of "
-            f"{', '.join(EXTERNAL_MODES)}{nearest(external_mode, EXTERNAL_MODES)}"
-        )
-    has_modes = "external" in names and len(names["external"].modes) > 1
-    if not has_modes and (external_mode != "auto" or use_lcb):
-        raise HusaiError(
-            f"policy {policy.name} has no external modes; leave out --external-mode and "
-            "--use-external-lcb"
-        )
-    modes = {}
-    if has_modes:
-        modes["external"] = external_mode + ("-lcb" if use_lcb else "")
-        modes |= {
-            g: "lcb" if use_lcb else "point"
-            for g in ("external_saebench", "external_cebench")
-            if g in names
-        }
-    asked = {
-        gate: True
-        for gate, needed in required.items()
-        if needed and (gate in names or not all(g.required for g in policy.gates))
-    }
-    if asked.get("external"):
-        asked |= {g: True for g in ("external_saebench", "external_cebench") if g in names}
-    values = dict(thresholds)
-    for name in ("min_saebench_delta", "min_cebench_delta"):
-        if name in values:
-            values.setdefault(f"{name}_lcb", values[name])
-    return policy.with_options(modes=modes, required=asked, thresholds=values)
 
 
 def candidate_of(

@@ -12,6 +12,7 @@ import torch
 from husai import provenance
 from husai.compute import resolve_device, use_threads
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.jobs.external import Identified, blocks, identified
 from husai.parallel import parallel_map
 from husai.probing import datasets
@@ -72,14 +73,14 @@ def ood_job(
     table = [out_of_domain.excess_drops(found, dense).tolist() for found in drops]
     alphabetical = _alphabetical(spec, saes, probes, where)
     old = [a["ood_drop"] for a in alphabetical]
-    record = provenance.evidence(
+    record = new_record(
         "ood",
         first.name["subject"],
         first.name["recipe"],
         first.name["recipe_hash"],
         {
             "excess_drop": crossed_metric(table, [data.family for data, _ in pairs]),
-            "ood_drop": jackknife_t(old).metric(),
+            "ood_drop": jackknife_t(old),
         },
         [p for sae in saes for p in sae.files]
         + [probe_path(probes, first.hook_name, n, o) for n in names for o in (False, True)],

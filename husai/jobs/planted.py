@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from husai import provenance
+from husai.evidence import Metric, new_record
 from husai.recipe import Recipe
 
 ROWS, HELD_OUT = 40_000, 4_096
@@ -63,11 +64,9 @@ def planted_job(spec: dict, out: Path, *, device: str = "auto", dtype: str = "fl
     found = [planted_recovery(sae.W_dec, truth) for sae in result.saes]
     measured = report.metrics()
     metrics = {
-        "recovery": jackknife_t([f.recovery for f in found]).metric(),
-        "mean_max_cosine": jackknife_t([f.mean_max_cosine for f in found]).metric(),
-        "recovery_null": provenance.metric(
-            found[0].null, method="gaussian decoders of the same shape"
-        ),
+        "recovery": jackknife_t([f.recovery for f in found]),
+        "mean_max_cosine": jackknife_t([f.mean_max_cosine for f in found]),
+        "recovery_null": Metric(found[0].null, method="gaussian decoders of the same shape"),
         **{
             name: measured[name]
             for name in (
@@ -80,7 +79,7 @@ def planted_job(spec: dict, out: Path, *, device: str = "auto", dtype: str = "fl
             )
         },
     }
-    record = provenance.evidence(
+    record = new_record(
         "planted",
         "planted",
         recipe.id,

@@ -12,6 +12,7 @@ import torch
 from husai import provenance
 from husai.compute import resolve_device
 from husai.errors import HusaiError
+from husai.evidence import new_record
 from husai.jobs.compare import PathComparison, compare_paths, initial_of
 from husai.jobs.failed import recipe_failure
 
@@ -116,7 +117,7 @@ def stability_job(
     )
     inputs += [s.path / "store.json" for s in (store, target_store) if s is not None]
     config = {"recipe": recipe.to_dict(), "split": split, "max_rows": max_rows}
-    record = provenance.evidence(
+    record = new_record(
         "stability",
         recipe.subject,
         described["id"],
@@ -219,10 +220,10 @@ def _with_reference(matrix: torch.Tensor, report) -> dict[str, Any]:
     null = max(report.nulls_all.values(), key=lambda r: r.mean)
     return {
         "pwmcc_to_reference": matrix[0, 1:].tolist(),
-        "pwmcc_with_reference": jackknife_t(matrix.numpy()).metric(),
-        "pwmcc_without_reference": jackknife_t(matrix[1:, 1:].numpy()).metric(),
-        "S_with_reference": jackknife_t(chance_corrected(matrix, null).numpy()).metric(),
-        "S_without_reference": jackknife_t(chance_corrected(matrix[1:, 1:], null).numpy()).metric(),
+        "pwmcc_with_reference": jackknife_t(matrix.numpy()),
+        "pwmcc_without_reference": jackknife_t(matrix[1:, 1:].numpy()),
+        "S_with_reference": jackknife_t(chance_corrected(matrix, null).numpy()),
+        "S_without_reference": jackknife_t(chance_corrected(matrix[1:, 1:], null).numpy()),
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from husai import provenance
+from husai.evidence import new_record
 from husai.stability.record import StabilityRecord
 from husai.stress import stress_metrics
 
@@ -20,7 +21,7 @@ def stress_job(kind: str, inputs: Sequence[str], out: Path) -> dict:
     """
     candidate, other = (StabilityRecord(p) for p in inputs[:2])
     data = candidate.data
-    record = provenance.evidence(
+    record = new_record(
         kind,
         data["subject"],
         data["recipe"],

@@ -2,16 +2,32 @@
 whether it can be certified at a known error rate."""
 
 from husai.passport.certify import certify
-from husai.passport.posterior import BetaBinomial, certified, expected_fdr, fit, posterior
+from husai.passport.consensus import Consensus, consensus
+from husai.passport.matching import Kin
+from husai.passport.posterior import (
+    BetaBinomial,
+    certified,
+    expected_fdr,
+    fit,
+    mixture_doubt,
+    posterior,
+)
+from husai.passport.prediction import Prediction, predict
 from husai.passport.table import LatentTable, Passports
 
 __all__ = [
     "BetaBinomial",
+    "Consensus",
+    "Kin",
     "LatentTable",
     "Passports",
+    "Prediction",
     "certified",
     "certify",
+    "consensus",
     "expected_fdr",
     "fit",
+    "mixture_doubt",
     "posterior",
+    "predict",
 ]

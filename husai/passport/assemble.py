@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from husai.passport.agreement import FUNCTIONAL_MATCH
@@ -18,6 +19,7 @@ from husai.passport.posterior import (
     BetaBinomial,
     expected_fdr,
     fit,
+    mixture_doubt,
     posterior,
 )
 from husai.passport.table import NAN, LatentTable
@@ -118,14 +120,15 @@ def _judged(
         names = ("theta", "theta_low", "theta_high", "doubt", "fdr")
         undefined = {name: torch.full(count.shape, NAN, dtype=torch.float64) for name in names}
         return None, undefined | {"certified": torch.zeros(count.shape, dtype=torch.bool)}
-    model = fit(count.numpy(), n)
+    counts = count.numpy()
+    model = fit(counts, n)
     of_count = posterior(model, bar)
-    doubt = of_count.doubt[count.numpy()]
+    doubt = np.maximum(of_count.doubt, mixture_doubt(counts, n, bar))[counts]
     running = expected_fdr(doubt)
     columns = {
-        "theta": of_count.mean[count.numpy()],
-        "theta_low": of_count.low[count.numpy()],
-        "theta_high": of_count.high[count.numpy()],
+        "theta": of_count.mean[counts],
+        "theta_low": of_count.low[counts],
+        "theta_high": of_count.high[counts],
         "doubt": doubt,
         "fdr": running,
         "certified": running <= fdr,

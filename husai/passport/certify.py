@@ -33,6 +33,7 @@ def certify(
     *,
     seeds: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
+    related: Sequence[Kin] = (),
     bar: float = BAR,
     fdr: float = FDR,
     null_draws: int = NULL_DRAWS,
@@ -46,7 +47,8 @@ def certify(
     by more than 0.2 on the held-out rows. ``theta`` is the rate at which it would reappear in a
     new seed; its prior is a beta distribution fitted to all living latents of the SAE
     (:mod:`husai.passport.posterior`). Latents are *certified* from the surest down while the mean
-    probability of ``theta < bar`` among them stays within ``fdr``.
+    probability of ``theta < bar`` among them stays within ``fdr``; that probability is the larger
+    of the beta-binomial's and of a mixture's of any shape.
 
     SAEs that are copies of one another, or descend from one start, count as one: they are named in
     ``kin`` and say nothing about each other. Results do not depend on the order or, together with
@@ -65,6 +67,8 @@ def certify(
         Of each SAE; a repeated seed is refused.
     names : sequence of str or None
         What to call the SAEs; by default ``seed7`` or ``sae0``.
+    related : sequence of Kin
+        Pairs known to be no independent trainings (one recorded seed, say), beside those found.
     bar, fdr : float
         In (0, 1).
     null_draws : int
@@ -91,8 +95,10 @@ def certify(
     found = measured(
         saes, activations, names, null_draws=null_draws, device=device, batch_size=batch_size
     )
-    related = relatives(found)
-    origin = origins(len(names), related)
+    found_kin = relatives(found)
+    known = {(k.a, k.b) for k in found_kin}
+    found_kin += [k for k in related if (k.a, k.b) not in known]
+    origin = origins(len(names), found_kin)
     firsts = sorted(set(origin))
     tables = [
         latent_table(found, i, [j for j in firsts if j != origin[i]], bar, fdr)
@@ -100,7 +106,7 @@ def certify(
     ]
     fires = found.ensemble.firing[0]
     n_rows = None if fires is None else fires.n_rows
-    return Passports(tables, related, _remarks(origin, n_rows), n_rows, bar, fdr)
+    return Passports(tables, found_kin, _remarks(origin, n_rows), n_rows, bar, fdr)
 
 
 def measured(
@@ -121,6 +127,7 @@ def measured(
         activations = matrix_of(activations, "activations")
     check_spaces(saes, names, activations)
     device = saes[0].W_dec.device if device is None else torch.device(device)
+    saes = [sae if sae.W_dec.device == device else sae.to(device) for sae in saes]
     ensemble = ensemble_of(saes, list(names), activations, device, batch_size)
     matching = match_all(ensemble.decoders, ensemble.encoders, pairs)
     agreement = None

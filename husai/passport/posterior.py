@@ -1,5 +1,12 @@
 """How often would a latent reappear in a new seed? A beta-binomial fitted to all latents of an SAE,
-each latent's posterior, and the set that can be certified at a Bayesian false discovery rate."""
+each latent's posterior, and the set that can be certified at a Bayesian false discovery rate.
+
+A beta distribution is smooth. Where many latents share one rate just below the bar it is wrong, and
+many certificates with it. So the doubt about a latent is the larger of two: that of the
+beta-binomial, and that of the best mixture of any shape. (512 latents, 7 comparisons, 60% of them at
+theta 0.45, 30% at 0, 10% at 1: over 10% false by the first alone, under 5% by the larger, with every
+latent at 1 certified; tests/passport/test_posterior.py.)
+"""
 
 from __future__ import annotations
 
@@ -8,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import betainc, betaincinv, betaln, expit, gammaln
+from scipy.stats import binom
 
 from husai.errors import HusaiError
 
@@ -23,6 +31,10 @@ CONCENTRATION = (1e-3, 1e5)
 STARTS = (0.1, 2.0, 50.0)
 """Values of a + b from which the fit starts, as the likelihood can have two summits: a U-shaped
 and a peaked one."""
+GRID = 101
+"""Rates at which the mixture may have mass: 0, 0.01, ... 1. Seven comparisons resolve far less."""
+ITERATIONS = 300
+"""Steps of expectation maximisation; 1500 and 5000 gave the same share of false certificates."""
 FEWEST_COMPARISONS = 2
 """One comparison gives a mean of theta but no spread, so no posterior: 0/1 counts have a single
 free cell."""
@@ -144,6 +156,35 @@ def posterior(model: BetaBinomial, bar: float = BAR) -> Posterior:
     return Posterior(
         a / (a + b), betaincinv(a, b, 0.025), betaincinv(a, b, 0.975), betainc(a, b, bar)
     )
+
+
+def mixture_doubt(counts: np.ndarray, n: int, bar: float = BAR) -> np.ndarray:
+    """Probability of ``theta < bar`` for every count, ``(n + 1,)``, when theta may have any
+    distribution over latents.
+
+    The distribution is that of highest likelihood on a grid of :data:`GRID` rates, with the prior
+    of :func:`fit`; it is found by expectation maximisation from a flat start.
+
+    References
+    ----------
+    Kiefer & Wolfowitz 1956, Ann. Math. Stat. 27; Laird 1978, "Nonparametric maximum likelihood
+    estimation of a mixing distribution", J. Am. Stat. Assoc. 73.
+
+    Examples
+    --------
+    >>> counts = np.repeat([0, 4], [300, 100])  # every latent has a rate of 0 or of 1
+    >>> mixture_doubt(counts, 4)[[0, 4]].round(2).tolist()
+    [1.0, 0.0]
+    """
+    histogram = np.bincount(counts, minlength=n + 1) + PSEUDO_LATENTS / (n + 1)
+    theta = np.linspace(0.0, 1.0, GRID)
+    likelihood = binom.pmf(np.arange(n + 1)[:, None], n, theta[None])
+    weight = np.full(GRID, 1.0 / GRID)
+    for _ in range(ITERATIONS):
+        weight = weight * (likelihood.T @ (histogram / (likelihood @ weight)))
+        weight /= weight.sum()
+    belief = likelihood * weight
+    return belief[:, theta < bar].sum(1) / belief.sum(1)
 
 
 def expected_fdr(doubt: np.ndarray) -> np.ndarray:

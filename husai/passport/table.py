@@ -43,7 +43,8 @@ class LatentTable:
     theta_high: torch.Tensor
     """With ``theta_low``, the central 95% of the posterior."""
     doubt: torch.Tensor
-    """Posterior probability that theta is below 0.5."""
+    """Probability that theta is below the bar: the larger of the beta-binomial's and that of a
+    mixture of any shape; see :mod:`husai.passport.posterior`."""
     fdr: torch.Tensor
     """Mean doubt of all latents at least as sure: certify those with ``fdr <= q`` to have at most
     a share q of false ones."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from husai import provenance
 from husai.errors import HusaiError
+from husai.evidence import Metric
 from husai.probing.protocol import ProbeResult
 
 CYCLE3_MAX_K = 5
@@ -76,9 +77,7 @@ def metrics(rows: Sequence[dict], gate_k: int) -> dict[str, dict]:
 
 
 def _mean(values: np.ndarray) -> dict:
-    return provenance.metric(
-        float(values.mean()), n=1, method=f"mean over {len(values)} data sets, one seed"
-    )
+    return Metric(float(values.mean()), n=1, method=f"mean over {len(values)} data sets, one seed")
 
 
 def cycle3_summary(rows: Sequence[dict], dense: dict[str, dict]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from husai.provenance import metric
+from husai.evidence import Metric
 
 METHOD = "mean, smallest and largest over conditions"
 
@@ -49,6 +49,6 @@ def axis_tables(rows: Sequence[dict], axes: Sequence[str], names: Sequence[str])
     return tables
 
 
-def _spread(rows: Sequence[dict], name: str) -> dict:
-    points = [row[name]["value"] for row in rows]
-    return metric(sum(points) / len(points), min(points), max(points), len(points), METHOD)
+def _spread(rows: Sequence[dict], name: str) -> Metric:
+    points = [row[name].value for row in rows]
+    return Metric(sum(points) / len(points), min(points), max(points), len(points), METHOD)

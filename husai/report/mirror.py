@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from husai.errors import HusaiError
-from husai.gate.policy import shipped_policies
+from husai.gate.policy_files import shipped_policies
 from husai.provenance import atomic_path, sha256_file, write_text
 
 SUMS, CRATE = "SHA256SUMS", "ro-crate-metadata.json"

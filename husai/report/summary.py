@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from husai import provenance
+from husai.evidence import Metric
 
 SUMMARY_SCHEMA = "husai.summary/1"
 
@@ -67,12 +68,12 @@ def flatten(row: dict) -> dict:
     """
     flat = {}
     for key, value in row.items():
-        if isinstance(value, dict) and "value" in value:
+        if isinstance(value, Metric):
             flat |= {
-                key: value["value"],
-                f"{key}_lcb": value["lcb"],
-                f"{key}_ucb": value["ucb"],
-                f"{key}_n": value["n"],
+                key: value.value,
+                f"{key}_lcb": value.lcb,
+                f"{key}_ucb": value.ucb,
+                f"{key}_n": value.n,
             }
         elif isinstance(value, (dict, list)):
             flat[key] = json.dumps(provenance.finite(value))
@@ -91,12 +92,12 @@ def write_parquet(path: Path, rows: Sequence[dict]) -> None:
 
 def shown(value) -> str:
     """A value as a table cell: four significant digits, a metric with its interval."""
-    if isinstance(value, dict) and "value" in value:
-        if str(value.get("method", "")).startswith("not assessable"):
+    if isinstance(value, Metric):
+        if value.method.startswith("not assessable"):
             return "not assessable"
-        if value["lcb"] is None or not math.isfinite(value["lcb"]):
-            return f"{shown(value['value'])} (no interval)"
-        return f"{shown(value['value'])} [{shown(value['lcb'])}, {shown(value['ucb'])}]"
+        if not math.isfinite(value.lcb):
+            return f"{shown(value.value)} (no interval)"
+        return f"{shown(value.value)} [{shown(value.lcb)}, {shown(value.ucb)}]"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

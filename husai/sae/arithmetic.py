@@ -4,6 +4,7 @@ trial against float64 before it is trusted.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ import torch
 
 from husai.progress import log
 from husai.recipe import FIXED_K
+from husai.sae.fused import fits_code
 from husai.sae.gradients import Parameters, Settings, gradients
+from husai.sae.graphs import CudaRecorder
 
 MEASURED_CROSSOVER = 0.2
 TRIAL_ROWS = 512
@@ -48,6 +51,8 @@ class Arithmetic(NamedTuple):
     """k-sparse rather than dense kernels."""
     products: torch.dtype | None
     tf32: bool
+    fused: bool = False
+    """k-sparse kernels of :mod:`husai.sae.fused` rather than PyTorch's."""
 
 
 class Problem(NamedTuple):
@@ -61,9 +66,9 @@ class Problem(NamedTuple):
     def gradients(self, settings: Settings, chosen: Arithmetic) -> Parameters:
         """Gradients in the arithmetic ``chosen``."""
         with tf32(chosen.tf32):
-            return gradients(
-                settings._replace(sparse=chosen.sparse, matmul_dtype=chosen.products), *self
-            ).by_name
+            kernels = {"sparse": chosen.sparse, "fused": chosen.fused}
+            own = settings._replace(matmul_dtype=chosen.products, **kernels)
+            return gradients(own, *self).by_name
 
     def rows(self, start: int, stop: int) -> Problem:
         """The same step on some of its rows."""
@@ -81,12 +86,15 @@ class Problem(NamedTuple):
 
 @contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
-    """Let float32 products on a GPU use TF32; the setting is one for all threads."""
-    if not enabled:
+    """Whether float32 products on a GPU use TF32, whatever the program allows otherwise.
+
+    The setting is one for all threads.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    if before == enabled:
         yield
         return
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = enabled
     try:
         yield
     finally:
@@ -103,11 +111,11 @@ def choose(
 ) -> Arithmetic:
     """The fastest arithmetic whose gradients are right on ``problem``.
 
-    On a CPU kernels are chosen by the crossover that ``benchmarks/bench_sae.py --crossover``
-    measured, so that the choice never depends on the load of the machine. On a GPU, where the
-    crossover depends on the model, k-sparse and dense ones are tried and timed. What fails its
-    :class:`Trial` is not used, with one line in the log: dense products replace k-sparse kernels,
-    float32 replaces a rounded format.
+    Fused kernels are tried wherever they can be used. On a CPU kernels are chosen by the crossover
+    that ``benchmarks/bench_sae.py --crossover`` measured, so that the choice never depends on the
+    load of the machine. On a GPU, where the crossover depends on the model, both are
+    tried and timed. What fails its
+    :class:`Trial` is not used, with one line in the log: dense products replace k-sparse kernels, float32 replaces a rounded format.
 
     Parameters
     ----------
@@ -129,7 +137,9 @@ def choose(
             else [True, False]
         )
     exact = [Arithmetic(kind, None, False) for kind in kinds]
-    wanted = [Arithmetic(kind, format.products, format.tf32) for kind in kinds]
+    if measure and any(kinds) and fits_code(problem.p):
+        exact.insert(0, Arithmetic(True, None, False, fused=True))
+    wanted = [kind._replace(products=format.products, tf32=format.tf32) for kind in exact]
     if not measure and exact == wanted:
         return exact[0]
     trial = Trial(settings, problem)
@@ -184,9 +194,15 @@ class Trial:
 
     def passes(self, chosen: Arithmetic, limit: float) -> bool:
         """Whether the error is within ``limit``; logs a line when it is not."""
-        error = self.error(chosen)
+        kernels = ("fused " if chosen.fused else "") + ("k-sparse" if chosen.sparse else "dense")
+        try:
+            error = self.error(chosen)
+        except Exception as problem:
+            if not chosen.fused:
+                raise
+            log(f"{kernels} kernels are not used: {' '.join(str(problem).split())[:200]}")
+            return False
         if error > limit:
-            kernels = "k-sparse" if chosen.sparse else "dense"
             log(
                 f"{kernels} kernels in {_name(chosen)} are not used: gradients are {error:.2g} "
                 f"units of batch noise off float64, limit {limit}"
@@ -200,13 +216,25 @@ def _length(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def _best_time(settings: Settings, problem: Problem, chosen: Arithmetic) -> float:
-    """Seconds of one step: best of three after a first run."""
-    best = float("inf")
-    for attempt in range(4):
-        _wait(problem.x.device)
-        start = time.perf_counter()
+    """Seconds of one step, best of three after a first run; on a GPU of its replay.
+
+    Large steps hide the time of launching kernels, and small ones are recorded in training too.
+    """
+    device, best = problem.x.device, float("inf")
+
+    def work() -> None:
         problem.gradients(settings, chosen)
-        _wait(problem.x.device)
+
+    if device.type == "cuda":
+        recorder = CudaRecorder(device)
+        recorder.warm_up(work)
+        with contextlib.suppress(RuntimeError):  # not to be recorded: launches are timed too
+            work = recorder.record(work)
+    for attempt in range(4):
+        _wait(device)
+        start = time.perf_counter()
+        work()
+        _wait(device)
         if attempt:
             best = min(best, time.perf_counter() - start)
     return best

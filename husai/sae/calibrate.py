@@ -12,17 +12,43 @@ from typing import NamedTuple
 
 import torch
 
+from husai.activations import Rows, width
 from husai.errors import HusaiError, RecipeFailed
 from husai.progress import log
 from husai.recipe import FIXED_K, Recipe
+from husai.sae.members import Member
+from husai.sae.resume import Checkpoint
+from husai.sae.run import run_members
 
 TOLERANCE = 0.05
+"""Relative distance of the L0 reached from its target that counts as met; matched comparisons are
+made at this tolerance.
+"""
 AIM = 0.03
+"""The search ends when it is this close: below the tolerance, as other seeds differ from the one
+that the search trains.
+"""
 COARSE_COEFFICIENTS = 8
+COARSE_DECADES = 3.0
+"""The first grid spans the coefficients between nearly all and nearly no latents active; its points
+lie a factor of 2.7 apart, near enough for log-log interpolation.
+"""
 COARSE_STEPS = 0.25
+"""Share of the steps for the grid: it only has to order coefficients, the later rounds train in
+full.
+"""
 FINE_ROUNDS = 6
+"""Rounds of three coefficients. Each cuts the interval around the target in up to four, so six
+leave a factor of thousands to spare where L0 falls smoothly with the coefficient.
+"""
 FIRST_RATIO = 1.35
+"""Distance of the outer two of the first three full trainings from the estimate: an error of the
+short grid of 35% is enclosed.
+"""
 CALIBRATION_SEED = 0
+"""The seed that the search trains; L0 hardly differs between seeds at one coefficient, and a fixed
+one makes the coefficient the same whichever seeds are asked for.
+"""
 
 
 class Trial(NamedTuple):
@@ -35,8 +61,8 @@ class Trial(NamedTuple):
 
 def match_l0(
     recipe: Recipe,
-    data,
-    held_out,
+    data: Rows,
+    held_out: Rows,
     *,
     seed: int = CALIBRATION_SEED,
     device: str | torch.device = "cpu",
@@ -67,7 +93,8 @@ def match_l0(
         )
     largest = _largest_coefficient(recipe, data)
     grid = [
-        largest * 10 ** (-3.0 * i / (COARSE_COEFFICIENTS - 1)) for i in range(COARSE_COEFFICIENTS)
+        largest * 10 ** (-COARSE_DECADES * i / (COARSE_COEFFICIENTS - 1))
+        for i in range(COARSE_COEFFICIENTS)
     ]
     short = replace(
         recipe, steps=max(1, min(recipe.steps, max(100, round(COARSE_STEPS * recipe.steps))))
@@ -140,21 +167,12 @@ class _Rounds:
     interrupted search repeats nothing.
     """
 
-    def __init__(self, data, held_out, seed: int, device, dtype: str, directory: str | Path | None):
-        self.data, self.held_out, self.seed, self.device, self.dtype = (
-            data,
-            held_out,
-            seed,
-            device,
-            dtype,
-        )
+    def __init__(self, data: Rows, held_out: Rows, seed: int, device, dtype, directory):
+        self.data, self.held_out, self.seed = data, held_out, seed
+        self.device, self.dtype = device, dtype
         self.directory, self.count = directory, 0
 
     def train(self, recipe: Recipe, coefficients: Sequence[float]) -> list[Trial]:
-        from husai.sae.ensemble import run_members
-        from husai.sae.resume import Checkpoint
-        from husai.sae.training import Member
-
         members = [Member(self.seed, c) for c in coefficients]
         where = None if self.directory is None else Path(self.directory) / f"l0-search-{self.count}"
         checkpoint = Checkpoint(where, recipe, members, self.dtype, [self.data, self.held_out])
@@ -172,9 +190,9 @@ class _Rounds:
         return [Trial(c, row["l0"]) for c, row in zip(coefficients, final, strict=True)]
 
 
-def _largest_coefficient(recipe: Recipe, data) -> float:
+def _largest_coefficient(recipe: Recipe, data: Rows) -> float:
     """A coefficient that leaves next to nothing active: the scale of the largest projection (L1) or
     of its square (L0).
     """
-    d_in = data.shape[1] if isinstance(data, torch.Tensor) else data.d
+    d_in = width(data)
     return 2.0 * math.sqrt(d_in) if recipe.architecture == "relu" else float(d_in)

@@ -1,5 +1,5 @@
-"""Training every seed of a recipe as one computation: curves, plateau detection, resume, and the
-exported SAEs.
+"""Training every seed of a recipe as one computation: what may be asked for, and what comes
+back.
 """
 
 from __future__ import annotations
@@ -11,19 +11,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from husai.activations import Rows, width
 from husai.errors import HusaiError
 from husai.recipe import FIXED_K, Recipe
 from husai.sae.architectures import SAE
 from husai.sae.arithmetic import FORMATS
+from husai.sae.calibrate import match_l0
+from husai.sae.members import Member
 from husai.sae.resume import Checkpoint
-from husai.sae.training import Member, Rows, Trainer
-from husai.sae.workers import Workers
-from husai.stability import evaluate_sae, mean_to_others, pairwise
-
-CURVE_POINTS = 20
-CURVE_ROWS = 4096
-STEPS_AT_ONCE = 10
-PLATEAU_GAIN = 0.005
+from husai.sae.run import CURVE_POINTS, run_members
 
 
 class EnsembleResult(NamedTuple):
@@ -107,15 +103,9 @@ def train_ensemble(
         step and the seed).
     """
     _check(recipe, seeds, data, held_out, target, held_out_target, reference, dtype)
-    rows = {
-        "data": data,
-        "held_out": held_out,
-        "target": target,
-        "held_out_target": held_out_target,
-    }
+    rows = {"data": data, "held_out": held_out}
+    rows |= {"target": target, "held_out_target": held_out_target}
     if recipe.architecture not in FIXED_K and recipe.sparsity_coefficient is None:
-        from husai.sae.calibrate import match_l0
-
         coefficient = match_l0(
             recipe,
             data,
@@ -145,134 +135,6 @@ def train_ensemble(
     saes, initial_decoders, curves, final = trained
     curves = [{name: value for name, value in row.items() if name != "member"} for row in curves]
     return EnsembleResult(saes, initial_decoders, curves, final, recipe)
-
-
-def run_members(
-    recipe: Recipe,
-    members: Sequence[Member],
-    data: Rows,
-    held_out: Rows,
-    target: Rows | None = None,
-    held_out_target: Rows | None = None,
-    reference: torch.Tensor | None = None,
-    device: str | torch.device = "cpu",
-    dtype: str = "float32",
-    sparse: bool | None = None,
-    checkpoint: Checkpoint | None = None,
-    progress: Callable[[int, str], None] | None = None,
-    curve_points: int = CURVE_POINTS,
-) -> tuple[list[SAE], torch.Tensor, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Train any members (seeds, coefficients) together: SAEs, initial decoders, curve rows and
-    final figures.
-
-    On a CPU each of torch's threads computes one member at a time, so no figure depends on their
-    number."""
-    with Workers(len(members), torch.device(device)) as workers:
-        trainer = Trainer(recipe, members, data, target, reference, device, dtype, sparse)
-        curves: list[dict[str, Any]] = [] if checkpoint is None else checkpoint.load(trainer)
-        points = curve_steps(recipe.steps, curve_points)
-        recorded = {row["step"] for row in curves}
-        try:
-            while True:
-                if trainer.done in points and trainer.done not in recorded:
-                    curves += _curve_rows(trainer, held_out, held_out_target, workers)
-                if checkpoint is not None:
-                    checkpoint.save(trainer, curves)
-                if trainer.done >= recipe.steps:
-                    break
-                stops = [
-                    *points,
-                    trainer.done + STEPS_AT_ONCE,
-                    *([] if checkpoint is None else [checkpoint.next_due(trainer.done)]),
-                ]
-                steps = min(stop for stop in stops if stop > trainer.done) - trainer.done
-                trainer.advance(steps, workers)
-                if progress is not None:
-                    progress(steps, recipe.id)
-        finally:
-            trainer.close()
-        saes = workers.map(lambda i: trainer.export(i, held_out), range(len(members)))
-        final = _final_rows(trainer, saes, curves, held_out, held_out_target, workers)
-    return [s.to("cpu") for s in saes], trainer.initial_decoders.float().cpu(), curves, final
-
-
-def curve_steps(steps: int, points: int = CURVE_POINTS) -> set[int]:
-    """Steps after which curves are taken: the start, ``points`` evenly spaced ones, the one at 80%
-    and the end.
-    """
-    return {0, steps, _plateau_start(steps)} | {round(steps * i / points) for i in range(1, points)}
-
-
-def plateau_gain(curve: Sequence[tuple[int, float]], steps: int) -> float:
-    """Relative gain in explained variance over the last 20% of the steps: ``(EV_end - EV_80) /
-    |EV_end|`` from ``(step, EV)`` pairs.
-    """
-    by_step = dict(curve)
-    start, end = by_step[_plateau_start(steps)], by_step[steps]
-    return (end - start) / abs(end) if end else float("inf")
-
-
-def _plateau_start(steps: int) -> int:
-    return int(0.8 * steps)
-
-
-def _curve_rows(
-    trainer: Trainer, held_out: Rows, held_out_target: Rows | None, workers: Workers
-) -> list[dict[str, Any]]:
-    losses, cosines, agreement = (
-        trainer.take_losses(),
-        trainer.cosine_to_initial(),
-        _agreement(trainer),
-    )
-
-    def measure(i: int) -> dict[str, Any]:
-        return evaluate_sae(
-            trainer.export(i, held_out, CURVE_ROWS), held_out, held_out_target, max_rows=CURVE_ROWS
-        )
-
-    rows = []
-    for i, found in enumerate(workers.map(measure, range(len(trainer.members)))):
-        member = trainer.members[i]
-        row = {"seed": member.seed, "step": trainer.done, "loss": losses[i]}
-        row |= {name: found[name] for name in ("explained_variance", "l0", "dead_fraction")}
-        rows.append({**row, "cos_to_init": float(cosines[i]), "pwmcc": agreement[i], "member": i})
-    return rows
-
-
-def _agreement(trainer: Trainer) -> list[float | None]:
-    """Each member's mean PWMCC with the others, all latents: the trajectory of stability; None for
-    a single member.
-    """
-    if len(trainer.members) < 2:
-        return [None] * len(trainer.members)
-    return mean_to_others(pairwise(list(trainer.parameters["W_dec"].detach().float()))).tolist()
-
-
-def _final_rows(
-    trainer: Trainer,
-    saes: list[SAE],
-    curves: list[dict],
-    held_out: Rows,
-    held_out_target: Rows | None,
-    workers: Workers,
-) -> list[dict[str, Any]]:
-    cosines, rows = trainer.cosine_to_initial(), []
-    measured = workers.map(lambda sae: evaluate_sae(sae, held_out, held_out_target), saes)
-    for i, (member, found) in enumerate(zip(trainer.members, measured, strict=True)):
-        gain = plateau_gain(
-            [(r["step"], r["explained_variance"]) for r in curves if r["member"] == i],
-            trainer.recipe.steps,
-        )
-        row = {"seed": member.seed} | {
-            name: found[name] for name in ("explained_variance", "l0", "dead_fraction")
-        }
-        row |= {
-            "cos_to_init": float(cosines[i]),
-            "plateau_gain": gain,
-            "plateau": gain < PLATEAU_GAIN,
-        }
-        rows.append({**row, "sparsity_coefficient": member.coefficient or None})
-    return rows
 
 
 def _check(
@@ -305,20 +167,16 @@ def _check(
                 f"{where}: {name} has {len(rows)} rows but {target_name} {len(target_rows)}; they "
                 "must match row for row"
             )
-    if _width(data) != _width(held_out):
+    if width(data) != width(held_out):
         raise HusaiError(
-            f"{where}: data is {_width(data)} wide but held_out {_width(held_out)}; give two "
+            f"{where}: data is {width(data)} wide but held_out {width(held_out)}; give two "
             "splits of one hook"
         )
     if recipe.consistency_weight:
-        shape = (recipe.d_sae, _width(data if target is None else target))
+        shape = (recipe.d_sae, width(data if target is None else target))
         if reference is None or tuple(reference.shape) != shape:
             found = None if reference is None else tuple(reference.shape)
             raise HusaiError(
                 f"{where}: the consistency objective needs the reference decoder, {shape}, got "
                 f"{found}"
             )
-
-
-def _width(rows: Rows) -> int:
-    return rows.shape[1] if isinstance(rows, torch.Tensor) else rows.d

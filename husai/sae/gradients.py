@@ -46,6 +46,8 @@ class Settings(NamedTuple):
     count_fired: bool = False
     """Report which latents fired, for AuxK."""
     bandwidth: float = JUMPRELU_BANDWIDTH
+    fused: bool = False
+    """Use the k-sparse kernels of :mod:`husai.sae.fused`."""
 
 
 class Gradients(NamedTuple):
@@ -83,7 +85,7 @@ def gradients(
     coefficient : Tensor (S,) or None
         Sparsity coefficient per member (ReLU, JumpReLU).
     """
-    compute = _sparse if settings.sparse else _dense
+    compute = _fused if settings.fused else _sparse if settings.sparse else _dense
     loss, residual, found, fired = compute(settings, p, x, y, coefficient)
     db_dec = residual.sum(1).mul_(2.0 / (residual.shape[1] * residual.shape[2]))
     if settings.architecture != "transcoder":
@@ -122,6 +124,45 @@ def _sparse(
     )
     residual = residual.view(S, B, d_out)
     return _mean_square(residual), residual, found, fired
+
+
+def _fused(
+    settings: Settings,
+    p: Parameters,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    _: torch.Tensor | None,
+):
+    """As :func:`_sparse`, by kernels that read pre-activations, decoder rows and sums once each."""
+    from husai.sae.fused import select, update
+
+    S, B, d_in = x.shape
+    d_sae, d_out = p["W_dec"].shape[1:]
+    k = None if settings.architecture == "batchtopk" else settings.k
+    if k is None:
+        encoder = p["W_enc"], p["b_enc"]
+        code = kernels.batch_top_k_code(x, *encoder, settings.k, settings.matmul_dtype)
+    else:
+        half = settings.matmul_dtype or x.dtype
+        pre = matmul(x.to(half), p["W_enc"].to(half).mT)
+        values, columns = select.top_k(pre, p["b_enc"], k)
+        rows = torch.arange(S * B * k, device=x.device, dtype=torch.int32) // k
+        starts = torch.arange(0, S * B * k + 1, k, device=x.device)
+        code = kernels.Code(values, columns, rows, starts)
+    scale = 2.0 / (B * d_out)
+    W_dec, target = p["W_dec"].view(-1, d_out), y.reshape(S * B, d_out)
+    residual, dpre, squares = update.decode(*code[:2], code.starts, W_dec, target, scale, k)
+    order, starts = kernels.by_latent(code.columns, S * d_sae)
+    dW_enc, db_enc = update.sum_rows(order, starts, code.rows, dpre, x.reshape(S * B, d_in))
+    found = {"W_enc": dW_enc.view(S, d_sae, d_in), "b_enc": db_enc.view(S, d_sae)}
+    if not settings.frozen_decoder:
+        dW_dec, activity = update.sum_rows(order, starts, code.rows, code.values, residual, scale)
+        found["W_dec"] = dW_dec.view(S, d_sae, d_out)
+    elif settings.count_fired:
+        activity = kernels.sum_by_latent(code, code.values, S * d_sae)
+    fired = (activity > 0).view(S, d_sae) if settings.count_fired else None
+    loss = squares.view(S, B).sum(1).div_(B * d_out)
+    return loss, residual.view(S, B, d_out), found, fired
 
 
 def _dense(

@@ -15,6 +15,9 @@ import torch
 from husai.progress import log
 
 WARM_UP_CALLS = 3
+"""Ordinary calls before a recording; PyTorch's notes on CUDA graphs ask for a few, so that lazily
+made workspaces exist by then.
+"""
 LARGEST_RECORDED = 1 << 27
 """Pre-activations (members x batch x d_sae) of a step beyond which launching kernels takes a
 vanishing share of a step, while the recording would hold a second set of its intermediate
@@ -78,7 +81,7 @@ def recorder_for(device: torch.device, pre_activations: int) -> Recorder | None:
     )
 
 
-class StepRunner:
+class ReplayedStep:
     """Calls ``function(*inputs)``, from the fourth call on by replaying a recording of it.
 
     Parameters

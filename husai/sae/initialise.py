@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from husai.activations import ActivationStore
+from husai.activations import Rows
 from husai.errors import HusaiError
 from husai.recipe import FIXED_K, Recipe
 from husai.sae.kernels import top_k
@@ -23,7 +23,6 @@ JUMPRELU_INITIAL_THRESHOLD = 0.01
 INITIAL_L0_FACTOR = 2.0
 SAMPLE_ROWS = 4096
 INITIAL_ROWS = 2048
-Rows = torch.Tensor | ActivationStore
 
 
 class Units(NamedTuple):

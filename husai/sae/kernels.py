@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 CHUNK_BYTES = 8 << 20
+"""Pre-activations held at once on a CPU, about what the caches of its cores hold together."""
 
 
 class Code(NamedTuple):
@@ -215,10 +216,8 @@ def weight_gradients(
     dW_enc : Tensor (S*d_sae, d_in)
     dW_dec : Tensor (S*d_sae, d_out) or None
     """
-    narrow = torch.int16 if n_latents < 2**15 else torch.int32
-    by_latent, order = code.columns.to(narrow).sort(stable=True)
-    starts = torch.searchsorted(by_latent, torch.arange(n_latents, device=x.device, dtype=narrow))
-    rows = code.rows[order]
+    order, ends = by_latent(code.columns, n_latents)
+    rows, starts = code.rows[order], ends[:-1]
     dW_enc = embedding_bag(rows, x, starts, per_sample_weights=dpre[order], mode="sum")
     dW_dec = (
         embedding_bag(rows, g, starts, per_sample_weights=code.values[order], mode="sum")
@@ -228,19 +227,21 @@ def weight_gradients(
     return dW_enc, dW_dec
 
 
+def by_latent(columns: torch.Tensor, n_latents: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Entries in the order of their latents, int64 (n,), and where those of each latent begin.
+
+    The beginnings (n_latents + 1,) end with the number of entries.
+    """
+    narrow = torch.int16 if n_latents < 2**15 else torch.int32
+    latents, order = columns.to(narrow).sort(stable=True)
+    each = torch.arange(n_latents + 1, device=columns.device, dtype=narrow)
+    return order, torch.searchsorted(latents, each)
+
+
 def sum_by_latent(code: Code, entries: torch.Tensor, n_latents: int) -> torch.Tensor:
     """Sum of per-entry values over rows, per latent: (n_latents,) from (n,)."""
     return torch.zeros(n_latents, dtype=entries.dtype, device=entries.device).index_add_(
         0, code.columns, entries
-    )
-
-
-def to_dense(code: Code, shape: tuple[int, int, int]) -> torch.Tensor:
-    """The code as (S, B, d_sae) with zeros elsewhere."""
-    S, B, d_sae = shape
-    dense = torch.zeros(S * B * d_sae, dtype=code.values.dtype, device=code.values.device)
-    return dense.index_copy_(0, code.rows * d_sae + code.columns % d_sae, code.values).view(
-        S, B, d_sae
     )
 
 

@@ -10,17 +10,24 @@ from typing import Any, NamedTuple
 import torch
 
 from husai.activations import BatchReader
-from husai.recipe import Recipe
+from husai.errors import RecipeFailed
+from husai.recipe import FIXED_K, Recipe
 from husai.sae import kernels
 from husai.sae.arithmetic import Arithmetic, Problem, tf32
 from husai.sae.gradients import Gradients, Parameters, Settings, gradients
-from husai.sae.graphs import StepRunner, recorder_for
+from husai.sae.graphs import ReplayedStep, recorder_for
 from husai.sae.initialise import Units
 from husai.sae.objectives import Consistency, auxk
 from husai.sae.optimiser import Optimiser, learning_rate_factor
 
 SPARSITY_WARMUP = 0.1
+"""Fraction of the steps over which the sparsity coefficient rises to its full value: applied at
+once it kills latents before they have found a direction.
+"""
 DEAD_CHECK_STEPS = 20
+"""Steps between two searches for dead latents. On a GPU each search waits for the device, and
+``dead_after_rows`` is hundreds of steps long, so 20 steps more or less change little.
+"""
 
 
 class Clock(NamedTuple):
@@ -46,8 +53,8 @@ class Lane:
     units : Units
     parameters : dict
         The members' own slices (S, ...) of the ensemble's parameters; changed in place.
-    coefficient : Tensor (S,)
-        Sparsity coefficients.
+    members : sequence of Member
+        Their sparsity coefficients, and their names in errors.
     readers : sequence of BatchReader
         One per member, or a single one when members share the order of the rows.
     reference : Tensor (d_sae, d_out) or None
@@ -59,62 +66,50 @@ class Lane:
         recipe: Recipe,
         units: Units,
         parameters: Parameters,
-        coefficient: torch.Tensor,
+        members: Sequence[Any],
         readers: Sequence[BatchReader],
         reference: torch.Tensor | None = None,
     ):
-        self.recipe, self.units, self.parameters, self.coefficient, self.readers = (
-            recipe,
-            units,
-            parameters,
-            coefficient,
-            readers,
-        )
-        self.device, self.dtype, self.size = coefficient.device, coefficient.dtype, len(coefficient)
-        use_auxk = (
-            recipe.architecture in ("topk", "batchtopk", "transcoder")
-            and recipe.auxk_coefficient > 0
-        )
+        kernels.quiet()
+        self.recipe, self.units, self.parameters = recipe, units, parameters
+        self.members, self.readers, self.size = list(members), readers, len(members)
+        self.device, self.dtype = parameters["W_dec"].device, parameters["W_dec"].dtype
+        self.coefficient = self._tensor([m.coefficient for m in members], self.dtype)
         self.settings = Settings(
             recipe.architecture,
             recipe.k,
             frozen_decoder=recipe.frozen_decoder,
-            count_fired=use_auxk,
+            count_fired=recipe.architecture in FIXED_K and recipe.auxk_coefficient > 0,
         )
-        kernels.quiet()
         self._optimiser = Optimiser(parameters, recipe.gradient_clip, recipe.frozen_decoder)
         self._consistency = None
         if reference is not None:
-            matrix = reference.to(device=self.device, dtype=self.dtype)
             self._consistency = Consistency(
-                matrix, recipe.consistency_weight, recipe.consistency_interval
+                self._tensor(reference, self.dtype),
+                recipe.consistency_weight,
+                recipe.consistency_interval,
             )
-        self.rows_since_fired = torch.zeros(
-            self.size, recipe.d_sae, dtype=torch.int64, device=self.device
-        )
+        self.rows_since_fired = self._tensor(0, torch.int64).repeat(self.size, recipe.d_sae)
         self.dead: list[torch.Tensor | None] = [None] * self.size
-        self._loss_sum = torch.zeros(self.size, dtype=torch.float64, device=self.device)
-        self._bad_step = torch.full((self.size,), -1, dtype=torch.int64, device=self.device)
-        self._centre_in = (units.centre_in * units.scale_in).to(
-            device=self.device, dtype=self.dtype
-        )
+        self._loss_sum = self._tensor([0.0] * self.size, torch.float64)
+        self._bad_step = self._tensor([-1] * self.size, torch.int64)
+        self._centre_in = self._tensor(units.centre_in * units.scale_in, self.dtype)
         # Torch's fused Adam reads a rate on a GPU as float32; on a CPU float64 is the number
         # itself.
-        kinds = (
-            torch.float64 if self.device.type == "cpu" else torch.float32,
-            self.dtype,
-            torch.int64,
-        )
-        self._clock = Clock(*(torch.zeros((), dtype=kind, device=self.device) for kind in kinds))
+        rate = torch.float64 if self.device.type == "cpu" else torch.float32
+        kinds = (rate, self.dtype, torch.int64)
+        self._clock = Clock(*(self._tensor(0, kind) for kind in kinds))
         self._loss_steps = self.done = 0
-        self._runner: StepRunner | None = None
+        self._replayed: ReplayedStep | None = None
+
+    def _tensor(self, values: Any, dtype: torch.dtype) -> torch.Tensor:
+        return torch.as_tensor(values).to(device=self.device, dtype=dtype)
 
     def compute_in(self, arithmetic: Arithmetic) -> None:
         """Use ``arithmetic`` from the next step on."""
-        self.arithmetic, self._runner = arithmetic, None
-        self.settings = self.settings._replace(
-            sparse=arithmetic.sparse, matmul_dtype=arithmetic.products
-        )
+        self.arithmetic, self._replayed = arithmetic, None
+        kernels = {"sparse": arithmetic.sparse, "fused": arithmetic.fused}
+        self.settings = self.settings._replace(matmul_dtype=arithmetic.products, **kernels)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -137,12 +132,10 @@ class Lane:
         batches = [next(reader) for reader in self.readers]
         if recipe.architecture == "transcoder":
             batches = [batch[i] for i in (0, 1) for batch in batches]
-        if self._runner is None:
-            self._runner = StepRunner(
-                self._update,
-                recorder_for(self.device, self.size * recipe.batch_size * recipe.d_sae),
-            )
-        run = self._runner if all(dead is None for dead in self.dead) else self._update
+        if self._replayed is None:
+            size = self.size * recipe.batch_size * recipe.d_sae
+            self._replayed = ReplayedStep(self._update, recorder_for(self.device, size))
+        run = self._replayed if all(dead is None for dead in self.dead) else self._update
         with tf32(self.arithmetic.tf32):
             run(*batches)
         self.done += 1
@@ -203,22 +196,31 @@ class Lane:
         has = dead.any(1).tolist()
         self.dead = [dead[s].nonzero().view(-1) if has[s] else None for s in range(self.size)]
 
-    def take_losses(self) -> tuple[list[float], list[int]]:
-        """Mean loss of each member since the last call, and the step at which its loss or a weight
-        was NaN or infinite, -1 for none.
+    def take_losses(self) -> list[float]:
+        """Mean training loss of each member since the last call, NaN when there was no step.
+
+        Raises
+        ------
+        RecipeFailed
+            A loss or a weight was NaN or infinite; names the step and the member.
         """
         broken = torch.stack(
             [~torch.isfinite(p).flatten(1).all(1) for p in self.parameters.values()]
         ).any(0)
         bad = torch.where((self._bad_step < 0) & broken, self.done, self._bad_step)
-        losses = (
-            (self._loss_sum / self._loss_steps).tolist()
-            if self._loss_steps
-            else [float("nan")] * self.size
-        )
+        for member, step in zip(self.members, bad.tolist(), strict=True):
+            if step >= 0:
+                raise RecipeFailed(
+                    f"{self.recipe.id}: the loss of {member} became NaN or infinite at step "
+                    f"{step}; lower learning_rate ({self.recipe.learning_rate:g}), or check the "
+                    "activations for extreme rows"
+                )
+        if not self._loss_steps:
+            return [float("nan")] * self.size
+        losses = (self._loss_sum / self._loss_steps).tolist()
         self._loss_sum.zero_()
         self._loss_steps = 0
-        return losses, bad.tolist()
+        return losses
 
     def problem(self) -> Problem:
         """A step like those to come: the sampled rows, as many as a batch has on a GPU."""
@@ -233,10 +235,9 @@ class Lane:
         return Problem(self.parameters, x, y, self.coefficient)
 
     def state(self) -> dict[str, Any]:
-        """Everything the remaining steps depend on but the parameters, as tensors and plain
-        values.
-        """
+        """Everything the remaining steps depend on, as tensors and plain values."""
         return {
+            "parameters": self.parameters,
             "done": self.done,
             "arithmetic": tuple(self.arithmetic),
             "optimiser": self._optimiser.state(),
@@ -248,7 +249,9 @@ class Lane:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`."""
+        """Continue from :meth:`state`, bit-identically on a CPU."""
+        for name, value in self.parameters.items():
+            value.copy_(state["parameters"][name])
         self.compute_in(Arithmetic(*state["arithmetic"]))
         self._optimiser.restore(state["optimiser"])
         for reader, saved in zip(self.readers, state["readers"], strict=True):
@@ -266,7 +269,7 @@ class Lane:
         """Stop the readers' background threads and forget a recorded step; training can go on
         afterwards.
         """
-        self._runner = None
+        self._replayed = None
         for reader in self.readers:
             reader.close()
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from husai.sae.fused import fits
+
 Parameters = dict[str, torch.Tensor]
 THRESHOLD_RATE = 10.0
 
@@ -55,6 +57,8 @@ class Optimiser:
         self._trained = [n for n in parameters if not (frozen_decoder and n == "W_dec")]
         self._first = {n: torch.zeros_like(parameters[n]) for n in self._trained}
         self._second = {n: torch.zeros_like(parameters[n]) for n in self._trained}
+        self._fused = fits(parameters)
+        self._betas = torch.tensor([0.9, 0.999], device=parameters["W_dec"].device)
         self._steps = {
             n: torch.zeros((), dtype=torch.float32, device=parameters[n].device)
             for n in self._trained
@@ -64,7 +68,11 @@ class Optimiser:
         """Apply gradients (each in its parameter's shape; overwritten).
 
         On a GPU a ``learning_rate`` that is a tensor () in float32 there is read by the kernels,
-        never by the host."""
+        never by the host.
+        """
+        if self._fused:
+            self._fused_step(gradients, learning_rate)
+            return
         if "W_dec" in gradients:
             remove_parallel(gradients["W_dec"], self.parameters["W_dec"])
         if self.gradient_clip is not None:
@@ -107,6 +115,32 @@ class Optimiser:
             maximize=False,
         )
 
+    def _fused_step(self, gradients: Parameters, learning_rate: float | torch.Tensor) -> None:
+        """The same step; large matrices are read once for their norm and once for their update."""
+        from husai.sae.fused.update import adam, row_squares
+
+        p = self.parameters
+        rate = torch.as_tensor(learning_rate, dtype=torch.float32, device=p["W_enc"].device)
+        large = [n for n in ("W_enc", "W_dec") if n in gradients and n in self._trained]
+        small = {n: g for n, g in gradients.items() if n not in large}
+        factor = torch.ones(len(p["W_enc"]), device=rate.device)
+        if self.gradient_clip is not None:
+            squares = [row_squares(gradients[n], p[n], n == "W_dec").sum(1) for n in large]
+            squares += [g.flatten(1).square().sum(1) for g in small.values()]
+            factor = clip_factor(torch.stack(squares).sum(0), self.gradient_clip)
+        for g in small.values():
+            g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
+        self._adam([n for n in small if n != "threshold"], small, rate)
+        self._adam([n for n in small if n == "threshold"], small, THRESHOLD_RATE * rate)
+        torch._foreach_add_([self._steps[n] for n in large], 1.0)
+        rest = -torch.expm1(self._steps["W_enc"] * torch.log(self._betas))  # 1 - beta^t
+        corrections = torch.stack([rest[0].reciprocal(), rest[1].rsqrt()])
+        for n in large:
+            moments = self._first[n], self._second[n]
+            adam(p[n], gradients[n], *moments, factor, rate, corrections, self._eps, n == "W_dec")
+        if "threshold" in p:
+            p["threshold"].clamp_(min=0.0)
+
     def state(self) -> dict[str, Any]:
         """Moments and step counts, for :meth:`restore`."""
         return {"first": self._first, "second": self._second, "steps": self._steps}
@@ -125,12 +159,17 @@ def remove_parallel(gradient: torch.Tensor, W_dec: torch.Tensor) -> None:
     gradient.addcmul_((gradient * W_dec).sum(-1, keepdim=True), W_dec, value=-1.0)
 
 
+def clip_factor(squares: torch.Tensor, limit: float) -> torch.Tensor:
+    """Factor (S,) that brings gradients of squared norms (S,) down to a norm of ``limit``."""
+    return (limit / squares.sqrt().clamp_min(1e-30)).clamp_(max=1.0)
+
+
 def clip(gradients: Parameters, limit: float) -> None:
     """Scale each member's gradients down to a joint norm of at most ``limit``, in place; no host
     synchronisation on a GPU.
     """
     squares = [torch.linalg.vector_norm(g.flatten(1), dim=1).square_() for g in gradients.values()]
-    factor = (limit / torch.stack(squares).sum(0).sqrt().clamp_min(1e-30)).clamp_(max=1.0)
+    factor = clip_factor(torch.stack(squares).sum(0), limit)
     if factor.device.type == "cpu" and bool((factor == 1.0).all()):
         return
     for g in gradients.values():

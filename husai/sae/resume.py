@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from husai.activations import ActivationStore
+from husai.activations import ActivationStore, Rows
 from husai.progress import log
 from husai.provenance import atomic_path, code_hash, hash_json
 from husai.recipe import Recipe
-from husai.sae.training import Member, Rows, Trainer
+from husai.sae.members import Ensemble, Member
 
 
 class Checkpoint:
@@ -44,8 +44,8 @@ class Checkpoint:
             run["sources"] = [None if rows is None else _fingerprint(rows) for rows in sources]
             self.key = hash_json({**run, "code": code_hash()})
 
-    def load(self, trainer: Trainer) -> list[dict[str, Any]]:
-        """Bring ``trainer`` to the saved state, if there is one of this run, and return the curve
+    def load(self, ensemble: Ensemble) -> list[dict[str, Any]]:
+        """Bring ``ensemble`` to the saved state, if there is one of this run, and return the curve
         rows so far.
         """
         if self.path is None or not self.path.exists():
@@ -61,23 +61,26 @@ class Checkpoint:
                 "starts over"
             )
             return []
-        trainer.restore(saved["trainer"])
-        self._saved = trainer.done
-        log(f"{trainer.recipe.id}: resumed at step {trainer.done} of {trainer.recipe.steps}")
+        for lane, state in zip(ensemble.lanes, saved["lanes"], strict=True):
+            lane.restore(state)
+        self._saved = done = ensemble.done
+        log(f"{ensemble.recipe.id}: resumed at step {done} of {ensemble.recipe.steps}")
         return saved["curves"]
 
     def next_due(self, done: int) -> int:
         """The step after ``done`` at which the state is saved next."""
         return (done // self.every + 1) * self.every
 
-    def save(self, trainer: Trainer, curves: list[dict[str, Any]]) -> None:
+    def save(self, ensemble: Ensemble, curves: list[dict[str, Any]]) -> None:
         """Write the state when it is due (every ``every`` steps and at the end), atomically."""
-        due = trainer.done % self.every == 0 or trainer.done >= trainer.recipe.steps
-        if self.path is None or not due or trainer.done in (0, self._saved):
+        done = ensemble.done
+        due = done % self.every == 0 or done >= ensemble.recipe.steps
+        if self.path is None or not due or done in (0, self._saved):
             return
+        lanes = [lane.state() for lane in ensemble.lanes]
         with atomic_path(self.path) as temporary, open(temporary, "wb") as handle:
-            torch.save({"key": self.key, "trainer": trainer.state(), "curves": curves}, handle)
-        self._saved = trainer.done
+            torch.save({"key": self.key, "lanes": lanes, "curves": curves}, handle)
+        self._saved = done
 
 
 def _fingerprint(data: Rows) -> str:

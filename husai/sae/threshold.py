@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from husai.activations import ActivationStore
+from husai.activations import Rows
 from husai.sae.architectures import SAE
 from husai.sae.kernels import batch_top_k
 from husai.stability import row_batches
-
-Rows = torch.Tensor | ActivationStore
 
 
 @torch.no_grad()

@@ -1,17 +1,12 @@
-"""Turns frontier, scaling and assignment results (the original's and this pipeline's) into rows a
-selector can compare.
-"""
+"""What a selector compares and what it says: one seed's SAE, a row of the pool, and the choice."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
-
-from husai.cycle3.imports import INTERPRETABILITY, cebench_attainable, first_number, read_artifact
-from husai.errors import HusaiError
 
 EXTERNAL = ("saebench_delta", "cebench_interp_delta_vs_baseline")
 METRICS = (*EXTERNAL, "train_explained_variance", "cebench_interpretability_max")
@@ -59,159 +54,149 @@ class Candidate:
         return {k: getattr(self, k) for k in keys}
 
 
-def load_candidates(
-    frontier: Sequence = (), scaling: Sequence = (), assignment: Sequence = ()
-) -> list[Candidate]:
-    """Candidates of all result files, in the order given: frontier, scaling, assignment.
-
-    Raises
-    ------
-    HusaiError
-        When no file is given, or one is missing, broken, or has no ``records`` list.
+@dataclass
+class Entry:
+    """One row of the pool: a seed or a condition, its metrics, its score, and the seed that stands
+    for it.
     """
-    if not (frontier or scaling or assignment):
-        raise HusaiError(
-            "give at least one --frontier-results, --scaling-results or --assignment-results file"
-        )
-    out: list[Candidate] = []
-    for source, paths in (("frontier", frontier), ("scaling", scaling), ("assignment", assignment)):
-        for path in paths:
-            data = read_artifact(path)
-            records = data.get("records")
-            if not isinstance(records, list) or not all(isinstance(r, Mapping) for r in records):
-                raise HusaiError(
-                    f"{path}: has no list of 'records'; is it a file of {source} results?"
-                )
-            build = _assignment if source == "assignment" else _candidate
-            found = (build(record, source, str(path), _at(data, "config")) for record in records)
-            out += [c for c in found if c is not None]
-    return out
+
+    name: str
+    metrics: dict[str, Any]
+    members: list[Candidate]
+    representative: Candidate
+    score: float = -math.inf
+    is_pareto: bool = False
+    components: dict[str, float] = field(default_factory=dict)
+    seed_scores: dict[str, float] = field(default_factory=dict)
+
+    def table(self) -> dict[str, Any]:
+        """This row for ``selected_candidate.json``."""
+        return {
+            "condition": self.name,
+            "score": self.score,
+            "is_pareto": self.is_pareto,
+            "seed_count": len(self.members),
+            "representative_seed": self.representative.seed,
+            "components": self.components,
+            "metrics": self.metrics,
+        }
 
 
-def _at(record: Any, *keys: str) -> Any:
-    """Nested value, or an empty dict where the way to it is missing or not an object."""
-    for key in keys:
-        record = record.get(key) if isinstance(record, Mapping) else None
-    return {} if record is None else record
+@dataclass(frozen=True)
+class Selection:
+    """Outcome of a selector: the pool in order, best first."""
+
+    policy: str
+    ordered: list[Entry]
+    total: int
+    eligible: int
+    options: dict[str, Any]
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Conditions that could not be chosen, each with the reason."""
+
+    @property
+    def selected(self) -> Entry:
+        return self.ordered[0]
+
+    @property
+    def pareto(self) -> list[Entry]:
+        return [e for e in self.ordered if e.is_pareto]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The body of ``selected_candidate.json``, without provenance."""
+        entry = self.selected
+        representative = entry.representative
+        return {
+            "policy": self.policy,
+            "condition": entry.name,
+            "condition_id": entry.name,
+            "group_id": representative.condition,
+            "architecture": representative.architecture,
+            "hook_name": representative.hook_name,
+            "recipe": representative.recipe,
+            "recipe_hash": representative.recipe_hash,
+            "seed": representative.seed,
+            "representative_condition_id": representative.condition_id,
+            "checkpoint": representative.checkpoint,
+            "source": representative.source,
+            "source_results": representative.source_results,
+            "seed_count": len(entry.members),
+            "score": entry.score,
+            "metrics": entry.metrics
+            | (
+                {}
+                if representative.cebench_max is None
+                else {"cebench_attainable_max": representative.cebench_max}
+            ),
+            "selection": {
+                "joint_score": entry.score,
+                "is_pareto": entry.is_pareto,
+                "representative_seed": representative.seed,
+            }
+            | {"normalized_components": entry.components, **self.options},
+            "counts": {
+                "total_candidates": self.total,
+                "eligible_seed_candidates": self.eligible,
+                "eligible_candidates": len(self.ordered),
+                "groups": len(self.ordered),
+                "pareto_count": len(self.pareto),
+            },
+            "seed_candidates": [
+                m.summary() | {"score": entry.seed_scores.get(m.condition_id)}
+                for m in entry.members
+            ],
+            "pareto": [e.name for e in self.pareto],
+            "pareto_front": [e.table() for e in self.pareto],
+            "pool": [e.table() for e in self.ordered],
+            "left_out": self.left_out,
+        }
+
+    def to_markdown(self) -> str:
+        """The pool as a table, best first: the text of ``selection.md``."""
+        out = [
+            f"# Selected by `{self.policy}`: `{self.selected.name}`",
+            "",
+            f"{len(self.ordered)} rows, {len(self.pareto)} on the Pareto front, "
+            f"{self.eligible} of {self.total} seeds eligible.",
+            "",
+            "| condition | seeds | score | Pareto | SAEBench | CE-Bench | representative |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for entry in self.ordered:
+            shown = [
+                "missing" if (v := entry.metrics.get(key)) is None else f"{v:.6g}"
+                for key in EXTERNAL
+            ]
+            cells = [
+                f"`{entry.name}`",
+                str(len(entry.members)),
+                f"{entry.score:.6g}",
+                "yes" if entry.is_pareto else "no",
+                *shown,
+            ]
+            out.append(f"| {' | '.join(cells)} | seed {entry.representative.seed} |")
+        out += ["", "Could not be chosen:", ""] if self.left_out else []
+        out += [f"- `{name}`: {reason}" for name, reason in self.left_out.items()]
+        return "\n".join(out) + "\n"
 
 
-def _number(*values: Any) -> float | None:
-    """First number; NaN counts as not measured."""
-    number = first_number(values)
-    return None if number is None or math.isnan(number) else number
-
-
-def _width(*places: Any) -> int | None:
-    number = _number(
-        *(_at(p, "d_sae") for p in places), *(_at(p, "sae_meta", "d_sae") for p in places)
-    )
-    return int(number) if number is not None and number >= 2 else None
-
-
-def _candidate(record: Mapping, source: str, path: str, config: Any) -> Candidate | None:
-    sae, ce = _at(record, "saebench"), _at(record, "cebench")
-    metrics = {
-        "saebench_delta": _number(
-            _at(sae, "summary", "best_minus_llm_auc"), _at(sae, "best_minus_llm_auc")
-        ),
-        "cebench_interp_delta_vs_baseline": _number(
-            _at(ce, "delta_vs_matched_baseline", INTERPRETABILITY)
-        ),
-        "train_explained_variance": _number(
-            _at(record, "train_metrics", "explained_variance"),
-            _at(record, "train_summary", "final_metrics", "explained_variance"),
-        ),
-        "cebench_interpretability_max": _number(
-            _at(ce, "custom_metrics", INTERPRETABILITY),
-            _at(ce, "cebench_summary", INTERPRETABILITY),
-        ),
+def too_few(groups: Mapping[str, Sized], min_seeds: int) -> dict[str, str]:
+    """Conditions with fewer than ``min_seeds`` members, each with the reason why it cannot be
+    chosen.
+    """
+    why = {1: "one seed gives no interval"}
+    return {
+        name: f"{why.get(len(members), f'{len(members)} seeds')}; {min_seeds} are needed"
+        for name, members in groups.items()
+        if len(members) < min_seeds
     }
-    measured = any(metrics[k] is not None for k in EXTERNAL)
-    checkpoint = record.get("checkpoint")
-    if not isinstance(checkpoint, str) and ("checkpoint" in record or not measured):
-        return None
-    architectures = (
-        record.get("architecture"),
-        _at(ce, "sae_meta", "architecture"),
-        _at(sae, "sae_meta", "architecture"),
-    )
-    architecture = next((a for a in architectures if isinstance(a, str)), "unknown")
-    names = (
-        record.get("hook_name"),
-        _at(ce, "config", "hook_name"),
-        _at(sae, "config", "hook_name"),
-    )
-    condition_id = record.get("condition_id")
-    if not isinstance(condition_id, str):
-        condition_id = f"{record.get('architecture', 'unknown')}_seed{record.get('seed', 'na')}"
-    strict = _at(record, "strict")
-    return Candidate(
-        condition_id=condition_id,
-        source=source,
-        seed=record.get("seed"),
-        architecture=architecture,
-        metrics=metrics,
-        returncodes={k: record.get(f"{k}_returncode") for k in ("saebench", "cebench")},
-        checkpoint=checkpoint,
-        hook_name=next((n for n in names if isinstance(n, str)), None),
-        recipe=record.get("recipe"),
-        recipe_hash=record.get("recipe_hash"),
-        strict={k: _number(v) for k, v in strict.items()} if isinstance(strict, Mapping) else {},
-        cebench_max=cebench_attainable(record),
-        d_sae=_width(record, sae, ce),
-        source_results=path,
-    )
 
 
-def _assignment(record: Mapping, source: str, path: str, config: Any) -> Candidate | None:
-    checkpoint = next(
-        (
-            record[k]
-            for k in ("selected_checkpoint", "checkpoint")
-            if isinstance(record.get(k), str)
-        ),
-        None,
-    )
-    external = _at(record, "external_eval") or record
-    sae, ce, chosen = (
-        _at(external, "saebench"),
-        _at(external, "cebench"),
-        _at(record, "selection_metrics"),
-    )
-    metrics = {
-        "saebench_delta": _number(
-            _at(chosen, "saebench_delta"), _at(sae, "summary", "best_minus_llm_auc")
-        ),
-        "cebench_interp_delta_vs_baseline": _number(
-            _at(chosen, "cebench_delta"), _at(ce, "delta_vs_matched_baseline", INTERPRETABILITY)
-        ),
-        "train_explained_variance": _number(
-            _at(record, "explained_variance", "mean"), record.get("explained_variance")
-        ),
-        "cebench_interpretability_max": _number(
-            _at(chosen, "cebench_interpretability_max"), _at(ce, "custom_metrics", INTERPRETABILITY)
-        ),
-    }
-    if checkpoint is None and not any(metrics[k] is not None for k in EXTERNAL):
-        return None
-    match = re.search(r"seed(\d+)", checkpoint or "")
-    seed = int(match.group(1)) if match else record.get("seed")
-    name = f"assignv3_lambda{record.get('lambda_consistency')}"
-    hook_name = _at(config, "hook_name")
-    name += "" if seed is None else f"_seed{seed}"
-    return Candidate(
-        condition_id=str(record.get("condition_id") or name),
-        source=source,
-        seed=seed,
-        architecture=str(record.get("architecture") or "topk"),
-        metrics=metrics,
-        returncodes={k: _at(external, f"{k}_returncode") or None for k in ("saebench", "cebench")},
-        checkpoint=checkpoint,
-        hook_name=hook_name if isinstance(hook_name, str) else None,
-        recipe=record.get("recipe"),
-        recipe_hash=record.get("recipe_hash"),
-        strict={k: _number(v) for k, v in _at(record, "strict").items()},
-        cebench_max=cebench_attainable(external),
-        d_sae=_width(record, sae, ce),
-        source_results=path,
-    )
+def dominates(a: Entry, b: Entry) -> bool:
+    """Whether ``a`` is at least as good on both external deltas and better on one; False when
+    either lacks one.
+    """
+    pairs = [(a.metrics.get(k), b.metrics.get(k)) for k in EXTERNAL]
+    if any(x is None or y is None for x, y in pairs):
+        return False
+    return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)

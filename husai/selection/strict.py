@@ -8,10 +8,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from husai.cebench.bound import score_bound
 from husai.errors import HusaiError
-from husai.gate.feasibility import cebench_bound
-from husai.selection.candidates import EXTERNAL, METRICS, Candidate
-from husai.selection.cycle3 import Entry, Selection, dominates, too_few
+from husai.selection.candidates import (
+    EXTERNAL,
+    METRICS,
+    Candidate,
+    Entry,
+    Selection,
+    dominates,
+    too_few,
+)
 
 SAEBENCH_SCALE = 0.05  # AUC gain over a frozen decoder that counts as one
 CEBENCH_SCALE = 0.05  # gain as a fraction of the CE-Bench bound that counts as one
@@ -135,7 +142,7 @@ def _own_score(member: Candidate) -> float:
 def _bound(members: Sequence[Candidate]) -> float:
     """The CE-Bench bound of the condition's width, 1 where the records do not tell it."""
     widths = [m.d_sae for m in members if m.d_sae]
-    return min(map(cebench_bound, widths), default=1.0)
+    return min(map(score_bound, widths), default=1.0)
 
 
 def _seed_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -108,3 +108,31 @@ def firing(sae, rows, *, device=None, batch_size: int | None = None) -> Firing:
 def _mean(rows, device) -> torch.Tensor:
     """Mean of the first rows, float32: near enough to the mean for the sums to lose no digits."""
     return next(iter(batches(rows, 4096, device))).double().mean(0).float()
+
+
+@torch.no_grad()
+def activation_histograms(
+    sae, rows, largest: torch.Tensor, bins: int = 24, *, device=None, batch_size: int | None = None
+) -> torch.Tensor:
+    """How often each latent fires how strongly: ``(d_sae, bins)`` int64 on the CPU.
+
+    Bins divide 0 to the latent's largest activation evenly; rows on which it does not fire are not
+    counted.
+
+    Parameters
+    ----------
+    sae, rows, device, batch_size
+        See :func:`firing`.
+    largest : Tensor (d_sae,)
+        Largest activations, see :class:`Firing`.
+    """
+    device = torch.device(device) if device is not None else sae.W_dec.device
+    d_sae = sae.W_dec.shape[0]
+    width = (largest.to(device).float() / bins).clamp_min(torch.finfo(torch.float32).tiny)
+    counts = torch.zeros(d_sae * bins, dtype=torch.int64, device=device)
+    first = torch.arange(d_sae, device=device) * bins
+    for x in batches(rows, batch_size or max(256, BATCH_BYTES // (16 * d_sae)), device):
+        z = sae.encode(x).float()
+        where = (z / width).long().clamp_(0, bins - 1) + first
+        counts.scatter_add_(0, where.flatten(), (z > 0).long().flatten())
+    return counts.view(d_sae, bins).cpu()

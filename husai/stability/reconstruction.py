@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from husai.activations import ActivationStore
+from husai.activations import Rows, width
 from husai.errors import HusaiError
 
-Rows = torch.Tensor | ActivationStore
 BATCH_ROWS = 4096
 CODE_BYTES = 64 * 2**20
 
@@ -100,15 +99,14 @@ def evaluate_sae(
 
 def _checked_rows(sae, x: Rows, target: Rows | None, max_rows: int | None) -> int:
     n = len(x) if max_rows is None else min(len(x), max_rows)
-    for rows, width, name in (
+    for rows, expected, name in (
         (x, sae.d_in, "d_in"),
         (x if target is None else target, sae.d_out, "d_out"),
     ):
-        d = rows.d if isinstance(rows, ActivationStore) else rows.shape[-1]
-        if d != width:
+        if width(rows) != expected:
             raise HusaiError(
-                f"the rows are {d} wide but the {sae.architecture} SAE has {name} = {width}; give "
-                "the activations of its hook"
+                f"the rows are {width(rows)} wide but the {sae.architecture} SAE has {name} = "
+                f"{expected}; give the activations of its hook"
             )
     if target is not None and len(target) != len(x):
         raise HusaiError(

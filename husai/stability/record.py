@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from husai.errors import HusaiError, RecipeFailed
-from husai.provenance import failure, metric, read_json
+from husai.evidence import Metric, read_metric
+from husai.provenance import failure, read_json
 from husai.recipe import Recipe
-from husai.statistics import Interval, assessable, chance_corrected, corrected_interval, t_quantile
+from husai.statistics import assessable, chance_corrected, corrected_interval, t_quantile
 from husai.statistics import matrix_interval as interval
 from husai.statistics.nulls import NullMean, null_mean, null_means, pair_matrix
 
@@ -46,14 +47,15 @@ class StabilityRecord:
         """Readable name of the recipe."""
         return self.data["recipe"]
 
-    def metric(self, name: str) -> dict | None:
+    def metric(self, name: str) -> Metric | None:
         """A metric over all seeds, or None when it was not measured."""
-        return self.data["metrics"].get(name)
+        found = self.data["metrics"].get(name)
+        return None if found is None else read_metric(found)
 
     def value(self, name: str) -> float:
         """Value of a metric over all seeds; NaN when it was not measured."""
         found = self.metric(name)
-        return float("nan") if found is None or found["value"] is None else float(found["value"])
+        return float("nan") if found is None or found.value is None else float(found.value)
 
     def _index(self, seeds: Iterable[int] | None) -> list[int]:
         wanted = self.seeds if seeds is None else [s for s in self.seeds if s in set(seeds)]
@@ -148,7 +150,7 @@ class StabilityRecord:
 
     def s_interval(
         self, seeds: Iterable[int] | None = None, null: float | NullMean | None = None
-    ) -> Interval:
+    ) -> Metric:
         """S with its jackknife-t interval, the error of the null in it (none for a plain number);
         undefined where the null is above what can be assessed.
         """
@@ -191,7 +193,7 @@ def condition_row(
     recipe, seeds = record.recipe, list(seeds or record.seeds)
     worst = record.null_mean(record.worst_null(nulls, seeds), seeds)
     quality = {
-        name: interval(record.per_seed(name, seeds)).metric()
+        name: interval(record.per_seed(name, seeds))
         for name in ("explained_variance", "l0", "dead_fraction", "cos_to_init")
     }
     return {
@@ -199,10 +201,10 @@ def condition_row(
         "d_sae": recipe.d_sae,
         "k": record.data.get("resolved", {}).get("k", recipe.k),
         "n_seeds": len(seeds),
-        "S": record.s_interval(seeds, worst).metric(),
-        "pwmcc": interval(record.matrix("pwmcc", seeds)).metric(),
-        "null_worst": metric(worst.value, n=1, method="mean of the worst null"),
-        "shared_fraction": interval(record.matrix("shared", seeds)).metric(),
+        "S": record.s_interval(seeds, worst),
+        "pwmcc": interval(record.matrix("pwmcc", seeds)),
+        "null_worst": Metric(worst.value, n=1, method="mean of the worst null"),
+        "shared_fraction": interval(record.matrix("shared", seeds)),
         **quality,
     }
 

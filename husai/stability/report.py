@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from husai.provenance import metric
+from husai.evidence import Metric
 from husai.stability.nulls import NullResult, worst_null
 from husai.stability.quality import Weighted
 from husai.statistics import (
-    Interval,
     assessable,
     chance_corrected,
     clone_pairs,
@@ -116,17 +115,17 @@ class StabilityReport:
         """
         return chance_corrected(self.pwmcc, null or self.worst)
 
-    def s_interval(self, null: NullResult | None = None) -> Interval:
+    def s_interval(self, null: NullResult | None = None) -> Metric:
         """S with its delete-one-seed jackknife-t interval; undefined when the null is above 0.9."""
         return s_of(self.pwmcc, null or self.worst)
 
-    def metrics(self) -> dict[str, dict]:
+    def metrics(self) -> dict[str, Metric]:
         """``{name: metric}`` of an evidence record; pairwise values carry jackknife-t intervals
         over seeds.
         """
         single = {name: getattr(self, name) for name in SINGLE}
         return ensemble_metrics(self._stored()) | {
-            name: metric(float(value)) for name, value in single.items() if value is not None
+            name: Metric(float(value)) for name, value in single.items() if value is not None
         }
 
     def details(self) -> dict:
@@ -178,7 +177,7 @@ class StabilityReport:
         }
 
 
-def s_of(pwmcc: torch.Tensor, null: NullResult) -> Interval:
+def s_of(pwmcc: torch.Tensor, null: NullResult) -> Metric:
     """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is
     not assessable.
     """
@@ -195,7 +194,7 @@ def sigma_histogram(sigma: list[torch.Tensor]) -> dict[str, list[float]]:
     return {"seeds": list(range(n)), "share": (counts / counts.sum()).tolist()}
 
 
-def verdict(s: Interval, shared: Interval, null: NullResult) -> str:
+def verdict(s: Metric, shared: Metric, null: NullResult) -> str:
     """The result in words, by the bars of the ``strict`` policy (S and shared fraction: lower bound
     at least 0.30).
     """

@@ -9,7 +9,6 @@ from husai.statistics.comparisons import (
     difference_pvalue,
     holm,
     mann_whitney,
-    paired_t_pvalue,
     pseudo_values,
 )
 from husai.statistics.ensemble import (
@@ -21,22 +20,18 @@ from husai.statistics.ensemble import (
 )
 from husai.statistics.intervals import (
     Difference,
-    Interval,
-    bootstrap_percentile,
-    crossed_interval,
-    crossed_metric,
     difference,
     jackknife_difference,
     jackknife_se,
     jackknife_t,
     leave_one_out,
-    paired_t,
     t_quantile,
 )
+from husai.statistics.recovered import recovered_interval
+from husai.statistics.resampling import bootstrap_percentile, crossed_interval, crossed_metric
 
 __all__ = [
     "Difference",
-    "Interval",
     "MannWhitney",
     "assessable",
     "bootstrap_percentile",
@@ -57,8 +52,7 @@ __all__ = [
     "leave_one_out",
     "mann_whitney",
     "matrix_interval",
-    "paired_t",
-    "paired_t_pvalue",
     "pseudo_values",
+    "recovered_interval",
     "t_quantile",
 ]

@@ -11,26 +11,14 @@ import numpy as np
 from scipy import special
 
 from husai.errors import HusaiError, nearest
+from husai.evidence import Metric
 from husai.statistics.intervals import (
-    Interval,
     as_array,
     difference,
     finite_array,
     leave_one_out,
     unbounded,
 )
-
-
-def paired_t_pvalue(deltas, alternative: str = "two-sided") -> float:
-    """p-value of mean difference 0: ``two-sided``, ``greater`` or ``less``; 1 for a single
-    difference.
-    """
-    deltas = finite_array(deltas, "paired t").ravel()
-    if deltas.size < 2:
-        return 1.0
-    return _t_pvalue(
-        deltas.mean(), deltas.std(ddof=1) / math.sqrt(deltas.size), deltas.size - 1, alternative
-    )
 
 
 def difference_pvalue(a, b, alternative: str = "greater") -> float:
@@ -118,7 +106,7 @@ def pseudo_values(pairwise) -> np.ndarray:
     return n * mean - (n - 1) * without
 
 
-def cohens_d(a, b, confidence: float = 0.95) -> Interval:
+def cohens_d(a, b, confidence: float = 0.95) -> Metric:
     """Standardised mean difference ``(mean a - mean b) / pooled sd`` of independent units, with its
     exact interval.
 
@@ -139,7 +127,7 @@ def cohens_d(a, b, confidence: float = 0.95) -> Interval:
     t = distance / spread / factor
     tail = (1 - confidence) / 2
     low, high = (_noncentrality(t, df, q) * factor for q in (1 - tail, tail))
-    return Interval(distance / spread, low, high, n, "noncentral-t")
+    return Metric(distance / spread, low, high, n, "noncentral-t")
 
 
 def _noncentrality(t: float, df: int, q: float) -> float:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from husai.provenance import metric
+from husai.evidence import Metric
 from husai.statistics.chance import assessable
-from husai.statistics.intervals import Interval, jackknife_t
+from husai.statistics.intervals import jackknife_t
 from husai.statistics.nulls import NullMean, null_means
 from husai.statistics.quality import corrected, quality_metrics, untraced
 
@@ -51,20 +51,20 @@ def square(values: Any) -> np.ndarray:
     )
 
 
-def matrix_interval(values: np.ndarray) -> Interval:
+def matrix_interval(values: np.ndarray) -> Metric:
     """Jackknife-t of a pairwise matrix, or of one value per seed; an undefined entry gives an
     undefined value without bounds.
     """
     values = np.asarray(values, dtype=np.float64)
     defined = values[~np.eye(len(values), dtype=bool)] if values.ndim == 2 else values
     if not np.isfinite(defined).all():
-        return Interval(math.nan, -math.inf, math.inf, len(values), "undefined")
+        return Metric(math.nan, -math.inf, math.inf, len(values), "undefined")
     return jackknife_t(values)
 
 
 def corrected_interval(
     pwmcc: np.ndarray, null: float, kind: str = "", error: float = 0.0
-) -> Interval:
+) -> Metric:
     """Chance-corrected stability of a pairwise matrix with its interval, in which the standard
     ``error`` of the null takes part; undefined when the null is not assessable.
     """
@@ -94,7 +94,7 @@ def clone_pairs(pwmcc_all: np.ndarray, same_index: np.ndarray | None) -> int:
     return int(np.triu(found, 1).sum())
 
 
-def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, dict]:
+def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, Metric]:
     """``{name: metric}`` of a stability record, all but :data:`SINGLE`.
 
     Parameters
@@ -107,7 +107,7 @@ def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, dict]:
     per_seed, n = stored["per_seed"], len(pairwise["pwmcc"])
     named = {name: pairwise[of] for name, of in PAIRWISE.items() if of in pairwise}
     named |= {name: matrix for name, matrix in pairwise.items() if name.startswith(OVERLAP)}
-    found = {name: matrix_interval(matrix).metric() for name, matrix in named.items()}
+    found = {name: matrix_interval(matrix) for name, matrix in named.items()}
     nulls, nulls_all = (
         {kind: _null(kind, value) for kind, value in stored[key].items()}
         for key in ("nulls", "nulls_all")
@@ -117,16 +117,13 @@ def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, dict]:
         max(of, key=lambda kind, of=of: of[kind].value) for of in (means, means_all)
     )
     null = means[worst].value
-    found["S"] = corrected(pairwise["pwmcc"], means[worst], worst).metric()
-    found["S_all"] = corrected(pairwise["pwmcc_all"], means_all[worst_all], worst_all).metric()
-    quality = quality_metrics(stored, worst, means[worst])
-    found |= {name: interval.metric() for name, interval in quality.items()}
+    found["S"] = corrected(pairwise["pwmcc"], means[worst], worst)
+    found["S_all"] = corrected(pairwise["pwmcc_all"], means_all[worst_all], worst_all)
+    found |= quality_metrics(stored, worst, means[worst])
     found |= {f"null_{kind}": value for kind, value in nulls.items()}
     found["null_worst"], found["null_worst_all"] = nulls[worst], nulls_all[worst_all]
     found |= {
-        name: matrix_interval(_per_seed(per_seed[name])).metric()
-        for name in PER_SEED
-        if name in per_seed
+        name: matrix_interval(_per_seed(per_seed[name])) for name in PER_SEED if name in per_seed
     }
     same = pairwise.get("same_index")
     method = (
@@ -134,14 +131,14 @@ def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, dict]:
         if same is None
         else f"equal decoders, or {coincidence_limit(n)} rows or more alike at one index"
     )
-    found["clone_pairs"] = metric(float(clone_pairs(pairwise["pwmcc_all"], same)), method=method)
+    found["clone_pairs"] = Metric(float(clone_pairs(pairwise["pwmcc_all"], same)), method=method)
     if "start_trace" in per_seed:
         limits = per_seed.get("start_trace_limit")
         count, method = untraced(per_seed["start_trace"], limits, TRACE)
         if count is not None:
-            found["untraced_seeds"] = metric(float(count), method=method)
+            found["untraced_seeds"] = Metric(float(count), method=method)
     yes = float(assessable(null))
-    found["assessable"] = metric(yes, yes, yes, n, f"worst null: {worst}")
+    found["assessable"] = Metric(yes, yes, yes, n, f"worst null: {worst}")
     return found
 
 
@@ -149,11 +146,11 @@ def _per_seed(values: Sequence[float | None]) -> np.ndarray:
     return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
 
 
-def _null(kind: str, stored: Mapping[str, Any]) -> dict:
+def _null(kind: str, stored: Mapping[str, Any]) -> Metric:
     """A null as a metric: its bounds are the lowest and the highest pair that it was measured on."""
     values = stored.get("draws") or stored["pairs"]
     what = "independent draws" if stored.get("draws") else "pairs"
-    return metric(
+    return Metric(
         float(np.mean(values)),
         min(values),
         max(values),

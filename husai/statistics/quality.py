@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from husai.evidence import Metric
 from husai.statistics.chance import assessable, chance_corrected
 from husai.statistics.intervals import (
-    Interval,
     jackknife_difference,
     jackknife_t,
     t_quantile,
@@ -27,7 +27,7 @@ alone. Honest trainings keep about two thirds of it and must reach 3: it is 2.9 
 all were flagged, 4.7 at 6 and 6.3 at 8 (16 trainings each)."""
 
 
-def corrected(matrix: np.ndarray, null: NullMean, kind: str = "", what: str = "null") -> Interval:
+def corrected(matrix: np.ndarray, null: NullMean, kind: str = "", what: str = "null") -> Metric:
     """Chance-corrected mean of a pairwise matrix, with the error of the null in its interval.
 
     ``S = (P - N) / (1 - N)``, so the variance is ``se(P)^2 / (1 - N)^2 + ((1 - P) / (1 - N)^2)^2
@@ -37,38 +37,36 @@ def corrected(matrix: np.ndarray, null: NullMean, kind: str = "", what: str = "n
     label = f"{kind} {what}" if kind else what
     n = len(matrix)
     if not assessable(null.value):
-        return Interval(
-            math.nan, -math.inf, math.inf, n, f"not assessable: {label} {null.value:.3f}"
-        )
+        return Metric(math.nan, -math.inf, math.inf, n, f"not assessable: {label} {null.value:.3f}")
     if not np.isfinite(matrix[~np.eye(n, dtype=bool)]).all():
-        return Interval(math.nan, -math.inf, math.inf, n, "undefined")
+        return Metric(math.nan, -math.inf, math.inf, n, "undefined")
     found = jackknife_t(chance_corrected(matrix, null.value))
     if not math.isfinite(found.lcb) or not null.error > 0:
         return found
     factor = t_quantile(n - 1)
     slope = (1.0 - found.value) / (1.0 - null.value)
     half = math.hypot(found.ucb - found.value, factor * slope * null.error)
-    return Interval(found.value, found.value - half, found.value + half, n, found.method)
+    return Metric(found.value, found.value - half, found.value + half, n, found.method)
 
 
-def null_error(kind: str, null: NullMean) -> Interval:
+def null_error(kind: str, null: NullMean) -> Metric:
     """The standard error of the null that S is measured against, as a metric: 0.002 is wanted."""
     reached = "below" if null.error < TARGET_ERROR else "not below"
     text = f"{kind} null, {null.units} units: {reached} {TARGET_ERROR:g}"
-    return Interval(null.error, null.error, null.error, null.units, text)
+    return Metric(null.error, null.error, null.error, null.units, text)
 
 
-def worst_seed(matrix: np.ndarray, null: float) -> Interval:
+def worst_seed(matrix: np.ndarray, null: float) -> Metric:
     """Lowest mean S of one seed with all others."""
     corrected_matrix = chance_corrected(np.asarray(matrix, dtype=np.float64), null)
     n = len(corrected_matrix)
     own = (corrected_matrix.sum(1) - np.diagonal(corrected_matrix)) / (n - 1)
     lowest = float(own.min()) if assessable(null) else math.nan
-    return Interval(lowest, -math.inf, math.inf, n, "lowest mean over the pairs of one seed")
+    return Metric(lowest, -math.inf, math.inf, n, "lowest mean over the pairs of one seed")
 
 
-def quality_metrics(stored: Mapping[str, Any], worst: str, null: NullMean) -> dict[str, Interval]:
-    """``{name: interval}`` of everything here that ``stored`` has the values for.
+def quality_metrics(stored: Mapping[str, Any], worst: str, null: NullMean) -> dict[str, Metric]:
+    """``{name: metric}`` of everything here that ``stored`` has the values for.
 
     Parameters
     ----------
@@ -91,7 +89,7 @@ def quality_metrics(stored: Mapping[str, Any], worst: str, null: NullMean) -> di
             _square(pairwise["activation_r"]), mean, kind, "activation null"
         )
         half = t_quantile(mean.units - 1) * mean.error if mean.units > 1 else math.inf
-        found["null_activation_r"] = Interval(
+        found["null_activation_r"] = Metric(
             mean.value, mean.value - half, mean.value + half, mean.units, "t over draws"
         )
     for name in PER_SEED_QUALITY:
@@ -119,7 +117,7 @@ def untraced(traces: Sequence[float | None], limits: Sequence[float | None] | No
     return 0 if together else len(values), f"all seeds together against {bar:g} sd (narrow SAEs)"
 
 
-def _versus_frozen(per_seed: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Interval]:
+def _versus_frozen(per_seed: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Metric]:
     if "explained_variance" not in frozen or "explained_variance" not in per_seed:
         return {}
     found = {}

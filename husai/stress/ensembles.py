@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from husai.provenance import metric
-from husai.statistics import Interval, chance_corrected, jackknife_difference, matrix_interval
+from husai.evidence import Metric, read_metric
+from husai.statistics import chance_corrected, jackknife_difference, matrix_interval
 from husai.statistics.ensemble import square
 
 
-def stability_difference(a: np.ndarray, b: np.ndarray) -> Interval:
+def stability_difference(a: np.ndarray, b: np.ndarray) -> Metric:
     """Mean pairwise agreement of ensemble ``a`` minus that of ``b``, with a jackknife-t interval
     over seeds.
 
@@ -24,12 +24,12 @@ def stability_difference(a: np.ndarray, b: np.ndarray) -> Interval:
 
     Returns
     -------
-    Interval
+    Metric
         Undefined, without bounds, when any pair is undefined.
     """
     for matrix in (a, b):
         if not np.isfinite(matrix[~np.eye(len(matrix), dtype=bool)]).all():
-            return Interval(math.nan, -math.inf, math.inf, min(len(a), len(b)), "undefined")
+            return Metric(math.nan, -math.inf, math.inf, min(len(a), len(b)), "undefined")
     return jackknife_difference(a, b)
 
 
@@ -52,15 +52,16 @@ def stress_metrics(
         for r, n in ((candidate, null), (other, other_null))
     )
     method = f"worst of {', '.join(shared)}"
+    variance = other["metrics"].get("explained_variance")
     metrics = {
-        "delta_S": stability_difference(ours, theirs).metric(),
-        "S_candidate": matrix_interval(ours).metric(),
-        f"S_{kind}": matrix_interval(theirs).metric(),
-        "null_candidate": metric(null, method=method),
-        f"null_{kind}": metric(other_null, method=method),
-        f"explained_variance_{kind}": other["metrics"].get("explained_variance"),
+        "delta_S": stability_difference(ours, theirs),
+        "S_candidate": matrix_interval(ours),
+        f"S_{kind}": matrix_interval(theirs),
+        "null_candidate": Metric(null, method=method),
+        f"null_{kind}": Metric(other_null, method=method),
+        f"explained_variance_{kind}": variance and read_metric(variance),
     }
     if kind == "transcoder":
         raw = [square(r["pairwise"]["pwmcc_all"]) for r in (other, candidate)]
-        metrics["transcoder_delta"] = stability_difference(*raw).metric()
+        metrics["transcoder_delta"] = stability_difference(*raw)
     return metrics

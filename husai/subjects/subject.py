@@ -141,23 +141,17 @@ class Subject:
             self._forward(tokens, {name: keep(name) for name in wanted})
         except _AllCaptured:
             return caught
-        silent = [name for name in wanted if name not in caught]
-        raise HusaiError(
-            f"subject '{self.name}': hook '{silent[0]}' is never computed by this model; choose "
-            "another of its hooks"
-        )
+        raise self._silent(next(name for name in wanted if name not in caught))
 
     @torch.no_grad()
     def output(
         self,
         tokens: torch.Tensor,
         hook_name: str | None = None,
-        replacement: torch.Tensor | None = None,
-        where: torch.Tensor | None = None,
+        replace: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """What the model puts out for token ids ``(B, T)``; with ``hook_name`` the activations
-        there are replaced at the positions ``where`` (bool ``(B, T)``) by ``replacement``
-        ``(B, T, d)``.
+        """What the model puts out for token ids ``(B, T)``; ``replace`` maps the activations at
+        ``hook_name``, float32 ``(B, T, d)``, to those that the model goes on with.
 
         Returns
         -------
@@ -167,13 +161,18 @@ class Subject:
         """
         hooks = {}
         if hook_name is not None:
+            self.check_hooks([hook_name])
+            reached = []
 
             def put(value, hook):
-                mask = where.to(value.device).view(*where.shape, *[1] * (value.ndim - 2))
-                return torch.where(mask, replacement.to(value).view(value.shape), value)
+                reached.append(True)
+                replaced = replace(self._per_token(value, tokens, hook_name))
+                return replaced.to(value).view(value.shape)
 
             hooks = {hook_name: put}
         out = self._forward(tokens, hooks)
+        if hooks and not reached:
+            raise self._silent(hook_name)
         if self.task == "answer":
             return out[:, -1].float()
         if self.task == "next_token":
@@ -200,6 +199,12 @@ class Subject:
         finally:
             for point, _ in points:
                 point.remove_hooks()
+
+    def _silent(self, hook_name: str) -> HusaiError:
+        return HusaiError(
+            f"subject '{self.name}': hook '{hook_name}' is never computed by this model; choose "
+            "another of its hooks"
+        )
 
     def _per_token(self, value: Any, tokens: torch.Tensor, name: str) -> torch.Tensor:
         shape = getattr(value, "shape", ())

@@ -151,7 +151,7 @@ def run_gate(args) -> None:
 
     if args.action == "selftest":
         from husai.compute import resolve_device, use_threads
-        from husai.gate.selftest.worlds import selftest_job
+        from husai.gate.selftest.selftest import selftest_job
 
         use_threads(args.threads)
         out, device = (

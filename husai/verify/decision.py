@@ -6,26 +6,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from husai.errors import HusaiError
+from husai.evidence import Evidence
 from husai.gate.bounds import level_of
 from husai.gate.decision import Decision
 from husai.gate.evaluate import evaluate
-from husai.gate.evidence import Evidence, load_evidence
+from husai.gate.inputs import load_evidence
 from husai.gate.ledger import CONFIRMATION_LEDGER
-from husai.gate.policy import Policy, load_policy, shipped_policies
+from husai.gate.policy import Policy
+from husai.gate.policy_files import load_policy, shipped_policies
 from husai.provenance import finite, read_json, sha256_file
 from husai.report.mirror import sources_of
+from husai.verify.findings import Findings, alike
 
-if TYPE_CHECKING:
-    from husai.verify.run import Findings
-
-RELATIVE, ABSOLUTE = 1e-9, 1e-12
 ABSENT, CHANGED = "which is not there", ("rests on", "has changed since")
 
 
-def redecide(found: Findings) -> None:
+def check_decisions(found: Findings) -> None:
     """Evaluate every decision of the run again; from the run itself where it is here, else from the
     evidence copies.
     """
@@ -34,7 +33,7 @@ def redecide(found: Findings) -> None:
     for path in sorted((base / "results/gate").glob("*/release_policy.json")):
         try:
             decision = read_json(path)
-            policy = _policy(decision, [base, copies])
+            policy = _policy(decision, [path.parent, copies / "policies", shipped_policies()])
             records = _records(decision, policy, base, whole=found.has_results)
             alpha = level_of(policy, decision.get("candidate"), base / CONFIRMATION_LEDGER)
             again = evaluate(policy, records, decision.get("candidate"), alpha=alpha)
@@ -49,7 +48,7 @@ def redecide(found: Findings) -> None:
 def _level(decision: dict[str, Any], again: Decision) -> list[str]:
     """Whether the bounds were judged at the level that the confirmation ledger asks for."""
     judged = decision.get("alpha")
-    if again.alpha is None or judged is None or _close(judged, again.alpha):
+    if again.alpha is None or judged is None or alike(judged, again.alpha):
         return []
     return [
         f"the bounds were judged at one-sided level {judged:.3g} but the confirmation ledger asks "
@@ -65,7 +64,7 @@ def _records(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) 
     if not names:
         raise HusaiError("it names no evidence files")
     about = decision.get("candidate")
-    only = about.get("recipe_hash") if policy.one_candidate and isinstance(about, dict) else None
+    only = about.get("recipe_hash") if isinstance(about, dict) and not policy.original else None
     out: list[Evidence] = []
     for name in names:
         if not (base / name).is_file():
@@ -81,27 +80,21 @@ def _records(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) 
     )
 
 
-def _policy(decision: dict[str, Any], bases: list[Path]) -> Policy:
-    name = decision["policy"]
-    named = [
-        folder / f"{name}.yaml" for folder in (*(b / "policies" for b in bases), shipped_policies())
-    ]
-    others = [p for b in bases for p in sorted((b / "policies").glob("*.yaml"))]
-    for place in [*named, *others]:
-        if place.is_file() and sha256_file(place) == decision.get("policy_sha256"):
+def _policy(decision: dict[str, Any], folders: list[Path]) -> Policy:
+    """The policy file that the decision was made with, known by its hash, with the options that the
+    decision notes.
+    """
+    for place in (p for folder in folders for p in sorted(folder.glob("*.yaml"))):
+        if sha256_file(place) == decision.get("policy_sha256"):
             policy = load_policy(place)
-            known = {
-                c.threshold_as
-                for g in policy.gates
-                for alternatives in g.modes.values()
-                for a in alternatives
-                for c in a
-            }
-            changed = {
-                k: v for k, v in (decision.get("thresholds") or {}).items() if k and k in known
-            }
-            return policy.with_options(decision.get("modes"), decision.get("required"), changed)
-    raise HusaiError(f"policy {name} as it was then is not here")
+            known = {c.threshold_as for c in policy.all_conditions() if c.threshold_as}
+            stated = decision.get("thresholds") or {}
+            return policy.with_options(
+                decision.get("modes"),
+                decision.get("required"),
+                {name: value for name, value in stated.items() if name in known},
+            )
+    raise HusaiError(f"policy {decision['policy']} as it was then is not here")
 
 
 def differences(decision: dict[str, Any], again: Decision) -> list[str]:
@@ -124,24 +117,16 @@ def differences(decision: dict[str, Any], again: Decision) -> list[str]:
                 + (f" ({reason})" if reason else "")
             )
     for name, value in finite(again.metrics).items():
-        if not _close(decision.get("metrics", {}).get(name), value):
+        if not alike(decision.get("metrics", {}).get(name), value):
             out.append(
                 f"metric {name} is {decision.get('metrics', {}).get(name)} but the evidence gives "
                 f"{value}"
             )
     for name, value in finite(again.thresholds).items():
-        if name in decision.get("thresholds", {}) and not _close(
+        if name in decision.get("thresholds", {}) and not alike(
             decision["thresholds"][name], value
         ):
             out.append(
                 f"threshold {name} is {decision['thresholds'][name]} but the policy says {value}"
             )
     return out
-
-
-def _close(a: Any, b: Any) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return all(_close(a[k], b[k]) for k in a.keys() & b.keys())
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        return abs(a - b) <= ABSOLUTE + RELATIVE * max(abs(a), abs(b))
-    return a == b

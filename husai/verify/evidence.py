@@ -5,51 +5,39 @@ from the values stored beside them.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from husai.errors import HusaiError
-from husai.gate.evidence import shape_problems
-from husai.gate.inputs import evidence_in, unnamed_inputs
-from husai.provenance import canonical_json, finite, hash_json
+from husai.evidence import Evidence, Metric, read_metric, records_in
+from husai.provenance import canonical_json, failure, finite, hash_json
 from husai.statistics import ensemble_metrics
 from husai.statistics.ensemble import SINGLE
 from husai.stress import stress_metrics
-
-if TYPE_CHECKING:
-    from husai.verify.run import Findings
-
-RELATIVE, ABSOLUTE = 1e-9, 1e-12
+from husai.verify.findings import Findings, alike
 
 
-def check_evidence_records(found: Findings) -> None:
+def check_evidence(found: Findings) -> None:
     """Every evidence record of the run; where the run is not here, every copy in
     ``reports/evidence``.
     """
     base = found.root if found.has_results else found.reports / "evidence"
-    records = {
-        path: evidence_in(_read(path))
-        for path in sorted((base / "results").rglob("*.json"))
-        if not path.name.startswith(".")
-    }
-    same: dict[str, tuple[Path, Any]] = {}
-    for path, of in records.items():
-        for record in of:
+    same: dict[str, Evidence] = {}
+    for path in sorted((base / "results").rglob("*.json")):
+        if path.name.startswith("."):
+            continue
+        for item in (Evidence.read(r, str(path)) for r in records_in(_read(path))):
             found.count("evidence records")
-            for problem in [
-                *unnamed_inputs(record),
-                *(p for p in shape_problems(record) if "input" in p),
-                *_config(record),
-            ]:
-                found.mismatch(path, f"{record.get('kind')} evidence {problem}")
-            if record.get("status") == "failed":
+            inputs = [p for p in item.problems if "input" in p]
+            for problem in [*item.unnamed_inputs(), *inputs, *_config(item)]:
+                found.mismatch(path, f"{item.kind or None} evidence {problem}")
+            if failure(item.record) is not None:
                 continue
-            for problem in _differences(record, base):
+            for problem in _differences(item, base):
                 found.mismatch(path, problem)
-            if record.get("kind") == "stability" and isinstance(record.get("metrics"), Mapping):
-                _check_twin(found, path, record, same)
+            if item.kind == "stability" and item.metrics:
+                _check_twin(found, item, same)
 
 
 def _read(path: Path) -> Any:
@@ -59,49 +47,47 @@ def _read(path: Path) -> Any:
         return None
 
 
-def _config(record: Mapping[str, Any]) -> list[str]:
-    about = record.get("provenance")
-    if (
-        not isinstance(about, Mapping)
-        or "config" not in about
-        or about.get("config_hash") == hash_json(about["config"])
-    ):
+def _config(item: Evidence) -> list[str]:
+    about = item.provenance
+    if "config" not in about or about.get("config_hash") == hash_json(about["config"]):
         return []
     return ["has a config_hash that is not the hash of its config"]
 
 
-def _differences(record: Mapping[str, Any], base: Path) -> list[str]:
+def _differences(item: Evidence, base: Path) -> list[str]:
     """Metrics that do not follow from what is stored beside them, of the kinds for which that is
     enough.
     """
-    metrics = record.get("metrics")
-    if not isinstance(metrics, Mapping):
+    if not isinstance(item.record.get("metrics"), Mapping):
         return ["has no metrics"]
     try:
-        if record.get("kind") == "stability":
-            return _compared(metrics, ensemble_metrics(record), "pairwise values and nulls", SINGLE)
-        if record.get("kind") in ("random_model", "transcoder"):
-            paths = [base / entry["path"] for entry in record["inputs"][:2]]
-            if not all(
-                p.is_file() for p in paths
-            ):  # which is named, or noted, by the check of hashes
-                return []
+        if item.kind == "stability":
+            again = ensemble_metrics(item.record)
+            return _compared(item.metrics, again, "pairwise values and nulls", SINGLE)
+        if item.kind in ("random_model", "transcoder"):
+            paths = [base / entry["path"] for entry in item.inputs[:2]]
+            if not all(p.is_file() for p in paths):
+                return []  # the check of hashes names it, or notes it
             behind = [
                 b if isinstance(b, Mapping) and b.get("kind") == "stability" else {}
                 for b in map(_read, paths)
             ]
-            return _compared(
-                metrics, stress_metrics(record["kind"], *behind), "two stability records"
-            )
+            again = stress_metrics(item.kind, *behind)
+            return _compared(item.metrics, again, "two stability records")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, HusaiError) as error:
         return [f"its metrics cannot be derived again ({type(error).__name__}: {error})"]
     return []
 
 
 def _compared(
-    metrics: Mapping[str, Any], again: Mapping[str, Any], source: str, single: tuple[str, ...] = ()
+    metrics: Mapping[str, Metric],
+    again: Mapping[str, Metric],
+    source: str,
+    single: tuple[str, ...] = (),
 ) -> list[str]:
-    again = finite(again)
+    again = {
+        name: None if value is None else read_metric(finite(value)) for name, value in again.items()
+    }
     out = [
         f"metric {name} cannot be derived from its {source}"
         for name in metrics
@@ -116,34 +102,33 @@ def _compared(
     return out
 
 
-def _alike(a: Any, b: Any) -> bool:
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return all(_alike(a.get(key), b.get(key)) for key in ("value", "lcb", "ucb", "n"))
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        return math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
-    return a == b
+def _alike(a: Metric | None, b: Metric | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return not a.problem and all(
+        alike(getattr(a, name), getattr(b, name)) for name in ("value", "lcb", "ucb", "n")
+    )
 
 
-def _shown(entry: Any) -> str:
-    if not isinstance(entry, Mapping):
-        return "missing" if entry is None else str(entry)
-    return f"{entry.get('value')} [{entry.get('lcb')}, {entry.get('ucb')}] (n = {entry.get('n')})"
+def _shown(metric: Metric | None) -> str:
+    if metric is None:
+        return "missing"
+    if metric.problem:
+        return f"not a measured value: it {metric.problem}"
+    return f"{metric.value} [{metric.lcb}, {metric.ucb}] (n = {metric.n})"
 
 
-def _check_twin(
-    found: Findings, path: Path, record: Mapping[str, Any], same: dict[str, tuple[Path, Any]]
-) -> None:
+def _check_twin(found: Findings, item: Evidence, same: dict[str, Evidence]) -> None:
     """Two stability records of the same files say the same."""
-    key = canonical_json([record.get(name) for name in ("recipe_hash", "split", "rows", "inputs")])
-    first, before = same.setdefault(key, (path, record["metrics"]))
-    apart = [
-        name
-        for name in {**before, **record["metrics"]}
-        if not _alike(before.get(name), record["metrics"].get(name))
-    ]
-    if apart:
+    key = canonical_json(
+        [item.record.get(name) for name in ("recipe_hash", "split", "rows", "inputs")]
+    )
+    first = same.setdefault(key, item)
+    names = {**first.metrics, **item.metrics}
+    apart = [n for n in names if not _alike(first.metrics.get(n), item.metrics.get(n))]
+    if apart and first is not item:
         found.mismatch(
-            path,
-            f"{', '.join(apart)} differ from {found.name(first)}, which was measured on the same "
-            "files",
+            item.path,
+            f"{', '.join(apart)} differ from {found.name(first.path)}, which was measured on the "
+            "same files",
         )

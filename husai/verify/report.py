@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from husai.errors import HusaiError
 from husai.provenance import code_hash, finite, library_versions
 from husai.report.document import FORMAT, derived, escape_markdown, format_value, resolve_pointer
 from husai.report.log import read_events, render_log, runs_path
 from husai.report.render import render
-
-if TYPE_CHECKING:
-    from husai.verify.run import Findings
+from husai.verify.findings import Findings
 
 FIGURE = re.compile(r"<svg style=.*?</svg>", flags=re.DOTALL)
 WORDS = re.compile(r"<text\b[^>]*>([^<]*)<")

@@ -188,7 +188,7 @@ def test_policies_are_read_before_anything_runs(tmp_path):
         "policy: mine\nschema: husai.policy/1\ngates: {g: {why: x, conditions: [{evidence: "
         "stability, metric: SS}]}}\n"
     )
-    (tmp_path / "strict.yaml").write_text((ROOT / "config/policies/strict.yaml").read_text())
+    (tmp_path / "strict.yaml").write_text((ROOT / "husai/gate/policies/strict.yaml").read_text())
     lines = problems(
         tmp_path,
         f"gate: {{policies: [strict, strictt, {broken}, {tmp_path / 'absent.yaml'}, "

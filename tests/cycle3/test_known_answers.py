@@ -10,19 +10,20 @@ from pathlib import Path
 import pytest
 from gate_records import frontier_record, phase4a, write
 
-from husai.cycle3.imports import (
+from husai.cycle3.artifacts import (
     External,
-    cycle3_evidence,
     external_metrics,
     first_number,
     ood_drop,
     phase4a_delta,
     transcoder_delta,
 )
+from husai.cycle3.importer import cycle3_evidence
+from husai.cycle3.options import configured
 from husai.errors import HusaiError
 from husai.gate import evaluate, load_policy
 from husai.gate.ledger import GateFailed
-from husai.jobs.gate import configured, gate_job
+from husai.jobs.gate import gate_job
 
 EVIDENCE = Path(__file__).parents[3] / "shared" / "evidence" / "cycle3_queue_final"
 RELU_42 = {"summary": {"best_minus_llm_auc": -0.017257680751151527}}

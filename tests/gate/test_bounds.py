@@ -4,6 +4,7 @@ lenient than Holm, never looked at again.
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from husai.evidence import Metric, read_metric
 from husai.gate import load_policy
 from husai.gate.bounds import restate
 from husai.gate.evaluate import evaluate
-from husai.gate.evidence import read_metric
 from husai.gate.ledger import begin_confirmation, confirmation_family, finish_confirmation
 from husai.jobs.gate import claim_job, gate_job
-from husai.provenance import metric, sha256_file
+from husai.provenance import sha256_file
 from husai.statistics import (
     crossed_interval,
     crossed_metric,
@@ -65,7 +66,7 @@ def test_a_student_bound_is_the_one_that_the_data_give_at_that_level(order):
     alpha, rng = candidate_alpha(order), np.random.default_rng(order)
     pairwise = rng.normal(0.5, 0.1, size=(8, 8))
     for values in (rng.normal(size=8), (pairwise + pairwise.T) / 2):
-        found = restate(read_metric(entry := jackknife_t(values).metric()), entry, alpha)
+        found = restate(jackknife_t(values), alpha)
         wanted = jackknife_t(values, confidence=1 - 2 * alpha)
         assert (found.lcb, found.ucb) == pytest.approx((wanted.lcb, wanted.ucb), rel=1e-9)
         assert found.value == wanted.value
@@ -75,11 +76,11 @@ def test_the_bound_of_a_difference_errs_to_the_safe_side():
     rng = np.random.default_rng(1)
     for scale in (0.1, 1.0, 10.0):
         a, b = rng.normal(size=8), rng.normal(scale=scale, size=5)
-        entry = jackknife_difference(a, b).metric()
+        entry = jackknife_difference(a, b)
         for order in range(2, 12):
             alpha = candidate_alpha(order)
             found, exact = (
-                restate(read_metric(entry), entry, alpha),
+                restate(read_metric(entry), alpha),
                 jackknife_difference(a, b, confidence=1 - 2 * alpha),
             )
             assert found.lcb <= exact.lcb + 1e-12 and found.ucb >= exact.ucb - 1e-12
@@ -89,20 +90,18 @@ def test_crossed_metrics_state_their_bounds_for_further_candidates():
     rng = np.random.default_rng(2)
     table, families = rng.normal(0.1, 0.05, size=(8, 12)), list("aabbccddeeff")
     entry = crossed_metric(table, families)
-    assert {k: entry[k] for k in ("value", "lcb", "ucb", "n", "method")} == crossed_interval(
-        table, families
-    ).metric()
+    assert replace(entry, bounds=()) == crossed_interval(table, families)
     for order in range(2, STATED + 1):
         alpha = candidate_alpha(order)
         found, wanted = (
-            restate(read_metric(entry), entry, alpha),
+            restate(read_metric(entry), alpha),
             crossed_interval(table, families, confidence=1 - 2 * alpha),
         )
         assert (found.lcb, found.ucb) == (
-            min(entry["lcb"], wanted.lcb),
-            max(entry["ucb"], wanted.ucb),
+            min(entry.lcb, wanted.lcb),
+            max(entry.ucb, wanted.ucb),
         )
-    beyond = restate(read_metric(entry), entry, candidate_alpha(STATED + 1))
+    beyond = restate(read_metric(entry), candidate_alpha(STATED + 1))
     assert (beyond.lcb, beyond.ucb) == (-math.inf, math.inf)
 
 
@@ -115,8 +114,8 @@ def test_crossed_metrics_state_their_bounds_for_further_candidates():
     method=st.sampled_from(["jackknife-t", "x"]),
 )
 def test_a_stricter_level_never_tightens_a_bound(value, half, n, order, method):
-    entry = metric(value, value - half, value + half, n, method)
-    found = [restate(read_metric(entry), entry, candidate_alpha(j)) for j in (order, order + 1)]
+    entry = Metric(value, value - half, value + half, n, method)
+    found = [restate(read_metric(entry), candidate_alpha(j)) for j in (order, order + 1)]
     assert (
         found[1].lcb <= found[0].lcb <= value + 1e-12
         and found[1].ucb >= found[0].ucb >= value - 1e-12
@@ -135,22 +134,22 @@ def test_a_stricter_level_never_tightens_a_bound(value, half, n, order, method):
     ],
 )
 def test_malformed_or_missing_bounds_are_no_bounds(bounds):
-    entry = {**metric(0.5, 0.4, 0.6, 8, "crossed-bootstrap"), "bounds": bounds}
-    found = restate(read_metric(entry), entry, candidate_alpha(2))
+    entry = Metric(0.5, 0.4, 0.6, 8, "crossed-bootstrap").to_json() | {"bounds": bounds}
+    found = restate(read_metric(entry), candidate_alpha(2))
     assert (found.lcb, found.ucb) == (-math.inf, math.inf)
 
 
 def test_stated_bounds_that_are_too_tight_are_not_believed():
     entry = {
-        **metric(0.5, 0.4, 0.6, 8, "crossed-bootstrap"),
+        **Metric(0.5, 0.4, 0.6, 8, "crossed-bootstrap").to_json(),
         "bounds": [{"alpha": candidate_alpha(2), "lcb": 0.49, "ucb": 0.51}],
     }
-    found = restate(read_metric(entry), entry, candidate_alpha(2))
+    found = restate(read_metric(entry), candidate_alpha(2))
     assert (found.lcb, found.ucb) == (0.4, 0.6)
 
 
 def test_a_candidate_that_passes_alone_may_fail_as_one_of_several():
-    records = passing(stability__S=metric(0.36, 0.31, 0.41, 8, "jackknife-t"))
+    records = passing(stability__S=Metric(0.36, 0.31, 0.41, 8, "jackknife-t"))
     assert evaluate(STRICT, records).pass_all
     decision = evaluate(STRICT, records, alpha=candidate_alpha(2))
     assert decision.failing == ["reproducibility"] and decision.alpha == candidate_alpha(2)
@@ -162,8 +161,8 @@ def test_a_candidate_that_passes_alone_may_fail_as_one_of_several():
 
 def test_where_a_point_is_judged_bounds_that_cannot_be_restated_stay(run):
     records = passing(
-        stability__null_worst=metric(0.4, 0.3, 0.5, 8, "percentiles"),
-        ood__excess_drop=metric(0.0, -0.01, 0.01, 8, "own"),
+        stability__null_worst=Metric(0.4, 0.3, 0.5, 8, "percentiles"),
+        ood__excess_drop=Metric(0.0, -0.01, 0.01, 8, "own"),
     )
     decision = evaluate(STRICT, records, alpha=candidate_alpha(2))
     rows = {row.condition: row for row in decision.rows}
@@ -180,7 +179,7 @@ def test_where_a_point_is_judged_bounds_that_cannot_be_restated_stay(run):
 @settings(max_examples=40, deadline=None)
 @given(order=st.integers(1, 8), value=st.floats(0.2, 0.7), half=st.floats(0.0, 0.2))
 def test_a_further_candidate_is_never_judged_more_leniently(order, value, half):
-    records = passing(stability__S=metric(value, value - half, value + half, 8, "jackknife-t"))
+    records = passing(stability__S=Metric(value, value - half, value + half, 8, "jackknife-t"))
     first, later = (evaluate(STRICT, records, alpha=candidate_alpha(j)) for j in (order, order + 1))
     assert all(first.gates[gate] or not passed for gate, passed in later.gates.items())
 
@@ -236,7 +235,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     weights = write(tmp_path / "results/saes/weights.json", [1])
     inputs = [{"path": "results/saes/weights.json", "sha256": sha256_file(weights)}]
-    for item in passing(stability__S=metric(0.36, 0.31, 0.41, 8, "jackknife-t")):
+    for item in passing(stability__S=Metric(0.36, 0.31, 0.41, 8, "jackknife-t")):
         item["inputs"] = inputs
         write(tmp_path / f"results/confirmation/{item['kind']}.json", item)
     begin_confirmation("another", seeds=SEEDS, data=["x"], subject="language")
@@ -255,8 +254,8 @@ def decide():
 def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
     from husai.report.document import Source
     from husai.report.sections import _decision
-    from husai.verify.decision import redecide
-    from husai.verify.run import Findings
+    from husai.verify.decision import check_decisions
+    from husai.verify.findings import Findings
 
     begin_confirmation(HASH, seeds=SEEDS, data=["x", "y"], subject="language")
     assert decide().failing == ["reproducibility"]
@@ -281,10 +280,10 @@ def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
     )
     (run / "reports").mkdir()
     found = Findings(run)
-    redecide(found)
+    check_decisions(found)
     assert found.mismatches == [] and found.counts["decisions made again"] == 1
     write(run / "results/gate/strict/release_policy.json", {**body, "alpha": 0.025})
-    redecide(found)
+    check_decisions(found)
     assert (
         "judged at one-sided level 0.025 but the confirmation ledger asks for 0.00583"
         in found.mismatches[0]

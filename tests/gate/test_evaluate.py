@@ -9,10 +9,9 @@ from gate_records import HASH, PASSING, interval, passing, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from husai.cebench.bound import score_bound
+from husai.evidence import Metric
 from husai.gate import evaluate, load_policy
-from husai.gate.feasibility import cebench_bound, check_policy
-from husai.gate.policy import parse_policy
-from husai.provenance import metric
 
 STRICT = load_policy("strict")
 
@@ -73,7 +72,7 @@ def test_a_reason_shows_as_many_digits_as_the_verdict_needs():
 
 
 def test_the_saebench_point_condition_counts_by_itself():
-    narrow = metric(0.009, 0.001, 0.02, 8, "crossed")
+    narrow = Metric(0.009, 0.001, 0.02, 8, "crossed")
     assert decide(passing(saebench__delta_vs_frozen=narrow)).failing == ["saebench"]
 
 
@@ -112,14 +111,14 @@ def test_a_missing_record_fails_and_a_foreign_one_does_not_stand_in(kind):
 @pytest.mark.parametrize(
     ("entry", "part"),
     [
-        (metric(0.6, 0.7, 0.5, 8), "lcb 0.7 above ucb 0.5"),
-        (metric(0.9, 0.5, 0.6, 8), "outside its own interval"),
-        (metric(1.6, 1.5, 1.7, 8), "lies outside what it can be"),
-        (metric(math.inf, 0.5, None, 8), "infinite value"),
-        (metric(0.6, math.nan, 0.7, 8), "lcb NaN"),
-        (metric(True, 0.5, 0.7, 8), "not a number"),
-        (metric(0.6, 0.55, 0.65, 0), "not a positive count"),
-        (metric(0.6, None, None, 8), "unbounded"),
+        (Metric(0.6, 0.7, 0.5, 8), "lcb 0.7 above ucb 0.5"),
+        (Metric(0.9, 0.5, 0.6, 8), "outside its own interval"),
+        (Metric(1.6, 1.5, 1.7, 8), "lies outside what it can be"),
+        (Metric(math.inf, 0.5, None, 8), "infinite value"),
+        (Metric(0.6, math.nan, 0.7, 8), "lcb NaN"),
+        (Metric(True, 0.5, 0.7, 8), "not a number"),
+        (Metric(0.6, 0.55, 0.65, 0), "not a positive count"),
+        (Metric(0.6, None, None, 8), "unbounded"),
         (0.6, "not a metric"),
     ],
 )
@@ -179,12 +178,12 @@ def test_too_few_seeds():
 
 
 def test_an_interval_from_fewer_seeds_than_the_record_names_counts_only_those():
-    decision = decide(passing(stability__S=metric(0.6, 0.59, 0.61, 3)))
+    decision = decide(passing(stability__S=Metric(0.6, 0.59, 0.61, 3)))
     assert (
         decision.failing == ["reproducibility"]
         and "rests on 3 seeds where 8 are needed" in decision.reasons["reproducibility"]
     )
-    assert decide(passing(stability__clone_pairs=metric(0))).pass_all, (
+    assert decide(passing(stability__clone_pairs=Metric(0))).pass_all, (
         "a count has no interval: n says nothing about its seeds"
     )
 
@@ -268,20 +267,20 @@ def test_worse_evidence_never_turns_a_fail_into_a_pass(name, value, half, less, 
         value = abs(
             value
         )  # below 0 it would not be worse evidence but impossible evidence, which fails for that
-    before = decide(passing(**{name: metric(value, value - half, value + half, 8)}))
+    before = decide(passing(**{name: Metric(value, value - half, value + half, 8)}))
     worse = value + sign * less
-    after = decide(passing(**{name: metric(worse, worse - half - wider, worse + half + wider, 8)}))
+    after = decide(passing(**{name: Metric(worse, worse - half - wider, worse + half + wider, 8)}))
     for gate, passed in after.gates.items():
         assert before.gates[gate] or not passed
 
 
 def test_cebench_threshold_beyond_the_bound_is_unattainable():
-    assert cebench_bound(1024) == pytest.approx(31.97, abs=0.005) and cebench_bound(
+    assert score_bound(1024) == pytest.approx(31.97, abs=0.005) and score_bound(
         2048
     ) == pytest.approx(45.23, abs=0.005)  # method.md section 3
-    bound = cebench_bound(1024)
+    bound = score_bound(1024)
     at_bound = {
-        "delta_vs_frozen": metric(0.0, -0.01, 0.01, 8),
+        "delta_vs_frozen": Metric(0.0, -0.01, 0.01, 8),
         "bound": interval("b", bound),
         "interpretability_fixed": interval("i", bound),
     }
@@ -293,29 +292,20 @@ def test_cebench_threshold_beyond_the_bound_is_unattainable():
         and "bound" in decision.reasons["cebench"]
     )
     fine = at_bound | {
-        "delta_vs_frozen": metric(0.1, 0.09, 0.11, 8),
+        "delta_vs_frozen": Metric(0.1, 0.09, 0.11, 8),
         "interpretability_fixed": interval("i", 9.0),
     }
     assert decide([*records, record("cebench", fine)]).pass_all
 
 
 def test_what_the_seeds_cannot_resolve_is_named():
-    decision = decide(passing(stability__S=metric(0.5, -0.3, 1.3, 8)))
+    decision = decide(passing(stability__S=Metric(0.5, -0.3, 1.3, 8)))
     assert (
         decision.unattainable == ["reproducibility"]
         and "unresolvable: with n = 8" in decision.reasons["reproducibility"]
     )
-    one = decide(passing(stability__activation_r=metric(0.9, None, None, 1)))
+    one = decide(passing(stability__activation_r=Metric(0.9)))
     assert "functional" in one.unattainable and "gives no interval" in one.reasons["functional"]
-
-
-def test_a_policy_can_be_checked_before_any_evidence():
-    assert check_policy(STRICT) == []
-    text = (
-        "policy: a\nschema: husai.policy/1\ngates: {g: {why: b, conditions: [{evidence: "
-        "stability, metric: S, basis: lcb, op: '>', threshold: 1.0, range: [null, 1]}]}}"
-    )
-    assert [f.gate for f in check_policy(parse_policy(text))] == ["g"]
 
 
 def test_the_decision_as_text_and_json():

@@ -70,9 +70,7 @@ def decide(*names):
 def test_evidence_that_hangs_together_passes(run):
     decision = decide()
     assert decision.pass_all, decision.reasons
-    behind = {
-        e.kind: [r["kind"] for r in e.behind] for e in load_evidence(["results/confirmation"])
-    }
+    behind = {e.kind: [r.kind for r in e.behind] for e in load_evidence(["results/confirmation"])}
     assert (
         behind["saebench"] == ["saebench"]
         and behind["random_model"] == ["stability"]
@@ -178,11 +176,12 @@ def test_the_slices_of_one_configuration_agree():
     configuration state the same.
     """
     import json
+    from dataclasses import replace
     from pathlib import Path
 
     from husai.config import load
+    from husai.evidence import Evidence
     from husai.gate.checks import one_config
-    from husai.gate.evidence import Evidence
     from husai.planning.plan import Plan, Slices
 
     for names in (["config.yaml"], ["config.yaml", "smoke.yaml"], ["config.yaml", "b200.yaml"]):
@@ -194,14 +193,12 @@ def test_the_slices_of_one_configuration_agree():
             "ood": [slices.ood()],
         }
         stated = {
-            kind: [{"kind": kind, "provenance": {"config": json.loads(text)}} for text in texts]
+            kind: [Evidence(kind, "", provenance={"config": json.loads(text)}) for text in texts]
             for kind, texts in made.items()
         }
-        items = [Evidence(records[0], behind=tuple(records[1:])) for records in stated.values()]
+        items = [replace(one, behind=tuple(others)) for one, *others in stated.values()]
         assert one_config(items, []) == "", names
-        keys = {
-            key for records in stated.values() for r in records for key in r["provenance"]["config"]
-        }
+        keys = {key for records in stated.values() for r in records for key in r.config()}
         assert {"gate_k", "penalty", "max_rows", "datasets", "confirmation"} <= keys
 
 

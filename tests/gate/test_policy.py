@@ -9,7 +9,7 @@ import pytest
 
 from husai.errors import HusaiError
 from husai.gate import load_policy
-from husai.gate.policy import parse_policy
+from husai.gate.policy_reader import parse_policy
 
 GOOD = """
 policy: mine
@@ -62,7 +62,7 @@ def test_strict_is_section_4_of_the_method():
         ("cebench", "delta_vs_frozen", "lcb", ">", 0.0),
     ):
         assert row in asked
-    assert load_policy("strict").one_candidate and load_policy("strict").checked
+    assert not load_policy("strict").original
     assert {"one_version", "one_config", "verified"} == set(load_policy("strict").gates[0].checks)
 
 
@@ -131,6 +131,8 @@ def test_all_mistakes_are_listed_at_once_with_the_nearest_name():
         ("stable:", "pass_all:", "reserved"),
         ("min_n: 5", "checks: [verifed]", "did you mean 'verified'"),
         ("gates:", "evidence: {one_candidat: true}\ngates:", "did you mean 'one_candidate'"),
+        ("gates:", "evidence: {checked: false}\ngates:", "evidence.checked: False is not true"),
+        ("gates:", "evidence: orginal\ngates:", "evidence: expected 'original'"),
         ("policy: mine", "policy: [", "not readable as YAML"),
     ],
 )
@@ -169,7 +171,7 @@ def test_options_that_do_not_exist_are_refused():
 def test_the_gate_imports_no_torch():
     modules = (
         "husai.gate, husai.selection.strict, husai.gate.selftest.simulation, "
-        "husai.gate.selftest.trial, husai.gate.selftest.planted, husai.gate.ledger, husai.jobs.gate"
+        "husai.gate.selftest.adversaries, husai.gate.selftest.ground_truth, husai.gate.ledger, husai.jobs.gate"
     )
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,21 +9,19 @@ import numpy as np
 import pytest
 from gate_records import HASH, passing
 
+from husai.evidence import Metric
 from husai.gate import evaluate, load_policy
-from husai.gate.selftest import planted
+from husai.gate.selftest import ground_truth
+from husai.gate.selftest.adversaries import ADVERSARIES, judge, least_shared
+from husai.gate.selftest.designs import OOD_FAMILIES, PROBING_FAMILIES, draw
 from husai.gate.selftest.simulation import (
-    OOD_FAMILIES,
-    PROBING_FAMILIES,
     STATISTICS,
     campaigns,
-    draw,
     passes,
     rate,
     records,
     simulate,
 )
-from husai.gate.selftest.trial import ADVERSARIES, judge, least_shared
-from husai.provenance import metric
 from husai.statistics import crossed_interval, jackknife_t
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +31,7 @@ STRICT = load_policy("strict")
 def test_the_strict_gate_rejects_every_adversary_for_the_right_reason_and_passes_the_oracle(
     tmp_path,
 ):
-    from husai.gate.selftest.worlds import selftest_job
+    from husai.gate.selftest.selftest import selftest_job
 
     body = selftest_job(
         {"null_campaigns": 2000, "power_campaigns": 200}, tmp_path / "selftest.json"
@@ -53,7 +51,7 @@ def test_the_strict_gate_rejects_every_adversary_for_the_right_reason_and_passes
             "clones look perfect to every other gate"
         )
     assert body["passed"] and body["simulation"]["null_campaigns"] == 2000
-    assert body["metrics"]["false_pass_rate"]["value"] <= 0.05
+    assert body["metrics"]["false_pass_rate"].value <= 0.05
     assert json.loads((tmp_path / "selftest.json").read_text())["headline"] == body["headline"]
 
 
@@ -81,16 +79,16 @@ def test_false_pass_rate_and_power():
     found = simulate(STRICT, 2000, 200, seed=3)
     rates = {row["null"]: row["rate"] for row in found["rows"]}
     assert len(rates) == 2 * len(STATISTICS) + 3
-    assert all(rate["value"] <= 0.05 for rate in rates.values())
+    assert all(rate.value <= 0.05 for rate in rates.values())
     assert (
-        rates["all gates at their boundaries, correlated seeds"]["ucb"] < 0.005
-        and rates["nothing there"]["value"] == 0.0
+        rates["all gates at their boundaries, correlated seeds"].ucb < 0.005
+        and rates["nothing there"].value == 0.0
     )
     assert (
-        found["false_pass_rate"]["value"] == max(rate["value"] for rate in rates.values()) >= 0.02
+        found["false_pass_rate"]["value"] == max(rate.value for rate in rates.values()) >= 0.02
     ), "the least favourable case is tried"
     assert found["cross_checked"]["agreed"] == found["cross_checked"]["campaigns"] >= 800
-    power = {p["shared_fraction"]: p["rate"]["value"] for p in found["power"]}
+    power = {p["shared_fraction"]: p["rate"].value for p in found["power"]}
     assert power[0.0] == 0.0 and power[0.3] <= 0.05 and power[0.9] == 1.0
     assert 0.5 < least_shared(found["power"], 0.8) <= 0.7
 
@@ -143,23 +141,21 @@ def test_simulated_campaigns_are_judged_as_the_gate_judges_them():
 def test_rates_carry_exact_intervals():
     """Clopper-Pearson: 0 of 2000 has the upper bound 1 - 0.025 ** (1 / 2000)."""
     none = rate(np.zeros(2000, bool))
-    assert none["value"] == none["lcb"] == 0.0 and none["ucb"] == pytest.approx(
-        1 - 0.025 ** (1 / 2000)
-    )
-    assert rate(np.ones(10, bool)) == metric(
+    assert none.value == none.lcb == 0.0 and none.ucb == pytest.approx(1 - 0.025 ** (1 / 2000))
+    assert rate(np.ones(10, bool)) == Metric(
         1.0, pytest.approx(0.025 ** (1 / 10)), 1.0, 10, "Clopper-Pearson"
     )
 
 
 def test_auc_and_probe():
     labels = np.array([True, False, True, False])
-    assert planted.auc(np.array([3.0, 1.0, 2.0, 0.0]), labels) == 1.0
-    assert planted.auc(np.zeros(4), labels) == 0.5
+    assert ground_truth.auc(np.array([3.0, 1.0, 2.0, 0.0]), labels) == 1.0
+    assert ground_truth.auc(np.zeros(4), labels) == 0.5
     rng = np.random.default_rng(0)
     z = rng.standard_normal((400, 30))
     y = z[:, 7] > 0.3
-    probe = planted.fit_probe(z, y, 3)
-    assert 7 in probe.columns and len(probe.columns) == 3 and planted.auc(probe(z), y) > 0.95
+    probe = ground_truth.fit_probe(z, y, 3)
+    assert 7 in probe.columns and len(probe.columns) == 3 and ground_truth.auc(probe(z), y) > 0.95
 
 
 def test_contrastive_score_of_the_toy():
@@ -167,16 +163,18 @@ def test_contrastive_score_of_the_toy():
     one, 1.3055824.
     """
     stories = [(np.array([[3.0, 0.0, 1.0, 0.0]]), np.array([[1.0, 0.0, 0.0, 0.0]]))]
-    assert planted.contrastive_scores(lambda x: x, stories)[0] == pytest.approx(1.3055824, abs=1e-7)
+    assert ground_truth.contrastive_scores(lambda x: x, stories)[0] == pytest.approx(
+        1.3055824, abs=1e-7
+    )
 
 
 def test_leak_probe_and_row_overlap():
     rng = np.random.default_rng(0)
     answers = rng.integers(0, 10, 2000)
     clean = rng.standard_normal((2000, 32))
-    assert abs(planted.leak_excess(clean, answers, 10)) < 0.04
-    assert planted.leak_excess(clean + 3 * np.eye(32)[answers], answers, 10) > 0.5
-    assert planted.shared_rows(clean[:100], clean[90:200]) == 10
+    assert abs(ground_truth.leak_excess(clean, answers, 10)) < 0.04
+    assert ground_truth.leak_excess(clean + 3 * np.eye(32)[answers], answers, 10) > 0.5
+    assert ground_truth.shared_rows(clean[:100], clean[90:200]) == 10
 
 
 def test_candidate_hash_of_shared_records_is_the_one_gated():

@@ -22,6 +22,7 @@ from husai.cebench.pairs import Pair, embedded_pairs, file_pairs, hub_pairs, pai
 from husai.cebench.scores import score_bound, score_saes
 from husai.cebench.store import load_pairs, save_pairs
 from husai.errors import HusaiError
+from husai.evidence import Metric
 from husai.jobs import cebench as stage
 from husai.probing import datasets
 from husai.sae.architectures import SAE
@@ -356,7 +357,7 @@ def test_recipe_evidence_has_an_interval_and_covers_its_value(workplace):
             run(workplace, recipe, seed)
     record = stage.recipe_job(paths["topk-d32-k3"], paths["topk-d32-k3-frozen"], "summary.json")
     delta = record["metrics"]["delta_vs_frozen"]
-    assert delta["lcb"] <= delta["value"] <= delta["ucb"]
+    assert delta.lcb <= delta.value <= delta.ucb
     assert record["recipe_hash"] == "hash0" and record["provenance"]["seeds"] == [0, 1]
     assert {"bound", "interpretability_published", "interpretability_fixed"} <= set(
         record["metrics"]
@@ -390,22 +391,20 @@ def test_delta_table_pairs_equal_seeds_and_averages_pairs_of_a_theme():
 
 
 def test_one_seed_gives_no_interval_over_seeds():
-    metrics = recipe_metrics(
-        [synthetic_record([1, 3, 1, 1], 0) | {"metrics": {"l0": provenance.metric(3.0)}}]
-    )
-    assert metrics["l0"]["lcb"] == -np.inf
+    metrics = recipe_metrics([synthetic_record([1, 3, 1, 1], 0) | {"metrics": {"l0": Metric(3.0)}}])
+    assert metrics["l0"].lcb == -np.inf
 
 
 def test_an_unmatched_control_gives_no_delta_and_says_why():
     record = synthetic_record([1, 1, 1, 1], 0)
     metrics = recipe_metrics([record], [synthetic_record([0, 0, 0, 0], 0, l0=9.0)])
-    assert metrics["delta_vs_frozen"]["value"] is None
-    assert "L0 9.00 against 3.00" in metrics["delta_vs_frozen"]["method"]
+    assert metrics["delta_vs_frozen"].value is None
+    assert "L0 9.00 against 3.00" in metrics["delta_vs_frozen"].method
     assert (
         "width 64 against 32"
-        in recipe_metrics([record], [synthetic_record([0] * 4, 0, d_sae=64)])["delta_vs_frozen"][
-            "method"
-        ]
+        in recipe_metrics([record], [synthetic_record([0] * 4, 0, d_sae=64)])[
+            "delta_vs_frozen"
+        ].method
     )
 
 
@@ -422,7 +421,7 @@ def test_baseline_without_match_keeps_the_old_names(tmp_path):
     record = with_baseline(
         {**about, **score_fields(narrow, pairs)}, {**about, **score_fields(wide, pairs)}
     )
-    assert record["metrics"]["delta_vs_frozen"]["value"] is None
+    assert record["metrics"]["delta_vs_frozen"].value is None
     assert "width" in record["baseline"]["mismatch"]
     assert "interpretability_score_mean_max" in record["delta_vs_matched_baseline"]
 

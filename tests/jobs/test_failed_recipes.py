@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from husai.config import load
+from husai.cycle3.candidates import load_candidates
+from husai.cycle3.selector import select_cycle3
 from husai.errors import HusaiError, RecipeFailed
 from husai.jobs.training import train_job
 from husai.planning.plan import Plan, Slices
 from husai.provenance import read_json
 from husai.recipe import Recipe
-from husai.selection.candidates import load_candidates
-from husai.selection.cycle3 import select_cycle3
 from husai.selection.strict import select_strict
 from husai.stability.record import StabilityRecord
 

@@ -79,10 +79,10 @@ def test_record_pairs_every_data_set_with_its_own_baselines(world, tmp_path):
         assert row["neurons_auc"] == base[row["dataset"]]["neurons"][str(row["k"])]["auc"]
         assert row["family"] == datasets.family(row["dataset"])
     at_gate = [r for r in rows if r["k"] == 4]
-    assert record["metrics"]["delta_vs_dense"]["value"] == pytest.approx(
+    assert record["metrics"]["delta_vs_dense"].value == pytest.approx(
         np.mean([r["auc"] - r["dense_auc"] for r in at_gate])
     )
-    assert record["metrics"]["delta_vs_dense"]["lcb"] is None, "one seed gives no interval"
+    assert record["metrics"]["delta_vs_dense"].lcb == -np.inf, "one seed gives no interval"
     assert provenance.read_json(tmp_path / "saebench.json")["kind"] == "saebench"
     assert not list(tmp_path.glob("*.partial.json"))
 

@@ -154,11 +154,11 @@ def test_the_reference_of_a_consistency_recipe_is_scored_beside_never_inside(wor
     assert found["metrics"] == plain["metrics"]
     assert found["reference"]["pwmcc_to_reference"][0] == pytest.approx(1.0, abs=1e-6)
     assert (
-        found["reference"]["pwmcc_with_reference"]["value"]
-        > found["reference"]["pwmcc_without_reference"]["value"]
+        found["reference"]["pwmcc_with_reference"].value
+        > found["reference"]["pwmcc_without_reference"].value
     )
-    assert found["reference"]["pwmcc_without_reference"]["value"] == pytest.approx(
-        plain["metrics"]["pwmcc"]["value"]
+    assert found["reference"]["pwmcc_without_reference"].value == pytest.approx(
+        plain["metrics"]["pwmcc"].value
     )
 
 

@@ -11,7 +11,7 @@ from husai.activations import ActivationStore
 from husai.errors import HusaiError
 from husai.jobs import subjects as jobs
 from husai.probing import datasets
-from husai.provenance import manifest_outputs, read_json, sha256_file
+from husai.provenance import read_json, sha256_file
 from husai.subjects import corpus as corpora
 from husai.subjects import load_subject
 
@@ -76,9 +76,9 @@ def test_a_model_directory_is_complete_and_its_manifest_hashes_it(root):
         "corpus.safetensors",
         "corpus.json",
     }
-    outputs = manifest_outputs(model / "manifest.json")
-    assert {p.rsplit("/", 1)[-1] for p in outputs} == names
-    assert all(sha256_file(path) == sha for path, sha in outputs.items())
+    outputs = {r["path"]: r["sha256"] for r in read_json(model / "manifest.json")["outputs"]}
+    assert set(outputs) == names
+    assert all(sha256_file(model / path) == sha for path, sha in outputs.items())
     assert read_json(model / "manifest.json")["text_overlap_rows"] == 0
     metrics = read_json(model / "metrics.json")
     assert {"loss", "unigram_loss", "beats_unigram", "leak_probe", "accuracy"} <= set(metrics)

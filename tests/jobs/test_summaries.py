@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from husai import provenance
+from husai.evidence import Metric, new_record
 from husai.jobs.ablations import ablations_job
 from husai.jobs.baseline import baseline_job
 from husai.jobs.calibration import choose
@@ -57,7 +58,7 @@ def write(root, r, shared, rows=WIDE, frozen=False, seed=0):
     path = root / "stability" / r.subject / f"{r.id}.json"
     provenance.write_json(
         path,
-        provenance.evidence(
+        new_record(
             "stability", r.subject, r.id, r.hash, report.metrics(), **report.details(), **about
         ),
     )
@@ -79,7 +80,7 @@ def subject_files(root, name):
 
 
 def planted_file(root):
-    value = provenance.metric(0.9, 0.8, 1.0, 4)
+    value = Metric(0.9, 0.8, 1.0, 4)
     provenance.write_json(
         root / "planted.json",
         {"metrics": {"recovery": value, "S": value}, "spec": {"n_features": 8, "d_in": 4, "l0": 2}},
@@ -112,8 +113,8 @@ def test_the_baseline_has_a_row_for_every_subject_and_null(baseline):
         (s, k) for s in ("wide", "narrow") for k in kinds
     ]
     gaussian = summary["rows"][0]
-    assert gaussian["S"]["value"] == pytest.approx(0.5, abs=0.03)
-    assert gaussian["S"]["n"] == gaussian["delta"]["n"] == len(SEEDS)
+    assert gaussian["S"].value == pytest.approx(0.5, abs=0.03)
+    assert gaussian["S"].n == gaussian["delta"].n == len(SEEDS)
     assert gaussian["p_holm"] < 0.01
 
 
@@ -137,9 +138,9 @@ def test_cycle3_reads_the_first_subject(baseline):
 def test_where_chance_scores_above_0_9_the_summary_says_so_and_shows_the_other_nulls(baseline):
     root, _, summary = baseline
     narrow = {r["null"]: r for r in summary["rows"] if r["subject"] == "narrow"}
-    assert narrow["covariance"]["null_pwmcc"]["value"] > 0.9
-    assert np.isnan(narrow["covariance"]["S"]["value"])
-    assert narrow["gaussian"]["S"]["value"] == pytest.approx(0.5, abs=0.03)
+    assert narrow["covariance"]["null_pwmcc"].value > 0.9
+    assert np.isnan(narrow["covariance"]["S"].value)
+    assert narrow["gaussian"]["S"].value == pytest.approx(0.5, abs=0.03)
     assert "on narrow, 4 seeds: not assessable" in summary["headline"]
     assert "against the gaussian null" in summary["headline"]
     text = (root / "summary.md").read_text()
@@ -190,8 +191,8 @@ def test_ablations_have_both_grids_of_every_subject_and_the_trend_over_rank(tmp_
     assert found[4:6] == [("b", "k", 32, 2, 3), ("b", "k", 32, 4, 3)]
     small, large = summary["rows"][2:4]
     assert large["width_over_rank"] == pytest.approx(2 * small["width_over_rank"])
-    assert small["S_gaussian"]["value"] == pytest.approx(0.25, abs=0.05)
-    assert large["S_gaussian"]["value"] == pytest.approx(0.5, abs=0.05)
+    assert small["S_gaussian"].value == pytest.approx(0.25, abs=0.05)
+    assert large["S_gaussian"].value == pytest.approx(0.5, abs=0.05)
     assert summary["headline"].count("S against d_sae / effective rank") == 2
 
 
@@ -214,10 +215,10 @@ def test_conditions_are_compared_by_the_nulls_that_all_of_them_have(tmp_path):
     ]
     assert record.null() == pytest.approx(0.89)
     row = condition_row(record, SEEDS, common_nulls(candidates.values()))
-    assert row["null_worst"]["value"] < 0.6
+    assert row["null_worst"].value < 0.6
     section = {"k": [2, 4], "seeds": SEEDS, "default_k": 2, "min_explained_variance": -1e9}
     _, rows = choose({"calibration": section}, candidates)
-    assert all(r["null_worst"]["value"] < 0.6 for r in rows)
+    assert all(r["null_worst"].value < 0.6 for r in rows)
 
 
 def test_where_no_candidate_is_assessable_the_default_k_is_kept(tmp_path):
@@ -259,12 +260,12 @@ def test_a_consistency_weight_needs_stability_and_on_text_an_external_gain(
         {"consistency": section, "gate_k": 16}, inputs, tmp_path / "summary.json"
     )
     rows = {(r["subject"], r["weight"]): r for r in summary["rows"]}
-    assert rows["text", 0.1]["external_delta"]["value"] == pytest.approx(gain)
+    assert rows["text", 0.1]["external_delta"].value == pytest.approx(gain)
     assert rows["text", 0.1]["accepted"] is accepted
     assert rows["sums", 0.1]["external_delta"] is None
     assert rows["sums", 0.1]["accepted"] is True
     assert rows["text", 0.0]["accepted"] is False
-    assert rows["text", 0.1]["delta_without_reference"]["n"] == 3
+    assert rows["text", 0.1]["delta_without_reference"].n == 3
 
 
 def test_a_weight_whose_probing_failed_is_not_accepted_and_a_failed_recipe_is_told(tmp_path):
@@ -309,9 +310,7 @@ def test_ablations_leave_a_failed_condition_out_and_say_why(tmp_path):
 def failed(root, r):
     path = root / "stability" / r.subject / f"{r.id}.json"
     about = {"status": "failed", "reason": "the loss became NaN"}
-    provenance.write_json(
-        path, provenance.evidence("stability", r.subject, r.id, r.hash, {}, **about)
-    )
+    provenance.write_json(path, new_record("stability", r.subject, r.id, r.hash, {}, **about))
     return str(path)
 
 
@@ -339,8 +338,8 @@ def test_the_baseline_is_that_of_its_own_seeds_although_the_recipe_has_more(tmp_
         summary = baseline_job(spec, inputs, tmp_path / "summary.json")
         index = np.array([s - 1 for s in seeds])
         expected = jackknife_t(record.matrix("pwmcc")[np.ix_(index, index)])
-        assert [r["trained_pwmcc"]["value"] for r in summary["rows"]] == [expected.value] * 5
-        assert summary["rows"][0]["null_pwmcc"]["value"] == pytest.approx(
+        assert [r["trained_pwmcc"].value for r in summary["rows"]] == [expected.value] * 5
+        assert summary["rows"][0]["null_pwmcc"].value == pytest.approx(
             null_pwmcc(D_IN, 32, len(seeds)).mean
         )
         assert (
@@ -374,5 +373,5 @@ def test_a_condition_row_uses_the_seeds_it_is_given(tmp_path):
     record = StabilityRecord(write(tmp_path, recipe(), 0.5))
     row = condition_row(record, [1, 3, 4])
     chosen = record.matrix("pwmcc")[np.ix_([0, 2, 3], [0, 2, 3])]
-    assert row["pwmcc"]["value"] == jackknife_t(chosen).value
+    assert row["pwmcc"].value == jackknife_t(chosen).value
     assert row["n_seeds"] == 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from husai.errors import HusaiError
-from husai.passport import certify
+from husai.passport import Kin, certify
 from husai.passport.planted import KINDS, Plan, campaign, mean_outcome, planted_sae, planted_world
 from husai.sae import SAE
 
@@ -143,6 +143,15 @@ def test_a_common_start_is_no_reproduction(planted):
     kin = certify([saes[0], SAE("topk", moved.T, moved, *_rest(saes[0])), *saes[2:]], rows).kin
     assert [(k.a, k.b) for k in kin] == [(0, 1)]
     assert "their own index" in kin[0].reason
+
+
+def test_pairs_known_to_be_related_count_as_one(planted, found):
+    saes, _, rows = planted
+    again = certify(saes, rows, related=[Kin(0, 3, "the same seed (42)")], null_draws=0)
+    assert len(again.tables[0].others) == 3
+    assert "sae3" not in again.tables[1].others
+    assert len(again.tables[1].others) == 3
+    assert "no trainings of their own" in again.remarks[0]
 
 
 def test_without_activations_cosines_are_told_and_nothing_is_certified(planted, found):

@@ -6,7 +6,7 @@ from scipy.stats import betabinom
 
 from husai.errors import HusaiError
 from husai.passport import BetaBinomial, certified, expected_fdr, fit, posterior
-from husai.passport.posterior import log_likelihood
+from husai.passport.posterior import log_likelihood, mixture_doubt
 
 
 def test_a_uniform_prior_makes_every_count_equally_likely():
@@ -77,3 +77,29 @@ def test_bad_counts_are_refused():
         fit(np.array([], dtype=int), 3)
     with pytest.raises(HusaiError, match=r"0 \.\.\. 3"):
         fit(np.array([4]), 3)
+
+
+def test_the_mixture_finds_a_mass_below_the_bar_that_no_beta_can_show():
+    rng = np.random.default_rng(3)
+    false, by_beta = [], []
+    for _ in range(20):
+        theta = rng.choice([0.0, 0.45, 1.0], size=512, p=[0.3, 0.6, 0.1])
+        counts = rng.binomial(7, theta)
+        beta = posterior(fit(counts, 7)).doubt
+        by_beta.append((theta[certified(beta[counts])] < 0.5).mean())
+        chosen = certified(np.maximum(beta, mixture_doubt(counts, 7))[counts])
+        assert chosen[theta == 1.0].all()
+        false.append((theta[chosen] < 0.5).mean())
+    assert np.mean(by_beta) > 0.1
+    assert np.mean(false) < 0.05
+
+
+def test_the_mixture_agrees_with_the_beta_where_theta_is_beta():
+    theta = np.random.default_rng(4).beta(0.9, 0.37, 4000)
+    counts = np.random.default_rng(5).binomial(7, theta)
+    assert mixture_doubt(counts, 7) == pytest.approx(posterior(fit(counts, 7)).doubt, abs=0.1)
+
+
+def test_more_reappearances_never_leave_more_doubt():
+    counts = np.random.default_rng(6).binomial(7, 0.6, 300)
+    assert (np.diff(mixture_doubt(counts, 7)) <= 0).all()

@@ -1,6 +1,6 @@
 """The scaling table by axis."""
 
-from husai.provenance import metric
+from husai.evidence import Metric
 from husai.report.axes import axis_tables
 from husai.report.summary import summary_markdown
 
@@ -10,7 +10,7 @@ def condition(n_rows, hook_name, auc):
         "n_rows": n_rows,
         "hook_name": hook_name,
         "d_sae": 256,
-        "auc": metric(auc, auc - 1, auc + 1, 3, "jackknife-t"),
+        "auc": Metric(auc, auc - 1, auc + 1, 3, "jackknife-t"),
     }
 
 
@@ -27,13 +27,13 @@ def test_conditions_that_share_a_value_are_averaged_with_their_range():
     assert (by_rows["axis"], by_hook["axis"]) == ("n_rows", "hook_name")
     first = by_rows["rows"][0]
     assert (first["n_rows"], first["conditions"]) == (20, 2)
-    assert [round(first["auc"][key], 12) for key in ("value", "lcb", "ucb", "n")] == [
+    assert [round(getattr(first["auc"], key), 12) for key in ("value", "lcb", "ucb", "n")] == [
         0.65,
         0.6,
         0.7,
         2,
     ]
-    assert [round(row["auc"]["value"], 12) for row in by_hook["rows"]] == [0.62, 0.75]
+    assert [round(row["auc"].value, 12) for row in by_hook["rows"]] == [0.62, 0.75]
 
 
 def test_an_axis_of_one_value_has_no_table():

@@ -19,7 +19,7 @@ from husai.sae.arithmetic import (
 from husai.sae.ensemble import train_ensemble
 from husai.sae.gradients import Settings
 from husai.sae.initialise import initial_parameters, measure_units
-from husai.sae.training import Member, Trainer
+from husai.sae.members import Ensemble, Member
 
 DATA, HELD_OUT = rows(1000), rows(300, seed=1)
 KINDS = [("relu", False), ("jumprelu", False)] + [
@@ -151,10 +151,10 @@ def test_a_format_that_passes_is_used_and_trains_as_well(capsys):
 
 
 def test_a_resumed_run_keeps_the_arithmetic_it_began_with():
-    first = Trainer(recipe(), [Member(0)], DATA, dtype="bfloat16")
+    first = Ensemble(recipe(), [Member(0)], DATA, dtype="bfloat16")
     assert first.lanes[0].settings.matmul_dtype == torch.bfloat16
-    second = Trainer(recipe(), [Member(0)], DATA, sparse=False)
-    second.restore(first.state())
+    second = Ensemble(recipe(), [Member(0)], DATA, sparse=False)
+    second.lanes[0].restore(first.lanes[0].state())
     resumed = second.lanes[0].settings
     assert (resumed.matmul_dtype, resumed.sparse) == (torch.bfloat16, True)
 
@@ -167,7 +167,26 @@ def test_tf32_is_on_for_products_of_the_step_alone(monkeypatch):
         "pre_activations",
         lambda *a: seen.append(torch.backends.cuda.matmul.allow_tf32) or right(*a),
     )
-    trainer = Trainer(recipe(), [Member(0)], DATA, dtype="tf32")
+    ensemble = Ensemble(recipe(), [Member(0)], DATA, dtype="tf32")
     seen.clear()
-    trainer.step()
+    ensemble.lanes[0].step()
     assert seen == [True] and not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_float32_is_float32_in_a_program_that_allows_tf32(monkeypatch):
+    seen = []
+    right = kernels.pre_activations
+    monkeypatch.setattr(
+        kernels,
+        "pre_activations",
+        lambda *a: seen.append(torch.backends.cuda.matmul.allow_tf32) or right(*a),
+    )
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        lane = Ensemble(recipe(), [Member(0)], DATA).lanes[0]
+        lane.step()
+        Trial(lane.settings, lane.problem()).error(Arithmetic(True, None, False))
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    assert seen and not any(seen)

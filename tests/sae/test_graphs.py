@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 from husai.errors import HusaiError
 from husai.sae import kernels
 from husai.sae.arithmetic import Arithmetic
-from husai.sae.graphs import LARGEST_RECORDED, WARM_UP_CALLS, StepRunner, recorder_for
-from husai.sae.training import Member, Trainer
+from husai.sae.graphs import LARGEST_RECORDED, WARM_UP_CALLS, ReplayedStep, recorder_for
+from husai.sae.members import Ensemble, Member
 
 DATA = rows(1000)
 KINDS = [("relu", False), ("jumprelu", False)] + [
@@ -83,13 +83,13 @@ def gpu_code_gradient(code, g, W_dec):
     return gradient.mul_(code.values > 0)
 
 
-def trainer(architecture, sparse, device="cpu", **changes):
+def ensemble(architecture, sparse, device="cpu", **changes):
     r = recipe(architecture, steps=60, **changes)
     target = DATA[:, :5] * 2 + 1 if architecture == "transcoder" else None
     reference = torch.randn(
         48, 5 if target is not None else 16, generator=torch.Generator().manual_seed(1)
     )
-    return Trainer(
+    return Ensemble(
         r,
         [Member(0, 0.3), Member(1, 0.5), Member(2, 0.7)],
         DATA,
@@ -100,11 +100,17 @@ def trainer(architecture, sparse, device="cpu", **changes):
     )
 
 
-def run(trained, steps):
+def step(trained, steps=1):
     for _ in range(steps):
-        trained.step()
-    losses = trained.take_losses()
-    trained.close()
+        for lane in trained.lanes:
+            lane.step()
+
+
+def run(trained, steps):
+    step(trained, steps)
+    losses = [loss for lane in trained.lanes for loss in lane.take_losses()]
+    for lane in trained.lanes:
+        lane.close()
     return {
         **trained.parameters,
         "losses": torch.tensor(losses, dtype=torch.float64),
@@ -127,9 +133,9 @@ def rehearsal(monkeypatch):
 @pytest.mark.parametrize("changes", [{}, {"shared_data_order": True}])
 def test_a_recorded_step_trains_bit_identically(rehearsal, architecture, sparse, changes):
     recorder, use = rehearsal
-    eager = run(trainer(architecture, sparse, **changes), 25)
+    eager = run(ensemble(architecture, sparse, **changes), 25)
     use()
-    assert_same(eager, run(trainer(architecture, sparse, **changes), 25))
+    assert_same(eager, run(ensemble(architecture, sparse, **changes), 25))
     assert recorder.replays == 3 * (25 - WARM_UP_CALLS)
 
 
@@ -146,7 +152,7 @@ def test_a_replayed_step_sees_a_new_assignment(rehearsal, monkeypatch):
             "husai.sae.objectives.match_rows",
             lambda A, B, g=generator: torch.randperm(len(A), generator=g),
         )
-        results.append(run(trainer("topk", True, **changes), 25))
+        results.append(run(ensemble("topk", True, **changes), 25))
     assert_same(*results)
     assert recorder.replays > 0
 
@@ -156,13 +162,12 @@ def test_a_replayed_step_counts_on_and_names_the_step_that_went_wrong(rehearsal)
     named = []
     for prepare in (lambda: None, use):
         prepare()
-        trained = trainer("topk", True)
-        for step in range(14):
-            if step == 11:
-                trained.parameters["W_enc"][1, 0, 0] = float("nan")
-            trained.step()
+        trained = ensemble("topk", True)
+        step(trained, 11)
+        trained.parameters["W_enc"][1, 0, 0] = float("nan")
+        step(trained, 3)
         with pytest.raises(HusaiError) as caught:
-            trained.take_losses()
+            [lane.take_losses() for lane in trained.lanes]
         named.append(str(caught.value))
     assert named[0] == named[1]
     assert (
@@ -173,11 +178,11 @@ def test_a_replayed_step_counts_on_and_names_the_step_that_went_wrong(rehearsal)
 def test_steps_with_dead_latents_are_not_replayed(rehearsal):
     recorder, use = rehearsal
     changes = {"dead_after_rows": 64 * 12, "auxk_coefficient": 0.03}
-    eager, counted = trainer("topk", True, **changes), []
+    eager, counted = ensemble("topk", True, **changes), []
     for trained in (eager, None):
         if trained is None:
             use()
-            trained = trainer("topk", True, **changes)
+            trained = ensemble("topk", True, **changes)
         trained.parameters["b_enc"][:, :20] -= 5.0
         counted.append(run(trained, 45))
         assert any(d is not None for lane in trained.lanes for d in lane.dead)
@@ -188,19 +193,19 @@ def test_steps_with_dead_latents_are_not_replayed(rehearsal):
 def test_a_resumed_run_records_its_own_step(rehearsal):
     _, use = rehearsal
     use()
-    whole = run(trainer("topk", True), 30)
-    first, second = trainer("topk", True), trainer("topk", True)
-    for _ in range(10):
-        first.step()
+    whole = run(ensemble("topk", True), 30)
+    first, second = ensemble("topk", True), ensemble("topk", True)
+    step(first, 10)
     run(second, 12)
-    second.restore(first.state())
+    for lane, other in zip(second.lanes, first.lanes, strict=True):
+        lane.restore(other.state())
     assert_same(whole, run(second, 20))
 
 
 def test_a_recording_that_fails_leaves_the_steps_as_they_were(monkeypatch, capsys):
-    eager = run(trainer("topk", True), 12)
+    eager = run(ensemble("topk", True), 12)
     monkeypatch.setattr("husai.sae.lane.recorder_for", lambda *_: Refusal())
-    assert_same(eager, run(trainer("topk", True), 12))
+    assert_same(eager, run(ensemble("topk", True), 12))
     logged = capsys.readouterr().err.strip().splitlines()
     assert len(logged) == 3
     assert (
@@ -214,7 +219,7 @@ def test_a_step_that_fails_by_itself_is_not_hidden():
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        StepRunner(broken, Rehearsal())(torch.zeros(1))
+        ReplayedStep(broken, Rehearsal())(torch.zeros(1))
 
 
 class OneDevice(TorchDispatchMode):
@@ -240,8 +245,8 @@ def test_the_step_of_a_gpu_reads_nothing_back_and_stays_on_its_device(
     """Meta tensors take the branches of a GPU and have shapes but no values: reading one, or a
     shape that depends on one, is an error.
     """
-    monkeypatch.setattr("husai.sae.training.choose", lambda *_: Arithmetic(sparse, products, False))
-    trained = trainer(architecture, sparse, device="meta", gradient_clip=1.0)
+    monkeypatch.setattr("husai.sae.members.choose", lambda *_: Arithmetic(sparse, products, False))
+    trained = ensemble(architecture, sparse, device="meta", gradient_clip=1.0)
     (lane,) = trained.lanes
     assert lane.size == 3
     batches = [torch.zeros(64, 16, device="meta")] * 3 + [torch.zeros(64, 5, device="meta")] * 3 * (
@@ -273,9 +278,9 @@ def test_only_small_steps_on_a_gpu_are_recorded():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("architecture", "sparse"), KINDS)
 def test_a_gpu_replays_what_it_would_launch(monkeypatch, architecture, sparse):
-    replayed = trainer(architecture, sparse, device="cuda")
+    replayed = ensemble(architecture, sparse, device="cuda")
     a = run(replayed, 25)
     monkeypatch.setattr("husai.sae.lane.recorder_for", lambda *_: None)
-    b = run(trainer(architecture, sparse, device="cuda"), 25)
+    b = run(ensemble(architecture, sparse, device="cuda"), 25)
     for name, value in b.items():
         torch.testing.assert_close(a[name], value, rtol=1e-3, atol=1e-4)

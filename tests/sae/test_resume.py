@@ -46,7 +46,7 @@ def start(name, architecture):
     if child:
         os.close(write)
         return child, read
-    r = recipe(architecture, steps=60, dead_after_rows=500)
+    r = recipe(architecture, steps=240, dead_after_rows=500)
     result = train_ensemble(r, [0, 1], rows(1000), held_out=rows(300, seed=1), checkpoint_dir=folder / name, checkpoint_every=4,
                             progress=lambda n, note: os.write(write, b"." * n))
     torch.save([[s.W_enc, s.W_dec, s.b_enc, s.b_dec] for s in result.saes] + [result.curves[-1]], folder / (name + ".pt"))

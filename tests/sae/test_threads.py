@@ -67,7 +67,7 @@ def test_threads_change_no_metric_of_the_stability_record():
         report = measure_stability(
             ensemble.saes, HELD_OUT, seeds=SEEDS, initial_decoders=ensemble.initial_decoders
         )
-        found.append({name: metric["value"] for name, metric in report.metrics().items()})
+        found.append({name: metric.value for name, metric in report.metrics().items()})
     assert found[1] == pytest.approx(found[0], abs=1e-9)
 
 

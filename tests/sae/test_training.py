@@ -11,11 +11,12 @@ from husai.errors import HusaiError
 from husai.sae import evaluate_sae
 from husai.sae.architectures import SAE
 from husai.sae.calibrate import Trial, interpolate, match_l0
-from husai.sae.ensemble import curve_steps, plateau_gain, train_ensemble
+from husai.sae.ensemble import train_ensemble
 from husai.sae.initialise import geometric_median, initial_decoder, measure_units
+from husai.sae.members import Ensemble, Member
 from husai.sae.objectives import match_rows
 from husai.sae.optimiser import Optimiser, clip, learning_rate_factor
-from husai.sae.training import Member, Trainer
+from husai.sae.run import curve_steps, plateau_gain
 
 DATA, HELD_OUT = rows(1000), rows(300, seed=1)
 ARCHITECTURES = ("topk", "batchtopk", "relu", "jumprelu", "transcoder")
@@ -145,13 +146,13 @@ def test_match_rows_undoes_a_permutation_also_beyond_the_exact_limit(monkeypatch
 def test_auxk_revives_latents_that_never_fire():
     dead = []
     for coefficient in (0.0, 1 / 32):
-        trainer = Trainer(
+        ensemble = Ensemble(
             recipe(steps=300, dead_after_rows=300, auxk_coefficient=coefficient), [Member(0)], DATA
         )
-        trainer.parameters["b_enc"][:, :24] -= 2.0
+        ensemble.parameters["b_enc"][:, :24] -= 2.0
         for _ in range(300):
-            trainer.step()
-        dead.append(evaluate_sae(trainer.export(0), HELD_OUT)["dead_fraction"])
+            ensemble.lanes[0].step()
+        dead.append(evaluate_sae(ensemble.export(0), HELD_OUT)["dead_fraction"])
     assert dead[0] >= 0.45 and dead[1] < 0.3
 
 

@@ -12,10 +12,10 @@ from gate_records import frontier_record, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from husai.cycle3.candidates import load_candidates
+from husai.cycle3.selector import select_cycle3
 from husai.errors import HusaiError
 from husai.jobs.gate import gate_job, select_job
-from husai.selection.candidates import load_candidates
-from husai.selection.cycle3 import select_cycle3
 from husai.selection.strict import select_strict
 
 EVIDENCE = Path(__file__).parents[3] / "shared" / "evidence" / "cycle3_queue_final"

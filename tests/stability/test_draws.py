@@ -135,8 +135,8 @@ def test_saes_drawn_at_chance_have_a_corrected_agreement_of_zero_though_their_ra
         made.apply_b_dec_to_input = False
         saes.append(made)
     found = measure_stability(saes, rows, seeds=range(5)).metrics()
-    assert found["activation_r"]["value"] > 0.3
-    assert found["activation_agreement"]["value"] == pytest.approx(0.0, abs=0.05)
+    assert found["activation_r"].value > 0.3
+    assert found["activation_agreement"].value == pytest.approx(0.0, abs=0.05)
 
 
 def test_the_null_is_the_agreement_of_its_own_two_random_saes():

@@ -4,11 +4,13 @@ and what it refuses.
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from husai.errors import HusaiError
+from husai.evidence import Metric
 from husai.sae import SAE
 from husai.stability import (
     gaussian_decoder,
@@ -20,7 +22,7 @@ from husai.stability import (
     synthetic_activations,
     verdict,
 )
-from husai.statistics import Interval, jackknife_t
+from husai.statistics import jackknife_t
 
 D_IN, D_SAE = 24, 48
 
@@ -66,28 +68,28 @@ def test_every_agreed_metric_is_there_with_value_bounds_and_method(report):
     )
     assert set(wanted.split()) <= set(metrics)
     for found in metrics.values():
-        assert set(found) == {"value", "lcb", "ucb", "n", "method"}
+        assert set(found.to_json()) == {"value", "lcb", "ucb", "n", "method"}
     json.dumps(report.details(), allow_nan=False)
 
 
 def test_s_is_the_planted_share_against_the_matching_null(report):
     gaussian = report.nulls["gaussian"]
     assert report.s_interval(gaussian).value == pytest.approx(0.5, abs=0.02)
-    value = report.metrics()["pwmcc"]["value"]
-    assert report.metrics()["S"]["value"] == pytest.approx(
+    value = report.metrics()["pwmcc"].value
+    assert report.metrics()["S"].value == pytest.approx(
         (value - report.worst.mean) / (1 - report.worst.mean)
     )
     assert report.worst.mean == max(n.mean for n in report.nulls.values())
 
 
 def test_intervals_are_jackknife_t_over_seeds(report):
-    assert report.metrics()["pwmcc"]["lcb"] == jackknife_t(report.pwmcc.numpy()).lcb
-    assert report.metrics()["pwmcc"]["n"] == 5
+    assert report.metrics()["pwmcc"].lcb == jackknife_t(report.pwmcc.numpy()).lcb
+    assert report.metrics()["pwmcc"].n == 5
 
 
 def test_planted_features_are_shared_and_stable(report):
-    assert report.metrics()["shared_fraction"]["value"] == pytest.approx(0.5, abs=0.03)
-    assert report.metrics()["activation_r"]["value"] > 0.5
+    assert report.metrics()["shared_fraction"].value == pytest.approx(0.5, abs=0.03)
+    assert report.metrics()["activation_r"].value > 0.5
     always = torch.cat([s == 1.0 for s in report.sigma]).double().mean()
     assert float(always) == pytest.approx(0.5, abs=0.03)
     assert sum(report.details()["feature_stability_histogram"]["share"]) == pytest.approx(1.0)
@@ -108,9 +110,9 @@ def test_dead_latents_are_left_out_and_both_ways_reported(rows):
     decoders = planted_decoders(3, D_SAE, D_IN, 0.5, shuffle=False)
     found = measure_stability([sae(W, bias) for W in decoders], rows, seeds=[1, 2, 3])
     assert found.dead_fraction == pytest.approx([0.5] * 3)
-    assert found.metrics()["pwmcc_all"]["value"] - found.metrics()["pwmcc"]["value"] > 0.2
-    assert found.metrics()["shared_fraction"]["value"] == 0.0
-    assert found.metrics()["shared_fraction_all"]["value"] == pytest.approx(0.5)
+    assert found.metrics()["pwmcc_all"].value - found.metrics()["pwmcc"].value > 0.2
+    assert found.metrics()["shared_fraction"].value == 0.0
+    assert found.metrics()["shared_fraction_all"].value == pytest.approx(0.5)
     assert found.pwmcc[0, 1] == pytest.approx(pwmcc(decoders[0][24:], decoders[1][24:]), abs=1e-6)
 
 
@@ -129,8 +131,8 @@ def test_an_ensemble_that_did_not_move_says_so(rows, initial):
     found = measure_stability(
         [sae(d) for d in unit], rows, seeds=range(5), initial_decoders=initial
     )
-    assert found.metrics()["cos_to_init"]["value"] == pytest.approx(1.0, abs=1e-6)
-    assert found.metrics()["S"]["value"] <= 0.0
+    assert found.metrics()["cos_to_init"].value == pytest.approx(1.0, abs=1e-6)
+    assert found.metrics()["S"].value <= 0.0
     assert "reproducible" not in found.details()["verdict"]
 
 
@@ -142,21 +144,21 @@ def test_clones_and_shared_initialisations_are_counted(rows, initial):
     )
     assert found.clone_pairs == 3
     assert found.shared_init_pairs == 1
-    assert found.metrics()["S"]["value"] == pytest.approx(1.0, abs=1e-5)
+    assert found.metrics()["S"].value == pytest.approx(1.0, abs=1e-5)
 
 
 def test_a_null_above_0_9_makes_the_metric_not_assessable(rows, initial):
     found = measure_stability(ensemble(), rows, seeds=range(5), frozen=[sae(initial[0])] * 2)
-    assert found.metrics()["assessable"]["value"] == 0.0
+    assert found.metrics()["assessable"].value == 0.0
     assert found.details()["verdict"].startswith("not assessable")
-    assert math.isnan(found.metrics()["S"]["value"])
-    assert found.metrics()["S"]["lcb"] == -math.inf
+    assert math.isnan(found.metrics()["S"].value)
+    assert found.metrics()["S"].lcb == -math.inf
 
 
 def test_two_seeds_give_values_without_intervals(rows):
     found = measure_stability(ensemble(2), rows, seeds=[1, 2]).metrics()
-    assert found["S"]["lcb"] == -math.inf
-    assert math.isfinite(found["S"]["value"])
+    assert found["S"].lcb == -math.inf
+    assert math.isfinite(found["S"].value)
 
 
 def test_adding_seeds_changes_no_existing_pair(rows):
@@ -206,13 +208,13 @@ def test_bad_ensembles_are_refused_and_the_seed_named(rows):
 
 def test_verdicts():
     null = null_pwmcc(16, 16, 2)
-    low, high = Interval(0.5, 0.4, 0.6, 5, ""), Interval(0.5, 0.2, 0.8, 5, "")
+    low, high = Metric(0.5, 0.4, 0.6, 5, ""), Metric(0.5, 0.2, 0.8, 5, "")
     assert verdict(low, low, null) == "reproducible"
     assert verdict(low, high, null).startswith("above chance, but not reproducible enough")
-    assert verdict(low._replace(n=3), low, null).startswith("reproducible on these 3 SAEs, too few")
-    assert verdict(Interval(0.0, -0.1, 0.1, 5, ""), low, null) == "not distinguishable from chance"
-    assert verdict(Interval(-0.2, -0.3, -0.1, 5, ""), low, null).startswith("less alike")
-    assert verdict(Interval(0.9, -math.inf, math.inf, 2, ""), low, null).startswith(
+    assert verdict(replace(low, n=3), low, null).startswith("reproducible on these 3 SAEs, too few")
+    assert verdict(Metric(0.0, -0.1, 0.1, 5, ""), low, null) == "not distinguishable from chance"
+    assert verdict(Metric(-0.2, -0.3, -0.1, 5, ""), low, null).startswith("less alike")
+    assert verdict(Metric(0.9, -math.inf, math.inf, 2, ""), low, null).startswith(
         "no interval: 2 independent SAEs"
     )
 

@@ -79,15 +79,15 @@ def shuffled(seed):
 
 def test_independent_trainings_that_agree_are_not_flagged(trained, world):
     found = measured(trained.saes, trained, world)
-    assert found["S"]["value"] > 0.7, "they recover the same features"
-    assert found["clone_pairs"]["value"] == 0 and found["untraced_seeds"]["value"] == 0
+    assert found["S"].value > 0.7, "they recover the same features"
+    assert found["clone_pairs"].value == 0 and found["untraced_seeds"].value == 0
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.1])
 def test_copies_under_other_seeds_are_seen_with_and_without_noise(trained, world, noise):
     found = measured([noisy(trained.saes[0], noise, seed=s) for s in SEEDS], trained, world)
-    assert found["S"]["value"] > 0.95
-    assert found["clone_pairs"]["value"] == 6 and found["untraced_seeds"]["value"] == 3, (
+    assert found["S"].value > 0.95
+    assert found["clone_pairs"].value == 6 and found["untraced_seeds"].value == 3, (
         "the seed that was copied has a trace of its start"
     )
 
@@ -95,7 +95,7 @@ def test_copies_under_other_seeds_are_seen_with_and_without_noise(trained, world
 def test_a_single_noisy_copy_among_independent_trainings_is_one_pair(trained, world):
     saes = [*trained.saes[:3], noisy(trained.saes[0], 0.01)]
     found = measured(saes, trained, world)
-    assert found["clone_pairs"]["value"] == 1 and found["untraced_seeds"]["value"] == 1
+    assert found["clone_pairs"].value == 1 and found["untraced_seeds"].value == 1
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.1])
@@ -104,8 +104,8 @@ def test_permuted_copies_keep_no_trace_of_the_start_they_claim(trained, world, n
     equal decoders.
     """
     found = measured([noisy(trained.saes[0], noise, shuffled(s), s) for s in SEEDS], trained, world)
-    assert found["clone_pairs"]["value"] == (6 if noise == 0 else 0)
-    assert found["untraced_seeds"]["value"] == 4
+    assert found["clone_pairs"].value == (6 if noise == 0 else 0)
+    assert found["untraced_seeds"].value == 4
 
 
 def test_copies_trained_on_apart_are_seen(trained, world):
@@ -136,7 +136,7 @@ def test_copies_trained_on_apart_are_seen(trained, world):
             )
         )
     found = measured(saes, trained, world)
-    assert found["pwmcc_all"]["value"] < 1 - 1e-6 and found["clone_pairs"]["value"] == 6
+    assert found["pwmcc_all"].value < 1 - 1e-6 and found["clone_pairs"].value == 6
 
 
 def test_what_is_not_seen_a_noisy_copy_reordered_to_suit_the_start_it_claims(trained, world):
@@ -150,9 +150,9 @@ def test_what_is_not_seen_a_noisy_copy_reordered_to_suit_the_start_it_claims(tra
         world,
     )
     assert (
-        found["S"]["value"] > 0.99
-        and found["clone_pairs"]["value"] == 0
-        and found["untraced_seeds"]["value"] == 0
+        found["S"].value > 0.99
+        and found["clone_pairs"].value == 0
+        and found["untraced_seeds"].value == 0
     )
 
 
@@ -165,13 +165,13 @@ def test_trainings_from_one_start_are_seen_even_where_the_starts_are_not_known(t
     saes = [p.saes[0] for p in parts]
     found = measured(saes, trained, world)
     assert (
-        found["clone_pairs"]["value"] == 6
-        and found["untraced_seeds"]["value"] == 3
-        and found["shared_init_pairs"]["value"] == 0
+        found["clone_pairs"].value == 6
+        and found["untraced_seeds"].value == 3
+        and found["shared_init_pairs"].value == 0
     )
     found = measure_stability(saes, world[1], seeds=SEEDS).metrics()
     assert (
-        found["clone_pairs"]["value"] == 6
+        found["clone_pairs"].value == 6
         and "untraced_seeds" not in found
         and "shared_init_pairs" not in found
     )
@@ -255,7 +255,7 @@ def test_honest_very_narrow_saes_are_not_flagged_and_narrow_copies_are():
         found = measure_stability(
             saes, rows[8000:], seeds=seeds, initial_decoders=trained.initial_decoders
         )
-        return found.metrics()["untraced_seeds"]["value"]
+        return found.metrics()["untraced_seeds"].value
 
     assert untraced(trained.saes) == 0
     turned = [torch.randperm(4, generator=torch.Generator().manual_seed(s)) for s in seeds]

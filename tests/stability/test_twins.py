@@ -88,10 +88,10 @@ def test_a_dictionary_of_copies_of_few_directions_wins_the_count_and_loses_the_w
         W = sign * directions.repeat(16, 1) + 0.02 * torch.randn(64, 16, generator=g)
         saes.append(SAE("relu", W.T.contiguous(), W, torch.zeros(64), rows.mean(0)))
     found = measure_stability(saes, rows, seeds=range(5)).metrics()
-    assert found["redundancy"]["value"] == 1.0
-    assert found["distinct_latents"]["value"] < 6
-    assert found["shared_fraction"]["value"] > 0.7
-    assert found["shared_fraction_weighted"]["value"] < 0.3
+    assert found["redundancy"].value == 1.0
+    assert found["distinct_latents"].value < 6
+    assert found["shared_fraction"].value > 0.7
+    assert found["shared_fraction_weighted"].value < 0.3
 
 
 def test_one_sae_rescaled_latent_by_latent_gives_the_same_metrics():
@@ -112,4 +112,4 @@ def test_one_sae_rescaled_latent_by_latent_gives_the_same_metrics():
     one, other = (measure_stability(s, rows, seeds=range(5)).metrics() for s in (plain, scaled))
     assert one.keys() == other.keys()
     for name, value in one.items():
-        assert other[name]["value"] == pytest.approx(value["value"], rel=1e-3, abs=1e-4), name
+        assert other[name].value == pytest.approx(value.value, rel=1e-3, abs=1e-4), name

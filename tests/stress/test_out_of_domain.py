@@ -134,11 +134,8 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
     ]
     assert record["kind"] == "ood" and len(excess) == 6
     metric = record["metrics"]["excess_drop"]
-    assert (
-        metric["value"] == pytest.approx(np.mean(excess))
-        and metric["lcb"] < metric["value"] < metric["ucb"]
-    )
-    assert record["metrics"]["ood_drop"]["n"] == 3
+    assert metric.value == pytest.approx(np.mean(excess)) and metric.lcb < metric.value < metric.ucb
+    assert record["metrics"]["ood_drop"].n == 3
     assert record["alphabetical"]["ood_domains"] == ["living-room"]
     with pytest.raises(HusaiError, match=r"no activations of data set .90_glue_qnli"):
         ood_job(

@@ -209,5 +209,5 @@ def test_stress_metrics_are_differences_of_corrected_values(run):
         for name in ("candidate", "transcoder")
     )
     found = stress_metrics("transcoder", candidate, other)
-    assert found["delta_S"]["value"] == pytest.approx(0.0627, abs=1e-9)
-    assert found["transcoder_delta"]["value"] == pytest.approx(-0.7 * 0.0627, abs=1e-9)
+    assert found["delta_S"].value == pytest.approx(0.0627, abs=1e-9)
+    assert found["transcoder_delta"].value == pytest.approx(-0.7 * 0.0627, abs=1e-9)

@@ -57,7 +57,7 @@ def test_two_hundred_random_flips_are_all_found_and_named(original, tmp_path, mo
     """The index check alone names each file; the slower derivations are left out to keep 200 runs
     short.
     """
-    for slow in ("check_report", "redecide", "check_versions"):
+    for slow in ("check_report", "check_decisions", "check_versions"):
         monkeypatch.setattr(f"husai.verify.run.{slow}", lambda *_: None)
     root = tmp_path / "run"
     shutil.copytree(original, root)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from husai.evidence import SCHEMA, Metric
 from husai.gate.evaluate import evaluate
 from husai.gate.policy import Condition, Policy
 from husai.gate.selftest.designs import (
@@ -25,7 +26,6 @@ from husai.gate.selftest.designs import (
     draw,
 )
 from husai.gate.selftest.rates import skewed_rates, successive_rates
-from husai.provenance import EVIDENCE_SCHEMA, metric
 
 CROSS_CHECKED = 40
 SHARED_LOADING = 0.8  # correlation of a seed's quality between gates, in the correlated campaigns
@@ -135,7 +135,7 @@ def records(drawn: Mapping[str, Draw], campaign: int) -> list[dict[str, Any]]:
     :func:`husai.gate.evaluate`.
     """
     kinds: dict[str, dict[str, dict]] = {
-        k: {m: metric(v, v, v, 8) for m, v in points.items()} for k, points in CLEAR_POINTS.items()
+        k: {m: Metric(v, v, v, 8) for m, v in points.items()} for k, points in CLEAR_POINTS.items()
     }
     for statistic in STATISTICS:
         found = drawn[statistic.name]
@@ -144,14 +144,14 @@ def records(drawn: Mapping[str, Draw], campaign: int) -> list[dict[str, Any]]:
             float(found.lcb[campaign]),
             float(found.ucb[campaign]),
         )
-        kinds.setdefault(statistic.evidence, {})[statistic.metric] = metric(
+        kinds.setdefault(statistic.evidence, {})[statistic.metric] = Metric(
             *bounds, statistic.n_seeds, statistic.design
         )
     worst = float(drawn[WORST_SEED].value[campaign])
-    kinds["stability"]["S_worst_seed"] = metric(worst, worst, worst, 8, "worst seed")
+    kinds["stability"]["S_worst_seed"] = Metric(worst, worst, worst, 8, "worst seed")
     about = {"code_hash": "simulated", "config_hash": "simulated", "seeds": list(range(8))}
     head = {
-        "schema": EVIDENCE_SCHEMA,
+        "schema": SCHEMA,
         "subject": "simulated",
         "recipe": "simulated",
         "recipe_hash": "simulated",
@@ -163,12 +163,12 @@ def records(drawn: Mapping[str, Draw], campaign: int) -> list[dict[str, Any]]:
     ]
 
 
-def rate(passed: np.ndarray) -> dict[str, Any]:
+def rate(passed: np.ndarray) -> Metric:
     """Share of passes as a metric with its exact (Clopper-Pearson) 95% interval."""
     n, k = len(passed), int(passed.sum())
     low = float(stats.beta.ppf(0.025, k, n - k + 1)) if k else 0.0
     high = float(stats.beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
-    return metric(k / n, low, high, n, "Clopper-Pearson")
+    return Metric(k / n, low, high, n, "Clopper-Pearson")
 
 
 class NullCase(NamedTuple):
@@ -232,7 +232,7 @@ def simulate(
             agreed += evaluate(policy, records(drawn, index), "simulated").pass_all == bool(
                 passed[index]
             )
-    worst = max(rows, key=lambda row: row["rate"]["value"])
+    worst = max(rows, key=lambda row: row["rate"].value)
     rare = min(RARE_CAMPAIGNS, 5 * null_campaigns)
     power = []
     for shared in np.linspace(0, 1, 21).round(2).tolist():
@@ -241,7 +241,7 @@ def simulate(
     return {
         "null_campaigns": null_campaigns,
         "rows": rows,
-        "false_pass_rate": worst["rate"] | {"null": worst["null"]},
+        "false_pass_rate": {**worst["rate"].to_json(), "null": worst["null"]},
         "power": power,
         "skewed_seeds": skewed_rates(rare, np.random.default_rng(seed)),
         "successive_candidates": successive_rates(rare, np.random.default_rng(seed)),

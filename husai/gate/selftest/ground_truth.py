@@ -1,5 +1,5 @@
-"""Planted ground truth for the gate's self-test: rows made of known features, and small real
-benchmarks on them. Numpy only.
+"""Ground truth for the gate's self-test: rows made of known features, and small real benchmarks on
+them. Numpy and scipy only.
 """
 
 from __future__ import annotations

@@ -1,18 +1,16 @@
-"""The members of an ensemble: one set of stacked parameters, trained in lanes, and what can be read
-off them along the way.
+"""The members of an ensemble: one set of stacked parameters, the lanes that train them, and what
+can be read off them along the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from husai.activations import ActivationStore, BatchReader
-from husai.activations.batches import free_bytes
-from husai.compute import single_threaded
-from husai.errors import RecipeFailed
+from husai.activations import BatchReader, Rows
+from husai.compute import free_bytes, single_threaded
 from husai.recipe import Recipe
 from husai.sae.architectures import SAE
 from husai.sae.arithmetic import FORMATS, Arithmetic, choose
@@ -20,10 +18,11 @@ from husai.sae.export import exported
 from husai.sae.initialise import initial_parameters, measure_units, member_generator
 from husai.sae.lane import Lane
 from husai.sae.threshold import batch_top_k_threshold
-from husai.sae.workers import Workers
 
-Rows = torch.Tensor | ActivationStore
 SHARED_ORDER_SEED = 0
+"""Seed of the order of the rows when a recipe makes its members share one; any number would do, but
+it must be the same in every run.
+"""
 
 
 class Member(NamedTuple):
@@ -39,8 +38,9 @@ class Member(NamedTuple):
         )
 
 
-class Trainer:
-    """Trains the members of one recipe together.
+class Ensemble:
+    """The members of one recipe in training: parameters stacked over members, and the lanes that
+    change them.
 
     On a CPU each member has a lane of its own, and lanes run side by side; on a GPU all members
     share one, whose steps are replayed as a CUDA graph when they are small, except while latents
@@ -64,6 +64,14 @@ class Trainer:
         :func:`husai.sae.arithmetic.choose`, and float32 otherwise.
     sparse : bool or None
         Kernels of the TopK family; None chooses by the measured crossover.
+
+    Attributes
+    ----------
+    parameters : dict
+        Name to Tensor (S, ...), in normalised units (see ``initialise``).
+    initial_decoders : Tensor (S, d_sae, d_out)
+    lanes : list of Lane
+        They train slices of ``parameters``, in the order of the members.
     """
 
     def __init__(
@@ -79,16 +87,15 @@ class Trainer:
     ):
         self.recipe, self.members, self.device = recipe, list(members), torch.device(device)
         self.dtype = FORMATS[dtype].weights
-        with (
-            single_threaded()
-        ):  # on a GPU too the start of training must not depend on the threads of the CPU
+        # One thread on a GPU too: where training starts must not depend on the CPU's threads.
+        with single_threaded():
             self.units = measure_units(recipe, data, target)
-            per_member = [
+            starts = [
                 initial_parameters(recipe, m.seed, self.units, self.dtype) for m in self.members
             ]
         self.parameters = {
-            name: torch.stack([p[name] for p in per_member]).to(self.device)
-            for name in per_member[0]
+            name: torch.stack([start[name] for start in starts]).to(self.device)
+            for name in starts[0]
         }
         self.initial_decoders = self.parameters["W_dec"].clone()
         aligned = recipe.consistency_weight and not recipe.frozen_decoder
@@ -106,35 +113,6 @@ class Trainer:
     def arithmetic(self) -> Arithmetic:
         """Kernels and number format in use."""
         return self.lanes[0].arithmetic
-
-    def step(self) -> None:
-        """One optimiser step of every member, in the calling thread."""
-        for lane in self.lanes:
-            lane.step()
-
-    def advance(self, steps: int, workers: Workers) -> None:
-        """``steps`` optimiser steps of every member, members side by side."""
-        workers.advance(self.lanes, steps)
-
-    def take_losses(self) -> list[float]:
-        """Mean training loss of each member since the last call.
-
-        Raises
-        ------
-        RecipeFailed
-            A loss or a weight was NaN or infinite; names the step and the member.
-        """
-        taken = [lane.take_losses() for lane in self.lanes]
-        for member, step in zip(
-            self.members, [step for _, bad in taken for step in bad], strict=True
-        ):
-            if step >= 0:
-                raise RecipeFailed(
-                    f"{self.recipe.id}: the loss of {member} became NaN or infinite at step "
-                    f"{step}; lower learning_rate "
-                    f"({self.recipe.learning_rate:g}), or check the activations for extreme rows"
-                )
-        return [loss for losses, _ in taken for loss in losses]
 
     def cosine_to_initial(self) -> torch.Tensor:
         """Median over latents of the cosine of a decoder row to its initial row, per member: (S,)
@@ -159,76 +137,47 @@ class Trainer:
             )
         return sae
 
-    def state(self) -> dict[str, Any]:
-        """Everything the remaining steps depend on, as tensors and plain values."""
-        return {"parameters": self.parameters, "lanes": [lane.state() for lane in self.lanes]}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`, bit-identically on a CPU."""
-        for name, value in self.parameters.items():
-            value.copy_(state["parameters"][name])
-        for lane, saved in zip(self.lanes, state["lanes"], strict=True):
-            lane.restore(saved)
-
-    def close(self) -> None:
-        """Stop background threads and forget recorded steps; training can go on afterwards."""
-        for lane in self.lanes:
-            lane.close()
-
     def _make_lanes(
         self, data: Rows, target: Rows | None, reference: torch.Tensor | None
     ) -> list[Lane]:
-        recipe, members = self.recipe, self.members
+        recipe, n = self.recipe, len(self.members)
         data, target = (_on_device(rows, recipe.n_rows, self.device) for rows in (data, target))
-        shared = {
-            "n_rows": recipe.n_rows,
-            "device": self.device,
-            "dtype": self.dtype,
-            "target": target,
-        }
-        coefficient = torch.tensor(
-            [m.coefficient for m in members], dtype=self.dtype, device=self.device
-        )
+
+        def reader(seed: int) -> BatchReader:
+            return BatchReader(
+                data,
+                recipe.batch_size,
+                member_generator(seed, "rows").initial_seed(),
+                n_rows=recipe.n_rows,
+                device=self.device,
+                dtype=self.dtype,
+                target=target,
+            )
 
         def lane(own: slice) -> Lane:
-            seeds = (
-                [SHARED_ORDER_SEED] if recipe.shared_data_order else [m.seed for m in members[own]]
-            )
-            readers = [
-                BatchReader(
-                    data, recipe.batch_size, member_generator(s, "rows").initial_seed(), **shared
-                )
-                for s in seeds
-            ]
+            members = self.members[own]
+            shared = [SHARED_ORDER_SEED] if recipe.shared_data_order else None
             return Lane(
                 recipe,
                 self.units,
-                {n: v[own] for n, v in self.parameters.items()},
-                coefficient[own],
-                readers,
+                {name: value[own] for name, value in self.parameters.items()},
+                members,
+                [reader(seed) for seed in shared or [m.seed for m in members]],
                 reference,
             )
 
-        n = len(members)
-        return [
-            lane(own)
-            for own in (
-                [slice(s, s + 1) for s in range(n)] if self.device.type == "cpu" else [slice(0, n)]
-            )
-        ]
+        if self.device.type == "cpu":
+            return [lane(slice(i, i + 1)) for i in range(n)]
+        return [lane(slice(0, n))]
 
 
 def _on_device(rows: Rows | None, n_rows: int | None, device: torch.device) -> Rows | None:
     """The first ``n_rows`` rows of a tensor, on the GPU when they take at most half of its free
     memory; readers place stores themselves.
     """
-    if (
-        device.type != "cuda"
-        or not isinstance(rows, torch.Tensor)
-        or rows.device.type == device.type
-    ):
+    moves = device.type == "cuda" and isinstance(rows, torch.Tensor)
+    if not moves or rows.device.type == device.type:
         return rows
     rows = rows if n_rows is None else rows[:n_rows]
-    return (
-        rows.to(device) if rows.numel() * rows.element_size() <= free_bytes(device) // 2 else rows
-    )
+    fits = rows.numel() * rows.element_size() <= free_bytes(device) // 2
+    return rows.to(device) if fits else rows

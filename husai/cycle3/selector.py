@@ -4,116 +4,25 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from husai.errors import HusaiError
-from husai.selection.candidates import EXTERNAL, METRICS, Candidate
+from husai.selection.candidates import (
+    EXTERNAL,
+    METRICS,
+    Candidate,
+    Entry,
+    Selection,
+    dominates,
+    too_few,
+)
 
 WEIGHTS = {
     "saebench_delta": 0.5,
     "cebench_interp_delta_vs_baseline": 0.5,
     "train_explained_variance": 0.1,
 }
-
-
-@dataclass
-class Entry:
-    """One row of the pool: a seed or a condition, its metrics, its score, and the seed that stands
-    for it.
-    """
-
-    name: str
-    metrics: dict[str, Any]
-    members: list[Candidate]
-    representative: Candidate
-    score: float = -math.inf
-    is_pareto: bool = False
-    components: dict[str, float] = field(default_factory=dict)
-    seed_scores: dict[str, float] = field(default_factory=dict)
-
-    def table(self) -> dict[str, Any]:
-        """This row for ``selected_candidate.json``."""
-        return {
-            "condition": self.name,
-            "score": self.score,
-            "is_pareto": self.is_pareto,
-            "seed_count": len(self.members),
-            "representative_seed": self.representative.seed,
-            "components": self.components,
-            "metrics": self.metrics,
-        }
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Outcome of a selector: the pool in order, best first."""
-
-    policy: str
-    ordered: list[Entry]
-    total: int
-    eligible: int
-    options: dict[str, Any]
-    left_out: dict[str, str] = field(default_factory=dict)
-    """Conditions that could not be chosen, each with the reason."""
-
-    @property
-    def selected(self) -> Entry:
-        return self.ordered[0]
-
-    @property
-    def pareto(self) -> list[Entry]:
-        return [e for e in self.ordered if e.is_pareto]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The body of ``selected_candidate.json``, without provenance."""
-        entry = self.selected
-        representative = entry.representative
-        return {
-            "policy": self.policy,
-            "condition": entry.name,
-            "condition_id": entry.name,
-            "group_id": representative.condition,
-            "architecture": representative.architecture,
-            "hook_name": representative.hook_name,
-            "recipe": representative.recipe,
-            "recipe_hash": representative.recipe_hash,
-            "seed": representative.seed,
-            "representative_condition_id": representative.condition_id,
-            "checkpoint": representative.checkpoint,
-            "source": representative.source,
-            "source_results": representative.source_results,
-            "seed_count": len(entry.members),
-            "score": entry.score,
-            "metrics": entry.metrics
-            | (
-                {}
-                if representative.cebench_max is None
-                else {"cebench_attainable_max": representative.cebench_max}
-            ),
-            "selection": {
-                "joint_score": entry.score,
-                "is_pareto": entry.is_pareto,
-                "representative_seed": representative.seed,
-            }
-            | {"normalized_components": entry.components, **self.options},
-            "counts": {
-                "total_candidates": self.total,
-                "eligible_seed_candidates": self.eligible,
-                "eligible_candidates": len(self.ordered),
-                "groups": len(self.ordered),
-                "pareto_count": len(self.pareto),
-            },
-            "seed_candidates": [
-                m.summary() | {"score": entry.seed_scores.get(m.condition_id)}
-                for m in entry.members
-            ],
-            "pareto": [e.name for e in self.pareto],
-            "pareto_front": [e.table() for e in self.pareto],
-            "pool": [e.table() for e in self.ordered],
-            "left_out": self.left_out,
-        }
 
 
 def select_cycle3(
@@ -204,18 +113,6 @@ def _by_condition(seeds: Sequence[Entry]) -> dict[str, list[Entry]]:
     return groups
 
 
-def too_few(groups: Mapping[str, Sized], min_seeds: int) -> dict[str, str]:
-    """Conditions with fewer than ``min_seeds`` members, each with the reason why it cannot be
-    chosen.
-    """
-    why = {1: "one seed gives no interval"}
-    return {
-        name: f"{why.get(len(members), f'{len(members)} seeds')}; {min_seeds} are needed"
-        for name, members in groups.items()
-        if len(members) < min_seeds
-    }
-
-
 def _grouped(seeds: Sequence[Entry], mode: str, min_seeds: int) -> list[Entry]:
     out = []
     for name, members in _by_condition(seeds).items():
@@ -254,16 +151,6 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | int | None]:
         "ci95_high": mean + half,
         "n": len(known),
     }
-
-
-def dominates(a: Entry, b: Entry) -> bool:
-    """Whether ``a`` is at least as good on both external deltas and better on one; False when
-    either lacks one.
-    """
-    pairs = [(a.metrics.get(k), b.metrics.get(k)) for k in EXTERNAL]
-    if any(x is None or y is None for x, y in pairs):
-        return False
-    return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
 
 
 def _cycle3_key(entry: Entry) -> tuple:

@@ -147,9 +147,10 @@ def summary(
 ) -> dict[str, Any]:
     """The body of ``results/gate/selftest.json``, without provenance."""
     wrong = [row["case"] for row in rows if not row["as_it_should"]]
-    worst = simulation["false_pass_rate"]
+    worst = max(simulation["rows"], key=lambda row: row["rate"].value)
+    rate = worst["rate"]
     agreed = simulation["cross_checked"]["agreed"] == simulation["cross_checked"]["campaigns"]
-    passed = not wrong and worst["value"] <= limit and agreed
+    passed = not wrong and rate.value <= limit and agreed
     passed = passed and highest_sum(simulation) <= limit
     caught = sum(row["as_it_should"] for row in rows if row["case"] != ORACLE)
     oracle = "passed" if rows[0]["as_it_should"] else "WRONGLY REJECTED"
@@ -157,8 +158,7 @@ def summary(
         f"{'The gate can say no' if passed else 'THE GATE FAILED ITS SELF-TEST'}: {caught} of "
         f"{len(ADVERSARIES)} adversaries rejected for the "
         f"right reason, oracle {oracle}; false-pass rate under the null at most "
-        f"{100 * worst['value']:.1f}% "
-        f"[{100 * worst['lcb']:.1f}, {100 * worst['ucb']:.1f}] over "
+        f"{100 * rate.value:.1f}% [{100 * rate.lcb:.1f}, {100 * rate.ucb:.1f}] over "
         f"{simulation['null_campaigns']} campaigns ({worst['null']})."
     )
     power = simulation["power"]
@@ -178,9 +178,9 @@ def summary(
     figure = {
         "kind": "line",
         "x": [p["shared_fraction"] for p in power],
-        "y": [p["rate"]["value"] for p in power],
-        "lcb": [p["rate"]["lcb"] for p in power],
-        "ucb": [p["rate"]["ucb"] for p in power],
+        "y": [p["rate"].value for p in power],
+        "lcb": [p["rate"].lcb for p in power],
+        "ucb": [p["rate"].ucb for p in power],
         "x_label": "true shared fraction",
         "y_label": "share of campaigns that pass",
         "title": "Power of the strict policy",
@@ -192,9 +192,7 @@ def summary(
         "headline": headline,
         "passed": passed,
         "wrong": wrong,
-        "metrics": {
-            "false_pass_rate": {k: worst[k] for k in ("value", "lcb", "ucb", "n", "method")}
-        }
+        "metrics": {"false_pass_rate": rate}
         | {f"false_pass_rate: {row['null']}": row["rate"] for row in simulation["rows"]},
         "columns": COLUMNS,
         "rows": rows,
@@ -210,7 +208,7 @@ def least_shared(power: Sequence[Mapping[str, Any]], wanted: float) -> float | N
     """
     least = None
     for point in reversed(power):
-        if point["rate"]["value"] < wanted:
+        if point["rate"].value < wanted:
             break
         least = point["shared_fraction"]
     return least

@@ -1,20 +1,18 @@
-"""Reads the JSON artifacts of the original HUSAI as they are, and turns them into evidence for the
-``cycle3`` policy.
+"""Reads the JSON artifacts of the original HUSAI as they are.
 
 Keys are tried in the original's order; the first that holds a number wins. An exact 0.0 is a
 number, text and true/false are not."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from husai.cebench.bound import score_bound
 from husai.errors import HusaiError
-from husai.gate.evidence import is_number
-from husai.gate.feasibility import cebench_bound
-from husai.provenance import EVIDENCE_SCHEMA, file_records, metric, read_json
+from husai.evidence import is_number
+from husai.provenance import read_json
 
 INTERPRETABILITY = "interpretability_score_mean_max"
 LEGACY_CEBENCH = (INTERPRETABILITY, "contrastive_score_mean_max", "independent_score_mean_max")
@@ -155,82 +153,10 @@ def cebench_attainable(data: Mapping[str, Any]) -> float | None:
     score = (
         first_number([baseline.get(INTERPRETABILITY)]) if isinstance(baseline, Mapping) else None
     )
-    if d_sae is None or score is None or not d_sae >= 1:
+    if d_sae is None or score is None or not d_sae >= 2:
         return (
             first_number([section(data, "metrics").get("cebench_attainable_max")])
             if isinstance(data.get("metrics"), Mapping)
             else None
         )
-    return cebench_bound(int(d_sae)) - score
-
-
-def cycle3_evidence(
-    phase4a: str | Path | None = None,
-    transcoder: str | Path | None = None,
-    ood: str | Path | None = None,
-    external: str | Path | None = None,
-) -> list[dict[str, Any]]:
-    """Evidence records for :func:`husai.gate.evaluate` with the ``cycle3`` policy, from the
-    original's artifacts.
-
-    ``external`` is a benchmark summary or a selected candidate. An artifact that is not given gives
-    no record."""
-    records = []
-    if phase4a is not None:
-        delta, lcb = phase4a_delta(read_artifact(phase4a), str(phase4a))
-        records.append(
-            _record(
-                "baseline",
-                phase4a,
-                {"trained_random_delta": _metric(delta, lcb, "conservative pair bootstrap")},
-            )
-        )
-    if transcoder is not None:
-        value = transcoder_delta(read_artifact(transcoder), str(transcoder))
-        records.append(_record("transcoder", transcoder, {"transcoder_delta": _metric(value)}))
-    if ood is not None:
-        records.append(
-            _record("ood", ood, {"ood_drop": _metric(ood_drop(read_artifact(ood), str(ood)))})
-        )
-    if external is not None:
-        records.append(
-            _record(
-                "selection",
-                external,
-                selection_metrics(external_metrics(read_artifact(external), str(external))),
-            )
-        )
-    return records
-
-
-def selection_metrics(found: External) -> dict[str, dict]:
-    """The three metrics of ``selection`` evidence."""
-    cebench = _metric(found.cebench_delta, found.cebench_delta_ci95_low)
-    if found.cebench_max is not None and math.isfinite(found.cebench_max):
-        cebench |= {
-            "max": found.cebench_max,
-            "limit": "the CE-Bench bound of the candidate's width, less the baseline's score,",
-        }
-    return {
-        "external_delta": _metric(found.external_delta),
-        "saebench_delta": _metric(found.saebench_delta, found.saebench_delta_ci95_low),
-        "cebench_interp_delta_vs_baseline": cebench,
-    }
-
-
-def _metric(
-    value: float | None, lcb: float | None = None, method: str = "original artifact"
-) -> dict[str, Any]:
-    return metric(value, lcb, None, 1, method)
-
-
-def _record(kind: str, path: str | Path, metrics: dict[str, dict]) -> dict[str, Any]:
-    about = {"code_hash": "original", "config_hash": "original", "seeds": []}
-    head = {
-        "schema": EVIDENCE_SCHEMA,
-        "kind": kind,
-        "subject": "original",
-        "recipe": "original",
-        "recipe_hash": "original",
-    }
-    return {**head, "metrics": metrics, "inputs": file_records([path]), "provenance": about}
+    return score_bound(int(d_sae)) - score

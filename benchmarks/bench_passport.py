@@ -1,0 +1,181 @@
+"""Do certificates keep their word, and what do they cost? Planted truth, prediction from one set of
+seeds to another, and time and memory.
+
+Usage:
+  python benchmarks/bench_passport.py planted [--campaigns 20] [--json FILE]
+  python benchmarks/bench_passport.py predict DIR --activations STORE [--json FILE]
+  python benchmarks/bench_passport.py cost [--d-sae 16384] [--d-in 2304] [--seeds 8] [--device auto]
+
+``planted`` runs that many campaigns of each of the plans below; each certifies eight planted SAEs
+and holds the certificates against 40 further seeds. ``predict`` takes a folder of trained SAEs
+(``seed*/``), splits it into two halves and certifies each half for the other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from husai.activations import ActivationStore
+from husai.compute import resolve_device
+from husai.errors import HusaiError
+from husai.passport import certify
+from husai.passport.certify import measured, relatives
+from husai.passport.planted import Plan, campaign, mean_outcome
+from husai.passport.prediction import prediction
+from husai.provenance import finite, write_json
+from husai.sae import SAE, load_sae
+
+PLANS = {
+    "cosine 0.95": Plan(cosine=0.95),
+    "cosine 0.90": Plan(cosine=0.90),
+    "cosine 0.85": Plan(cosine=0.85),
+    "cosine 0.80": Plan(cosine=0.80),
+    "cosine 0.75, below the promise": Plan(cosine=0.75),
+    "noise 0.3": Plan(cosine=0.85, noise=0.3),
+    "L0 2": Plan(cosine=0.85, l0=2),
+    "L0 16": Plan(cosine=0.85, l0=16),
+    "96 dimensions, 512 latents": Plan(d_in=96, d_sae=512, l0=12, cosine=0.85, n_rows=1500),
+    "24 dimensions, 96 latents": Plan(d_in=24, d_sae=96, l0=3, cosine=0.85),
+    "jumprelu": Plan(architecture="jumprelu", cosine=0.85),
+    "4 seeds": Plan(n_seeds=4, cosine=0.85),
+    "few shared": Plan(shared=0.05, duplicate=0.05, cosine=0.85),
+    "nothing shared, half split, half faint": Plan(
+        shared=0.0, duplicate=0.0, split=0.5, faint=0.45
+    ),
+    "all private": Plan(shared=0.0, duplicate=0.0, split=0.0, faint=0.05),
+}
+
+
+def run_planted(campaigns: int) -> list[dict]:
+    """Every plan, a line each as it is done, and the mean over all."""
+    rows, everything = [], []
+    print("| plan | campaigns | certified | false share | standard error | power |")
+    print("|---|---|---|---|---|---|")
+    for place, (name, plan) in enumerate(PLANS.items()):
+        found = [campaign(plan, 1000 * place + k) for k in range(campaigns)]
+        everything += found
+        rows.append(_line(name, found))
+    rows.append(_line("all", everything))
+    return rows
+
+
+def _line(name: str, found: list) -> dict:
+    false, error, power = mean_outcome(found)
+    certified = sum(c.certified for c in found) / len(found)
+    print(
+        f"| {name} | {len(found)} | {certified:.1f} | {false:.4f} | {error:.4f} | {power:.3f} |",
+        flush=True,
+    )
+    private = sum(c.false_private for c in found)
+    return {
+        "plan": name,
+        "campaigns": len(found),
+        "certified": certified,
+        "false_share": false,
+        "standard_error": error,
+        "power": power,
+        "private_certified": private,
+    }
+
+
+def run_predict(directory: Path, activations: Path, device: torch.device) -> list[dict]:
+    """Both directions between two halves of the seeds in ``directory``."""
+    paths = sorted(
+        (p for p in directory.glob("seed*") if p.is_dir()), key=lambda p: (len(p.name), p.name)
+    )
+    if len(paths) < 6:
+        raise HusaiError(f"{directory}: {len(paths)} seeds; two sets of three or more are needed")
+    saes = [load_sae(p, device) for p in paths]
+    rows = ActivationStore.open(activations)
+    found = measured(saes, rows, [p.name for p in paths], device=device)
+    for pair in relatives(found):
+        raise HusaiError(f"{paths[pair.a]} and {paths[pair.b]}: {pair.reason}")
+    half = len(paths) // 2
+    sets = [range(half), range(half, 2 * half)]
+    results = []
+    for first, second in (sets, sets[::-1]):
+        one = prediction(found, first, second)
+        results.append(one.summary())
+        share = sum(one.certified) / sum(one.living)
+        print(
+            f"{directory.name}: certified {share:.1%} of {sum(one.living)} latents, of which "
+            f"{one.held_share:.1%} hold in {len(second)} other seeds (all latents: "
+            f"{sum(one.base_rate) / len(one.base_rate):.1%}); calibration error "
+            f"{one.calibration_error:.3f}; AUC "
+            + ", ".join(f"{m} seeds {value:.3f}" for m, value in one.auc.items())
+        )
+        for line in one.calibration:
+            print(f"  theta {line.theta:.3f}: observed {line.observed:.3f} ({line.latents})")
+    return results
+
+
+def run_cost(d_sae: int, d_in: int, seeds: int, rows: int, k: int, device: torch.device) -> dict:
+    """Seconds and peak memory of one ensemble of random TopK SAEs, its weights included."""
+    generator = torch.Generator().manual_seed(0)
+    saes = []
+    for _ in range(seeds):
+        W = torch.randn((d_sae, d_in), generator=generator) / d_in**0.5
+        sae = SAE("topk", W.T.contiguous(), W, torch.zeros(d_sae), torch.zeros(d_in), k=k)
+        saes.append(sae.to(device))
+    x = torch.randn((rows, d_in), generator=generator)
+    start = time.perf_counter()
+    found = certify(saes, x, device=device)
+    taken = time.perf_counter() - start
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
+    else:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    result = {
+        "device": str(device),
+        "shape": [seeds, d_sae, d_in],
+        "rows": rows,
+        "seconds": round(taken, 1),
+        "peak_mb": round(peak),
+        "certified": [int(t.certified.sum()) for t in found.tables],
+    }
+    print(json.dumps(result))
+    return result
+
+
+def main() -> int:
+    """Run one of the three measurements."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("planted", "predict", "cost"))
+    parser.add_argument("directory", nargs="?", type=Path, help="folder of SAEs, for predict")
+    parser.add_argument("--activations", type=Path, help="activation store, for predict")
+    parser.add_argument("--campaigns", type=int, default=20, help="per plan")
+    parser.add_argument("--d-sae", type=int, default=16384)
+    parser.add_argument("--d-in", type=int, default=2304)
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=4096)
+    parser.add_argument("--k", type=int, default=64)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    device = resolve_device(args.device)
+    try:
+        if args.what == "planted":
+            found = run_planted(args.campaigns)
+        elif args.what == "cost":
+            found = run_cost(args.d_sae, args.d_in, args.seeds, args.rows, args.k, device)
+        elif args.directory is None or args.activations is None:
+            raise HusaiError("predict needs a folder of SAEs and --activations STORE")
+        else:
+            found = run_predict(args.directory, args.activations, device)
+    except HusaiError as error:
+        print(f"bench_passport: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        write_json(args.json, finite(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""``gate selftest``: trains the oracle and the adversaries, measures them, and lets the gate judge
+them; then simulates campaigns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from husai import provenance
+from husai.gate.ledger import GateFailed
+from husai.gate.policy_files import load_policy
+from husai.gate.selftest import ground_truth
+from husai.gate.selftest.adversaries import judge, summary
+from husai.gate.selftest.measurements import records, stability
+from husai.gate.selftest.simulation import simulate
+from husai.gate.selftest.worlds import (
+    D_IN,
+    RECIPE,
+    SEEDS,
+    as_tensor,
+    build_world,
+    clones,
+    leaky,
+    one_start,
+    random_directions,
+    trainer,
+)
+from husai.progress import log
+
+
+def selftest_job(
+    spec: dict, out: str | Path, *, device: str = "cpu", fail: bool = False
+) -> dict[str, Any]:
+    """Write ``results/gate/selftest.json``.
+
+    Parameters
+    ----------
+    spec : dict
+        ``null_campaigns`` (at least 2000 for the report), optional ``power_campaigns`` and
+        ``steps`` of the trainings.
+    out : path
+        File to write; ``selftest.manifest.json`` goes beside it.
+    fail : bool
+        Raise :class:`GateFailed` (exit 2), after writing, when the gate did not behave as it
+        should.
+    """
+    out = Path(out)
+    with provenance.job(out.with_suffix(".manifest.json"), config=spec, seeds=SEEDS) as work:
+        policy = load_policy("strict")
+        evidence = cases(device, int(spec.get("steps", RECIPE.steps)))
+        rows = judge(policy, evidence)
+        log("gate selftest: simulating campaigns")
+        simulation = simulate(
+            policy, int(spec.get("null_campaigns", 2000)), int(spec.get("power_campaigns", 500))
+        )
+        body = summary(policy, rows, simulation) | {
+            "provenance": provenance.provenance(spec, SEEDS)
+        }
+        provenance.write_json(out, body)
+        work.writes(out)
+    log(f"gate selftest: {body['headline']}")
+    if fail and not body["passed"]:
+        raise GateFailed(f"{body['headline']} See {out}")
+    return body
+
+
+def cases(device: str = "cpu", steps: int = RECIPE.steps) -> dict[str, list[dict]]:
+    """Evidence records of the oracle and of every adversary, from real trainings."""
+    recipe = replace(RECIPE, steps=steps)
+    world = build_world()
+    x, held = as_tensor(world.train.x), as_tensor(world.held_out.x)
+    train = trainer(device)
+    log("gate selftest: training oracle, frozen decoder, randomised subject, transcoder")
+    oracle = train(recipe, SEEDS, x, held)
+    frozen = train(replace(recipe, frozen_decoder=True), SEEDS, x, held)
+    twin = (
+        ground_truth.gaussian_twin(world.train.x, seed=5),
+        ground_truth.gaussian_twin(world.held_out.x, seed=6),
+    )
+    randomised = train(recipe, SEEDS[:5], as_tensor(twin[0]), as_tensor(twin[1]))
+    turn = torch.linalg.qr(torch.randn((D_IN, D_IN), generator=torch.Generator().manual_seed(7))).Q
+    transcoder = train(
+        replace(recipe, architecture="transcoder", target_hook_name="out"),
+        SEEDS[:5],
+        x,
+        held,
+        x @ turn,
+        held @ turn,
+    )
+    log("gate selftest: training the adversaries")
+    leaky_world = replace(world, train=leaky(world.train, 11), held_out=leaky(world.held_out, 12))
+    trained_leaky = train(
+        recipe, SEEDS, as_tensor(leaky_world.train.x), as_tensor(leaky_world.held_out.x)
+    )
+    ensembles = {
+        "oracle": oracle,
+        "frozen_decoder": frozen,
+        "permuted_clone": clones(oracle, shuffle=True),
+        "cloned_seed": clones(oracle, shuffle=False),
+        "noisy_clone": clones(oracle, shuffle=False, noise=0.01),
+        "noisy_permuted_clone": clones(oracle, shuffle=True, noise=0.01),
+        "leaky_subject": trained_leaky,
+        "undertrained": train(replace(recipe, steps=max(steps // 16, 10)), SEEDS, x, held),
+        "random_decoder": random_directions(oracle),
+        "shared_initialisation": one_start(train, recipe, x, held),
+    }
+    others = {
+        "frozen": frozen,
+        "randomised": stability(randomised, as_tensor(twin[1]), None),
+        "transcoder": stability(transcoder, held, None, held @ turn),
+    }
+    measure = {name: leaky_world if name == "leaky_subject" else world for name in ensembles}
+    return {
+        name: records(name, recipe, ensemble, measure[name], **others)
+        for name, ensemble in ensembles.items()
+    }

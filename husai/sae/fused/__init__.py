@@ -1,0 +1,50 @@
+"""Fused kernels of a k-sparse training step, and where they are used.
+
+On a CUDA device with Triton, in float32, for rows that fit into registers.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from husai.progress import log
+
+
+def fits(parameters: dict[str, torch.Tensor]) -> bool:
+    """Whether the fused kernels can update ``parameters`` (S, n, d)."""
+    W_dec = parameters["W_dec"]
+    if W_dec.device.type != "cuda" or W_dec.dtype != torch.float32 or not usable():
+        return False
+    from husai.sae.fused.update import WIDEST_ROW
+
+    return max(parameters["W_enc"].shape[2], W_dec.shape[2]) <= WIDEST_ROW
+
+
+def fits_code(parameters: dict[str, torch.Tensor]) -> bool:
+    """Whether they can also select and decode the codes of a k-sparse step."""
+    if not fits(parameters):
+        return False
+    from husai.sae.fused.select import MOST_LATENTS
+
+    return parameters["W_dec"].shape[1] <= MOST_LATENTS
+
+
+@functools.cache
+def usable() -> bool:
+    """Whether Triton is installed and a kernel it compiles is right; a line in the log if not."""
+    try:
+        from husai.sae.fused.update import row_squares
+    except ImportError:
+        return False
+    try:
+        rows = torch.arange(32.0, device="cuda").view(1, 2, 16)
+        found = row_squares(rows, rows, tangent=False)
+        right = torch.equal(found, rows.square().sum(2))
+    except Exception as error:  # no C compiler, no room for its cache, an unknown card
+        log(f"Triton's kernels are not used: {' '.join(str(error).split())[:200]}")
+        return False
+    if not right:
+        log("Triton's kernels are not used: a sum of squares came out wrong")
+    return right

@@ -1,0 +1,91 @@
+"""Where the files of an SAE are, whatever trainer wrote them: what a path stands for, which files
+reading it reads, and the seed it declares.
+
+The workflow asks whenever it is planned, so: standard library only, and no file of weights is
+opened. What is in the files is the business of :mod:`husai.sae.formats`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+SETTINGS = ("cfg.json", "config.json")
+"""SAELens and sparsify write the first, dictionary_learning the second."""
+WEIGHTS = ("sae_weights.safetensors", "sae.safetensors", "ae.pt")
+"""SAELens, sparsify, dictionary_learning."""
+FACTORS = ("activation_scaler.json", "activation_whitening.safetensors")
+"""What SAELens multiplies activations by before they reach an SAE in training, saved beside it."""
+GENERIC = (*WEIGHTS, *SETTINGS)
+LARGEST_SEED = 2**31
+"""Seeds are below: NumPy's and scikit-learn's generators take 32 bits."""
+
+
+def listed(path: str | Sequence[str]) -> list[str]:
+    """One path or several, as a list."""
+    return [path] if isinstance(path, (str, Path)) else list(path)
+
+
+def expand(path: str | Sequence[str]) -> list[Path]:
+    """The SAEs behind a path or a list of paths: a folder with ``seed*/`` in it stands for
+    those.
+    """
+    found: list[Path] = []
+    for one in map(Path, listed(path)):
+        seeds = [p for p in one.glob("seed*") if p.is_dir()] if one.is_dir() else []
+        found += sorted(seeds, key=lambda p: (len(p.name), p.name)) or [one]
+    return found
+
+
+def sae_folder(path: Path) -> Path:
+    """The folder of an SAE named by one of the files every SAE of its trainer has; else ``path``
+    itself.
+    """
+    return path.parent if path.name in GENERIC else path
+
+
+def sae_files(path: str | Path) -> list[Path]:
+    """The files that reading an SAE reads: settings, weights and factors of a folder, or a lone
+    file.
+    """
+    path = Path(path)
+    folder = sae_folder(path)
+    if not folder.is_dir():
+        return [path]
+    named = [folder / name for name in (*SETTINGS, *WEIGHTS) if (folder / name).is_file()]
+    if any(p.name in WEIGHTS for p in named):
+        return [*named, *(folder / name for name in FACTORS if (folder / name).is_file())]
+    return [*named, *sorted(folder.glob("*.pt"))] or [path]
+
+
+def declared_seed(path: Path) -> int | None:
+    """The seed that an SAE's settings, or else its name (``seed42``, ``sae_seed42.pt``), say; None
+    when neither does.
+    """
+    folder = sae_folder(path)
+    for file in (folder / name for name in SETTINGS if folder.is_dir()):
+        try:
+            value = json.loads(file.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError):
+            continue
+        if not isinstance(value, dict):
+            continue
+        for block in (value.get("metadata"), value.get("trainer"), value):
+            seed = usable_seed(block.get("seed")) if isinstance(block, dict) else None
+            if seed is not None:
+                return seed
+    found = re.search(r"seed(\d+)$", folder.stem if folder.suffix else folder.name)
+    return usable_seed(int(found.group(1))) if found else None
+
+
+def usable_seed(value: object) -> int | None:
+    """``value`` when it is a seed: a whole number, not negative and not too large; None for
+    anything else (NaN, a boolean, text).
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if not 0 <= value < LARGEST_SEED or value != int(value):
+        return None
+    return int(value)

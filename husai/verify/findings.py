@@ -1,0 +1,76 @@
+"""What a verification found, and how the checks say it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from husai.verify.checksums import Digest, digest
+
+RELATIVE, ABSOLUTE = 1e-9, 1e-12
+"""How far a number derived again may lie from the one that was written: the sums of another machine
+differ in their last digits.
+"""
+
+
+class Findings:
+    """What a verification found: ``mismatches`` (each one a failure), ``notes`` (worth knowing) and
+    ``counts`` of what was checked.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.reports = root / "reports" if (root / "reports").is_dir() else root
+        self.has_results = (root / "results").is_dir()
+        self.mismatches: list[str] = []
+        self.notes: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.hashed: dict[Path, Digest] = {}
+        self.index: dict[str, dict[str, Any]] = {}
+
+    def mismatch(self, path: str | Path, what: str) -> None:
+        """Note a mismatch in a file, named relative to the root, once."""
+        line = f"{self.name(path)}: {what}"
+        if line not in self.mismatches:
+            self.mismatches.append(line)
+
+    def name(self, path: str | Path) -> str:
+        """``path`` relative to the root where it lies inside."""
+        path = Path(path)
+        return (
+            path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        )
+
+    def count(self, what: str, n: int = 1) -> None:
+        """Count checks made."""
+        self.counts[what] = self.counts.get(what, 0) + n
+
+    def sha256(self, path: Path) -> str | None:
+        """Hash of a file as it is now (each file is read once); None when it is not there."""
+        if path not in self.hashed:
+            if not path.is_file():
+                return None
+            self.hashed[path] = digest(path)
+        return self.hashed[path].sha256
+
+    def locate(self, name: str) -> Path:
+        """Where a run's file lies here; a run's own folder may have been moved as a whole."""
+        path = Path(name)
+        if not path.is_absolute():
+            return self.root / path
+        for anchor in ("results", "reports", "config"):
+            if not path.exists() and anchor in path.parts:
+                return self.root.joinpath(*path.parts[path.parts.index(anchor) :])
+        return path
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two JSON values are the same, numbers within tolerance; of two objects what both
+    hold.
+    """
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(alike(a[key], b[key]) for key in a.keys() & b.keys())
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    return a == b

@@ -1,0 +1,241 @@
+"""Holds the files of a run against what was written down about them: the index, manifests, records,
+ledgers, and the copies in ``reports/evidence``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from husai.errors import HusaiError
+from husai.provenance import hash_json
+from husai.report.log import chain_breaks
+from husai.report.mirror import SUMS, read_sums
+from husai.verify.checksums import APPEND_ONLY, INDEX, Digest, artifacts, digest, read_index
+from husai.verify.findings import Findings
+
+
+def check_index(found: Findings) -> None:
+    """Every file of the index has the bytes it had when the run ended."""
+    path = found.reports / INDEX
+    if not path.is_file():
+        found.notes.append(
+            f"{found.name(path)}: not here, so files that no manifest lists are unchecked; it is "
+            "written when a run ends"
+        )
+        return
+    try:
+        found.index = read_index(path)
+    except HusaiError as error:
+        found.mismatches.append(str(error))
+        return
+    away = 0
+    for name, entry in found.index.items():
+        inside = name.startswith("reports/")
+        if not inside and not found.has_results:
+            away += 1
+            continue
+        _check_entry(
+            found,
+            found.reports / name.removeprefix("reports/") if inside else found.root / name,
+            entry,
+        )
+    if away:
+        found.notes.append(
+            f"results/ is not here: {away} artifacts of the run were not hashed again; their "
+            "evidence copies were"
+        )
+    if found.has_results:
+        extra = [found.name(p) for p in artifacts(found.root) if found.name(p) not in found.index]
+        found.notes += [
+            f"{name}: written after the last run ended; the index does not cover it"
+            for name in extra
+        ]
+
+
+def _check_entry(found: Findings, path: Path, entry: dict[str, Any]) -> None:
+    found.count("files hashed")
+    if not path.is_file():
+        found.mismatch(path, "missing; it was there when the run ended")
+        return
+    sha256 = found.sha256(path)
+    if sha256 == entry["sha256"]:
+        return
+    if path.suffix == APPEND_ONLY and digest(path, entry["bytes"]) == Digest(
+        entry["sha256"], entry["bytes"]
+    ):
+        return
+    found.mismatch(path, "does not have the SHA-256 it had when the run ended")
+
+
+def read_records(found: Findings) -> dict[Path, dict[str, Any]]:
+    """Every JSON object below results/; one that cannot be read is a mismatch."""
+    records = {}
+    own = [
+        p
+        for p in artifacts(found.root)
+        if p.is_relative_to(found.root / "results") or p == found.reports / "manifest.json"
+    ]
+    for path in (p for p in own if p.suffix == ".json"):
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError):
+            found.mismatch(path, "is not readable as JSON")
+            continue
+        if isinstance(record, dict):
+            records[path] = record
+    return records
+
+
+def check_manifests(found: Findings, records: dict[Path, dict[str, Any]]) -> None:
+    """Outputs and inputs of every manifest, inputs of every evidence record, and the config hash of
+    each config slice.
+    """
+    for path, record in records.items():
+        manifest = path.name.endswith("manifest.json")
+        for entry in _entries(record, "outputs") if manifest else []:
+            target = path.parent / entry["path"]
+            _compare(found, Path(os.path.normpath(target)), entry["sha256"], path, "wrote")
+        rerun = _target(found, path, record)
+        for entry in _entries(record, "inputs"):
+            _compare(found, found.locate(entry["path"]), entry["sha256"], path, "read", rerun)
+        if (
+            manifest
+            and "config" in record
+            and record.get("config_hash") != hash_json(record["config"])
+        ):
+            found.mismatch(path, "its config_hash is not the hash of its config")
+        found.count("manifests" if manifest else "records")
+
+
+def _entries(record: dict[str, Any], key: str) -> list[dict[str, str]]:
+    entries = record.get(key)
+    if not isinstance(entries, list):
+        return []
+    return [
+        e
+        for e in entries
+        if isinstance(e, dict)
+        and isinstance(e.get("path"), str)
+        and isinstance(e.get("sha256"), str)
+    ]
+
+
+def _compare(
+    found: Findings, path: Path, expected: str, record: Path, verb: str, rerun: str = ""
+) -> None:
+    found.count("hashes in manifests and records")
+    sha256 = found.sha256(path)
+    name = found.name(path)
+    if sha256 is None:
+        outside = not path.is_relative_to(found.root)
+        gone = bool(found.index) and name not in found.index
+        line = f"missing; {found.name(record)} {verb} it"
+        if outside or (gone and verb == "read"):
+            found.notes.append(f"{name}: {line}; not kept with the run")
+        else:
+            found.mismatch(path, line)
+    elif sha256 != expected:
+        found.mismatch(
+            path,
+            f"differs from what {found.name(record)} {verb}"
+            + (f"; rerun {rerun}" if rerun else ""),
+        )
+
+
+def check_versions(found: Findings, records: dict[Path, dict[str, Any]]) -> None:
+    """List artifacts made by another code version than most, and recipes that exist under two
+    hashes, with what to rerun.
+    """
+    codes: dict[str, list[str]] = {}
+    recipes: dict[tuple, dict[str, list[str]]] = {}
+    for path, record in records.items():
+        made = record.get("provenance") if isinstance(record.get("provenance"), dict) else record
+        if isinstance(made.get("code_hash"), str):
+            codes.setdefault(made["code_hash"], []).append(_target(found, path, record))
+        recipe, recipe_hash = record.get("recipe"), record.get("recipe_hash") or record.get("hash")
+        if isinstance(recipe, dict):
+            recipe, subject = record.get("id"), recipe.get("subject")
+        else:
+            subject = record.get("subject")
+        if isinstance(recipe, str) and isinstance(recipe_hash, str):
+            recipes.setdefault((subject, recipe), {}).setdefault(recipe_hash, []).append(
+                _target(found, path, record)
+            )
+    found.notes += _mixed("code versions", codes)
+    for (subject, recipe), hashes in recipes.items():
+        found.notes += _mixed(f"config hashes of {subject}/{recipe}", hashes)
+
+
+def _target(found: Findings, path: Path, record: dict[str, Any]) -> str:
+    """What to ask Snakemake for to make an artifact again: the manifest itself where it is a rule's
+    output, else its first output.
+    """
+    outputs = _entries(record, "outputs")
+    if path.name == "manifest.json" or not outputs:
+        return found.name(path)
+    return found.name(Path(os.path.normpath(path.parent / outputs[0]["path"])))
+
+
+def _mixed(what: str, groups: dict[str, list[str]]) -> list[str]:
+    if len(groups) < 2:
+        return []
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    counts = ", ".join(f"{key} ({len(names)})" for key, names in ordered)
+    rerun = sorted({name for _, names in ordered[1:] for name in names})
+    return [f"mixed {what}: {counts}; rerun {' '.join(rerun)}"]
+
+
+def check_ledgers(found: Findings) -> None:
+    """Runs, confirmation attempts and claims: each line still names the hash of the line before
+    it.
+    """
+    folders = [found.reports, *([found.root / "results"] if found.has_results else [])]
+    for path in sorted(p for folder in folders for p in folder.rglob(f"*{APPEND_ONLY}")):
+        found.count("ledgers")
+        for line in chain_breaks(path):
+            found.mismatch(
+                path, f"line {line} was changed after it was written, or the line before it was"
+            )
+
+
+def check_mirror(found: Findings) -> None:
+    """``reports/evidence``: every file agrees with SHA256SUMS and, where the run is here, with its
+    original.
+    """
+    folder = found.reports / "evidence"
+    if not (folder / SUMS).is_file():
+        found.notes.append(f"{found.name(folder / SUMS)}: not here; run husai report")
+        return
+    try:
+        sums = read_sums(folder / SUMS)
+    except HusaiError as error:
+        found.mismatches.append(str(error))
+        return
+    for name, expected in sums.items():
+        found.count("evidence files")
+        path, original = folder / name, found.root / name
+        sha256 = found.sha256(path)
+        if sha256 != expected:
+            found.mismatch(
+                path, "missing" if sha256 is None else f"does not agree with evidence/{SUMS}"
+            )
+        elif (
+            found.has_results
+            and name.startswith("results/")
+            and path.suffix != APPEND_ONLY
+            and found.sha256(original) != sha256
+        ):
+            found.mismatch(
+                original,
+                "differs from the copy that the report was made from; run husai report again",
+            )
+    listed = {*sums, SUMS}
+    for path in sorted(
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.relative_to(folder).as_posix() not in listed
+    ):
+        found.mismatch(path, f"is not listed in evidence/{SUMS}")
