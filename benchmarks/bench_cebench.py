@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from husai.cebench import scores
 from husai.cebench.pairs import embedded_pairs
 from husai.cebench.scores import score_saes
 from husai.cebench.store import load_pairs, save_pairs
-from husai.compiled import story_kernels
-from husai.jobs.cebench import story_activations
+from husai.jobs.pair_activations import story_activations
+from husai.probing import codes
 from husai.sae.architectures import SAE
 from husai.subjects import Subject, load_subject
 
@@ -155,7 +156,7 @@ def main() -> None:
     ]
 
     begun = time.perf_counter()
-    story_kernels()
+    codes.kernels(), scores.kernels()
     start = time.perf_counter()
     found, counts = story_activations(subject, texts, [hook], args.max_tokens)
     with tempfile.TemporaryDirectory() as folder:

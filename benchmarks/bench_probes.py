@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from husai.official.sae_probes import MODEL, Encoder, fill_cache
+from husai.official.engine import MODEL, Encoder, fill_cache
 from husai.probing import datasets
 from husai.probing.encoders import SAEEncoder
 from husai.probing.files import load_probe_data, probe_data
@@ -115,8 +115,8 @@ def first_use() -> dict[str, float]:
     machine's very first use).
     """
     program = (
-        "import time; t = time.perf_counter(); from husai.compiled import probe_kernels; "
-        "probe_kernels()"
+        "import time; t = time.perf_counter(); from husai.probing import codes, scores, solver; "
+        "codes.kernels(), scores.kernels(), solver.kernels()"
     )
     program = f"import torch, scipy.special; {program}; print(time.perf_counter() - t)"
 

@@ -1,5 +1,5 @@
-"""Machine code for the CPU: how kernels are compiled, where they are kept, and one safe way to load
-them.
+"""Machine code for the CPU: how kernels are compiled with numba, where their code is kept, and one
+safe way to load them.
 """
 
 from __future__ import annotations
@@ -7,63 +7,82 @@ from __future__ import annotations
 import contextlib
 import functools
 import getpass
+import hashlib
+import importlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+
+PACKAGE = Path(__file__).parent
 
 
 def kernel(**options) -> Callable:
-    """``numba.njit`` with machine code kept beside the source or in the user's cache; where neither
-    can be written, compiled every time.
+    """``numba.njit`` whose machine code is kept on disk (see :func:`cache_folder`).
 
-    Division by zero gives infinity instead of an exception: a check would keep loops from becoming
-    vector instructions."""
+    Division by zero gives infinity instead of an exception, because the check would keep loops from
+    becoming vector instructions. Where no folder can be written, code is compiled every time.
+    """
 
     import numba
 
     def compiled(function: Callable) -> Callable:
+        folder, before = cache_folder(), numba.config.CACHE_DIR
         try:
-            return numba.njit(cache=True, error_model="numpy", **options)(function)
-        except RuntimeError:
+            # numba reads this setting once, when it decorates a function.
+            numba.config.CACHE_DIR = str(folder or "")
+            return numba.njit(cache=folder is not None, error_model="numpy", **options)(function)
+        except RuntimeError:  # a function without a file, as in an interpreter's session
             return numba.njit(error_model="numpy", **options)(function)
+        finally:
+            numba.config.CACHE_DIR = before
 
     return compiled
 
 
-class Kernels(NamedTuple):
-    """The compiled modules of the probing engine."""
+@functools.cache
+def sources_hash() -> str:
+    """16 hex digits over this file and the sources of all kernels (files ``*kernels.py``).
 
-    paths: ModuleType
-    rows: ModuleType
-    saga: ModuleType
-    screens: ModuleType
-    codes: ModuleType
+    numba renews the code of one file when that file changes, not when another file it calls does.
+    A folder per hash of all sources makes sure that the code that runs is the code that is stamped
+    into artifacts."""
+    digest = hashlib.sha256()
+    for path in sorted([Path(__file__), *PACKAGE.rglob("*kernels.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @functools.cache
-def probe_kernels() -> Kernels:
-    """The kernels of the probing engine, all ready to run. The first call on a machine compiles
-    them, which takes seconds; of processes that start together one does it."""
-    with _alone():
-        from husai.probing import code_kernels, row_kernels, screen_kernels
-        from husai.probing.solver import path_kernels, saga_kernels
-
-        kernels = Kernels(path_kernels, row_kernels, saga_kernels, screen_kernels, code_kernels)
-        for module in kernels:
-            module.compile_all()
-    return kernels
+def cache_folder() -> Path | None:
+    """Where machine code of exactly these sources is kept: in ``NUMBA_CACHE_DIR``, beside the
+    package, or in the user's cache, whichever is the first that can be written; None if none can.
+    """
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "husai"
+    for root in (Path(given),) if given else (PACKAGE / "__pycache__", user):
+        folder = root / f"kernels-{sources_hash()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError:
+            continue
+        return folder
+    return None
 
 
 @functools.cache
-def story_kernels() -> ModuleType:
-    """The kernels of CE-Bench, ready to run; compiled as :func:`probe_kernels` are."""
-    with _alone():
-        from husai.cebench import kernels
+def load(module: str) -> ModuleType:
+    """A module of kernels, all ready to run, given its full name.
 
-        kernels.compile_all()
-    return kernels
+    The first call on a machine compiles them, which takes seconds; of processes that start together
+    one does it. The module has a function ``compile_all`` that runs each of its kernels on little.
+    """
+    with _alone():
+        found = importlib.import_module(module)
+        found.compile_all()
+    return found
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
-"""Compiled kernels of CE-Bench on a CPU: sums of latents per story without their dense code, and
-the scores of every pair in one pass.
-
-Load through :func:`husai.compiled.story_kernels`.
+"""Compiled kernels of CE-Bench on a CPU: the scores of every pair in one pass over its means. Load
+through :mod:`husai.cebench.scores`.
 """
 
 from __future__ import annotations
@@ -10,50 +8,9 @@ import numpy as np
 
 from husai.compiled import kernel
 
-# Machine code is kept per file and has these inlined: after a change to them, save this file as
-# well.
-from husai.probing.row_kernels import ONE, VECTORS, ZERO, _count_from, _groups, _separator
-
-
-@kernel(nogil=True, fastmath=VECTORS)
-def add_above(pre, bias, threshold, story, sums):
-    """Add codes "``pre + bias`` where above ``threshold (d_sae,)``, itself not negative" of rows
-    ``pre (n, d_sae)`` to rows ``story (n,)`` of ``sums``; all float32. Returns how many latents are
-    active."""
-    active = 0
-    for i in range(len(pre)):
-        row, total = pre[i], sums[story[i]]
-        found = ZERO
-        for j in range(len(row)):
-            value = row[j] + bias[j]
-            value = ZERO if value <= threshold[j] else value
-            total[j] += value
-            found += ONE if value > ZERO else ZERO
-        active += int(found)
-    return active
-
-
-@kernel(nogil=True, fastmath=VECTORS)
-def add_top_k(pre, bias, k, story, sums, tied):
-    """As :func:`add_above` for "the k largest of ``pre + bias``, then ReLU". Rows in which latents
-    tie for the last place are left out and listed in ``tied (n,)``. ``bias`` is added to ``pre`` in
-    place. Returns how many latents are active and how many rows are tied."""
-    highest = np.empty(_groups(k), np.float32)
-    active, n_tied = 0, 0
-    for i in range(len(pre)):
-        row, total = pre[i], sums[story[i]]
-        for j in range(len(row)):
-            row[j] += bias[j]
-        floor = _separator(row, k, highest)
-        found = int(_count_from(row, floor))
-        if found > k:
-            tied[n_tied] = i
-            n_tied += 1
-            continue
-        active += found
-        for j in range(len(row)):
-            total[j] += ZERO if row[j] < floor else row[j]
-    return active, n_tied
+VECTORS = {"reassoc", "contract", "nsz"}
+"""What the compiler may do to make vector instructions of a loop; it may not assume that there are
+no NaNs."""
 
 
 # Exact where exactness is needed: a sum in another order would keep the pooled mean of one pair
@@ -129,8 +86,6 @@ def score_pairs(means, weights, i2, out):
 
 def compile_all() -> None:
     """Compile every kernel, or load it from disk, by running it on little."""
-    pre, story, row = np.ones((2, 4), np.float32), np.array([0, 1]), np.zeros(4, np.float32)
-    add_above(pre, row, row, story, pre.copy())
-    add_top_k(pre, row, 1, story, pre.copy(), story.copy())
-    add_pooled(pre.reshape(1, 2, 4), np.ones((1, 2)), np.zeros(4))
-    score_pairs(pre.reshape(1, 2, 4), np.ones((1, 2)), np.zeros(4), np.empty((5, 1)))
+    means, weights = np.ones((1, 2, 4), np.float32), np.ones((1, 2))
+    add_pooled(means, weights, np.zeros(4))
+    score_pairs(means, weights, np.zeros(4), np.empty((5, 1)))

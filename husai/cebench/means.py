@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from husai.compiled import story_kernels
+from husai.compute import side_by_side
+from husai.probing import codes
 from husai.progress import Progress
 from husai.sae.architectures import THRESHOLDED, TOP_K
 from husai.sae.fold import decoder_norms
+from husai.sae.kernels import top_k
 
 CHUNK_VALUES = 1 << 20
-LARGEST = torch.finfo(torch.float32).max
+"""Pre-activations of a chunk of tokens on a CPU: 4 MB of float32, what a core's cache holds."""
 
 
 class PairActivations(NamedTuple):
@@ -51,25 +50,6 @@ class PairActivations(NamedTuple):
         return self.offsets.diff().view(-1, 2)
 
 
-def top_k(values: torch.Tensor, k: int, groups: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unsorted top-k of each row of ``values (B, n)``, exact, in about half the time of
-    ``torch.topk`` on a CPU.
-
-    The n columns are dealt into n / ``groups`` buckets. The k largest values lie in the k buckets
-    with the largest maxima, so two small selections, over bucket maxima and over the members of k
-    buckets, replace one over n."""
-    n = values.shape[1]
-    n_buckets = n // groups
-    if values.is_cuda or n % groups or k * 2 > n_buckets:
-        return values.topk(k, dim=1, sorted=False)
-    buckets = values.view(-1, groups, n_buckets).amax(1).topk(k, dim=1, sorted=False).indices
-    columns = (buckets.unsqueeze(1) + torch.arange(0, n, n_buckets).view(1, -1, 1)).view(
-        -1, groups * k
-    )
-    found, position = values.gather(1, columns).topk(k, dim=1, sorted=False)
-    return found, columns.gather(1, position)
-
-
 def _workspace(saes: Sequence, chunk_tokens: int) -> torch.Tensor:
     """Two flat buffers ``(2, n)`` that hold a chunk of any of the SAEs; fresh ones cost more in
     page faults than the arithmetic.
@@ -81,16 +61,18 @@ def _workspace(saes: Sequence, chunk_tokens: int) -> torch.Tensor:
 
 def _add_latents(
     sae, x: torch.Tensor, story: torch.Tensor, sums: torch.Tensor, workspace: torch.Tensor
-) -> torch.Tensor | int:
+) -> torch.Tensor:
     """Add the latents of rows ``x (B, d)`` to rows ``story (B,)`` of ``sums (n_stories, d_sae)``;
     return how many are active.
     """
     x, shape = x.to(sae.dtype), (len(x), sae.d_sae)
-    x = x - sae.b_dec if sae.apply_b_dec_to_input else x
     pre, above = (buffer[: shape[0] * shape[1]].view(shape) for buffer in workspace.to(sae.dtype))
-    if x.device.type == "cpu" and sae.dtype == torch.float32:
-        return _add_by_kernels(sae, torch.mm(x, sae.W_enc, out=pre), story, sums)
-    torch.addmm(sae.b_enc, x, sae.W_enc, out=pre)
+    centred = x - sae.b_dec if sae.apply_b_dec_to_input else x
+    if codes.applies(sae, x):
+        fired = torch.zeros(sae.d_sae)
+        codes.add_codes(sae, torch.mm(centred, sae.W_enc, out=pre), story, sums, fired)
+        return fired.sum(dtype=torch.float64)
+    torch.addmm(sae.b_enc, centred, sae.W_enc, out=pre)
     if sae.architecture in TOP_K:
         return _add_top_k(sae, pre, story, sums)
     if sae.architecture in THRESHOLDED:
@@ -116,60 +98,6 @@ def _add_top_k(sae, pre: torch.Tensor, story: torch.Tensor, sums: torch.Tensor) 
         0, (latents + story.unsqueeze(1) * sae.d_sae).view(-1), values.reshape(-1).to(sums.dtype)
     )
     return values.sign_().sum(dtype=torch.float64)
-
-
-def _add_by_kernels(sae, pre: torch.Tensor, story: torch.Tensor, sums: torch.Tensor) -> int:
-    """As :func:`_add_latents` from the pre-activations ``(B, d_sae)`` without their bias; goes over
-    them once, row by row.
-    """
-    kernels, bias, rows = (
-        story_kernels(),
-        sae.b_enc.detach().float().contiguous().numpy(),
-        story.numpy(),
-    )
-    if sae.architecture not in TOP_K:
-        return kernels.add_above(pre.numpy(), bias, _threshold(sae).numpy(), rows, sums.numpy())
-    tied = np.empty(len(pre), np.int64)
-    active, n_tied = kernels.add_top_k(pre.numpy(), bias, sae.k, rows, sums.numpy(), tied)
-    if n_tied:
-        # Which of equal latents is kept is torch.topk's choice, as in SAE.encode.
-        values, latents = pre[tied[:n_tied]].topk(sae.k, dim=1, sorted=False)
-        sums.index_put_(
-            (story[tied[:n_tied]].unsqueeze(1), latents), values.relu_(), accumulate=True
-        )
-        active += int((values > 0).sum())
-    return active
-
-
-def _threshold(sae) -> torch.Tensor:
-    """What a pre-activation must exceed to be on, float32 ``(d_sae,)``: nothing exceeds NaN, and
-    only infinity, which is refused, the rest.
-    """
-    if sae.architecture not in THRESHOLDED:
-        return torch.zeros(sae.d_sae)
-    return (
-        sae.threshold.detach()
-        .float()
-        .nan_to_num(nan=LARGEST, posinf=LARGEST)
-        .clamp(min=0.0)
-        .contiguous()
-    )
-
-
-def in_threads(function: Callable, calls: Sequence[tuple]) -> list:
-    """``[function(*call) for call in calls]``, as many at once as torch has threads, each on one of
-    them.
-    """
-    n_threads = torch.get_num_threads()
-    if n_threads == 1 or len(calls) == 1:
-        return [function(*call) for call in calls]
-    try:
-        with ThreadPoolExecutor(
-            min(n_threads, len(calls)), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            return list(pool.map(function, *zip(*calls, strict=True)))
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def mean_latents(
@@ -220,8 +148,9 @@ def mean_latents(
     ranges = [(a, b) for a, b in itertools.pairwise(edges) if a < b]
     bar = Progress(n_tokens, "CE-Bench tokens") if progress else None
     active = sum(
-        in_threads(
-            functools.partial(_add_stories, saes, pairs, sums, device, chunk_tokens, bar), ranges
+        side_by_side(
+            lambda stories: _add_stories(saes, pairs, sums, device, chunk_tokens, bar, *stories),
+            ranges,
         )
     )
     counts = offsets.diff().to(device).unsqueeze(1)

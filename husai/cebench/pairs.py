@@ -13,7 +13,7 @@ import numpy as np
 
 from husai import provenance
 from husai.errors import HusaiError, nearest
-from husai.probing import datasets
+from husai.probing import datasets, splits
 
 HUB_NAMES = tuple(f"GulkoA/contrastive-stories-{version}" for version in ("v1", "v2", "v3", "v4"))
 
@@ -105,7 +105,7 @@ def embedded_pairs(
 def _draw(data: datasets.Dataset, seed: int) -> Iterator[Pair]:
     """Pairs of one data set in random order, until a class runs out of unused test rows."""
     rng = np.random.default_rng([seed, datasets.number(data.name)])
-    train = datasets.probe_train_rows(data.y)
+    train = splits.probe_train_rows(data.y)
     rest = np.setdiff1d(np.arange(len(data.y)), train)
     used = {datasets.row_hash(data.prompts[i]) for i in train}
 

@@ -1,19 +1,29 @@
-"""Results of SAEBench's and CE-Bench's own programs: read back and compared with ours, data set by
-data set.
+"""Results of SAEBench's and CE-Bench's own programs: read back, compared with ours data set by data
+set, and ours written as SAEBench writes its own.
 """
 
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from husai import provenance
 from husai.errors import HusaiError
+from husai.probing.paired import at_k
 
 AUC_TOLERANCE = 0.002
+"""By how much a probe of the fast engine may differ from the official one's on an informative data
+set: see benchmarks/README.md."""
 RELATIVE_TOLERANCE = 1.0e-3
+"""Of CE-Bench scores, which both compute in float32 or better."""
+SAEBENCH_VERSION = "0.6.0"
+SAEBENCH_KS = (1, 2, 5, 10, 20, 50, 100)
+"""The values of k for which SAEBench's result classes have fields."""
 SAEBENCH_KEY = re.compile(r"sae_top_(\d+)_test_auc")
 CEBENCH_NAMES = ("contrastive_score_mean", "independent_score_mean", "interpretability_score_mean")
 
@@ -177,3 +187,90 @@ def comparison_table(comparison: dict) -> str:
         if missing:
             lines += ["", f"Only in {side}: {', '.join(missing)}"]
     return "\n".join(lines) + "\n"
+
+
+def to_saebench_schema(record: dict, dense: dict[str, dict] | None = None) -> dict[str, Any]:
+    """A record of :func:`husai.jobs.saebench.saebench_job` as SAEBench publishes its
+    ``sparse_probing_sae_probes`` results.
+
+    Field names follow ``SparseProbingSaeProbesEvalOutput`` of sae-bench 0.6.0; the eval id is
+    derived from the record, so equal records give equal files. ``dense`` adds accuracy and F1 of
+    the baseline, by data set."""
+    rows, config = record["per_dataset"], record["probing"]
+    names = list(dict.fromkeys(row["dataset"] for row in rows))
+    ks = sorted({row["k"] for row in rows})
+    details = [_detail(name, rows, (dense or {}).get(name)) for name in names]
+    by_k = {
+        str(k): {f"test_{m}": float(at_k(rows, k, m).mean()) for m in ("accuracy", "auc", "f1")}
+        for k in ks
+    }
+    llm = {
+        key: float(np.mean([d[key] for d in details]))
+        for key in details[0]
+        if key.startswith("llm_") and details[0][key] is not None
+    }
+    identity = provenance.hash_json([record["recipe_hash"], record.get("seed"), config, rows])
+    seconds = provenance.utc_now() if "provenance" not in record else record["provenance"]["time"]
+    return {
+        "eval_type_id": "sparse_probing_sae_probes",
+        "eval_config": {
+            "model_name": record["subject"],
+            "random_seed": config["probe_seed"],
+            "dataset_names": names,
+            "reg_type": config["penalty"],
+            "setting": "normal",
+            "ks": ks,
+            "binarize": False,
+            "results_path": "",
+            "model_cache_path": None,
+            "include_llm_baseline": True,
+            "baseline_method": "logreg",
+        },
+        "eval_id": str(uuid.UUID(identity[:32])),
+        "datetime_epoch_millis": _milliseconds(seconds),
+        "eval_result_metrics": {
+            "llm": {f"llm_test_{m}": llm.get(f"llm_test_{m}") for m in ("accuracy", "auc", "f1")},
+            "sae": _named_fields(by_k),
+        },
+        "eval_result_details": details,
+        "sae_metrics_by_k": by_k,
+        "eval_result_unstructured": None,
+        "sae_bench_commit_hash": f"schema of sae-bench {SAEBENCH_VERSION}",
+        "sae_lens_id": record["recipe"],
+        "sae_lens_release_id": f"{record['subject']}_{record['recipe_hash']}_seed{record.get('seed')}",
+        "sae_lens_version": provenance.library_versions().get("sae-lens"),
+        "sae_cfg_dict": dict(record.get("sae_meta") or {}),
+    }
+
+
+def _detail(name: str, rows: Sequence[dict], dense: dict | None) -> dict:
+    mine = [row for row in rows if row["dataset"] == name]
+    scores = {
+        str(row["k"]): {f"test_{m}": row[m] for m in ("accuracy", "auc", "f1")} for row in mine
+    }
+    return {
+        "dataset_name": name,
+        "llm_test_accuracy": (dense or {}).get("accuracy"),
+        "llm_test_auc": mine[0]["dense_auc"],
+        "llm_test_f1": (dense or {}).get("f1"),
+        **_named_fields(scores),
+        "sae_metrics_by_k": scores,
+    }
+
+
+def _named_fields(by_k: dict[str, dict[str, float]]) -> dict[str, float]:
+    """``sae_top_{k}_...`` of the k that SAEBench's classes name; every k is in
+    ``sae_metrics_by_k``.
+    """
+    return {
+        f"sae_top_{k}_{m}": v
+        for k, values in by_k.items()
+        if int(k) in SAEBENCH_KS
+        for m, v in values.items()
+    }
+
+
+def _milliseconds(time: str) -> int:
+    from datetime import datetime
+
+    return int(datetime.fromisoformat(time).timestamp() * 1000)

@@ -58,11 +58,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output_folder", type=Path, required=True)
     args = parser.parse_args(arguments)
 
-    # Run by path, this folder leads the search path and its datasets.py would hide the package that
-    # SAEBench imports.
-    sys.path[:] = [
-        p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent
-    ]
     from sae_bench.evals.sparse_probing_sae_probes.eval_config import (
         SparseProbingSaeProbesEvalConfig,
     )

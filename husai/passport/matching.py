@@ -18,9 +18,10 @@ from husai.statistics.ensemble import CLONE
 IDENTICAL = 1.0 - 1e-6
 """|cosine| of encoder and of decoder from which two latents are the same numbers: independent
 trainings meet this closely in no latent at all (float32 rounds to 1e-7)."""
-COPIED = 0.5
-"""Share of identical latents from which a pair is a copy. A true copy with some latents replaced
-has nearly all; planted dictionaries without noise may share a part exactly."""
+COPIED = 0.9
+"""Share of identical latents from which a pair is a copy. A copy with some latents replaced has
+nearly all; planted dictionaries without noise share up to three quarters exactly
+(:func:`husai.stability.planted_decoders` in the known answers)."""
 
 
 class Candidates(NamedTuple):

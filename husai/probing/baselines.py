@@ -4,19 +4,18 @@ subject's own activations.
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from husai.parallel import parallel_map
+from husai.compute import side_by_side
 from husai.probing import scores
 from husai.probing.encoders import Neurons
-from husai.probing.probes import C_GRID, Features, validation_rows
-from husai.probing.protocol import PROBE_SEED, ProbeData, probe, probe_split, select_features
+from husai.probing.protocol import ProbeData, as_array, probe_data_set, score_probes
+from husai.probing.solver import C_GRID, Features, fit_probes, unconverged, validation_rows
+from husai.probing.splits import PROBE_SEED, probe_split
 
 
 class DenseResult(NamedTuple):
@@ -27,15 +26,6 @@ class DenseResult(NamedTuple):
     accuracy: float
     f1: float
     C: float
-
-
-@contextlib.contextmanager
-def unconverged() -> Iterator[None]:
-    """scikit-learn does not warn that a solver stopped short, which the official protocol accepts.
-    To be entered by the thread that starts others: filters of warnings belong to the process."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def dense_probe(data: ProbeData, *, seed: int = PROBE_SEED) -> DenseResult:
@@ -82,21 +72,19 @@ def test_scores(classifier, x, y, val_auc: float) -> tuple[float, float, float, 
     )
 
 
-def principal_components(
-    data: ProbeData, max_k: int, *, seed: int = PROBE_SEED, device="cpu"
-) -> Features:
+def principal_components(data: ProbeData, max_k: int, seed: int = PROBE_SEED) -> Features:
     """Scores on the leading principal components of the standardised training rows, as
     ``find_best_pcareg`` projects them.
     """
     train, test = probe_split(data.y, seed, name=data.name)
-    x, y = data.x.to(device=device, dtype=torch.float64), torch.as_tensor(data.y, device=device)
+    x, y = data.x.double(), np.asarray(data.y).astype(np.int64)
     mean, scale = x[train].mean(0), x[train].std(0, correction=0)
     x = (x - mean) / torch.where(scale > 0, scale, 1.0)
     variances, directions = torch.linalg.eigh(x[train].T @ x[train])
     k = min(max_k, len(variances))
-    projected = (x @ directions.flip(1)[:, :k]).float()
+    leading = as_array(x @ directions.flip(1)[:, :k])
     return Features(
-        data.name, data.family, projected[train], y[train], projected[test], y[test], list(range(k))
+        data.name, data.family, leading[train], y[train], leading[test], y[test], list(range(k))
     )
 
 
@@ -106,39 +94,28 @@ def baseline_rows(
     *,
     penalty: str = "l1",
     seed: int = PROBE_SEED,
-    device="cpu",
 ) -> list[dict]:
     """One record per data set: ``dense`` and, by k, ``neurons`` and ``pca``; each with auc,
     val_auc, accuracy, f1, C.
 
     Neurons and components go through the same probe, ranking rule and grid as SAE latents at the
     same k, so only the basis differs."""
-    best = parallel_map(
-        lambda d: select_features(Neurons(d.x.shape[1]), d, max(ks), seed=seed, device=device),
-        sources,
-        device,
-    )
-    neurons = probe(best, ks, penalty=penalty, seed=seed)
-    leading = parallel_map(
-        lambda d: principal_components(d, max(ks), seed=seed, device=device), sources, device
-    )
-    pca = probe(leading, ks, penalty=penalty, seed=seed)
+
+    def measure(data: ProbeData) -> dict:
+        leading = principal_components(data, max(ks), seed)
+        pca = score_probes(leading, ks, fit_probes(leading, ks, penalty=penalty, seed=seed))
+        neurons = probe_data_set(Neurons(data.x.shape[1]), data, ks, penalty=penalty, seed=seed)
+        return {
+            "dataset": data.name,
+            "family": data.family,
+            "n_rows": len(data.y),
+            "dense": dense_probe(data, seed=seed)._asdict(),
+            "neurons": {str(r.k): _values(r) for r in neurons},
+            "pca": {str(r.k): _values(r) for r in pca},
+        }
+
     with unconverged():
-        dense = parallel_map(lambda d: dense_probe(d, seed=seed), sources)
-    rows = []
-    for i, data in enumerate(sources):
-        mine = slice(i * len(ks), (i + 1) * len(ks))
-        rows.append(
-            {
-                "dataset": data.name,
-                "family": data.family,
-                "n_rows": len(data.y),
-                "dense": dense[i]._asdict(),
-                "neurons": {str(r.k): _values(r) for r in neurons[mine]},
-                "pca": {str(r.k): _values(r) for r in pca[mine]},
-            }
-        )
-    return rows
+        return side_by_side(measure, sources)
 
 
 def _values(result) -> dict:

@@ -1,122 +1,135 @@
-"""What a probe needs of an SAE's code, class sums and single columns, without the code's dense
-form; sums by kernels on a CPU in float32.
+"""What probes and story means need of an SAE's code, sums over groups of rows and single columns,
+without the code's dense form; by kernels on a CPU in float32.
 """
 
 from __future__ import annotations
 
-import threading
+import functools
 
 import numpy as np
 import torch
 
-from husai.compiled import probe_kernels
+from husai import compiled
 from husai.sae.architectures import THRESHOLDED, TOP_K
 
 CHUNK_ROWS = 256
-_memory = threading.local()
-ONE_BY_ONE = ("relu", *THRESHOLDED)
-"""Architectures in which a latent does not depend on the others."""
+"""Rows multiplied at a time: their products, 1 MB at width 1024, stay in a core's cache until they
+are read."""
+LARGEST = torch.finfo(torch.float32).max
+kernels = functools.partial(compiled.load, "husai.probing.code_kernels")
 
 
 def applies(sae, x: torch.Tensor) -> bool:
-    """Whether the kernels can read this SAE."""
-    if getattr(sae, "architecture", None) not in (*TOP_K, *ONE_BY_ONE):
-        return False
-    return (
-        x.device.type == "cpu"
-        and sae.W_enc.dtype == torch.float32
-        and sae.W_enc.device.type == "cpu"
+    """Whether the kernels can read this SAE and these rows."""
+    known = getattr(sae, "architecture", None) in ("relu", *TOP_K, *THRESHOLDED)
+    return known and all(
+        t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, sae.W_enc)
     )
 
 
+def add_codes(
+    sae,
+    products: torch.Tensor,
+    groups: torch.Tensor,
+    sums: torch.Tensor,
+    fired: torch.Tensor,
+    floors: torch.Tensor | None = None,
+) -> None:
+    """Add the codes of rows to the sums of their groups, and count how often each latent fires.
+
+    Parameters
+    ----------
+    products : Tensor, ``(n, d_sae)`` float32
+        Of the centred rows with ``W_enc``; an SAE that keeps the k largest gets its bias added here
+        in place.
+    groups : Tensor, ``(n,)`` int64
+    sums : Tensor, ``(n_groups, d_sae)`` float32
+    fired : Tensor, ``(d_sae,)`` float32
+    floors : Tensor, ``(n,)`` float32, optional
+        For an SAE that keeps the k largest: gets a number that only these reach, see
+        ``code_kernels.floor_of``.
+    """
+    bias, arrays = _bias(sae), (groups.numpy(), sums.numpy(), fired.numpy())
+    if sae.architecture not in TOP_K:
+        kernels().add_above(products.numpy(), bias, _threshold(sae).numpy(), *arrays)
+        return
+    floors = torch.empty(len(products)) if floors is None else floors
+    tied = np.empty(len(products), np.int64)
+    n_tied = kernels().add_top_k(products.numpy(), bias, sae.k, *arrays, floors.numpy(), tied)
+    if n_tied:
+        # Which of equal latents is kept is torch.topk's choice, as in SAE.encode.
+        rows = torch.from_numpy(tied[:n_tied])
+        values, latents = products[rows].topk(sae.k, dim=1, sorted=False)
+        values = values.relu_()
+        sums.index_put_((groups[rows].unsqueeze(1), latents), values, accumulate=True)
+        fired += torch.bincount(latents[values > 0], minlength=len(fired))
+
+
 class ClassSums:
-    """Pre-activations of the training rows, and per latent what ranking sums over them; good until
-    the thread looks at other rows.
+    """Sums of the code over the rows ``x (n, d_in)`` of each class ``y (n,)`` 0/1, by which latents
+    are ranked, and columns of it.
+
+    Attributes
+    ----------
+    sums : Tensor, ``(2, d_sae)``
+    fired : Tensor, ``(d_sae,)``
+        On how many rows each latent is not zero.
     """
 
     def __init__(self, sae, x: torch.Tensor, y: torch.Tensor):
-        kernels, labels = probe_kernels().rows, y.numpy()
-        top_k = sae.architecture in TOP_K
         self.sae, self.x = sae, x
-        self.pre = _scratch(len(x) if top_k else min(CHUNK_ROWS, len(x)), sae.d_sae)
-        self.least = np.zeros(len(x), np.float32)
-        sums, fired = np.zeros((2, sae.d_sae), np.float32), np.zeros(sae.d_sae, np.float32)
-        threshold = _threshold(sae).numpy()
-        for rows, part in _chunks(sae, x, self.pre):
-            if top_k:
-                kernels.add_top_k(part, labels[rows], sae.k, sums, fired, self.least[rows])
-            else:
-                kernels.add_above(part, labels[rows], threshold, sums, fired)
-        self.sums, self.fired = torch.from_numpy(sums), torch.from_numpy(fired)
+        kept = len(x) if sae.architecture in TOP_K else CHUNK_ROWS
+        self._products, self._floors = torch.empty(kept, sae.d_sae), torch.empty(len(x))
+        self.sums, self.fired = torch.zeros(2, sae.d_sae), torch.zeros(sae.d_sae)
+        for rows, products in _products(sae, x, self._products):
+            add_codes(sae, products, y[rows], self.sums, self.fired, self._floors[rows])
 
     def columns(self, latents: torch.Tensor) -> torch.Tensor:
-        """Columns of the code, ``(n, len(latents))``."""
+        """Columns of the code, ``(n, len(latents))``. Latents that tie for the k-th place are all
+        kept."""
         if self.sae.architecture not in TOP_K:
-            return threshold_columns(self.sae, self.x, latents)
-        pre = self.pre[:, latents]
-        return torch.where(pre >= torch.from_numpy(self.least).unsqueeze(1), pre, 0.0)
+            return columns(self.sae, self.x, latents)
+        found = self._products[:, latents]
+        return torch.where(found >= self._floors.unsqueeze(1), found, 0.0)
 
 
-def threshold_columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Columns ``latents`` of the code of ``x``, ``(n, len(latents))`` float32, of an SAE whose
-    latents do not depend on each other.
-    """
-    x = x.to(sae.W_enc.dtype)
-    x = x - sae.b_dec if sae.apply_b_dec_to_input else x
-    pre = x @ sae.W_enc[:, latents] + sae.b_enc[latents]
-    return torch.where(pre <= _threshold(sae)[latents], 0.0, pre).float()
+def columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Columns ``latents`` of the code of ``x``, ``(n, len(latents))``.
 
-
-def product_columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """The same as the columns of the whole code, from the product with all latents: another sum
-    would differ in its last bits.
-    """
-    if sae.architecture in TOP_K:
-        return top_k_columns(sae, x, latents)
-    kept = [
-        part[:, latents.numpy()]
-        for _, part in _chunks(sae, x, _scratch(min(CHUNK_ROWS, len(x)), sae.d_sae))
-    ]
-    pre = torch.from_numpy(np.concatenate(kept))
-    return torch.where(pre <= _threshold(sae)[latents], 0.0, pre)
-
-
-def top_k_columns(sae, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Columns ``latents`` of the code of ``x``, ``(n, len(latents))``, of an SAE that keeps the k
-    largest of a row.
-    """
-    kernels, out = probe_kernels().rows, torch.empty(len(x), len(latents))
-    for rows, part in _chunks(sae, x, _scratch(min(CHUNK_ROWS, len(x)), sae.d_sae)):
-        kernels.top_k_columns(part, latents.numpy(), sae.k, out[rows].numpy())
+    Where latents do not depend on each other only these are computed; of an SAE that keeps the k
+    largest, all are."""
+    if sae.architecture not in TOP_K:
+        pre = _centred(sae, x) @ sae.W_enc[:, latents] + sae.b_enc[latents]
+        return torch.where(pre <= _threshold(sae)[latents], 0.0, pre)
+    out, bias = torch.empty(len(x), len(latents)), _bias(sae)
+    for rows, products in _products(sae, x, torch.empty(CHUNK_ROWS, sae.d_sae)):
+        kernels().top_k_columns(products.numpy(), bias, sae.k, latents.numpy(), out[rows].numpy())
     return out
 
 
-def _chunks(sae, x: torch.Tensor, out: torch.Tensor):
-    """``(rows, pre-activations of them)`` while they are in cache, written to ``out``: all of it,
-    or its start again and again.
-    """
-    x, whole = _centred(sae, x), len(out) == len(x)
+def _products(sae, x: torch.Tensor, out: torch.Tensor):
+    """``(rows, their products with W_enc)``, chunk by chunk, written to ``out``: to their own place
+    where all rows fit, else over each other."""
+    x, whole = _centred(sae, x), len(out) >= len(x)
     for start in range(0, len(x), CHUNK_ROWS):
         rows = slice(start, min(start + CHUNK_ROWS, len(x)))
         part = out[rows] if whole else out[: rows.stop - start]
-        torch.mm(x[rows], sae.W_enc, out=part)
-        yield rows, part.add_(sae.b_enc).numpy()
-
-
-def _scratch(n: int, d: int) -> torch.Tensor:
-    """An ``(n, d)`` float32 matrix in memory that each thread keeps: fresh pages would cost as much
-    as what is done in them.
-    """
-    if getattr(_memory, "numbers", np.empty(0)).size < n * d:
-        _memory.numbers = np.empty(n * d, np.float32)
-    return torch.from_numpy(_memory.numbers[: n * d].reshape(n, d))
+        yield rows, torch.mm(x[rows], sae.W_enc, out=part)
 
 
 def _centred(sae, x: torch.Tensor) -> torch.Tensor:
-    x = x.float()
     return x - sae.b_dec if sae.apply_b_dec_to_input else x
 
 
+def _bias(sae) -> np.ndarray:
+    return sae.b_enc.detach().contiguous().numpy()
+
+
 def _threshold(sae) -> torch.Tensor:
-    """A latent is on above it."""
-    return torch.zeros_like(sae.b_enc) if sae.threshold is None else sae.threshold.clamp(min=0.0)
+    """What a pre-activation must exceed to be on, float32 ``(d_sae,)``: nothing exceeds NaN, and
+    only infinity, which is refused, the rest.
+    """
+    if sae.threshold is None:
+        return torch.zeros(sae.d_sae)
+    found = sae.threshold.detach().float().nan_to_num(nan=LARGEST, posinf=LARGEST)
+    return found.clamp(min=0.0).contiguous()

@@ -16,9 +16,6 @@ import numpy as np
 from husai.errors import HusaiError, nearest
 
 OOD_IDS = (5, 6, 7, 66, 67, 73, 87, 90)
-PROBE_SEED = 42
-PROBE_MAX_TRAIN = 1024
-PROBE_MIN_TEST = 100
 
 # First match wins. Data sets whose texts overlap share a family: agnews reuses code rows as
 # negatives and news_class has agnews
@@ -285,36 +282,6 @@ def split(
     if half not in halves:
         raise HusaiError(f"split: half '{half}' is not A or B")
     return halves[half]
-
-
-def probe_train_rows(
-    y: np.ndarray, seed: int = PROBE_SEED, num_train: int | None = None
-) -> np.ndarray:
-    """Sorted rows that sae-probes draws to train a probe; every other row may be used to test it.
-
-    At most ``min(n - 100, 1024)`` rows, half of each class, positives first, without replacement
-    (``get_train_test_indices`` of sae-probes 0.4.2).
-
-    Parameters
-    ----------
-    y : ndarray of int, ``(n_rows,)``
-        Labels 0/1 of the rows in use.
-    """
-    if num_train is None:
-        num_train = min(len(y) - PROBE_MIN_TEST, PROBE_MAX_TRAIN)
-    n_positive = -(-num_train // 2)
-    positive, negative = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
-    if num_train < 2 or len(positive) < n_positive or len(negative) < num_train - n_positive:
-        raise HusaiError(
-            f"{len(y)} rows ({len(positive)} positive) are too few for a balanced draw of "
-            f"{num_train} training rows; raise max_rows"
-        )
-    rng = np.random.RandomState(seed)
-    drawn = [
-        rng.choice(positive, n_positive, replace=False),
-        rng.choice(negative, num_train - n_positive, replace=False),
-    ]
-    return np.sort(np.concatenate(drawn))
 
 
 def row_hash(text: str) -> str:

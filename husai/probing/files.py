@@ -16,35 +16,32 @@ from husai.probing import datasets
 from husai.probing.protocol import ProbeData
 
 
-def hook_dir(probes: str | Path, hook_name: str) -> Path:
-    """Folder of one hook's activations; ``probes`` is the folder above it or the manifest in it.
+def probe_path(probes: str | Path, hook_name: str, name: str, ood: bool = False) -> Path:
+    """File of a data set, or of its OOD test set; ``probes`` is the folder above the hooks' or the
+    manifest in it.
 
     Raises
     ------
     HusaiError
-        The subject has no activations at this hook (the hooks it has are named).
+        The subject has no activations at this hook (the hooks it has are named), or none of this
+        data set.
     """
     root = Path(probes).parent if Path(probes).suffix == ".json" else Path(probes)
-    if not (root / hook_name).is_dir():
-        present = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        has = (
-            f"it has {', '.join(present)}{nearest(hook_name, present)}"
-            if present
-            else "it has none yet; run the probe activations first"
-        )
-        raise HusaiError(f"{root}: no probe activations at hook '{hook_name}'; {has}")
-    return root / hook_name
-
-
-def probe_path(probes: str | Path, hook_name: str, name: str, ood: bool = False) -> Path:
-    """File of a data set, or of its OOD test set."""
-    path = hook_dir(probes, hook_name) / f"{name}{'_OOD' if ood else ''}.safetensors"
-    if not path.is_file():
+    path = root / hook_name / f"{name}{'_OOD' if ood else ''}.safetensors"
+    if path.is_file():
+        return path
+    if path.parent.is_dir():
         raise HusaiError(
             f"{path}: no activations of data set '{name}'; add it to the data sets of the probe "
             "activations and run them again"
         )
-    return path
+    present = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    has = (
+        f"it has {', '.join(present)}{nearest(hook_name, present)}"
+        if present
+        else "it has none yet; run the probe activations first"
+    )
+    raise HusaiError(f"{root}: no probe activations at hook '{hook_name}'; {has}")
 
 
 def load_probe_data(
@@ -61,21 +58,16 @@ def load_probe_data(
             f"{path}: not a readable safetensors file ({error}); delete it and run the probe "
             "activations again"
         ) from error
-    x = tensors.get("x", tensors.get("activations"))
-    if x is None or x.ndim != 2:
+    if "x" not in tensors or tensors["x"].ndim != 2 or "y" not in tensors:
         raise HusaiError(
-            f"{path}: holds no matrix 'x' (n_rows, d); delete it and run the probe activations "
-            "again"
+            f"{path}: holds no matrix 'x' (n_rows, d) with labels 'y'; delete it and run the probe "
+            "activations again"
         )
-    x = x[:max_rows].float()
+    x, y = tensors["x"][:max_rows].float(), tensors["y"][:max_rows].numpy().astype(np.int64)
     if not x.sum().isfinite() and not torch.isfinite(x).all():  # a finite sum is quick proof
         raise HusaiError(
             f"{path}: NaN or infinite activations; run the probe activations again in float32"
         )
-    if "y" in tensors:
-        y = tensors["y"][:max_rows].numpy().astype(np.int64)
-    else:
-        y = (datasets.load_ood(name) if ood else datasets.load_dataset(name)).y[: len(x)]
     if len(x) != len(y):
         raise HusaiError(
             f"{path}: {len(x)} rows but {len(y)} labels; delete it and run the probe activations "

@@ -1,29 +1,23 @@
-"""Sparse probing of many data sets at once: sae-probes' protocol (splits, ranking, grid, validation
-rule), solved as one batch.
+"""Sparse probing of many data sets: sae-probes' protocol from activations to test scores.
 
 The protocol is that of ``run_sae_evals(setting="normal")`` in sae-probes 0.4.2 (Kantamneni et al.
-2502.16681), which SAEBench wraps."""
+2502.16681), which SAEBench wraps. A data set goes through :func:`probe_data_set` from top to
+bottom."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from husai.compiled import probe_kernels
+from husai.compute import as_completed
 from husai.errors import HusaiError
-from husai.parallel import prepared
 from husai.probing import scores
-from husai.probing.datasets import PROBE_SEED
-from husai.probing.probes import C_GRID, Chosen, Features, check_ks, final_probes
+from husai.probing.solver import Features, check_ks, fit_probes, unconverged
+from husai.probing.splits import PROBE_SEED, probe_split
 
-MAX_TRAIN = 1024
-MIN_TEST = 100
-MIN_TRAIN = 128
-TOGETHER = 8
 KS = (1, 2, 5, 16)
 
 
@@ -57,154 +51,6 @@ class ProbeResult(NamedTuple):
     n_test: int
 
 
-def probe_split(
-    y: np.ndarray,
-    seed: int = PROBE_SEED,
-    *,
-    num_train: int | None = None,
-    num_test: int | None = None,
-    name: str = "",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test rows of sae-probes: balanced draws, ``min(n - 100, 1024)`` to train, all
-    but one of the rest to test.
-
-    Follows ``get_xy_traintest`` and ``get_train_test_indices`` draw by draw. When a row limit left
-    the classes unequal, the test set shrinks to the largest balanced one; the training rows are
-    those of :func:`husai.probing.datasets.probe_train_rows`.
-
-    Raises
-    ------
-    HusaiError
-        One class only, or fewer than 128 training rows.
-    """
-    y = np.asarray(y)
-    positive, negative = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
-    if len(positive) == 0 or len(negative) == 0:
-        raise HusaiError(
-            f"data set '{name}': only one class among its {len(y)} rows; raise max_rows or remove "
-            "the data set"
-        )
-    num_train = min(len(y) - MIN_TEST, MAX_TRAIN) if num_train is None else num_train
-    n_pos = -(-num_train // 2)
-    n_neg = num_train - n_pos
-    if num_train < MIN_TRAIN or len(positive) <= n_pos or len(negative) <= n_neg:
-        raise HusaiError(
-            f"data set '{name}': {len(y)} rows ({len(positive)} of class 1) are too few for "
-            f"{max(num_train, MIN_TRAIN)} balanced training "
-            "rows and a test set; raise max_rows or remove the data set"
-        )
-    rng = np.random.RandomState(seed)
-    train_pos = rng.choice(positive, size=n_pos, replace=False)
-    train_neg = rng.choice(negative, size=n_neg, replace=False)
-    left = np.ones(len(y), dtype=bool)
-    left[train_pos], left[train_neg] = False, False
-    rest_pos, rest_neg = positive[left[positive]], negative[left[negative]]
-    if num_test is None:
-        num_test = min(len(y) - num_train - 1, 2 * min(len(rest_pos), len(rest_neg)))
-    test_pos = rng.choice(rest_pos, size=-(-num_test // 2), replace=False)
-    test_neg = rng.choice(rest_neg, size=num_test - len(test_pos), replace=False)
-    train = rng.permutation(np.concatenate([train_pos, train_neg]))
-    return train, rng.permutation(np.concatenate([test_pos, test_neg]))
-
-
-def select_features(
-    encoder, data: ProbeData, max_k: int, *, seed: int = PROBE_SEED, device="cpu"
-) -> Features:
-    """Encode a data set, rank the latents on its training rows and keep the best ``max_k`` columns.
-
-    ``encoder`` has ``d_in``, ``best(x, y, n)``, ``columns(x, latents)``, ``official_columns(x,
-    latents)`` and ``best_is_official``; see :mod:`husai.probing.encoders`."""
-    check_width(encoder, data)
-    if len(data.x) != len(data.y):
-        raise HusaiError(
-            f"data set '{data.name}': {len(data.x)} activation rows for {len(data.y)} labels; run "
-            "the probe activations again"
-        )
-    train, test = probe_split(data.y, seed, name=data.name)
-    x, y = data.x.to(device), torch.as_tensor(data.y, device=device).long()
-    train_rows, test_rows = (
-        torch.as_tensor(train, device=device),
-        torch.as_tensor(test, device=device),
-    )
-    trained_on = x.index_select(0, train_rows)
-    best, columns = encoder.best(trained_on, y[train_rows], max_k)
-    tested = encoder.columns(x.index_select(0, test_rows), best)
-    official = (
-        None
-        if encoder.best_is_official
-        else functools.partial(encoder.official_columns, trained_on, best)
-    )
-    return Features(
-        data.name,
-        data.family,
-        columns,
-        y[train_rows],
-        tested,
-        y[test_rows],
-        best.tolist(),
-        official,
-    )
-
-
-def check_width(encoder, data: ProbeData) -> None:
-    """Refuse activations of another width than the encoder reads."""
-    if data.x.shape[1] != encoder.d_in:
-        raise HusaiError(
-            f"data set '{data.name}': activations have d = {data.x.shape[1]} but the SAE has d_in "
-            f"= {encoder.d_in}; "
-            "probe the hook the SAE was trained on"
-        )
-
-
-def probe(
-    features: Sequence[Features],
-    ks: Sequence[int] = KS,
-    *,
-    penalty: str = "l1",
-    Cs: Sequence[float] = C_GRID,
-    seed: int = PROBE_SEED,
-    compiled: bool | None = None,
-) -> list[ProbeResult]:
-    """Score the final probe of every data set and k on its test rows; see
-    :func:`husai.probing.probes.final_probes`.
-    """
-    found = zip(
-        features,
-        final_probes(features, ks, penalty=penalty, Cs=Cs, seed=seed, compiled=compiled),
-        strict=True,
-    )
-    return [result for f, chosen in found for result in _score(f, ks, chosen)]
-
-
-def _score(f: Features, ks: Sequence[int], chosen: Chosen) -> list[ProbeResult]:
-    prob, y = chosen.probabilities(f.test), f.y_test.cpu().numpy()
-    measured = zip(
-        ks,
-        scores.auc(prob, y),
-        chosen.val_auc,
-        scores.accuracy(prob > 0.5, y),
-        scores.weighted_f1(prob > 0.5, y),
-        chosen.C,
-        strict=True,
-    )
-    return [
-        ProbeResult(
-            f.name,
-            f.family,
-            k,
-            float(auc),
-            float(val),
-            float(accuracy),
-            float(f1),
-            C,
-            f.latents[:k],
-            len(f.train),
-            len(f.test),
-        )
-        for k, auc, val, accuracy, f1, C in measured
-    ]
-
-
 def probe_datasets(
     encoder,
     sources: Iterable[ProbeData],
@@ -213,48 +59,122 @@ def probe_datasets(
     penalty: str = "l1",
     seed: int = PROBE_SEED,
     device="cpu",
-    block: int | None = None,
-    on_block: Callable[[list[ProbeResult]], None] | None = None,
-    compiled: bool | None = None,
+    on_done: Callable[[list[ProbeResult]], None] | None = None,
 ) -> list[ProbeResult]:
-    """Probe every data set with the fast engine; ``on_block`` sees the results of ``block`` data
-    sets at a time, as they come.
+    """Probe every data set with the fast engine: results by data set and k, in the order given.
 
-    ``sources`` may load lazily: of a data set's activations only the training rows are kept, and
-    these until it is solved. With the compiled kernels (on a CPU, unless ``compiled`` says
-    otherwise) each thread takes one data set from start to end and a block is one; in torch a
-    block, by default of 8, is solved together."""
+    ``sources`` may load lazily; each of torch's threads takes one data set from start to end.
+    ``on_done`` sees the results of every data set as they come. The encoder computes on ``device``,
+    the probes are solved on the CPU."""
     check_ks(ks)
-    compiled = torch.device(device).type == "cpu" if compiled is None else compiled
-    block = block or (1 if compiled else TOGETHER)
     found: dict[int, list[ProbeResult]] = {}
-    waiting: list[tuple[int, Any]] = []
+    with unconverged():
+        for i, results in as_completed(
+            lambda data: probe_data_set(
+                encoder, data, ks, penalty=penalty, seed=seed, device=device
+            ),
+            sources,
+        ):
+            found[i] = results
+            if on_done is not None:
+                on_done(results)
+    return [result for i in sorted(found) for result in found[i]]
 
-    def prepare(data: ProbeData) -> Features | list[ProbeResult]:
-        features = select_features(encoder, data, max(ks), seed=seed, device=device)
-        return (
-            probe([features], ks, penalty=penalty, seed=seed, compiled=True)
-            if compiled
-            else features
+
+def probe_data_set(
+    encoder,
+    data: ProbeData,
+    ks: Sequence[int] = KS,
+    *,
+    penalty: str = "l1",
+    seed: int = PROBE_SEED,
+    device="cpu",
+) -> list[ProbeResult]:
+    """Draw the rows of a data set, encode them, rank the latents on the training rows, fit a probe
+    on the best k of them for every k, and score it on the test rows.
+
+    ``encoder`` has ``d_in``, ``best(x, y, n)`` and ``columns(x, latents)``; see
+    :mod:`husai.probing.encoders`."""
+    check_width(encoder, data)
+    train, test = probe_split(data.y, seed, name=data.name)
+    features = select_features(encoder, data, train, test, max(ks), device=device)
+    probes = fit_probes(features, ks, penalty=penalty, seed=seed)
+    return score_probes(features, ks, probes)
+
+
+def select_features(
+    encoder, data: ProbeData, train: np.ndarray, test: np.ndarray, max_k: int, *, device="cpu"
+) -> Features:
+    """The ``max_k`` best columns of the code for the labels of the rows ``train``, on those rows
+    and on the rows ``test``."""
+    x, y = data.x.to(device), torch.as_tensor(data.y).long()
+    best, trained = encoder.best(x[train], y[train].to(device), max_k)
+    tested = encoder.columns(x[test], best)
+    return Features(
+        data.name,
+        data.family,
+        as_array(trained),
+        y[train].numpy(),
+        as_array(tested),
+        y[test].numpy(),
+        best.tolist(),
+    )
+
+
+def as_array(columns: torch.Tensor) -> np.ndarray:
+    """Columns of a code as the solver reads them: float32 in row order."""
+    return np.ascontiguousarray(columns.float().cpu().numpy())
+
+
+def score_probes(f: Features, ks: Sequence[int], probes) -> list[ProbeResult]:
+    """Test scores of the probes of a data set, one result per k."""
+    probabilities = probes.probabilities(f.test)
+    measured = zip(
+        ks,
+        scores.auc(probabilities, f.y_test).tolist(),
+        probes.val_auc.tolist(),
+        scores.accuracy(probabilities > 0.5, f.y_test).tolist(),
+        scores.weighted_f1(probabilities > 0.5, f.y_test).tolist(),
+        probes.C,
+        strict=True,
+    )
+    return [
+        ProbeResult(f.name, f.family, k, *values, f.latents[:k], len(f.train), len(f.test))
+        for k, *values in measured
+    ]
+
+
+def check_width(encoder, data: ProbeData) -> None:
+    """Refuse activations of another width than the encoder reads, or without a label each."""
+    if data.x.shape[1] != encoder.d_in:
+        raise HusaiError(
+            f"data set '{data.name}': activations have d = {data.x.shape[1]} but the SAE has d_in "
+            f"= {encoder.d_in}; "
+            "probe the hook the SAE was trained on"
+        )
+    if len(data.x) != len(data.y):
+        raise HusaiError(
+            f"data set '{data.name}': {len(data.x)} activation rows for {len(data.y)} labels; run "
+            "the probe activations again"
         )
 
-    def finish() -> None:
-        places, made = zip(*waiting, strict=True)
-        results = made
-        if not compiled:
-            together = probe(made, ks, penalty=penalty, seed=seed, compiled=False)
-            results = [together[i * len(ks) : (i + 1) * len(ks)] for i in range(len(made))]
-        found.update(zip(places, results, strict=True))
-        waiting.clear()
-        if on_block is not None:
-            on_block([r for result in results for r in result])
 
-    if compiled:
-        probe_kernels()
-    for item in prepared(prepare, sources, device, 2 * TOGETHER):
-        waiting.append(item)
-        if len(waiting) >= block:
-            finish()
-    if waiting:
-        finish()
-    return [result for i in sorted(found) for result in found[i]]
+def reseed_noise(
+    encoder,
+    sources: Sequence[ProbeData],
+    ks: Sequence[int] = KS,
+    *,
+    seeds: Sequence[int] = (PROBE_SEED, 43, 44, 45, 46),
+    **options,
+) -> dict[tuple[str, int], float]:
+    """Standard deviation (n - 1) of each probe's test AUC over seeds of the protocol, by data set
+    and k.
+
+    A seed draws the rows, their order and SAGA's steps. On a data set at chance this is what a
+    difference between two engines, or two SAEs, is to be compared with. Options are those of
+    :func:`probe_datasets`."""
+    runs = [probe_datasets(encoder, sources, ks, seed=seed, **options) for seed in seeds]
+    return {
+        (found[0].dataset, found[0].k): float(np.std([r.auc for r in found], ddof=1))
+        for found in zip(*runs, strict=True)
+    }

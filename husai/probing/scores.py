@@ -1,13 +1,17 @@
-"""Scores of binary probes, many at once: probabilities, AUC with tied ranks, accuracy,
+"""Scores of binary probes, several at once: probabilities, AUC with tied ranks, accuracy,
 class-weighted F1.
 """
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from scipy.special import expit
 
-from husai.compiled import probe_kernels
+from husai import compiled
+
+kernels = functools.partial(compiled.load, "husai.probing.score_kernels")
 
 
 def probabilities(models: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -15,13 +19,13 @@ def probabilities(models: np.ndarray, x: np.ndarray) -> np.ndarray:
     rows get equal ones.
     """
     out = np.empty((len(models), len(x)))
-    probe_kernels().rows.decisions(np.ascontiguousarray(x), np.ascontiguousarray(models), out)
+    kernels().decisions(np.ascontiguousarray(x), np.ascontiguousarray(models), out)
     return expit(out, out=out)
 
 
 def auc(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each row of scores, ties counted half (Mann-Whitney; equals
-    scikit-learn's ``roc_auc_score``).
+    scikit-learn's ``roc_auc_score`` but for its last bits).
 
     Parameters
     ----------
@@ -34,19 +38,12 @@ def auc(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     -------
     ndarray of float64, ``(P,)``
     """
+    # Bit patterns of positive numbers are in the order of the numbers, and sort faster.
+    keys = 2 * np.array(scores, np.float64, order="C").view(np.int64) + y
+    keys.sort(axis=-1)
     out = np.empty(len(scores))
-    probe_kernels().rows.areas(keys(scores, y), out)
+    kernels().areas(keys, out)
     return out
-
-
-def keys(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Sorted int64 keys of each row of scores ``(P, n)`` from 0 to 1: bit patterns of float64,
-    which are in the order of the numbers, doubled, plus the label."""
-    found = np.array(scores, np.float64, order="C").view(np.int64)
-    found *= 2
-    found += y
-    found.sort(axis=-1)
-    return found
 
 
 def trapezoid_auc(scores: np.ndarray, y: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from husai.compute import single_threaded
+from husai.compute import single_threaded, thread_pool
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,10 +48,7 @@ class Workers:
         if self._on_cpu:
             self._threads = min(self._n, self._exit.enter_context(single_threaded()))
             if self._threads > 1:
-                pool = ThreadPoolExecutor(
-                    self._threads, initializer=torch.set_num_threads, initargs=(1,)
-                )
-                self._pool = self._exit.enter_context(pool)
+                self._pool = self._exit.enter_context(thread_pool(self._threads))
         return self
 
     def __exit__(self, *_: object) -> None:

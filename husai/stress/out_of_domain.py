@@ -14,16 +14,10 @@ import torch
 from husai.errors import HusaiError
 from husai.probing import scores
 from husai.probing.baselines import fit_dense
-from husai.probing.probes import Features, final_probes
-from husai.probing.protocol import (
-    MAX_TRAIN,
-    MIN_TEST,
-    PROBE_SEED,
-    ProbeData,
-    check_width,
-    probe_split,
-)
-from husai.probing.saebench import cycle3_summary
+from husai.probing.paired import cycle3_summary
+from husai.probing.protocol import ProbeData, as_array, check_width, select_features
+from husai.probing.solver import auc_on_test, fit_probes
+from husai.probing.splits import MAX_TRAIN, MIN_TEST, PROBE_SEED, probe_split
 
 OOD_TRAIN_ROWS = 1500
 
@@ -77,37 +71,24 @@ def sae_drops(
     """AUC of an SAE's k-sparse probe in and out of its domain, per pair of (data set, OOD twin):
     ``{"id", "ood"}``.
     """
-    features, tests = [], []
-    for data, out in pairs:
-        check_width(encoder, data)
-        check_width(encoder, out)
-        train, rest = ood_rows(data.y, seed, data.name)
-        x, y = data.x.to(device), torch.as_tensor(data.y, device=device)
-        best, columns = encoder.best(x[train], y[train], k)
-        features.append(
-            Features(
-                data.name,
-                data.family,
-                columns,
-                y[train],
-                encoder.columns(x[rest], best),
-                y[rest],
-                best.tolist(),
-            )
-        )
-        tests.append(
-            (encoder.columns(out.x.to(device), best), torch.as_tensor(out.y, device=device))
-        )
-    drops = []
-    for f, (x_ood, y_ood), chosen in zip(
-        features, tests, final_probes(features, [k], penalty=penalty, seed=seed), strict=True
-    ):
-        inside, outside = (
-            scores.auc(chosen.probabilities(x), y.cpu().numpy())
-            for x, y in ((f.test, f.y_test), (x_ood, y_ood))
-        )
-        drops.append({"id": float(inside[0]), "ood": float(outside[0])})
-    return drops
+    return [_sae_drop(encoder, *pair, k, penalty, seed, device) for pair in pairs]
+
+
+def _sae_drop(
+    encoder, data: ProbeData, out: ProbeData, k: int, penalty: str, seed: int, device
+) -> dict[str, float]:
+    check_width(encoder, data)
+    check_width(encoder, out)
+    train, rest = ood_rows(data.y, seed, data.name)
+    features = select_features(encoder, data, train, rest, k, device=device)
+    models = fit_probes(features, [k], penalty=penalty, seed=seed).models
+    latents = torch.tensor(features.latents, device=device)
+    outside = as_array(encoder.columns(out.x.to(device), latents))
+    moved = features._replace(test=outside, y_test=np.asarray(out.y))
+    return {
+        "id": float(auc_on_test(features, models)[0]),
+        "ood": float(auc_on_test(moved, models)[0]),
+    }
 
 
 def excess_drops(sae: Sequence[dict[str, float]], dense: Sequence[dict[str, float]]) -> np.ndarray:

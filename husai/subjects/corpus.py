@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from husai.errors import HusaiError, nearest
-from husai.probing import datasets
+from husai.probing import datasets, splits
 
 DEFAULTS = {
     "selection": None,
@@ -67,7 +67,7 @@ def build_corpus(config: dict | None = None) -> Corpus:
 
     Evaluation text is every row of the confirmation (B) and OOD data sets, the OOD files, and of
     the selection (A) data sets all rows but those that sae-probes draws to train a probe
-    (``datasets.probe_train_rows``).
+    (``splits.probe_train_rows``).
 
     Raises
     ------
@@ -132,7 +132,7 @@ def _trainable_rows(config: dict) -> dict[str, set[int]]:
             rows[name] = set()
         else:
             y = datasets.load_dataset(name, config["max_rows"]).y
-            rows[name] = set(datasets.probe_train_rows(y).tolist())
+            rows[name] = set(splits.probe_train_rows(y).tolist())
     return rows
 
 

@@ -175,10 +175,27 @@ def test_preflight_reports_versions(program, monkeypatch):
     )
 
 
-def test_preflight_survives_a_module_that_prints_and_exits(tmp_path):
+def test_preflight_survives_a_module_that_prints_and_exits(tmp_path, monkeypatch):
     (tmp_path / "loud.py").write_text("print('hello')\nraise SystemExit('no GPU')")
-    found = preflight("cebench", "python loud.py", module="loud", working_directory=tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = preflight("cebench", "python -m loud", module="loud")
     assert found["error"] == "SystemExit: no GPU"
+
+
+@pytest.mark.parametrize("module", ["here", "sae_probes", "json"])
+def test_preflight_imports_nothing_from_the_working_directory(module, tmp_path, monkeypatch):
+    (tmp_path / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", ".")
+    for folder in (None, tmp_path):
+        found = preflight("cebench", f"python -m {module}", module=module, working_directory=folder)
+        assert found["ready"] and not (tmp_path / "ran").exists()
+
+
+def test_saebenchs_own_imports_are_not_hidden_by_the_folder_its_program_lies_in():
+    folder = Path(saebench_program.__file__).parent
+    names = {p.stem for p in folder.glob("*.py")} - {"__init__"}
+    assert not names & {"sae_probes", "sae_bench", "sae_lens", "datasets"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from husai.errors import HusaiError
 from husai.passport import Kin, certify
 from husai.passport.planted import KINDS, Plan, campaign, mean_outcome, planted_sae, planted_world
 from husai.sae import SAE
+from husai.stability import planted_decoders
 
 PLAN = Plan(d_in=32, d_sae=64, l0=4, cosine=0.9, n_rows=1500, n_seeds=5)
 PRIVATE, SHARED = KINDS.index("private"), KINDS.index("shared")
@@ -129,11 +130,20 @@ def test_a_clone_adds_nothing_to_independent_seeds(planted, found):
 def test_a_copy_with_some_latents_replaced_is_no_reproduction(planted):
     saes, _, rows = planted
     W_enc, W_dec = saes[0].W_enc.clone(), saes[0].W_dec.clone()
-    W_dec[:13], W_enc[:, :13] = saes[1].W_dec[:13], saes[1].W_enc[:, :13]
+    W_dec[:5], W_enc[:, :5] = saes[1].W_dec[:5], saes[1].W_enc[:, :5]
     mixed, _ = rearranged(SAE("topk", W_enc, W_dec, *_rest(saes[0])), flip=False)
     kin = certify([saes[0], mixed, saes[2], saes[3]], rows).kin
     assert [(k.a, k.b) for k in kin] == [(0, 1)]
     assert "identical" in kin[0].reason
+
+
+def test_planted_dictionaries_that_share_a_part_exactly_are_no_copies(planted):
+    _, _, rows = planted
+    zeros = torch.zeros(64), torch.zeros(32)
+    saes = [SAE("topk", W.T, W, *zeros, k=4) for W in planted_decoders(5, 64, 32, 0.75)]
+    found = certify(saes, rows, null_draws=0)
+    assert found.kin == []
+    assert [int(t.certified.sum()) for t in found.tables] == [48] * 5
 
 
 def test_a_common_start_is_no_reproduction(planted):

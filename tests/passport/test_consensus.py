@@ -62,8 +62,8 @@ def test_the_refit_keeps_l0_and_explains_more(architecture):
 
 def test_rows_may_lie_in_a_store(planted, tmp_path):
     saes, world = planted
-    store = write_store(tmp_path / "rows", world.rows) or ActivationStore.open(tmp_path / "rows")
-    (stored,) = consensus([saes[:3]], store, steps=20)
+    write_store(tmp_path / "rows", world.rows)
+    (stored,) = consensus([saes[:3]], ActivationStore.open(tmp_path / "rows"), steps=20)
     (held,) = consensus([saes[:3]], world.rows, steps=20)
     assert torch.allclose(stored.sae.W_enc, held.sae.W_enc, atol=1e-5)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from husai.errors import HusaiError
 from husai.probing import datasets
+from husai.probing.splits import probe_train_rows
 
 
 def test_the_113_binary_and_155_text_files_are_found():
@@ -116,12 +117,10 @@ def test_probe_training_rows_are_those_of_sae_probes():
     rng = np.random.RandomState(42)
     positives = rng.choice(np.where(y == 1)[0], size=314, replace=False)
     negatives = rng.choice(np.where(y == 0)[0], size=314, replace=False)
-    assert np.array_equal(
-        datasets.probe_train_rows(y), np.sort(np.concatenate([positives, negatives]))
-    )
-    assert len(datasets.probe_train_rows(datasets.load_dataset("87_glue_cola").y)) == 1024
+    assert np.array_equal(probe_train_rows(y), np.sort(np.concatenate([positives, negatives])))
+    assert len(probe_train_rows(datasets.load_dataset("87_glue_cola").y)) == 1024
     with pytest.raises(HusaiError, match="raise max_rows"):
-        datasets.probe_train_rows(np.array([0, 1] * 20))
+        probe_train_rows(np.array([0, 1] * 20))
 
 
 @given(

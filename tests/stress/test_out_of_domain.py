@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from husai.errors import HusaiError
 from husai.jobs.ood import ood_job
-from husai.probing import datasets
+from husai.planning.specs import OODSpec
+from husai.probing import datasets, splits
 from husai.probing.encoders import Neurons
 from husai.probing.protocol import ProbeData
 from husai.sae import SAE, save_sae
@@ -39,7 +40,7 @@ def test_training_rows_come_from_the_first_1500_and_never_test_in_domain():
     train, rest = out_of_domain.ood_rows(y)
     assert len(train) == 1024 and train.max() < 1500 and y[train].sum() == 512
     assert not set(train) & set(rest)
-    assert not set(datasets.probe_train_rows(y)) & set(rest), "rows the subject may have read"
+    assert not set(splits.probe_train_rows(y)) & set(rest), "rows the subject may have read"
 
 
 def test_too_few_rows_are_refused_by_name():
@@ -127,7 +128,7 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
         "recipe": "mine",
     }
     record = ood_job(
-        spec, directories, tmp_path / "toy" / "probes", tmp_path / "out_of_domain.json"
+        OODSpec(**spec), directories, tmp_path / "toy" / "probes", tmp_path / "out_of_domain.json"
     )
     excess = [
         (r["sae_id"] - r["sae_ood"]) - (r["llm_id"] - r["llm_ood"]) for r in record["per_dataset"]
@@ -139,7 +140,7 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
     assert record["alphabetical"]["ood_domains"] == ["living-room"]
     with pytest.raises(HusaiError, match=r"no activations of data set .90_glue_qnli"):
         ood_job(
-            {**spec, "ood": ["90_glue_qnli"]},
+            OODSpec(**{**spec, "ood": ["90_glue_qnli"]}),
             directories,
             tmp_path / "toy" / "probes",
             tmp_path / "o.json",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from husai.errors import HusaiError
-from husai.probing import datasets
+from husai.probing import datasets, splits
 from husai.subjects import contexts
 from husai.subjects import corpus as corpora
 from husai.subjects import tokenizer as tokenizers
@@ -36,7 +36,7 @@ def test_no_document_is_evaluation_text(corpus):
         assert not used & {datasets.row_hash(t) for t in datasets.load_ood(name).prompts}
     for name in a[::9]:
         data = datasets.load_dataset(name, 1500)
-        train = set(datasets.probe_train_rows(data.y).tolist())
+        train = set(splits.probe_train_rows(data.y).tolist())
         assert not used & {
             datasets.row_hash(t) for i, t in enumerate(data.prompts) if i not in train
         }

@@ -1,0 +1,197 @@
+"""The official engine: sae-probes' own evaluation of an SAE, fed with activations that are already
+computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from husai import provenance
+from husai.errors import HusaiError
+from husai.probing import datasets
+from husai.probing.protocol import ProbeData, ProbeResult, check_width
+from husai.probing.splits import PROBE_SEED, probe_split
+
+MODEL = "husai-subject"
+
+
+class Encoder:
+    """What sae-probes asks of an SAE: ``encode``."""
+
+    def __init__(self, encode):
+        self.encode = encode
+
+
+def probe_officially(
+    encoder,
+    source: ProbeData,
+    hook_name: str,
+    ks: Sequence[int],
+    *,
+    results: str | Path,
+    penalty: str = "l1",
+    seed: int = PROBE_SEED,
+    device: str = "cpu",
+) -> list[ProbeResult]:
+    """One data set through ``sae_probes.run_sae_evals``.
+
+    sae-probes names its results by data set and hook only and skips those that exist, so
+    ``results`` must be a directory of this encoder's content hash: see :func:`results_dir`."""
+    from sae_probes.run_sae_evals import get_save_metrics_path, run_sae_evals
+
+    check_width(encoder, source)
+    datasets.check_names([source.name])
+    names = {"model_name": MODEL, "hook_name": hook_name, "reg_type": penalty, "setting": "normal"}
+    path = get_save_metrics_path(dataset=source.name, sae_results_path=results, **names)
+    _drop_broken(path)
+    with _prepared(source, hook_name) as cache:
+        run_sae_evals(
+            Encoder(encoder.encode),
+            **names,
+            ks=list(ks),
+            results_path=results,
+            model_cache_path=cache,
+            datasets=[source.name],
+            device=str(device),
+            seed=seed,
+        )
+    train, test = probe_split(source.y, seed, name=source.name)
+    return [
+        ProbeResult(
+            source.name,
+            source.family,
+            r["k"],
+            r["test_auc"],
+            r["val_auc"],
+            r["test_acc"],
+            r["test_f1"],
+            None,
+            r["indices"],
+            len(train),
+            len(test),
+        )
+        for r in provenance.read_json(path)
+    ]
+
+
+def dense_officially(
+    source: ProbeData, hook_name: str, *, results: str | Path, seed: int = PROBE_SEED
+) -> dict:
+    """The dense logistic baseline of one data set through ``sae_probes.run_baseline_evals``: auc,
+    val_auc, accuracy, f1.
+    """
+    from sae_probes.run_baselines import get_baseline_save_path, run_baseline_evals
+
+    path = get_baseline_save_path(source.name, hook_name, "logreg", MODEL, results)
+    _drop_broken(path)
+    with _prepared(source, hook_name) as cache:
+        run_baseline_evals(
+            MODEL,
+            hook_name,
+            "normal",
+            "logreg",
+            results_path=results,
+            model_cache_path=cache,
+            datasets=[source.name],
+            device="cpu",
+            seed=seed,
+        )
+    found = provenance.read_json(path)[0]
+    return {
+        "auc": found["test_auc"],
+        "val_auc": found["val_auc"],
+        "accuracy": found["test_acc"],
+        "f1": found["test_f1"],
+        "C": None,
+    }
+
+
+def results_dir(root: str | Path, content: dict) -> Path:
+    """Directory for the results of exactly this content (weights, activations, settings); another
+    SAE has another.
+    """
+    return Path(root) / provenance.hash_json(content)[:16]
+
+
+def fill_cache(
+    sources: Iterable[ProbeData], cache: str | Path, hook_name: str, model_name: str = MODEL
+) -> None:
+    """Write activations where sae-probes looks for them: ``model_activations_{model}/{data
+    set}_{hook}.pt``, ``(n_rows, d)``.
+    """
+    folder = Path(cache) / f"model_activations_{model_name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        with provenance.atomic_path(folder / f"{source.name}_{hook_name}.pt") as temporary:
+            torch.save(source.x.contiguous(), temporary)
+
+
+@contextlib.contextmanager
+def _prepared(source: ProbeData, hook_name: str) -> Iterator[Path]:
+    """A cache with one data set, sae-probes' prints kept off the terminal, and its labels limited
+    to the rows there are.
+    """
+    probe_split(source.y, name=source.name)
+    with (
+        tempfile.TemporaryDirectory(prefix="husai-probes-") as cache,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+        _limited_rows(source),
+    ):
+        warnings.simplefilter("ignore")
+        fill_cache([source], cache, hook_name)
+        yield Path(cache)
+
+
+@contextlib.contextmanager
+def _limited_rows(source: ProbeData) -> Iterator[None]:
+    """Let sae-probes see a data set as long as its activations; nothing is changed for a complete
+    one.
+
+    With fewer rows the classes may be unequal, so the test set is capped at what both have left (as
+    :func:`probe_split` does)."""
+    from sae_probes import utils_data
+
+    sizes = utils_data.get_dataset_sizes()
+    full = sizes[source.name]
+    if len(source.x) == full:
+        yield
+        return
+    if len(source.x) > full:
+        raise HusaiError(
+            f"data set '{source.name}': {len(source.x)} activation rows but sae-probes has "
+            f"{full}; run the activations again"
+        )
+    get_yvals, get_indices = utils_data.get_yvals, utils_data.get_train_test_indices
+
+    def capped(y, num_train, num_test, pos_ratio=0.5, seed=PROBE_SEED):
+        left = min((y == 1).sum() - -(-num_train // 2), (y == 0).sum() - num_train // 2)
+        return get_indices(y, num_train, min(num_test, 2 * int(left)), pos_ratio, seed)
+
+    try:
+        sizes[source.name] = len(source.x)
+        utils_data.get_yvals = lambda name: np.asarray(source.y)
+        utils_data.get_train_test_indices = capped
+        yield
+    finally:
+        sizes[source.name] = full
+        utils_data.get_yvals, utils_data.get_train_test_indices = get_yvals, get_indices
+
+
+def _drop_broken(path: Path) -> None:
+    """Remove a result an interrupted run left half written; sae-probes would take it for done."""
+    if path.is_file():
+        try:
+            provenance.read_json(path)
+        except HusaiError:
+            os.unlink(path)

@@ -1,0 +1,109 @@
+"""Probes of one SAE paired with their baselines, data set by data set, and what is summed up of
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from husai.errors import HusaiError
+from husai.evidence import Metric
+from husai.probing.protocol import ProbeResult
+
+CYCLE3_MAX_K = 5
+BASELINES = ("dense", "neurons", "pca")
+
+
+def paired_rows(results: Sequence[ProbeResult | dict], baselines: dict[str, dict]) -> list[dict]:
+    """One row per data set and k, with the baselines of the same data set and k beside it.
+
+    Parameters
+    ----------
+    baselines : dict
+        ``{data set: {"dense": {...}, "neurons": {k: {...}}, "pca": {k: {...}}}}``.
+    """
+    rows = []
+    for result in results:
+        row = dict(result) if isinstance(result, dict) else result._asdict()
+        base, k = baselines.get(row["dataset"]), str(row["k"])
+        if base is None or k not in base["neurons"]:
+            raise HusaiError(
+                f"data set '{row['dataset']}': the baselines have no entry at k = {k}; run husai "
+                "saebench --baselines-only with the same spec"
+            )
+        row.update(
+            dense_auc=base["dense"]["auc"],
+            neurons_auc=base["neurons"][k]["auc"],
+            pca_auc=base["pca"][k]["auc"],
+        )
+        rows.append(row)
+    return rows
+
+
+def at_k(rows: Sequence[dict], k: int, name: str = "auc") -> np.ndarray:
+    """Column ``name`` at one k, over data sets in their order."""
+    return np.array([row[name] for row in rows if row["k"] == k], dtype=np.float64)
+
+
+def validation_k(rows: Sequence[dict]) -> int:
+    """The k with the best mean validation AUC: the only choice of k that does not look at test
+    rows.
+    """
+    return max(sorted({row["k"] for row in rows}), key=lambda k: at_k(rows, k, "val_auc").mean())
+
+
+def metrics(rows: Sequence[dict], gate_k: int) -> dict[str, dict]:
+    """Mean AUC per k and mean paired deltas at ``gate_k``; one SAE is one seed, so no metric has an
+    interval.
+    """
+    ks = sorted({row["k"] for row in rows})
+    if gate_k not in ks:
+        raise HusaiError(
+            f"external.probing.gate_k: {gate_k} is not among the probed ks {ks}; add it to "
+            "external.probing.ks"
+        )
+    out = {f"auc_k{k}": _mean(at_k(rows, k)) for k in ks}
+    for name in BASELINES:
+        out[f"{name}_auc_k{gate_k}"] = _mean(at_k(rows, gate_k, f"{name}_auc"))
+        out[f"delta_vs_{name}"] = _mean(at_k(rows, gate_k) - at_k(rows, gate_k, f"{name}_auc"))
+    return out
+
+
+def _mean(values: np.ndarray) -> dict:
+    return Metric(float(values.mean()), n=1, method=f"mean over {len(values)} data sets, one seed")
+
+
+def cycle3_summary(rows: Sequence[dict], dense: dict[str, dict]) -> dict[str, Any]:
+    """The summary the ``cycle3`` policy reads: best k <= 5 *on test AUC* minus the dense baseline.
+    Kept for comparison, not for claims.
+
+    The baseline is the mean over exactly the data sets of ``rows``.
+    """
+    names = list(dict.fromkeys(row["dataset"] for row in rows))
+    ks = sorted({row["k"] for row in rows})
+    ks = [k for k in ks if k <= CYCLE3_MAX_K] or ks
+    by_k = [
+        {
+            "k": k,
+            **{
+                f"test_{out}": float(at_k(rows, k, name).mean())
+                for out, name in (("accuracy", "accuracy"), ("auc", "auc"), ("f1", "f1"))
+            },
+        }
+        for k in ks
+    ]
+    llm = {
+        f"llm_test_{name}": float(np.mean([dense[n][name] for n in names]))
+        for name in ("accuracy", "auc", "f1")
+    }
+    best = max(by_k, key=lambda row: row["test_auc"])
+    return {
+        "sae_metrics_by_k": by_k,
+        "best_by_auc": best,
+        "llm_metrics": llm,
+        "best_minus_llm_auc": best["test_auc"] - llm["llm_test_auc"],
+        "flaw": "k is chosen on test AUC",
+    }
