@@ -11,9 +11,9 @@ import torch
 
 from husai.errors import HusaiError
 from husai.stability.assignment import Match, hungarian, pw_mcc_of, shared_from_match
-from husai.stability.draws import agreement_null, crowding_null, random_null
 from husai.stability.functional import agreement_matrix
 from husai.stability.nulls import NullResult, null_pwmcc
+from husai.stability.nulls.draws import agreement_null, crowding_null, random_null
 from husai.stability.origin import same_index_matrix, start_trace
 from husai.stability.quality import Profile, per_seed_quality, profile, weighted_agreement
 from husai.stability.report import StabilityReport

@@ -16,7 +16,8 @@ from husai.stability import (
     null_pwmcc,
     synthetic_activations,
 )
-from husai.stability.draws import (
+from husai.stability.nulls import covariance_decoder
+from husai.stability.nulls.draws import (
     MOST_DRAWS,
     agreement_null,
     crowding_null,
@@ -24,7 +25,6 @@ from husai.stability.draws import (
     random_null,
     random_sae,
 )
-from husai.stability.nulls import covariance_decoder
 from husai.statistics.nulls import TARGET_ERROR, null_mean
 
 

@@ -1,4 +1,4 @@
-"""What "random" means: the nulls a stability value is corrected against, and the worst of them."""
+"""Random, untrained and frozen dictionaries, their PWMCC, and the worst of several nulls."""
 
 from __future__ import annotations
 

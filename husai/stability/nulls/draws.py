@@ -12,9 +12,9 @@ import torch
 
 from husai.errors import HusaiError
 from husai.stability.assignment import hungarian
-from husai.stability.crowding import activation_span, crowding_decoder
 from husai.stability.functional import pearson
-from husai.stability.nulls import NullResult, null_decoders
+from husai.stability.nulls.crowding import activation_span, crowding_decoder
+from husai.stability.nulls.dictionaries import NullResult, null_decoders
 from husai.stability.reconstruction import row_batches
 from husai.stability.similarity import pairwise, pwmcc
 from husai.statistics.nulls import FEWEST, TARGET_ERROR, null_mean
