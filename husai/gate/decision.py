@@ -172,18 +172,22 @@ class Decision:
 def gate_lines(body: Mapping[str, Any]) -> list[str]:
     """One plain line per gate of a ``release_policy.json``: verdict, name, value, interval and
     threshold of its most telling condition, reason.
-
-    Most telling: failed before passed, with an interval before without, measured before missing,
-    then the policy's order."""
+    """
     out = []
     for name, reason in body["reasons"].items():
-        rows = [Row(**row) for row in body["rows"] if row["gate"] == name]
-        row = min(rows, key=lambda r: (r.passed, r.lcb is None and r.ucb is None, r.value is None))
+        row = telling([Row(**row) for row in body["rows"] if row["gate"] == name])
         value = "missing" if row.value is None else f"{row.value:.4g} {row.interval}"
         measured = f"{row.condition} {value}, asked {row.asked}: " if row.asked else ""
         note = " (unattainable)" if name in body["unattainable"] else ""
         out.append(f"{'pass' if body['gates'][name] else 'FAIL'} {name}{note}: {measured}{reason}")
     return out
+
+
+def telling(rows: Sequence[Row]) -> Row:
+    """The most telling of a gate's conditions: failed before passed, with an interval before
+    without, measured before missing, then the policy's order.
+    """
+    return min(rows, key=lambda r: (r.passed, r.lcb is None and r.ucb is None, r.value is None))
 
 
 def finite_or_none(number: float | None) -> float | None:

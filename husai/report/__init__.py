@@ -1,3 +1,3 @@
-"""The report room: gate report, experiment log, evidence mirror, verification, rule graph and
-machine check. No torch.
+"""The report room: gate report, experiment log, copies of the evidence, pictures of the workflow, check
+of the machine. No torch.
 """

@@ -9,7 +9,13 @@ from pathlib import Path
 from husai.errors import HusaiError
 from husai.gate.decision import gate_lines
 from husai.provenance import read_json
-from husai.report.log import gate_status, open_run, read_events, run_facts, runs_path
+from husai.report.events import (
+    gate_status,
+    open_run,
+    read_events,
+    run_facts,
+    runs_path,
+)
 
 
 def strict_lines(results: str | Path = "results") -> list[str]:

@@ -1,34 +1,11 @@
-"""The report as data: quoted values that know their file and JSON pointer, blocks of text and
-tables, and Markdown out of them.
-"""
+"""The report as data: blocks of text and tables around quoted values, and Markdown out of them."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from husai.errors import HusaiError
-from husai.provenance import read_json
-
-MISSING = "missing"
-OPEN, MIDDLE, CLOSE = "\ue000", "\ue001", "\ue002"
-
-
-class Quote(NamedTuple):
-    """A value printed in the report and where it was read.
-
-    ``derive`` names the function of :data:`DERIVE` that turned the JSON at ``pointer`` into
-    ``value``; None means verbatim."""
-
-    text: str
-    file: str
-    pointer: str
-    value: Any
-    derive: str | None = None
-
+from husai.report.quotes import CLOSE, MIDDLE, OPEN, Quote
 
 Inline = list["str | Quote"]
 
@@ -85,168 +62,6 @@ class Document(NamedTuple):
     sections: list[Section]
 
 
-def format_value(value: Any) -> str:
-    """A JSON value as printed: 4 significant digits for floats, integers in full, text on one
-    line.
-    """
-    if value is None:
-        return MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return MISSING if math.isnan(value) else ("inf" if value > 0 else "-inf")
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(format_value(v) for v in value) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{one_line(k)} = {format_value(v)}" for k, v in value.items()) or "none"
-    return one_line(value)
-
-
-def one_line(text: Any) -> str:
-    """Text without line breaks, runs of blanks or the marks that this module uses inside a line."""
-    return " ".join(re.sub(f"[{OPEN}{MIDDLE}{CLOSE}]", "?", str(text)).split())
-
-
-def format_lower(value: Any) -> str:
-    """A lower bound as printed; a missing one is unbounded."""
-    return "-inf" if value is None else format_value(value)
-
-
-def format_upper(value: Any) -> str:
-    """An upper bound as printed; a missing one is unbounded."""
-    return "inf" if value is None else format_value(value)
-
-
-def gate_names(gates: dict) -> list[str]:
-    """The gates of a decision without its conclusion."""
-    return [name for name in gates if name != "pass_all"]
-
-
-DERIVE = {
-    "lower": lambda value: value,
-    "upper": lambda value: value,
-    "length": len,
-    "gate_count": lambda gates: len(gate_names(gates)),
-    "failed_count": lambda gates: sum(gates[name] is not True for name in gate_names(gates)),
-    "failed_names": lambda gates: [name for name in gate_names(gates) if gates[name] is not True],
-}
-FORMAT = {"lower": format_lower, "upper": format_upper}
-
-
-def derived(value: Any, pointer: str, derive: str | None) -> Any:
-    """Value that a quote prints, from the JSON ``value`` at ``pointer``; ``key`` is the last token
-    of the pointer itself.
-    """
-    if derive is None:
-        return value
-    if derive == "key":
-        return unescape_pointer(pointer.rsplit("/", 1)[-1])
-    if derive not in DERIVE:
-        raise HusaiError(
-            f"numbers.json: '{derive}' is not a known derivation; render the report again"
-        )
-    return DERIVE[derive](value)
-
-
-def escape_pointer(key: Any) -> str:
-    """One token of a JSON pointer (RFC 6901)."""
-    return str(key).replace("~", "~0").replace("/", "~1")
-
-
-def unescape_pointer(token: str) -> str:
-    """Inverse of :func:`escape_pointer`."""
-    return token.replace("~1", "/").replace("~0", "~")
-
-
-def resolve_pointer(value: Any, pointer: str) -> Any:
-    """The part of a JSON value that a pointer (RFC 6901) names; KeyError when there is none."""
-    for token in pointer.split("/")[1:]:
-        token = unescape_pointer(token)
-        try:
-            value = value[int(token)] if isinstance(value, list) else value[token]
-        except (IndexError, ValueError, TypeError) as error:
-            raise KeyError(pointer) from error
-    return value
-
-
-class Ref:
-    """A cursor into a JSON file of the evidence: indexing keeps track of the pointer; a missing key
-    gives an empty cursor.
-    """
-
-    def __init__(self, file: str, value: Any, pointer: str = "", exists: bool = True):
-        self.file, self.value, self.pointer, self.exists = file, value, pointer, exists
-
-    def __getitem__(self, key: str | int) -> Ref:
-        pointer = f"{self.pointer}/{escape_pointer(key)}"
-        try:
-            if isinstance(self.value, dict) or (
-                isinstance(self.value, list) and isinstance(key, int)
-            ):
-                return Ref(self.file, self.value[key], pointer)
-        except (KeyError, IndexError):
-            pass
-        return Ref(self.file, None, pointer, exists=False)
-
-    def __iter__(self) -> Iterator[Ref]:
-        size = len(self.value) if isinstance(self.value, list) else 0
-        return (self[i] for i in range(size))
-
-    def items(self) -> list[tuple[str, Ref]]:
-        """``(key, cursor)`` of a JSON object; empty for anything else."""
-        return [(key, self[key]) for key in self.value] if isinstance(self.value, dict) else []
-
-    def path(self, *keys: str | int) -> Ref:
-        """Cursor several keys deeper."""
-        ref = self
-        for key in keys:
-            ref = ref[key]
-        return ref
-
-    def quote(self, derive: str | None = None) -> Quote:
-        """The value as printed, with its source."""
-        value = derived(self.value, self.pointer, derive)
-        return Quote(
-            FORMAT.get(derive, format_value)(value), self.file, self.pointer, value, derive
-        )
-
-    def name(self) -> Quote:
-        """The key this cursor stands at, as printed."""
-        return self.quote("key")
-
-
-class Source:
-    """Reads evidence below ``root``; file names are those of a run (``results/...``) wherever the
-    evidence lies.
-    """
-
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
-        self._read: dict[str, Any] = {}
-
-    def has(self, file: str) -> bool:
-        """Whether the file is there."""
-        return (self.root / file).is_file()
-
-    def ref(self, file: str) -> Ref:
-        """Cursor at the top of a JSON file; an empty one when the file is missing."""
-        if not self.has(file):
-            return Ref(file, None, exists=False)
-        if file not in self._read:
-            self._read[file] = read_json(self.root / file)
-        return Ref(file, self._read[file])
-
-    def glob(self, pattern: str) -> list[str]:
-        """Names of the files that match, sorted."""
-        return sorted(
-            p.relative_to(self.root).as_posix() for p in self.root.glob(pattern) if p.is_file()
-        )
-
-
 def escape_markdown(text: str) -> str:
     """Text safe inside a Markdown paragraph or table cell."""
     text = re.sub(r"[\\|*`]|\](?=[(\[:])", lambda found: "\\" + found.group(), text)
@@ -289,7 +104,7 @@ def markdown(document: Document) -> tuple[str, list[dict[str, Any]]]:
                 "text": quote.text,
                 "file": quote.file,
                 "pointer": quote.pointer,
-                "value": quote.value,
+                "value": quote.printed,
             }
             numbers.append({**entry, "derive": quote.derive} if quote.derive else entry)
     text = re.sub(f"{OPEN}\\d+{MIDDLE}|{CLOSE}", "", "\n".join(marked)) + "\n"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from husai.report.document import Ref, format_value
+from husai.report.quotes import Quote, format_value
 from husai.report.tables import reach
 
 INK, FAINT = "#010203", "#040506"
@@ -33,7 +33,7 @@ class Series(NamedTuple):
     ucb: Sequence[float | None] = ()
 
 
-def summary_figure(spec: Ref, rows: Ref) -> str | None:
+def summary_figure(spec: Quote, rows: Quote) -> str | None:
     """SVG of one entry of a summary's ``figures`` list.
 
     ``spec`` holds ``kind`` (``line`` or ``errorbar``), ``x``, ``y``, optional ``lcb``, ``ucb``,
@@ -47,7 +47,7 @@ def summary_figure(spec: Ref, rows: Ref) -> str | None:
     ):
         return None
     series = _listed(settings) if isinstance(settings["y"], list) else _grouped(settings, rows)
-    if not any(_finite(y) for one in series for y in one.y):
+    if not any(is_finite(y) for one in series for y in one.y):
         return None
     name = settings["y"] if isinstance(settings["y"], str) else settings.get("y_label", "")
     x_name = settings["x"] if isinstance(settings["x"], str) else settings.get("x_label", "")
@@ -67,7 +67,7 @@ def _listed(settings: dict) -> list[Series]:
     ]
 
 
-def _grouped(settings: dict, rows: Ref) -> list[Series]:
+def _grouped(settings: dict, rows: Quote) -> list[Series]:
     groups: dict[str, list[tuple]] = {}
     for row in rows:
         y = reach(row, settings["y"]).value
@@ -82,13 +82,14 @@ def _grouped(settings: dict, rows: Ref) -> list[Series]:
         )
     out = []
     for label, points in groups.items():
-        numeric = all(_finite(p[0]) for p in points)
+        numeric = all(is_finite(p[0]) for p in points)
         points = sorted(points, key=lambda p: p[0]) if numeric else points
         out.append(Series(label, *(list(column) for column in zip(*points, strict=True))))
     return out
 
 
-def _finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Whether a JSON value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -110,14 +111,14 @@ def line_plot(
         for index, one in enumerate(series):
             position = _positions(one, index, categories, log)
             colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
-            y = [v if _finite(v) else math.nan for v in one.y]
+            y = [v if is_finite(v) else math.nan for v in one.y]
             if len(one.lcb) or len(one.ucb):
                 low = [
-                    v - b if _finite(b) and _finite(v) else 0.0
+                    v - b if is_finite(b) and is_finite(v) else 0.0
                     for v, b in zip(y, one.lcb or [None] * len(y), strict=True)
                 ]
                 high = [
-                    b - v if _finite(b) and _finite(v) else 0.0
+                    b - v if is_finite(b) and is_finite(v) else 0.0
                     for v, b in zip(y, one.ucb or [None] * len(y), strict=True)
                 ]
                 spread = [[max(v, 0.0) for v in low], [max(v, 0.0) for v in high]]
@@ -169,7 +170,7 @@ def heat_map(
         for i in range(n):
             for j in range(n):
                 value = matrix[i][j]
-                shade = min(max(value, 0.0), 1.0) if _finite(value) else 0.0
+                shade = min(max(value, 0.0), 1.0) if is_finite(value) else 0.0
                 axes.fill(
                     [j, j + 1, j + 1, j],
                     [i, i, i + 1, i + 1],
@@ -180,7 +181,7 @@ def heat_map(
                 axes.text(
                     j + 0.5,
                     i + 0.5,
-                    f"{value:.2f}" if _finite(value) else "",
+                    f"{value:.2f}" if is_finite(value) else "",
                     ha="center",
                     va="center",
                     fontsize=7.5,
@@ -206,7 +207,7 @@ def _positions(one: Series, index: int, categories: dict[str, int], log: bool) -
 
 
 def _categories(series: Sequence[Series]) -> dict[str, int]:
-    if all(_finite(x) for one in series for x in one.x):
+    if all(is_finite(x) for one in series for x in one.x):
         return {}
     names = list(dict.fromkeys(format_value(x) for one in series for x in one.x))
     return {name: index for index, name in enumerate(names)}
@@ -284,40 +285,3 @@ def _short_hash(text: str) -> str:
     import hashlib
 
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def interval_strip(
-    value: Any, lcb: Any, ucb: Any, threshold: Any, operator: str, passed: bool
-) -> str:
-    """Small inline SVG of one gate: the passing side shaded, the threshold as a tick, the interval
-    as a bar, the value as a dot.
-    """
-    known = [float(v) for v in (value, lcb, ucb, threshold) if _finite(v)]
-    if not _finite(threshold) or not (_finite(value) or _finite(lcb) or _finite(ucb)):
-        return ""
-    low, high = min(known), max(known)
-    margin = 0.15 * (high - low) or max(abs(low), 1e-3) * 0.5
-    low, high = low - margin, high + margin
-
-    def at(v: float) -> float:
-        return round(4 + 112 * (v - low) / (high - low), 1)
-
-    upwards = operator.startswith(">")
-    edge = at(threshold)
-    start, width = (edge, 120 - edge) if upwards else (0, edge)
-    colour = "var(--pass)" if passed else "var(--fail)"
-    out = [
-        "<svg class='strip' viewBox='0 0 120 18' width='120' height='18' aria-hidden='true'>",
-        f"<rect x='{start}' y='2' width='{round(width, 1)}' height='14' fill='var(--pass)' "
-        "opacity='.13'/>",
-        f"<line x1='{edge}' x2='{edge}' y1='1' y2='17' stroke='var(--ink)' stroke-width='1'/>",
-    ]
-    if _finite(lcb) or _finite(ucb):
-        left = at(lcb) if _finite(lcb) else 0
-        right = at(ucb) if _finite(ucb) else 120
-        out.append(
-            f"<line x1='{left}' x2='{right}' y1='9' y2='9' stroke='{colour}' stroke-width='2.5'/>"
-        )
-    if _finite(value):
-        out.append(f"<circle cx='{at(value)}' cy='9' r='3.4' fill='{colour}'/>")
-    return "".join([*out, "</svg>"])

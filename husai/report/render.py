@@ -19,12 +19,11 @@ from husai.report.document import (
     Figure,
     Inline,
     Paragraph,
-    Quote,
     Section,
-    Source,
     Table,
     markdown,
 )
+from husai.report.quotes import Quote, Source
 from husai.report.sections import build
 
 NUMBERS_SCHEMA = "husai.numbers/1"
@@ -114,9 +113,10 @@ def _inline(inline: Inline) -> str:
 
 def _quote(quote: Quote) -> str:
     text = html.escape(quote.text, quote=False)
-    if isinstance(quote.value, str) or quote.derive == "key":
+    value = quote.printed
+    if isinstance(value, str) or quote.derive == "key":
         return text
-    exact = f" = {quote.value!r}" if isinstance(quote.value, float) else ""
+    exact = f" = {value!r}" if isinstance(value, float) else ""
     return f'<data title="{html.escape(f"{quote.file}#{quote.pointer}{exact}")}">{text}</data>'
 
 
@@ -168,10 +168,10 @@ def _table(table: Table) -> str:
 
 def _is_numeric(column: list[Inline]) -> bool:
     values = [
-        part.value
+        part.printed
         for cell in column
         for part in cell
-        if isinstance(part, Quote) and part.derive != "key" and part.value is not None
+        if isinstance(part, Quote) and part.derive != "key" and part.printed is not None
     ]
     return bool(values) and all(
         isinstance(v, (int, float)) and not isinstance(v, bool) for v in values

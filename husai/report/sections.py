@@ -7,22 +7,18 @@ from typing import Any
 from husai.report.document import (
     Bullets,
     Document,
-    Figure,
     Inline,
     Paragraph,
-    Ref,
     Section,
-    Source,
     Table,
-    gate_names,
 )
-from husai.report.gates import conditions_table, decision_lines, gates_table
-from husai.report.plots import heat_map, summary_figure
-from husai.report.tables import compare_table, facts_table, is_metric, metrics_table, rows_table
+from husai.report.gates import decision_tables
+from husai.report.quotes import Quote, Source, gate_names
+from husai.report.records import missing, records_blocks, selftest_blocks, summary_blocks
+from husai.report.tables import compare_table
 
 STRICT = "results/gate/strict/release_policy.json"
 CYCLE3 = "results/gate/cycle3/release_policy.json"
-SELFTEST = "results/gate/selftest.json"
 STAGES = {
     "Baseline": (
         "results/baseline/summary.json",
@@ -55,27 +51,28 @@ RECORDS = {
 
 def build(source: Source) -> Document:
     """The whole report from the evidence below ``source.root``."""
-    strict = source.ref(STRICT)
+    strict = source.open(STRICT)
     released = strict["gates"]["pass_all"].value is True
     sections = [
         Section("Decision", _decision(source)),
         Section("Negative results", _failures(source)),
         Section("Original policy (cycle3)", _policy(source, CYCLE3)),
         Section(
-            "Self-test", [_question("Does the gate say no when it should?"), *_selftest(source)]
+            "Self-test",
+            [_question("Does the gate say no when it should?"), *selftest_blocks(source)],
         ),
         Section("Subjects", _subjects(source)),
         *(
-            Section(title, [_question(asked), *_summary(source, file)])
+            Section(title, [_question(asked), *summary_blocks(source, file)])
             for title, (file, asked) in STAGES.items()
         ),
-        *(Section(title, _records(source, *where)) for title, where in RECORDS.items()),
+        *(Section(title, records_blocks(source, *where)) for title, where in RECORDS.items()),
         Section("Provenance", _provenance(source)),
     ]
     return Document(status_line(strict), released, sections)
 
 
-def status_line(strict: Ref) -> Inline:
+def status_line(strict: Quote) -> Inline:
     """First line of the report: released or not, and by how many gates."""
     if not strict.exists:
         return ["NOT RELEASED: the strict gate has not been evaluated"]
@@ -83,25 +80,18 @@ def status_line(strict: Ref) -> Inline:
     if gates["pass_all"].value is True:
         return [
             "RELEASED: strict gate passed (",
-            gates.quote("gate_count"),
+            gates.by("gate_count"),
             " of ",
-            gates.quote("gate_count"),
+            gates.by("gate_count"),
             " gates)",
         ]
     return [
         "NOT RELEASED: strict gate failed (",
-        gates.quote("failed_count"),
+        gates.by("failed_count"),
         " of ",
-        gates.quote("gate_count"),
+        gates.by("gate_count"),
         " gates)",
     ]
-
-
-def _missing(file: str, verb: str = "run the pipeline") -> Paragraph:
-    return Paragraph(
-        [f"Not here: `{file}` is missing; {verb} to write it. Nothing is claimed in its place."],
-        "missing",
-    )
 
 
 def _question(text: str) -> Paragraph:
@@ -109,9 +99,9 @@ def _question(text: str) -> Paragraph:
 
 
 def _decision(source: Source) -> list[Any]:
-    strict = source.ref(STRICT)
+    strict = source.open(STRICT)
     if not strict.exists:
-        return [_missing(STRICT)]
+        return [missing(STRICT)]
     out: list[Any] = [Paragraph(_candidate_line(strict["candidate"]))]
     gates = strict["gates"]
     if gates["pass_all"].value is True:
@@ -128,7 +118,7 @@ def _decision(source: Source) -> list[Any]:
             Paragraph(
                 [
                     "Failing: ",
-                    gates.quote("failed_names"),
+                    gates.by("failed_names"),
                     ". No external claim may be promoted from this run.",
                 ]
             )
@@ -139,59 +129,53 @@ def _decision(source: Source) -> list[Any]:
             Paragraph(
                 [
                     "**Forced confirmation:** this candidate was confirmed ",
-                    confirmation["attempts"].quote(),
+                    confirmation["attempts"],
                     " times; one counts.",
                 ]
             )
         )
     elif confirmation["attempts"].exists:
         out.append(
-            Paragraph(
-                ["Confirmation attempts on this candidate: ", confirmation["attempts"].quote(), "."]
-            )
+            Paragraph(["Confirmation attempts on this candidate: ", confirmation["attempts"], "."])
         )
     if confirmation["order"].exists:
         parts: Inline = [
             "Test ",
-            confirmation["order"].quote(),
+            confirmation["order"],
             " on this confirmation data; candidates confirmed on it so far: ",
         ]
         parts += [
-            confirmation["candidates"].quote(),
+            confirmation["candidates"],
             "; bounds are judged at the one-sided level ",
-            confirmation["alpha"].quote(),
+            confirmation["alpha"],
             ".",
         ]
         out.append(Paragraph(parts))
     return [*out, *_policy(source, STRICT)]
 
 
-def _candidate_line(candidate: Ref) -> Inline:
+def _candidate_line(candidate: Quote) -> Inline:
     if isinstance(candidate.value, dict):
         out: Inline = ["Candidate"]
         for _key, ref in candidate.items():
             if ref.value is not None and not isinstance(ref.value, (dict, list)):
-                out += [", " if len(out) > 1 else " ", ref.name(), " ", ref.quote()]
+                out += [", " if len(out) > 1 else " ", ref.name(), " ", ref]
         return [*out, "."]
-    return (
-        ["Candidate ", candidate.quote(), "."]
-        if candidate.value
-        else ["No candidate was selected."]
-    )
+    return ["Candidate ", candidate, "."] if candidate.value else ["No candidate was selected."]
 
 
 def _policy(source: Source, file: str) -> list[Any]:
-    decision = source.ref(file)
+    decision = source.open(file)
     if not decision.exists:
-        return [_missing(file)]
-    lines = decision_lines(decision)
-    out: list[Any] = [gates_table(lines)]
-    if len(lines) > len({line.gate.pointer for line in lines}):
-        out += [Paragraph(["Every condition of these gates:"]), conditions_table(lines)]
+        return [missing(file)]
+    gates, *conditions = decision_tables(decision)
+    out: list[Any] = [gates]
+    if conditions:
+        out += [Paragraph(["Every condition of these gates:"]), *conditions]
     return [*out, *_feasibility(decision)]
 
 
-def _feasibility(decision: Ref) -> list[Any]:
+def _feasibility(decision: Quote) -> list[Any]:
     unattainable, findings = decision["unattainable"], decision["feasibility"]
     if not unattainable.exists:
         return []
@@ -205,18 +189,18 @@ def _feasibility(decision: Ref) -> list[Any]:
             )
         ]
     items: list[Inline] = [
-        [f["gate"].quote(), ", ", f["condition"].quote(), ": ", f["reason"].quote()]
+        [f["gate"], ", ", f["condition"], ": ", f["reason"]]
         for f in findings
         if f["blocking"].value
     ]
     lead = ["Gates whose threshold this design cannot reach or these seeds cannot resolve:"]
-    return [Paragraph(lead), Bullets(items or [[ref.quote()] for ref in unattainable])]
+    return [Paragraph(lead), Bullets(items or [[ref] for ref in unattainable])]
 
 
 def _failures(source: Source) -> list[Any]:
     items: list[Inline] = []
     for file in (STRICT, CYCLE3):
-        decision = source.ref(file)
+        decision = source.open(file)
         if not decision.exists:
             items.append([f"`{file}` is missing: nothing was decided."])
             continue
@@ -225,7 +209,7 @@ def _failures(source: Source) -> list[Any]:
             gate, reason = decision["gates"][name], decision["reasons"][name]
             if gate.exists:
                 start: Inline = [
-                    policy.quote() if isinstance(policy.value, str) else file.split("/")[-2],
+                    policy if isinstance(policy.value, str) else file.split("/")[-2],
                     ", ",
                     gate.name(),
                     ": ",
@@ -233,15 +217,15 @@ def _failures(source: Source) -> list[Any]:
                 items.append(
                     [
                         *start,
-                        reason.quote() if reason.value else "failed; the decision gives no reason",
+                        reason if reason.value else "failed; the decision gives no reason",
                     ]
                 )
     for file, _ in STAGES.values():
-        items += [[f"`{file}`: ", ref.quote()] for ref in source.ref(file)["negatives"]]
+        items += [[f"`{file}`: ", ref] for ref in source.open(file)["negatives"]]
     return [Bullets(items)] if items else [Paragraph(["Nothing failed."])]
 
 
-def _failing(decision: Ref) -> list[str]:
+def _failing(decision: Quote) -> list[str]:
     """Failed gates that count: as the decision lists them, else every gate that is not true."""
     gates = decision["gates"].value or {}
     return (
@@ -251,100 +235,15 @@ def _failing(decision: Ref) -> list[str]:
     )
 
 
-def _summary(source: Source, file: str) -> list[Any]:
-    summary = source.ref(file)
-    if not summary.exists:
-        return [_missing(file)]
-    rows = summary["rows"] if summary["rows"].exists else summary["records"]
-    out: list[Any] = []
-    if summary["headline"].value:
-        out.append(Paragraph([summary["headline"].quote()], "headline"))
-    for spec in summary["figures"]:
-        svg = summary_figure(spec, rows)
-        if svg:
-            caption: Inline = (
-                [spec["title"].quote()] if spec["title"].value else [f"From `{file}`."]
-            )
-            out.append(Figure(svg, caption))
-    table = rows_table(rows, summary["columns"])
-    out.append(table or Paragraph([f"`{file}` has no rows."], "missing"))
-    for key in ("pooled", "comparison", "selected", "acceptance"):
-        facts = facts_table(summary[key]) if isinstance(summary[key].value, dict) else None
-        out += [facts] if facts else []
-    seeds = rows_table(summary["training"])
-    out += [Paragraph(["Training, seed by seed:"]), seeds] if seeds else []
-    notes = [[ref.quote()] for ref in summary["notes"]]
-    return [*out, Bullets(notes)] if notes else out
-
-
-def _records(source: Source, pattern: str, named: str) -> list[Any]:
-    files = [
-        f for f in source.glob(pattern) if not f.endswith("manifest.json") and ".failed." not in f
-    ]
-    if not files:
-        return [_missing(named)]
-    out: list[Any] = []
-    for file in files:
-        out += _record(source.ref(file), file)
-    return out
-
-
-def _record(record: Ref, file: str) -> list[Any]:
-    out: list[Any] = [Paragraph([f"`{file}`"], "file")]
-    if record["headline"].value:
-        out.append(Paragraph([record["headline"].quote()], "headline"))
-    table: Table | None
-    metrics = record["metrics"]
-    if metrics.exists and any(is_metric(ref.value) for _, ref in metrics.items()):
-        table = metrics_table(metrics)
-        who = [
-            record[key] for key in ("kind", "subject", "recipe", "recipe_hash") if record[key].value
-        ]
-        line: Inline = [part for ref in who for part in (", ", ref.name(), " ", ref.quote())]
-        out.append(Paragraph(line[1:]) if line else Paragraph(["Measured values:"]))
-    else:
-        table = facts_table(record)
-    out += [table] if table else []
-    for key in ("rows", "records", "pool", "groups", "table"):
-        rows = (
-            rows_table(record[key], record["columns"])
-            if isinstance(record[key].value, list)
-            else None
-        )
-        out += [rows] if rows else []
-    for spec in record["figures"]:
-        svg = summary_figure(spec, record["rows"])
-        out += (
-            [Figure(svg, [spec["title"].quote()] if spec["title"].value else [f"From `{file}`."])]
-            if svg
-            else []
-        )
-    matrix = record["pairwise"]["pwmcc"]
-    if isinstance(matrix.value, list) and matrix.value and len(matrix.value) <= 16:
-        labels = [str(v) for v in record["seeds"].value or range(len(matrix.value))]
-        out.append(Figure(heat_map(matrix.value, labels), [f"PWMCC between seeds, `{file}`."]))
-    return [
-        *out,
-        *[Bullets([[ref.quote()] for ref in record["notes"]])][: len(record["notes"].value or [])],
-    ]
-
-
-def _selftest(source: Source) -> list[Any]:
-    test = source.ref(SELFTEST)
-    if not test.exists:
-        return [_missing(SELFTEST, "run husai gate selftest")]
-    return _record(test, SELFTEST)[1:]
-
-
 def _subjects(source: Source) -> list[Any]:
     files = source.glob("results/subjects/*/model/metrics.json")
     if not files:
-        return [_missing("results/subjects/*/model/metrics.json")]
-    return [compare_table([source.ref(file) for file in files])]
+        return [missing("results/subjects/*/model/metrics.json")]
+    return [compare_table([source.open(file) for file in files])]
 
 
 def _provenance(source: Source) -> list[Any]:
-    made = source.ref(STRICT)["provenance"]
+    made = source.open(STRICT)["provenance"]
     out: list[Any] = []
     if made.exists:
         keys = [
@@ -352,9 +251,9 @@ def _provenance(source: Source) -> list[Any]:
             for k in ("time", "git_commit", "code_hash", "config_hash", "command", "seeds")
             if made[k].exists
         ]
-        rows = [[[made[k].name()], [made[k].quote()]] for k in keys]
+        rows = [[[made[k].name()], [made[k]]] for k in keys]
         rows += [
-            [[ref.name()], [ref.quote()]]
+            [[ref.name()], [ref]]
             for _, ref in [*made["versions"].items(), *made["hardware"].items()]
         ]
         out.append(Table([["strict gate"], ["value"]], rows))

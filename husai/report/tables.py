@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from husai.report.document import Inline, Ref, Table
+from husai.report.document import Inline, Table
+from husai.report.quotes import Quote
 
 DEPTH = 3
 
@@ -16,35 +17,35 @@ def is_metric(value: Any) -> bool:
     return isinstance(value, dict) and "value" in value and ("lcb" in value or "ucb" in value)
 
 
-def metric_cell(ref: Ref) -> Inline:
+def metric_cell(ref: Quote) -> Inline:
     """``x [lcb, ucb]``; the missing interval of a single measurement is said, never drawn as zero
     width, and so is what cannot be assessed.
     """
     if ref["value"].value is None and str(ref["method"].value).startswith("not assessable"):
-        return [ref["method"].quote()]
-    value = ref["value"].quote()
+        return [ref["method"]]
+    value = ref["value"]
     if ref["lcb"].value is None and ref["ucb"].value is None:
         return [value] if ref["value"].value is None else [value, " (no interval)"]
-    return [value, " [", ref["lcb"].quote("lower"), ", ", ref["ucb"].quote("upper"), "]"]
+    return [value, " [", ref["lcb"].by("lower"), ", ", ref["ucb"].by("upper"), "]"]
 
 
-def cell(ref: Ref) -> Inline:
+def cell(ref: Quote) -> Inline:
     """One table cell: a metric with its interval or a plain value; an absent key is an empty
     cell.
     """
     if not ref.exists:
         return ["–"]
-    return metric_cell(ref) if is_metric(ref.value) else [ref.quote()]
+    return metric_cell(ref) if is_metric(ref.value) else [ref]
 
 
-def rows_table(rows: Ref, columns: Ref | None = None) -> Table | None:
+def rows_table(rows: Quote, columns: Quote | None = None) -> Table | None:
     """Table of a list of JSON objects.
 
     Parameters
     ----------
-    rows : Ref
+    rows : Quote
         Cursor at the list.
-    columns : Ref, optional
+    columns : Quote, optional
         Cursor at the list of column names (dots reach into nested objects); by default every
         printable key in order of appearance.
     """
@@ -53,7 +54,7 @@ def rows_table(rows: Ref, columns: Ref | None = None) -> Table | None:
         return None
     if columns is not None and columns.value:
         names = [str(c.value) for c in columns]
-        header: list[Inline] = [[c.quote()] for c in columns]
+        header: list[Inline] = [[c] for c in columns]
     else:
         found = {name: ref for row in reversed(entries) for name, ref in leaves(row)}
         order = list(dict.fromkeys(name for row in entries for name, _ in leaves(row)))
@@ -61,26 +62,26 @@ def rows_table(rows: Ref, columns: Ref | None = None) -> Table | None:
     return Table(header, [[cell(reach(row, name)) for name in names] for row in entries])
 
 
-def _header(ref: Ref, name: str) -> Inline:
+def _header(ref: Quote, name: str) -> Inline:
     parts, pointer, out = name.split("\0"), ref.pointer.split("/"), []
     for depth in range(len(parts)):
-        ancestor = Ref(ref.file, None, "/".join(pointer[: len(pointer) - len(parts) + depth + 1]))
+        ancestor = Quote(ref.file, None, "/".join(pointer[: len(pointer) - len(parts) + depth + 1]))
         out += [" ", ancestor.name()] if out else [ancestor.name()]
     return out
 
 
-def reach(row: Ref, name: str) -> Ref:
+def reach(row: Quote, name: str) -> Quote:
     """Cursor at a column: the literal key first, then dots (or NULs) as nesting."""
     if name in (row.value or {}):
         return row[name]
     return row.path(*(name.split("\0") if "\0" in name else name.split(".")))
 
 
-def leaves(ref: Ref, prefix: str = "", depth: int = DEPTH) -> list[tuple[str, Ref]]:
+def leaves(ref: Quote, prefix: str = "", depth: int = DEPTH) -> list[tuple[str, Quote]]:
     """Printable leaves below an object as ``(name with NUL between levels, cursor)``: scalars,
     metrics and short scalar lists.
     """
-    out: list[tuple[str, Ref]] = []
+    out: list[tuple[str, Quote]] = []
     for key, child in ref.items():
         if key.startswith("_") or key in ("provenance", "inputs", "schema", "config"):
             continue
@@ -95,7 +96,7 @@ def leaves(ref: Ref, prefix: str = "", depth: int = DEPTH) -> list[tuple[str, Re
     return out
 
 
-def facts_table(ref: Ref) -> Table | None:
+def facts_table(ref: Quote) -> Table | None:
     """Two-column table of an object's printable leaves."""
     found = leaves(ref)
     return (
@@ -108,28 +109,28 @@ def facts_table(ref: Ref) -> Table | None:
     )
 
 
-def metrics_table(metrics: Ref) -> Table | None:
+def metrics_table(metrics: Quote) -> Table | None:
     """Table of an evidence record's metrics: value, 95% interval, n, method."""
     rows = []
     for _, ref in metrics.items():
         if is_metric(ref.value):
-            bounds: Inline = ["[", ref["lcb"].quote("lower"), ", ", ref["ucb"].quote("upper"), "]"]
+            bounds: Inline = ["[", ref["lcb"].by("lower"), ", ", ref["ucb"].by("upper"), "]"]
             unbounded = ref["lcb"].value is None and ref["ucb"].value is None
             rows.append(
                 [
                     [ref.name()],
-                    [ref["value"].quote()],
+                    [ref["value"]],
                     ["none"] if unbounded else bounds,
                     cell(ref["n"]),
                     cell(ref["method"]),
                 ]
             )
         else:
-            rows.append([[ref.name()], [ref.quote()], ["none"], ["–"], ["–"]])
+            rows.append([[ref.name()], [ref], ["none"], ["–"], ["–"]])
     return Table([["metric"], ["value"], ["interval"], ["n"], ["method"]], rows) if rows else None
 
 
-def compare_table(records: list[Ref], title: str = "subject") -> Table:
+def compare_table(records: list[Quote], title: str = "subject") -> Table:
     """One column per record, one row per printable leaf of any of them; ``title`` is the key that
     names a record, else its file does.
     """
@@ -137,7 +138,7 @@ def compare_table(records: list[Ref], title: str = "subject") -> Table:
     names = [name for name in dict.fromkeys(name for one in found for name in one) if name != title]
     header: list[Inline] = [
         ["quantity"],
-        *([r[title].quote()] if r[title].value else [f"`{r.file}`"] for r in records),
+        *([r[title]] if r[title].value else [f"`{r.file}`"] for r in records),
     ]
     rows = []
     for name in names:

@@ -11,7 +11,9 @@ from typing import Any
 
 from husai.errors import HusaiError
 from husai.provenance import hash_json
-from husai.report.log import chain_breaks
+from husai.report.events import (
+    chain_breaks,
+)
 from husai.report.mirror import SUMS, read_sums
 from husai.verify.checksums import APPEND_ONLY, INDEX, Digest, artifacts, digest, read_index
 from husai.verify.findings import Findings

@@ -10,8 +10,15 @@ from typing import Any
 
 from husai.errors import HusaiError
 from husai.provenance import code_hash, finite, library_versions
-from husai.report.document import FORMAT, derived, escape_markdown, format_value, resolve_pointer
-from husai.report.log import read_events, render_log, runs_path
+from husai.report.document import escape_markdown
+from husai.report.events import (
+    read_events,
+    runs_path,
+)
+from husai.report.log import (
+    render_log,
+)
+from husai.report.quotes import FORMAT, derived, format_value, resolve_pointer
 from husai.report.render import render
 from husai.verify.findings import Findings
 

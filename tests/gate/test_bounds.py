@@ -18,7 +18,8 @@ from husai.gate import load_policy
 from husai.gate.bounds import restate
 from husai.gate.evaluate import evaluate
 from husai.gate.ledger import begin_confirmation, confirmation_family, finish_confirmation
-from husai.jobs.gate import claim_job, gate_job
+from husai.jobs.claim import claim_job
+from husai.jobs.gate import gate_job
 from husai.provenance import sha256_file
 from husai.statistics import (
     crossed_interval,
@@ -252,7 +253,7 @@ def decide():
 
 
 def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
-    from husai.report.document import Source
+    from husai.report.quotes import Source
     from husai.report.sections import _decision
     from husai.verify.decision import check_decisions
     from husai.verify.findings import Findings

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from husai.errors import HusaiError
-from husai.report.dag import mermaid, rule_svg, rules_mermaid, stage_of, write_graphs
-from husai.report.dag_jobs import jobs_svg
-from husai.report.graph import (
+from husai.report.dag.draw import stage_of
+from husai.report.dag.jobs_drawing import jobs_svg
+from husai.report.dag.layout import (
     Bend,
     crossings,
     layer_numbers,
@@ -23,7 +23,9 @@ from husai.report.graph import (
     successors,
     transitive_reduction,
 )
-from husai.report.jobs import job_graph, parse_dot, rule_graph, with_wildcards
+from husai.report.dag.rules_drawing import rule_svg
+from husai.report.dag.snakemake_jobs import job_graph, parse_dot, rule_graph, with_wildcards
+from husai.report.dag.write import mermaid, rules_mermaid, write_graphs
 
 SNAKEFILE = """
 print("noise from the workflow")
@@ -133,7 +135,7 @@ def test_mermaid_text_has_a_line_per_rule_and_arrow(graph):
 
 
 def test_files_are_written_where_asked_and_a_wrong_format_is_an_error(graph, tmp_path, monkeypatch):
-    monkeypatch.setattr("husai.report.dag.job_graph", lambda *_: graph)
+    monkeypatch.setattr("husai.report.dag.write.job_graph", lambda *_: graph)
     assert [p.name for p in write_graphs(tmp_path)] == ["dag.svg", "dag_jobs.svg"]
     assert [p.name for p in write_graphs(tmp_path, "mermaid")] == ["dag.mmd", "dag_jobs.mmd"]
     with pytest.raises(HusaiError, match="'png' is not svg or mermaid"):
@@ -193,7 +195,7 @@ def test_rules_have_the_colour_of_their_stage(rule, stage):
 
 def test_no_graphviz_is_called():
     code = (
-        "import sys; import husai.report.dag, husai.report.dag_jobs; sys.exit(any('graphviz' "
+        "import sys; import husai.report.dag.write; sys.exit(any('graphviz' "
         "in m or 'pydot' in m for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,16 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from husai.errors import HusaiError
-from husai.report.document import (
-    Document,
-    Paragraph,
-    Ref,
-    Section,
+from husai.report.document import Document, Paragraph, Section, escape_markdown, markdown
+from husai.report.quotes import (
+    Quote,
     Source,
-    escape_markdown,
     escape_pointer,
     format_value,
-    markdown,
     resolve_pointer,
     unescape_pointer,
 )
@@ -52,7 +48,7 @@ def every_ref(ref):
 
 @given(JSON)
 def test_the_pointer_of_every_cursor_leads_back_to_its_value(value):
-    for ref in every_ref(Ref("f.json", value)):
+    for ref in every_ref(Quote("f.json", value)):
         assert resolve_pointer(value, ref.pointer) is ref.value
 
 
@@ -95,8 +91,8 @@ def test_values_print_to_four_significant_digits_and_integers_in_full(value, tex
 
 def test_an_absent_bound_is_unbounded_and_an_absent_interval_is_said():
     metric = {"value": 0.25, "lcb": None, "ucb": 0.5, "n": 3, "method": "t"}
-    assert text_of(metric_cell(Ref("f", metric))) == "0.25 [-inf, 0.5]"
-    assert text_of(metric_cell(Ref("f", {**metric, "ucb": None}))) == "0.25 (no interval)"
+    assert text_of(metric_cell(Quote("f", metric))) == "0.25 [-inf, 0.5]"
+    assert text_of(metric_cell(Quote("f", {**metric, "ucb": None}))) == "0.25 (no interval)"
     undefined = {
         "value": None,
         "lcb": None,
@@ -104,12 +100,12 @@ def test_an_absent_bound_is_unbounded_and_an_absent_interval_is_said():
         "n": 5,
         "method": "not assessable: null 0.909",
     }
-    assert text_of(metric_cell(Ref("f", undefined))) == "not assessable: null 0.909"
-    assert text_of(metric_cell(Ref("f", {**metric, "value": None}))) == "missing [-inf, 0.5]"
+    assert text_of(metric_cell(Quote("f", undefined))) == "not assessable: null 0.909"
+    assert text_of(metric_cell(Quote("f", {**metric, "value": None}))) == "missing [-inf, 0.5]"
 
 
 def test_rows_use_the_named_columns_and_leave_a_cell_empty_where_a_row_has_none():
-    rows = Ref(
+    rows = Quote(
         "f", {"columns": ["k", "fit.ev"], "rows": [{"k": 4, "fit": {"ev": 0.91239}}, {"k": 8}]}
     )
     table = rows_table(rows["rows"], rows["columns"])
@@ -121,12 +117,12 @@ def test_rows_use_the_named_columns_and_leave_a_cell_empty_where_a_row_has_none(
 
 
 def test_rows_without_named_columns_show_every_printable_key():
-    table = rows_table(Ref("f", [{"a": 1, "inner": {"b": 2.5}}, {"c": "x"}]))
+    table = rows_table(Quote("f", [{"a": 1, "inner": {"b": 2.5}}, {"c": "x"}]))
     assert [text_of(cell) for cell in table.header] == ["a", "inner b", "c"]
 
 
 def test_metrics_and_facts_tables_print_all_leaves():
-    record = Ref(
+    record = Quote(
         "f",
         {
             "metrics": {
@@ -150,8 +146,8 @@ def test_metrics_and_facts_tables_print_all_leaves():
 
 @given(st.lists(JSON, min_size=1, max_size=4))
 def test_every_quote_is_listed_with_the_line_it_stands_on(values):
-    refs = [Ref("f.json", values)[i] for i in range(len(values))]
-    sections = [Section("A part", [Paragraph(["is ", ref.quote(), "."]) for ref in refs])]
+    refs = [Quote("f.json", values)[i] for i in range(len(values))]
+    sections = [Section("A part", [Paragraph(["is ", ref, "."]) for ref in refs])]
     text, numbers = markdown(Document(["status"], False, sections))
     lines = text.split("\n")
     assert len(numbers) == len(values)
@@ -171,19 +167,19 @@ def test_escaped_text_cannot_break_a_table_or_open_markup(text):
 
 def test_a_missing_file_gives_an_empty_cursor_and_a_broken_one_an_error(tmp_path):
     source = Source(tmp_path)
-    assert not source.ref("results/x.json")["a"]["b"].exists
+    assert not source.open("results/x.json")["a"]["b"].exists
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(HusaiError, match=r"x\.json: not readable"):
-        source.ref("x.json")
+        source.open("x.json")
 
 
 def test_a_value_that_json_cannot_hold_is_quoted_as_missing():
-    assert Ref("f", json.loads('{"x": NaN}'))["x"].quote().text == "missing"
+    assert Quote("f", json.loads('{"x": NaN}'))["x"].text == "missing"
 
 
 def test_records_side_by_side_have_a_row_for_every_quantity_of_any():
     table = compare_table(
-        [Ref("a.json", {"subject": "modular", "loss": 0.5}), Ref("b.json", {"accuracy": 1})]
+        [Quote("a.json", {"subject": "modular", "loss": 0.5}), Quote("b.json", {"accuracy": 1})]
     )
     shown = [[text_of(cell) for cell in row] for row in [table.header, *table.rows]]
     assert shown == [

@@ -10,18 +10,20 @@ import pytest
 import report_tree
 
 from husai.errors import HusaiError
-from husai.jobs.report import log_job
+from husai.jobs.log import log_job
 from husai.provenance import job, write_json
 from husai.report.closing import closing_paragraph
-from husai.report.log import (
+from husai.report.events import (
     append_events,
     chain_breaks,
     end_run,
     open_run,
     read_events,
-    render_log,
     runs_path,
     start_run,
+)
+from husai.report.log import (
+    render_log,
     write_log,
 )
 

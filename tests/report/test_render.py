@@ -14,12 +14,13 @@ import report_tree
 
 from husai.jobs.report import report_job
 from husai.provenance import write_json
-from husai.report.document import Source, escape_markdown, markdown
+from husai.report.document import escape_markdown, markdown
+from husai.report.gates import interval_strip
 from husai.report.mirror import behind, mirror
-from husai.report.plots import interval_strip, line_plot, summary_figure
+from husai.report.plots import line_plot, summary_figure
+from husai.report.quotes import Quote, Source
 from husai.report.render import render
 from husai.report.sections import build
-from husai.report.tables import Ref
 
 
 @pytest.fixture(scope="module")
@@ -125,15 +126,15 @@ def test_hostile_text_is_shown_and_not_run(tmp_path):
 
 
 def test_a_figure_needs_points_and_follows_the_page_colours():
-    rows = Ref(
+    rows = Quote(
         "f", [{"k": k, "S": {"value": k / 100, "lcb": None, "ucb": k / 50}} for k in (4, 16, 64)]
     )
-    svg = summary_figure(Ref("f", {"kind": "errorbar", "x": "k", "y": "S"}), rows)
+    svg = summary_figure(Quote("f", {"kind": "errorbar", "x": "k", "y": "S"}), rows)
     assert svg.startswith("<svg") and "var(--ink)" in svg and "var(--series-1)" in svg
-    assert summary_figure(Ref("f", {"kind": "errorbar", "x": "k", "y": "other"}), rows) is None
-    assert summary_figure(Ref("f", {"kind": "pie", "x": "k", "y": "S"}), rows) is None
+    assert summary_figure(Quote("f", {"kind": "errorbar", "x": "k", "y": "other"}), rows) is None
+    assert summary_figure(Quote("f", {"kind": "pie", "x": "k", "y": "S"}), rows) is None
     assert "topk" in line_plot([], "", "") + summary_figure(
-        Ref("f", {"x": "a", "y": "b"}), Ref("f", [{"a": "topk", "b": 1.0}])
+        Quote("f", {"x": "a", "y": "b"}), Quote("f", [{"a": "topk", "b": 1.0}])
     )
 
 

@@ -1,0 +1,1 @@
+"""Pictures of the workflow, drawn from Snakemake's own list of jobs."""

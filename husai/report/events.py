@@ -1,0 +1,249 @@
+"""The record of runs: events in ``results/runs.jsonl``, from which the experiment log is rendered.
+
+It only grows. Snakemake removes a rule's outputs before it runs the rule, so the Markdown is
+always rebuilt from the events; a copy of the events in ``reports/runs.jsonl`` lets the log outlive
+a deleted ``results/``. Each event carries the hash of the one before it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from husai.errors import HusaiError
+from husai.provenance import (
+    canonical_json,
+    code_hash,
+    finite,
+    git_commit,
+    hardware,
+    library_versions,
+    utc_now,
+    write_text,
+)
+from husai.report.quotes import format_value, gate_names
+
+EVENTS = ("start", "success", "error", "interrupted")
+
+
+def runs_path(results: str | Path) -> Path:
+    """The append-only file of run events."""
+    return Path(results) / "runs.jsonl"
+
+
+def read_events(*paths: Path) -> list[dict[str, Any]]:
+    """Events of the files in order, each once; a last line cut short by a kill is dropped.
+
+    Raises
+    ------
+    HusaiError
+        When a line other than the last is not JSON.
+    """
+    events: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                if number == len(lines):
+                    continue
+                raise HusaiError(
+                    f"{path}: line {number} is not JSON; restore the file from reports/runs.jsonl"
+                ) from None
+            events.setdefault(
+                f"{record.get('run_id')} {record.get('event')} {record.get('time')}", record
+            )
+    return list(events.values())
+
+
+def chain_breaks(path: Path) -> list[int]:
+    """Line numbers whose ``previous`` is not the hash of the line before, or that are not JSON;
+    empty when nothing was changed.
+    """
+    breaks, previous = [], ""
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            breaks.append(number)
+        else:
+            if not isinstance(record, dict) or record.get("previous") != previous:
+                breaks.append(number)
+        previous = hashlib.sha256(line).hexdigest()
+    return breaks
+
+
+def _complete_lines(path: Path) -> list[str]:
+    lines = path.read_text(errors="replace").split("\n") if path.is_file() else []
+    return [line for line in lines[:-1] if line]
+
+
+def append_events(results: str | Path, reports: str | Path, new: Iterable[dict[str, Any]]) -> None:
+    """Add events to both copies of the record; lines already there stay as they are, and a lost
+    copy is restored from the other.
+    """
+    paths = [Path(reports) / "runs.jsonl", runs_path(results)]
+    copies = [_complete_lines(path) for path in paths]
+    lines = [*copies[0], *(line for line in copies[1] if line not in set(copies[0]))]
+    for event in new:
+        previous = hashlib.sha256(lines[-1].encode()).hexdigest() if lines else ""
+        lines.append(canonical_json({**finite(event), "previous": previous}))
+    for path in paths:
+        write_text(path, "".join(line + "\n" for line in lines))
+
+
+def open_run(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The latest start without an end."""
+    ended = {e["run_id"] for e in events if e["event"] != "start"}
+    waiting = [e for e in events if e["event"] == "start" and e["run_id"] not in ended]
+    return waiting[-1] if waiting else None
+
+
+def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
+    """Record that a run began; an earlier run without an end is recorded as interrupted. Returns
+    the run id.
+
+    ``facts``: ``command``, ``config_hash``, ``config_files``, ``targets`` or anything else worth
+    keeping."""
+    events = read_events(Path(reports) / "runs.jsonl", runs_path(results))
+    run = open_run(events)
+    new = [_interrupted(run, results)] if run else []
+    now = utc_now()
+    run_id = (
+        facts.pop("run_id", None)
+        or f"{now[:19].replace(':', '').replace('-', '')}-{secrets.token_hex(3)}"
+    )
+    made = {
+        "git_commit": git_commit(),
+        "code_hash": code_hash(),
+        "versions": library_versions(),
+        "hardware": hardware(),
+    }
+    root = str(Path(results).resolve())
+    new.append(
+        {
+            "event": "start",
+            "run_id": run_id,
+            "time": now,
+            **made,
+            "artifact_root": root,
+            "pid": os.getppid(),
+            **facts,
+        }
+    )
+    append_events(results, reports, new)
+    return run_id
+
+
+def _interrupted(run: dict[str, Any], results: str | Path) -> dict[str, Any]:
+    facts = run_facts(results, run["time"])
+    latest = facts.pop("last_end") or run["time"]
+    return {
+        "event": "interrupted",
+        "run_id": run["run_id"],
+        "time": latest,
+        "error": "stopped before it could say how it ended",
+        **facts,
+    }
+
+
+def end_run(results: str | Path, reports: str | Path, event: str, **facts: Any) -> None:
+    """Record how the open run ended (``success`` or ``error``) with what its jobs left behind and
+    the state of the gates.
+    """
+    if event not in EVENTS[1:]:
+        raise HusaiError(f"log: event '{event}' is not one of {', '.join(EVENTS)}")
+    events = read_events(Path(reports) / "runs.jsonl", runs_path(results))
+    run = open_run(events)
+    start = run["time"] if run else utc_now()
+    found = run_facts(results, start)
+    found.pop("last_end")
+    run_id = run["run_id"] if run else f"unannounced-{secrets.token_hex(3)}"
+    gates = gate_status(results, start)
+    append_events(
+        results,
+        reports,
+        [{"event": event, "run_id": run_id, "time": utc_now(), **found, "gates": gates, **facts}],
+    )
+
+
+def gate_status(results: str | Path, since: str = "") -> dict[str, Any]:
+    """``{policy: {"pass_all", "failed": [gate], "new"}}`` of the decisions on disk; ``new`` when
+    decided at or after ``since``.
+    """
+    status = {}
+    for path in sorted(Path(results).glob("gate/*/release_policy.json")):
+        decision = _json(path)
+        gates = decision.get("gates") or {}
+        failed = [name for name in gate_names(gates) if gates[name] is not True]
+        made = str((decision.get("provenance") or {}).get("time") or "")
+        status[path.parent.name] = {
+            "pass_all": gates.get("pass_all") is True,
+            "failed": failed,
+            "new": made >= since,
+        }
+    return status
+
+
+def run_facts(results: str | Path, since: str) -> dict[str, Any]:
+    """What the jobs that began at or after ``since`` left: how many, seeds, data slices, code
+    hashes, failures.
+    """
+    seeds: dict[str, set] = {}
+    slices: dict[str, Any] = {}
+    jobs, failed, codes, last = 0, [], set(), None
+    for path in sorted(Path(results).rglob("*manifest*.json")):
+        record = _json(path)
+        if str(record.get("start") or "") < since:
+            continue
+        stage = path.relative_to(results).parts[0]
+        if path.name.endswith(".failed.json"):
+            failed.append(
+                {"job": path.parent.as_posix(), "error": format_value(record.get("error"))}
+            )
+            continue
+        jobs += 1
+        seeds.setdefault(stage, set()).update(
+            s for s in record.get("seeds") or [] if isinstance(s, int)
+        )
+        if record.get("data_slice") is not None:
+            slices.setdefault(stage, []).append(record["data_slice"])
+        codes.add(record.get("code_hash"))
+        last = max(last or "", str(record.get("end") or "")) or None
+    ledger = Path(results) / "confirmation" / "ledger.jsonl"
+    attempts = [
+        e
+        for e in map(json.loads, _complete_lines(ledger))
+        if str(e.get("time") or "") >= since and e.get("event") == "started"
+    ]
+    confirmed = [
+        {key: e.get(key) for key in ("config_hash", "attempt", "forced", "resumed")}
+        for e in attempts
+    ]
+    distinct = {
+        stage: [json.loads(t) for t in sorted({canonical_json(s) for s in found})][:8]
+        for stage, found in slices.items()
+    }
+    named = {stage: sorted(found) for stage, found in seeds.items() if found}
+    return {
+        "jobs": jobs,
+        "failed_jobs": failed,
+        "seeds": named,
+        "data_slice": distinct,
+        "code_hashes": sorted(filter(None, codes)),
+        "confirmations": confirmed,
+        "last_end": last,
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
