@@ -56,19 +56,13 @@ def train_job(
     goes on from ``.resume/`` when it is started again with the same recipe, and ends with the same
     weights on a CPU.
     """
-    from husai.activations import ActivationStore
     from husai.compute import resolve_device
-    from husai.report.summary import write_parquet
     from husai.sae import train_ensemble
 
     configured, seeds, store, out = spec.recipe, spec.seeds, folder(store), folder(out)
     resolved = resolve(configured, calibration)
-    rows = {split: ActivationStore.open(store / split) for split in ("train", "held_out")}
-    _check_width(rows["train"].d, store)
-    target, decoder = {}, _reference_decoder(resolved, reference)
-    if resolved.target_hook_name is not None:
-        beside = store.parent / resolved.target_hook_name
-        target = {split: ActivationStore.open(beside / split) for split in rows}
+    rows, target = _stores(resolved, store)
+    decoder = _reference_decoder(resolved, reference)
     with provenance.job(
         out / "manifest.json",
         config=spec.values(),
@@ -101,15 +95,7 @@ def train_job(
                 raise
             described = _fail(out, configured, resolved, seeds, str(error), work)
         else:
-            described = _describe(configured, result.resolved, seeds) | {
-                "d_in": rows["train"].d,
-                "d_out": result.saes[0].d_out,
-                "final": result.final,
-            }
-            work.writes(*_save(configured, result, seeds, out))
-            write_parquet(out / "training.parquet", result.curves)
-            provenance.write_json(out / "recipe.json", described)
-            work.writes(out / "training.parquet", out / "recipe.json")
+            described = _save(out, configured, result, seeds, work)
     shutil.rmtree(out / RESUME, ignore_errors=True)
     return described
 
@@ -135,10 +121,22 @@ def resolve(recipe: Recipe, calibration: str | Path | None) -> Recipe:
     return recipe.resolve(min(chosen["k"], recipe.d_sae))
 
 
-def _check_width(d: int, store: Path) -> None:
-    """Refuse an empty or one-dimensional space before any time is spent on it."""
-    if d < 2:
-        raise HusaiError(f"{store}: activations have width {d}; an SAE needs at least 2")
+def _stores(recipe: Recipe, folder: Path) -> tuple[dict, dict]:
+    """Activations by split that the recipe reads, and those that a transcoder reconstructs; an
+    empty or one-dimensional space is refused before any time is spent on it.
+    """
+    from husai.activations import ActivationStore
+
+    splits, target = ("train", "held_out"), {}
+    rows = {split: ActivationStore.open(folder / split) for split in splits}
+    if rows["train"].d < 2:
+        raise HusaiError(
+            f"{folder}: activations have width {rows['train'].d}; an SAE needs at least 2"
+        )
+    if recipe.target_hook_name is not None:
+        beside = folder.parent / recipe.target_hook_name
+        target = {split: ActivationStore.open(beside / split) for split in splits}
+    return rows, target
 
 
 def _reference_decoder(recipe: Recipe, reference: str | Path | None):
@@ -178,15 +176,17 @@ def _check_result(recipe: Recipe, result) -> None:
             )
 
 
-def _save(configured: Recipe, result, seeds: Sequence[int], out: Path) -> list[Path]:
-    """Write ``seed{n}/`` in SAELens format and return the files written; those of other seeds
-    go.
+def _save(
+    out: Path, configured: Recipe, result, seeds: Sequence[int], work: provenance.Job
+) -> dict:
+    """Write ``seed{n}/`` in SAELens format, the curves and ``recipe.json``, whose content is
+    returned; SAEs of other seeds go.
     """
+    from husai.report.summary import write_parquet
     from husai.sae import save_sae
 
     for stale in out.glob("seed*"):
         shutil.rmtree(stale)
-    written = []
     for seed, sae, final in zip(seeds, result.saes, result.final, strict=True):
         sae.cfg.update(
             subject=configured.subject,
@@ -197,8 +197,14 @@ def _save(configured: Recipe, result, seeds: Sequence[int], out: Path) -> list[P
             **{name: final[name] for name in ("plateau_gain", "cos_to_init")},
         )
         save_sae(sae, out / f"seed{seed}")
-        written += sorted(p for p in (out / f"seed{seed}").iterdir() if p.is_file())
-    return written
+        work.writes(*sorted(p for p in (out / f"seed{seed}").iterdir() if p.is_file()))
+    first = result.saes[0]
+    shape = {"d_in": first.d_in, "d_out": first.d_out}
+    described = _describe(configured, result.resolved, seeds) | shape | {"final": result.final}
+    write_parquet(out / "training.parquet", result.curves)
+    provenance.write_json(out / "recipe.json", described)
+    work.writes(out / "training.parquet", out / "recipe.json")
+    return described
 
 
 def _describe(configured: Recipe, resolved: Recipe, seeds: Sequence[int]) -> dict:
