@@ -372,7 +372,7 @@ def test_brought_saes_are_rows_of_the_frontier(here, table):
     assert by_id["brought-lone"]["architecture"] == "relu" and "S" not in by_id["brought-lone"]
     stability = read_json("results/stability/language/brought-theirs.json")
     assert (
-        set(stability["nulls"]) == {"gaussian", "covariance", "frozen"}
+        set(stability["nulls"]) == {"gaussian", "covariance", "crowding", "frozen"}
         and "not known" in stability["nulls_missing"]["init"]
     )
     assert (
