@@ -1,4 +1,4 @@
-"""Sections of the configuration on what is there before any SAE: machine, subjects, text,
+"""Sections of the configuration on what is there before any SAE: machine, subjects,
 activations, and how SAEs are optimised.
 """
 
@@ -115,15 +115,18 @@ class PretrainedSubject(Section):
     )
 
 
-class Corpus(Section):
-    """Text that language subjects and their SAEs are trained on; never overlaps evaluation text."""
+class RowsSubject(Section):
+    """Activations that others computed, without their model: for everything that needs no model."""
 
-    max_chars_per_row: PositiveInt = Field(1000, description="longer rows are cut here")
-    max_rows_per_dataset: PositiveInt = Field(
-        2000, description="rows taken from one data set at most"
+    kind: Literal["rows"]
+    path: str = Field(
+        description="a .npy, .safetensors or .pt file of rows (n, d), or an activation store; "
+        "{hook} in it stands for the name of the hook; absolute, or relative to the folder of "
+        "results/"
     )
-    held_out_fraction: Fraction = Field(
-        0.05, description="share of the documents kept for the held-out loss"
+    seed: Seed = Field(0, description="seed of the activation sample")
+    hooks: list[Name] = Field(
+        [], description="hook points that have rows; the first is the default"
     )
 
 
