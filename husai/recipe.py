@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from husai.errors import HusaiError, nearest
 
 ARCHITECTURES = ("topk", "batchtopk", "relu", "jumprelu", "transcoder")
+READ_ONLY = ("abstopk", "matching_pursuit")
+"""Architectures of SAEs that are read and compared, but not trained here."""
 FIXED_K = ("topk", "batchtopk", "transcoder")
 CALIBRATED = "calibrated"
 MATCHED = "matched"
@@ -196,8 +198,9 @@ def brought_id(name: str) -> str:
 def recipe_problems(r: dict) -> list[str]:
     """Everything wrong with the fields of a recipe, as readable phrases; empty when it is sound."""
     out = []
-    if r["architecture"] not in ARCHITECTURES:
-        return [f"architecture '{r['architecture']}' is not one of {', '.join(ARCHITECTURES)}"]
+    known = (*ARCHITECTURES, *READ_ONLY) if r["brought"] else ARCHITECTURES
+    if r["architecture"] not in known:
+        return [f"architecture '{r['architecture']}' is not one of {', '.join(known)}"]
     if MATCHED in (r["d_sae"], r["k"]):
         return (
             []

@@ -12,13 +12,29 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-SETTINGS = ("cfg.json", "config.json")
-"""SAELens and sparsify write the first, dictionary_learning the second."""
-WEIGHTS = ("sae_weights.safetensors", "sae.safetensors", "ae.pt")
-"""SAELens, sparsify, dictionary_learning."""
+SETTINGS = ("cfg.json", "config.json", "hyperparams.json")
+"""SAELens and sparsify write the first, dictionary_learning and Language-Model-SAEs the second, and
+Llama Scope the third.
+"""
+WEIGHTS = (
+    "sae_weights.safetensors",
+    "sae.safetensors",
+    "ae.pt",
+    "params.npz",
+    "sae_weights.pt",
+    "checkpoints/pruned.safetensors",
+    "checkpoints/pruned.pt",
+    "checkpoints/final.safetensors",
+    "checkpoints/final.pt",
+)
+"""SAELens and Language-Model-SAEs, sparsify, dictionary_learning, Gemma Scope, and the other places
+of Language-Model-SAEs; the first that is there counts.
+"""
 FACTORS = ("activation_scaler.json", "activation_whitening.safetensors")
 """What SAELens multiplies activations by before they reach an SAE in training, saved beside it."""
-GENERIC = (*WEIGHTS, *SETTINGS)
+REMOTE = ("saelens:", "hf:")
+"""An SAE named by a release of SAELens, or by a repository of the Hugging Face hub."""
+GENERIC = (*(w for w in WEIGHTS if "/" not in w), *SETTINGS)
 LARGEST_SEED = 2**31
 """Seeds are below: NumPy's and scikit-learn's generators take 32 bits."""
 
@@ -46,17 +62,40 @@ def sae_folder(path: Path) -> Path:
     return path.parent if path.name in GENERIC else path
 
 
+def is_remote(path: str | Path) -> bool:
+    """Whether ``path`` names an SAE on a hub rather than files."""
+    return str(path).startswith(REMOTE)
+
+
+def weights_of(folder: Path) -> Path | None:
+    """The file with the weights of the SAE in ``folder``; None when none has a known name."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def settings_of(path: Path) -> Path | None:
+    """The settings of a lone file of weights: beside it, or above the folder ``checkpoints`` it is
+    in; None when there are none.
+    """
+    folders = [path.parent, *([path.parent.parent] if path.parent.name == "checkpoints" else [])]
+    found = (f / name for f in folders for name in SETTINGS if (f / name).is_file())
+    return next(found, None)
+
+
 def sae_files(path: str | Path) -> list[Path]:
     """The files that reading an SAE reads: settings, weights and factors of a folder, or a lone
-    file.
+    file and its settings. None of an SAE on a hub.
     """
+    if is_remote(path):
+        return []
     path = Path(path)
     folder = sae_folder(path)
     if not folder.is_dir():
-        return [path]
-    named = [folder / name for name in (*SETTINGS, *WEIGHTS) if (folder / name).is_file()]
-    if any(p.name in WEIGHTS for p in named):
-        return [*named, *(folder / name for name in FACTORS if (folder / name).is_file())]
+        settings = settings_of(path) if path.suffix == ".pt" else None
+        return [path] if settings is None else [settings, path]
+    named = [folder / name for name in SETTINGS if (folder / name).is_file()]
+    weights = weights_of(folder)
+    if weights is not None:
+        return [*named, weights, *(folder / name for name in FACTORS if (folder / name).is_file())]
     return [*named, *sorted(folder.glob("*.pt"))] or [path]
 
 

@@ -68,7 +68,7 @@ def test_the_rooms_that_compute_need_torch_numpy_and_scipy_only(room):
             - {"husai"}
         )
         lazily = (
-            {"safetensors", "sae_lens", "triton"}
+            {"safetensors", "sae_lens", "huggingface_hub", "triton"}
             if room == "sae"
             else {"safetensors"}
             if room == "activations"

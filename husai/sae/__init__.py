@@ -3,8 +3,8 @@
 from husai.recipe import Recipe
 from husai.sae.architectures import SAE
 from husai.sae.calibrate import match_l0
-from husai.sae.checkpoint import load_sae, save_sae
 from husai.sae.ensemble import EnsembleResult, train_ensemble
+from husai.sae.formats import load_sae, resolve, save_sae
 from husai.sae.initialise import initial_decoder
 from husai.stability import evaluate_sae
 
@@ -16,6 +16,7 @@ __all__ = [
     "initial_decoder",
     "load_sae",
     "match_l0",
+    "resolve",
     "save_sae",
     "train_ensemble",
 ]

@@ -1,4 +1,4 @@
-"""The SAE itself, for inference: five architectures behind one encode / decode / forward, in the
+"""The SAE itself, for inference: every architecture behind one encode / decode / forward, in the
 SAELens orientation.
 """
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from husai.errors import HusaiError, nearest
-from husai.recipe import ARCHITECTURES
+from husai.recipe import ARCHITECTURES, READ_ONLY
 
 THRESHOLDED = ("batchtopk", "jumprelu")
 TOP_K = ("topk", "transcoder")
@@ -26,15 +26,18 @@ class SAE:
     - ``relu``: the positive pre-activations (Bricken et al. 2023);
     - ``jumprelu``, ``batchtopk``: the positive pre-activations above ``threshold`` (Rajamanoharan
       et al. 2407.14435, eq. 2; for BatchTopK
-      one global threshold, Bussmann et al. 2412.06410, eq. 4).
+      one global threshold, Bussmann et al. 2412.06410, eq. 4);
+    - ``abstopk``: the k pre-activations of a row that are largest in magnitude, with their signs
+      (2510.00404): a latent is active where its code is not 0.
 
     A ``transcoder`` is TopK with a decoder into another space: its input is never centred by
-    ``b_dec``.
+    ``b_dec``. ``matching_pursuit`` is computed by a subclass
+    (:mod:`husai.sae.formats.saelens_classes`).
 
     Parameters
     ----------
     architecture : str
-        One of ``topk``, ``batchtopk``, ``relu``, ``jumprelu``, ``transcoder``.
+        One of ``topk``, ``batchtopk``, ``relu``, ``jumprelu``, ``transcoder``, ``abstopk``.
     W_enc : Tensor (d_in, d_sae)
     W_dec : Tensor (d_sae, d_out)
         ``d_out == d_in`` except for a transcoder.
@@ -43,11 +46,14 @@ class SAE:
     threshold : Tensor (d_sae,) or None
         Needed by ``jumprelu`` and ``batchtopk``.
     k : int or None
-        Needed by ``topk`` and ``transcoder``.
+        Needed by ``topk``, ``abstopk`` and ``transcoder``.
     cfg : dict
         Metadata that travels with the weights (subject, hook, recipe, ...); never used to compute.
     apply_b_dec_to_input : bool or None
         None: True except for a transcoder.
+    transcodes : bool
+        What it reconstructs is not its input, whatever the widths; always so for ``transcoder`` and
+        where ``d_out`` differs from ``d_in``.
 
     Raises
     ------
@@ -66,18 +72,21 @@ class SAE:
         k: int | None = None,
         cfg: dict[str, Any] | None = None,
         apply_b_dec_to_input: bool | None = None,
+        transcodes: bool = False,
     ):
         self.architecture = architecture
         self.W_enc, self.W_dec, self.b_enc, self.b_dec = W_enc, W_dec, b_enc, b_dec
         self.threshold, self.k = threshold, None if k is None else int(k)
         self.cfg = dict(cfg or {})
-        centred = architecture != "transcoder"
+        self.transcodes = bool(transcodes) or architecture == "transcoder"
+        centred = not self.transcodes
         self.apply_b_dec_to_input = (
             centred if apply_b_dec_to_input is None else bool(apply_b_dec_to_input)
         )
         problem = self._problem()
         if problem:
             raise HusaiError(f"SAE ({architecture}): {problem}")
+        self.transcodes |= self.d_in != self.d_out
 
     @property
     def d_in(self) -> int:
@@ -121,6 +130,9 @@ class SAE:
         if self.architecture in TOP_K:
             values, indices = pre.topk(self.k, dim=-1, sorted=False)
             return torch.zeros_like(pre).scatter_(-1, indices, values.relu_())
+        if self.architecture == "abstopk":
+            indices = pre.abs().topk(self.k, dim=-1, sorted=False).indices
+            return torch.zeros_like(pre).scatter_(-1, indices, pre.gather(-1, indices))
         if self.architecture in THRESHOLDED:
             return pre.relu() * (pre > self.threshold)
         return pre.relu()
@@ -151,6 +163,7 @@ class SAE:
             self.k,
             self.cfg,
             self.apply_b_dec_to_input,
+            self.transcodes,
         )
 
     def __repr__(self) -> str:
@@ -158,10 +171,10 @@ class SAE:
         return f"SAE({self.architecture}, d_in={self.d_in}, d_sae={self.d_sae}{sparsity})"
 
     def _problem(self) -> str | None:
-        if self.architecture not in ARCHITECTURES:
+        known = (*ARCHITECTURES, *READ_ONLY)
+        if self.architecture not in known:
             return (
-                "architecture is not one of "
-                f"{', '.join(ARCHITECTURES)}{nearest(self.architecture, ARCHITECTURES)}"
+                f"architecture is not one of {', '.join(known)}{nearest(self.architecture, known)}"
             )
         if (
             self.W_enc.ndim != 2
@@ -182,7 +195,7 @@ class SAE:
                 f"b_dec (width {self.d_out}) cannot be subtracted from the input (width "
                 f"{self.d_in}); set apply_b_dec_to_input to False"
             )
-        if self.architecture in TOP_K and not (self.k and 1 <= self.k <= self.d_sae):
+        if self.architecture in (*TOP_K, "abstopk") and not (self.k and 1 <= self.k <= self.d_sae):
             return f"k must be between 1 and d_sae = {self.d_sae}, got {self.k}"
         if self.architecture in THRESHOLDED and (
             self.threshold is None or self.threshold.shape != (self.d_sae,)

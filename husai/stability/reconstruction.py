@@ -72,7 +72,7 @@ def evaluate_sae(
     targets = row_batches(x if target is None else target, n, device, size)
     for rows, y in zip(row_batches(x, n, device, size), targets, strict=True):
         z = sae.encode(rows)
-        fires = z > 0
+        fires = z != 0
         alive |= fires.any(0)
         active += fires.sum()
         error += (y - sae.decode(z)).double().square().sum()
@@ -98,6 +98,11 @@ def evaluate_sae(
 
 
 def _checked_rows(sae, x: Rows, target: Rows | None, max_rows: int | None) -> int:
+    if target is None and getattr(sae, "transcodes", False):
+        raise HusaiError(
+            "a transcoder reconstructs another hook than the one it reads; give the activations of "
+            "that hook as its target"
+        )
     n = len(x) if max_rows is None else min(len(x), max_rows)
     for rows, expected, name in (
         (x, sae.d_in, "d_in"),

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from husai.errors import HusaiError
-from husai.sae.checkpoint import load_sae
+from husai.sae import load_sae
 
 SIZES = [(12, 40), (12, 5)]  # d_sae above and below d_in: shape alone cannot tell the orientation
 
@@ -178,6 +178,7 @@ def test_sparsify(tmp_path, size, transcode):
         ({"activation": "groupmax"}, {}, "activation 'groupmax' has no counterpart"),
         ({"signed": True}, {}, "signed TopK has no counterpart"),
         ({"k": None}, {}, "key k is missing"),
+        ({"k": 2.5}, {}, "k is 2.5; a whole number is needed"),
         ({"d_in": 13}, {}, "the tensors give d_in = 12 but d_in and num_latents say 13"),
         ({}, {"W_skip": torch.ones(12, 12)}, "W_skip is not zero"),
     ],
@@ -348,6 +349,8 @@ def test_a_truncated_checkpoint(tmp_path):
     [
         ([1, 2], "holds a list, not a dictionary of tensors"),
         ({"k": 3}, "holds no tensors"),
+        (linear(12, 40, k=torch.tensor(3)), "tensors without the settings that say how to read"),
+        ({"model_state_dict": linear(12, 40)}, "tensors without the settings that say how to"),
         (
             {"model_state_dict": {"encoder.weight": torch.zeros(4, 3)}, "k": 2},
             "tensor decoder.weight is missing",
@@ -393,7 +396,10 @@ def test_checkpoints_that_are_no_saes(tmp_path, saved, message):
     ("config", "message"),
     [
         ({}, "key trainer.dict_class is missing"),
-        ({"trainer": {"dict_class": "AutoEncoderTopk", "k": 3}}, "did you mean 'AutoEncoderTopK'"),
+        (
+            {"trainer": {"dict_class": "AutoEncoderTopk", "k": 3}},
+            "'AutoEncoderTopk' has no counterpart here; read are AutoEncoder, ",
+        ),
         (
             {"trainer": {"dict_class": "AutoEncoderTopK", "k": 3, "dict_size": 39}},
             "give d_sae = 40 but trainer.activation_dim and trainer.dict_size",

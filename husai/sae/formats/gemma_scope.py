@@ -1,0 +1,56 @@
+"""JumpReLU SAEs and transcoders of Gemma Scope (Lieberum et al. 2408.05147): a folder with
+``params.npz``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from husai.errors import HusaiError
+from husai.sae.architectures import SAE
+from husai.sae.formats.files import Taker, one_line
+from husai.sae.formats.parts import Parts
+
+PARAMETERS = "params.npz"
+
+
+def read_gemma_scope(path: Path) -> SAE:
+    """The SAE in ``params.npz``; nothing is subtracted from its input.
+
+    Nothing in the file tells a transcoder from an SAE of the same width, so the path does, as
+    published: ``gemma-scope-2b-pt-transcoders/...``. Embedding SAEs are refused: they read
+    embeddings in another unit than the model's hook gives."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            tensors = {
+                "W_" + name[2:] if name.startswith("w_") else name: torch.from_numpy(stored[name])
+                for name in stored
+            }
+    except (OSError, ValueError, TypeError) as error:
+        raise HusaiError(
+            f"{path}: not a whole archive of NumPy arrays ({one_line(error)}); copy it again from "
+            "its source"
+        ) from None
+    if any("embedding" in part for part in path.parts[-4:-1]):
+        raise HusaiError(
+            f"{path}: an embedding SAE of Gemma Scope reads embeddings divided by the square root "
+            "of the width; load it with saelens:gemma-scope-2b-pt-res/embedding/..."
+        )
+    factor = tensors.get("scaling_factor")
+    if factor is not None and not torch.allclose(factor.float(), torch.ones(1)):
+        raise HusaiError(f"{path}: carries a finetuning scaling_factor; fold it into W_dec")
+    take = Taker(tensors, path)
+    parts = Parts(
+        "jumprelu",
+        take("W_enc"),
+        take("W_dec"),
+        take("b_enc"),
+        take("b_dec"),
+        take.thresholds("threshold"),
+        centred=False,
+        transcodes=any("transcoder" in part for part in path.parts),
+    )
+    return parts.sae({"format": "gemma_scope"})

@@ -1,0 +1,183 @@
+"""Calibration: choose k by the conservative gain over the null, then check the choice on fresh
+seeds beside a control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from husai import provenance
+from husai.errors import HusaiError
+from husai.planning.specs import CalibrationSpec
+from husai.recipe import CALIBRATED
+from husai.stability.record import (
+    StabilityRecord,
+    common_nulls,
+    condition_row,
+    failed_records,
+    load_records,
+)
+from husai.statistics import jackknife_difference
+from husai.summaries.table import StageTable
+
+COLUMNS = [
+    "role",
+    "recipe",
+    "k",
+    "n_seeds",
+    "S",
+    "pwmcc",
+    "null_worst",
+    "conservative_delta",
+    "explained_variance",
+    "l0",
+    "eligible",
+]
+L0_TOLERANCE = 0.05
+"""Distance from the target, relative, within which an L0 counts as matched."""
+
+
+def choose(
+    spec: CalibrationSpec, records: dict[str, StabilityRecord]
+) -> tuple[StabilityRecord, list[dict]]:
+    """The eligible candidate with the highest conservative delta (the default k where none is
+    assessable), and one row per candidate.
+
+    The conservative delta is the lower bound of PWMCC less the upper bound of the worst null.
+    """
+    section = spec.calibration
+    candidates = [
+        r
+        for r in records.values()
+        if r.recipe.k in section.k and set(section.seeds) <= set(r.seeds) and not r.recipe.tag
+    ]
+    rows, nulls = [], common_nulls(candidates)
+    for record in sorted(candidates, key=lambda r: r.recipe.k):
+        row = condition_row(record, section.seeds, nulls)
+        row |= {"conservative_delta": record.conservative_delta(section.seeds, nulls)}
+        rows.append(
+            {
+                "role": "search",
+                **row,
+                "eligible": row["explained_variance"].value >= section.min_explained_variance,
+            }
+        )
+    eligible = [
+        (row, record)
+        for row, record in zip(rows, sorted(candidates, key=lambda r: r.recipe.k), strict=True)
+        if row["eligible"]
+    ]
+    if not eligible:
+        best = max(rows, key=lambda row: row["explained_variance"].value)
+        raise HusaiError(
+            f"calibration: no k in {section.k} reaches min_explained_variance "
+            f"{section.min_explained_variance} "
+            f"(best {best['explained_variance'].value:.3f} at k = {best['k']}); lower the "
+            "floor, add larger k or train longer"
+        )
+    # Where no candidate is assessable nothing speaks against the default.
+    return max(
+        eligible,
+        key=lambda pair: (pair[0]["conservative_delta"], pair[1].recipe.k == section.default_k),
+    )[1], rows
+
+
+def selected(spec: CalibrationSpec, inputs: Sequence[str]) -> dict[str, Any]:
+    """``{subject: {"k": ...}}`` and why: what ``results/calibration/selected.json`` holds."""
+    section = spec.calibration
+    chosen, rows = choose(spec, load_records(inputs))
+    return {
+        "schema": "husai.calibration/1",
+        section.subject: {"k": chosen.recipe.k},
+        "default": {"k": chosen.recipe.k},
+        "rule": "highest conservative delta (lower bound of PWMCC less upper bound of the worst "
+        "null) among candidates above the floor on "
+        "explained variance; the default k where none is assessable",
+        "search": rows,
+        "inputs": provenance.file_records(inputs),
+        "provenance": provenance.provenance(spec.values(), section.seeds),
+    }
+
+
+def table(spec: CalibrationSpec, inputs: Sequence[str]) -> StageTable:
+    """Search, retrained choice against its control, L0 matching.
+
+    Parameters
+    ----------
+    inputs : sequence of path
+        ``selected.json`` and the stability evidence of every recipe of the stage.
+    """
+    section, records = spec.calibration, load_records(inputs)
+    choice = provenance.read_json(next(p for p in inputs if Path(p).name == "selected.json"))
+    k = choice[section.subject]["k"]
+    _, rows = choose(spec, records)
+    chosen = next(r for r in records.values() if r.recipe.k == CALIBRATED)
+    control = next(r for r in records.values() if r.recipe.tag.endswith("control"))
+    seeds, nulls = section.retrain_seeds, common_nulls([chosen, control])
+    rows += [
+        {"role": role, **condition_row(r, seeds, nulls), "eligible": None}
+        for role, r in (("chosen", chosen), ("control", control))
+    ]
+    matched = [
+        match_row(r, k, section.seeds) for r in records.values() if r.recipe.l0_target == CALIBRATED
+    ]
+    gain = jackknife_difference(
+        *(r.s_matrix(seeds, r.null(among=nulls, seeds=seeds)) for r in (chosen, control))
+    )
+    failed = failed_records(inputs)
+    off = [
+        f"{r['recipe']}: L0 {r['l0'].value:.2f} for a target of {k}"
+        for r in matched
+        if r["l0_error"] > L0_TOLERANCE
+    ]
+    headline = (
+        f"Chosen k = {k}; on fresh seeds S(chosen) - S(k = {section.default_k}) = "
+        f"{gain.value:+.3f} [{gain.lcb:+.3f}, {gain.ucb:+.3f}]"
+        f" over {gain.n} seeds each."
+    )
+    notes = [*(f"{name}: failed: {reason}" for name, reason in failed.items())]
+    notes += [
+        f"Rule: {choice['rule']}; the floor is {section.min_explained_variance}.",
+        "Each k is measured against the worst null of its own shape, of the kinds measured for "
+        "every k, over as many seeds; the retrained "
+        "seeds took no part in the search.",
+        f"L0 matching: {'all within 5% of the target' if not off else 'outside 5%: ' + '; '.join(off)}."
+        if matched
+        else "No architecture was L0-matched.",
+    ]
+    figures = [
+        {"kind": "errorbar", "x": "k", "y": "S", "group": "role", "title": "Stability over k"}
+    ]
+    return StageTable(
+        [
+            *rows,
+            *matched,
+            *(
+                {"role": "L0-matched", "recipe": name, "k": k, "status": f"failed: {why}"}
+                for name, why in failed.items()
+            ),
+        ],
+        COLUMNS,
+        headline=headline,
+        notes=notes,
+        figures=figures,
+        extra={
+            "selected_k": k,
+            "gain_over_control": gain,
+            "negatives": [f"{name}: failed: {reason}" for name, reason in failed.items()],
+        },
+    )
+
+
+def match_row(record: StabilityRecord, k: int, seeds: Sequence[int]) -> dict:
+    """How close an L0-matched architecture came to its target."""
+    row = condition_row(record, seeds)
+    return {
+        "role": "L0-matched",
+        **row,
+        "k": k,
+        "eligible": None,
+        "l0_error": abs(row["l0"].value - k) / k,
+    }

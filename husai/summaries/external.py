@@ -1,0 +1,302 @@
+"""Frontier and scaling tables: one row per recipe over its seeds, one record per SAE for the
+selectors.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from husai import provenance
+from husai.cebench.evidence import delta_table, mismatch, pair_delta, with_baseline
+from husai.errors import HusaiError
+from husai.planning.specs import FrontierSpec, ScalingSpec
+from husai.provenance import failure
+from husai.recipe import Recipe
+from husai.report.axes import axis_tables
+from husai.stability.record import failed_records, load_records
+from husai.statistics import crossed_interval, jackknife_t
+from husai.summaries.probes import aucs, probe_table
+from husai.summaries.table import StageTable
+
+COLUMNS = {
+    "frontier": [
+        "recipe",
+        "n_seeds",
+        "explained_variance",
+        "l0",
+        "S",
+        "auc",
+        "delta_vs_frozen",
+        "delta_vs_dense",
+        "cebench_delta_vs_frozen",
+        "pareto",
+        "status",
+    ],
+    "scaling": [
+        "n_rows",
+        "hook_name",
+        "d_sae",
+        "n_seeds",
+        "explained_variance",
+        "auc",
+        "delta_vs_frozen",
+        "delta_vs_dense",
+        "cebench_delta_vs_frozen",
+        "pareto",
+        "status",
+    ],
+}
+AXES = {"frontier": ("architecture", "d_sae"), "scaling": ("n_rows", "hook_name", "d_sae")}
+MEASURED = (
+    "explained_variance",
+    "auc",
+    "delta_vs_frozen",
+    "delta_vs_dense",
+    "cebench_delta_vs_frozen",
+)
+
+
+class Measured:
+    """External records of one recipe over its seeds, in the order of the seeds; ``failure`` says
+    why when the recipe failed.
+    """
+
+    def __init__(self, saebench: Sequence[dict], cebench: Sequence[dict], recipe_dir: Path):
+        self.saebench, self.cebench = list(saebench), list(cebench)
+        self.described = provenance.read_json(recipe_dir / "recipe.json")
+        self.recipe = Recipe.from_dict(self.described["recipe"])
+        self.resolved = Recipe.from_dict(self.described.get("resolved") or self.described["recipe"])
+        self.seeds = [r["seed"] for r in self.saebench]
+        self.failure = failure(self.described) or next(
+            filter(None, map(seed_failure, (*self.saebench, *self.cebench))), None
+        )
+        if self.seeds != [r["seed"] for r in self.cebench]:
+            raise HusaiError(
+                f"{self.recipe.id}: SAEBench measured seeds {self.seeds}, CE-Bench "
+                f"{[r['seed'] for r in self.cebench]}; rerun the missing one"
+            )
+
+    @property
+    def l0(self) -> float:
+        """Target L0 after calibration: what a matched control shares."""
+        return self.resolved.matched_l0
+
+    def final(self, name: str) -> list[float]:
+        """A training result per seed."""
+        by_seed = {f["seed"]: f[name] for f in self.described["final"]}
+        return [by_seed[s] for s in self.seeds]
+
+
+def seed_failure(record: dict) -> str | None:
+    """Why the measurement of one SAE failed; None when it did not."""
+    reason = failure(record)
+    return f"{record['kind']} of seed {record['seed']}: {reason}" if reason else None
+
+
+def load_measured(inputs: Sequence[str]) -> dict[str, Measured]:
+    """``{recipe id: Measured}`` from the external records among ``inputs``."""
+    found: dict[str, dict[str, list[dict]]] = defaultdict(lambda: {"saebench": [], "cebench": []})
+    for path in map(Path, inputs):
+        if path.stem in ("saebench", "cebench") and path.parent.name.startswith("seed"):
+            found[path.parent.parent.name][path.stem].append(provenance.read_json(path))
+    out = {}
+    for name, records in found.items():
+        subject = records["saebench"][0]["subject"]
+        out[name] = Measured(
+            records["saebench"], records["cebench"], Path("results/saes") / subject / name
+        )
+    return out
+
+
+def control_of(measured: Measured, pool: dict[str, Measured]) -> Measured:
+    """The frozen-decoder control of the same hook, width and L0."""
+    for other in pool.values():
+        r, mine = other.resolved, measured.resolved
+        if r.frozen_decoder and (r.hook_name, r.d_sae, other.l0) == (
+            mine.hook_name,
+            mine.d_sae,
+            measured.l0,
+        ):
+            return other
+    raise HusaiError(
+        f"{measured.recipe.id}: no frozen-decoder control of hook {measured.recipe.hook_name}, "
+        f"d_sae {measured.recipe.d_sae}, L0 {measured.l0:g}"
+    )
+
+
+def external_row(measured: Measured, control: Measured, k: int) -> dict:
+    """One recipe: training quality, mean AUC, deltas with crossed intervals over seeds and
+    families.
+    """
+    r = measured.recipe
+    frozen, family = probe_table(measured.saebench, k, control.saebench)
+    dense, _ = probe_table(measured.saebench, k, "dense_auc")
+    ce, _, ce_family = delta_table(measured.cebench, control.cebench)
+    problems = sorted({mismatch(a, b) for a in measured.cebench for b in control.cebench} - {None})
+    return {
+        "recipe": r.id,
+        "recipe_hash": measured.described["hash"],
+        "architecture": r.architecture,
+        "hook_name": r.hook_name,
+        "d_sae": measured.resolved.d_sae,
+        "n_rows": r.n_rows,
+        "n_seeds": len(measured.seeds),
+        "explained_variance": jackknife_t(measured.final("explained_variance")),
+        "l0": jackknife_t(measured.final("l0")),
+        "auc": jackknife_t([float(np.mean(list(aucs(m, k).values()))) for m in measured.saebench]),
+        "delta_vs_frozen": crossed_interval(frozen, family),
+        "delta_vs_dense": crossed_interval(dense, family),
+        "cebench_delta_vs_frozen": crossed_interval(ce, ce_family),
+        "cebench_control": "; ".join(problems) or "matched",
+        "status": "measured",
+    }
+
+
+def failed_row(measured: Measured, reason: str) -> dict:
+    """The row of a recipe that could not be trained or measured: what it was to be, and why it is
+    not.
+    """
+    r = measured.resolved
+    keys = ("architecture", "hook_name", "d_sae", "n_rows")
+    known = {
+        "recipe": measured.recipe.id,
+        "recipe_hash": measured.described["hash"],
+        **{key: getattr(r, key) for key in keys},
+    }
+    return {**known, "n_seeds": len(measured.seeds), "status": f"failed: {reason}"}
+
+
+def mark_pareto(
+    rows: list[dict], keys: Sequence[str] = ("delta_vs_frozen", "cebench_delta_vs_frozen")
+) -> None:
+    """Set ``pareto`` on every row no other row beats on all keys."""
+    points = [[row[key].value for key in keys] for row in rows]
+    for row, mine in zip(rows, points, strict=True):
+        row["pareto"] = not any(
+            all(o >= m for o, m in zip(other, mine, strict=True)) and other != mine
+            for other in points
+        )
+
+
+def selector_records(measured: Measured, control: Measured, k: int) -> list[dict]:
+    """One record per SAE, in the shape the selectors read."""
+    by_seed = {r["seed"]: r for r in control.cebench}
+    frozen, _ = probe_table(measured.saebench, k, control.saebench)
+    dense, _ = probe_table(measured.saebench, k, "dense_auc")
+    out = []
+    for i, (sae, ce) in enumerate(zip(measured.saebench, measured.cebench, strict=True)):
+        baseline = by_seed.get(ce["seed"], control.cebench[0])
+        fraction = None if mismatch(ce, baseline) else float(np.mean(pair_delta(ce, baseline)))
+        paired = with_baseline(ce, baseline)
+        out.append(
+            {
+                "condition_id": f"{measured.recipe.id}_seed{sae['seed']}",
+                "architecture": measured.recipe.architecture,
+                "seed": sae["seed"],
+                "d_sae": measured.resolved.d_sae,
+                "hook_name": measured.recipe.hook_name,
+                "checkpoint": f"results/saes/{measured.recipe.subject}/{measured.recipe.id}/seed{sae['seed']}",
+                "recipe": measured.described["recipe"],
+                "resolved": measured.described.get("resolved"),
+                "recipe_hash": measured.described["hash"],
+                "train_metrics": {
+                    "explained_variance": measured.final("explained_variance")[i],
+                    "l0": measured.final("l0")[i],
+                },
+                "saebench": {"summary": sae["summary"]},
+                "cebench": {
+                    key: paired[key] for key in ("custom_metrics", "delta_vs_matched_baseline")
+                },
+                "strict": {
+                    "delta_vs_frozen": float(frozen[i].mean()),
+                    "delta_vs_dense": float(dense[i].mean()),
+                    "cebench_delta_vs_frozen_fraction": fraction,
+                },
+            }
+        )
+    return out
+
+
+def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list[dict]]:
+    """Rows of the recipes that were measured, rows of those that failed, and the selectors' records
+    of the first.
+    """
+    pool, stability, unstable = load_measured(inputs), load_records(inputs), failed_records(inputs)
+    rows, failed, records = [], [], []
+    for measured in (m for m in pool.values() if not m.recipe.frozen_decoder):
+        reason, control = measured.failure or unstable.get(measured.recipe.id), None
+        if not reason:
+            control = control_of(measured, pool)
+            reason = (
+                control.failure and f"its control {control.recipe.id} failed: {control.failure}"
+            )
+        if reason:
+            failed.append(failed_row(measured, reason))
+            continue
+        row = external_row(measured, control, k)
+        if measured.recipe.id in stability:
+            row["S"] = stability[measured.recipe.id].metric("S")
+        rows.append(row)
+        records += selector_records(measured, control, k)
+    return rows, failed, records
+
+
+def table(stage: str, spec: FrontierSpec | ScalingSpec, inputs: Sequence[str]) -> StageTable:
+    """The table of ``frontier`` or ``scaling``; ``records`` feed the selectors.
+
+    A recipe that failed, or whose control did, is a row with the reason; it takes no part in the
+    Pareto front and is no candidate.
+
+    Parameters
+    ----------
+    inputs : sequence of path
+        External records of every SAE and, for the frontier, stability evidence.
+    """
+    rows, failed, records = compare(inputs, spec.gate_k)
+    mark_pareto(rows)
+    figures = [
+        {
+            "kind": "errorbar",
+            "x": "recipe",
+            "y": "delta_vs_frozen",
+            "title": "AUC gain over the frozen-decoder control",
+        }
+    ]
+    notes = [
+        "Deltas are paired per data set; intervals are the widest of the crossed (seeds x "
+        "families) bootstrap and the family-level and seed-level t intervals."
+    ]
+    notes += [
+        f"{row['recipe']}: CE-Bench control not matched ({row['cebench_control']})."
+        for row in rows
+        if row["cebench_control"] != "matched"
+    ]
+    return StageTable(
+        [*rows, *failed],
+        COLUMNS[stage],
+        headline_of(rows, failed, spec.gate_k),
+        notes,
+        figures,
+        {
+            "records": records,
+            "negatives": [f"{row['recipe']}: {row['status']}" for row in failed],
+            "axes": axis_tables(rows, AXES[stage], MEASURED),
+        },
+    )
+
+
+def headline_of(rows: list[dict], failed: list[dict], k: int) -> str:
+    """The table in one sentence."""
+    lost = f" Failed: {', '.join(row['recipe'] for row in failed)}." if failed else ""
+    if not rows:
+        return f"No recipe could be measured.{lost}"
+    best = max(rows, key=lambda r: r["delta_vs_frozen"].value)
+    gain = f"{best['delta_vs_frozen'].value:+.4f} AUC"
+    return (
+        f"{len(rows)} recipes at probe k = {k}; best against its frozen control: "
+        f"{best['recipe']} ({gain}).{lost}"
+    )
