@@ -17,6 +17,7 @@ from husai.errors import HusaiError
 from husai.progress import log
 from husai.recipe import FIXED_K, Recipe
 from husai.sae import evaluate_sae, initial_decoder, load_sae, save_sae
+from husai.sae.fold import fold_for_file
 from husai.stability import movement
 from husai.stability.measure import pointing_rows
 from husai.stability.origin import same_index_matrix
@@ -43,10 +44,12 @@ class Member(NamedTuple):
 def read_members(
     paths: Sequence[str | Path], seeds: Sequence[int], rows, device: torch.device
 ) -> list[Member]:
-    """The SAEs at ``paths`` in float32, each measured on ``rows``."""
+    """The SAEs at ``paths`` in float32 with decoder norms folded into the encoder, as other
+    software runs them, each measured on ``rows``.
+    """
     found = []
     for path, seed in zip(map(Path, paths), seeds, strict=True):
-        sae = load_sae(path, device).to(dtype=torch.float32)
+        sae = fold_for_file(load_sae(path, device))
         if sae.transcodes:
             raise HusaiError(
                 f"{path}: a transcoder; external.candidates takes SAEs, which reconstruct the "
