@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from husai.config.brought import default_name
 from husai.errors import HusaiError, nearest
-from husai.sae_files import expand, listed
+from husai.sae_files import expand, is_remote, listed
 
 if TYPE_CHECKING:
     from husai.config.schema import Config
@@ -225,7 +225,7 @@ def _candidates(cfg: Config) -> list[str]:
 
 
 def _paths(where: str, path: str | list[str]) -> list[str]:
-    absent = [p for p in listed(path) if not Path(p).exists()]
+    absent = [p for p in listed(path) if not is_remote(p) and not Path(p).exists()]
     return [
         f"{where}: {p}: no such file or folder (looked from {Path.cwd()}); give a checkpoint or a "
         "folder of seed*/"

@@ -56,7 +56,10 @@ def bring_job(spec: dict, store: str | Path, out: str | Path, *, device: str = "
         that never fires, one given twice.
     """
     out, rows = folder(out), _rows(store)
-    files = [f for path in spec["members"] for f in sae_files(Path(path))]
+    from husai.sae import resolve
+
+    members = [resolve(path) for path in spec["members"]]
+    files = [f for path in members for f in sae_files(path)]
     with provenance.job(
         out / "manifest.json",
         config=spec,
@@ -64,7 +67,8 @@ def bring_job(spec: dict, store: str | Path, out: str | Path, *, device: str = "
         data_slice={"store": str(rows.path)},
     ) as work:
         work.reads(*files, rows.path / "store.json")
-        members = read_members(spec["members"], spec["seeds"], rows, device)
+        rows.check_origin(spec["subject"], spec["hook_name"])
+        members = read_members(members, spec["seeds"], rows, device, spec["hook_name"])
         check_kind(members)
         same = same_saes(members, members)
         if same:
@@ -93,21 +97,28 @@ def bring_job(spec: dict, store: str | Path, out: str | Path, *, device: str = "
 
 
 def read_members(
-    paths: Sequence[str | Path], seeds: Sequence[int], rows, device: str
+    paths: Sequence[str | Path], seeds: Sequence[int], rows, device: str, hook_name: str
 ) -> list[Member]:
-    """The SAEs at ``paths`` in float32, each measured on ``rows``."""
+    """The SAEs at ``paths`` in float32, each measured on ``rows`` of the hook ``hook_name``."""
     import torch
 
     from husai.compute import resolve_device
-    from husai.sae import evaluate_sae, load_sae
+    from husai.sae import evaluate_sae, load_sae, resolve
+    from husai.sae.hooks import contradictions
 
     found = []
-    for path, seed in zip(map(Path, paths), seeds, strict=True):
+    for path, seed in zip(map(resolve, paths), seeds, strict=True):
         sae = load_sae(path, resolve_device(device)).to(dtype=torch.float32)
         if sae.transcodes:
             raise HusaiError(
                 f"{path}: a transcoder; external.candidates takes SAEs, which reconstruct the "
                 "hook they read"
+            )
+        against = contradictions(sae.cfg, hook_name)
+        if against:
+            raise HusaiError(
+                f"{path}: {' and '.join(against)}; give external.candidates the hook its SAEs "
+                "belong to"
             )
         if sae.d_in != rows.d:
             raise HusaiError(
@@ -295,10 +306,16 @@ def confirm_brought(recipe: Recipe, spec: dict, out: str | Path, *, device: str 
         )
     rows = _rows(Path("results/subjects") / recipe.subject / "activations" / recipe.hook_name)
     chosen = read_members(
-        [selected / f"seed{s}" for s in described["seeds"]], described["seeds"], rows, device
+        [selected / f"seed{s}" for s in described["seeds"]],
+        described["seeds"],
+        rows,
+        device,
+        recipe.hook_name,
     )
     members = (
-        read_members(about["members"], about["seeds"], rows, device) if about["members"] else chosen
+        read_members(about["members"], about["seeds"], rows, device, recipe.hook_name)
+        if about["members"]
+        else chosen
     )
     files = [f for member in members for f in sae_files(member.path)]
     not_fresh = (

@@ -199,9 +199,9 @@ def identified(sae_dir: str | Path, spec: dict, device) -> Identified:
         No checkpoint, or neither it nor the spec names its hook.
     """
     from husai.jobs.cebench import identity
-    from husai.sae import load_sae
+    from husai.sae import load_sae, resolve
 
-    sae_dir = Path(sae_dir)
+    sae_dir = resolve(sae_dir)
     files = sae_files(sae_dir)
     sae = load_sae(sae_dir, device=device)
     name = identity(sae_dir, sae, spec)

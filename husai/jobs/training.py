@@ -74,6 +74,8 @@ def train_job(
     resolved = resolve(configured, calibration)
     rows = {split: ActivationStore.open(store / split) for split in ("train", "held_out")}
     check_width(resolved, rows["train"].d, store)
+    for split in rows.values():
+        split.check_origin(resolved.subject, resolved.hook_name)
     target, decoder = {}, reference_decoder(resolved, reference)
     if resolved.target_hook_name is not None:
         beside = folder(target_store) if target_store else store.parent / resolved.target_hook_name
