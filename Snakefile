@@ -8,6 +8,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/inputs.smk"
 include: "rules/subjects.smk"
 include: "rules/saes.smk"
 include: "rules/baseline.smk"
@@ -23,15 +24,15 @@ include: "rules/report.smk"
 
 
 onstart:
-    shell(run_event("start"))
+    shell("{START}")
 
 
 onsuccess:
-    shell(run_event("success"))
+    shell("husai log --event success < /dev/null")
 
 
 onerror:
-    shell(run_event("error"))
+    shell("husai log --event error < /dev/null")
 
 
 rule all:

@@ -24,7 +24,7 @@ from husai.cebench import scores
 from husai.cebench.pairs import embedded_pairs
 from husai.cebench.scores import score_saes
 from husai.cebench.store import load_pairs, save_pairs
-from husai.jobs.cebench import story_activations
+from husai.jobs.pair_activations import story_activations
 from husai.probing import codes
 from husai.sae.architectures import SAE
 from husai.subjects import Subject, load_subject

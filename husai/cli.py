@@ -1,4 +1,4 @@
-"""``husai``: one thin command per verb. Each imports what it needs when it runs. Exit 0 done, 1
+"""``husai``: finds the verb and runs its job, of which nothing else is imported. Exit 0 done, 1
 error, 2 gate failed.
 """
 
@@ -7,12 +7,35 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib import import_module
 from typing import NoReturn
 
 from husai import __version__
 from husai.errors import HusaiError
 
 EPILOGUE = "Exit status: 0 done, 1 error (one line says what, where and what to do), 2 gate failed."
+VERBS = {
+    "subject": "Train or load the model under study.",
+    "activations": "Store activations of a subject at a hook.",
+    "train": "Train the ensemble of a recipe: all its seeds as one computation.",
+    "bring": "Import SAEs that another trainer wrote, as the members of one ensemble.",
+    "stability": "Measure how far SAEs of different seeds agree, against honest nulls.",
+    "saebench": "Sparse probing of an SAE on the probing data sets.",
+    "cebench": "CE-Bench scores of an SAE on contrastive story pairs.",
+    "ood": "Probes trained in domain, tested out of domain: the SAE's drop against the model's.",
+    "official": "Preflight, and with --execute run, SAEBench's or CE-Bench's own program.",
+    "summarize": "Turn a stage's measurements into its summary or evidence.",
+    "select": "Choose one candidate.",
+    "gate": "Judge a candidate: policy x evidence -> decision; `gate selftest` and `gate assert` "
+    "beside it.",
+    "claim": "Record a claim, if and only if the strict gate passed for its evidence.",
+    "report": "Write the gate report.",
+    "log": "Write the experiment log, or note an event of a run.",
+    "verify": "Check every artifact and every number of the reports.",
+    "dag": "Draw the workflow.",
+    "doctor": "Can this machine run the profile?",
+}
+"""Every verb with what it does; its job is ``husai.jobs.VERB``."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,8 +48,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(1, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The whole command line; with ``verb`` only that verb has its options, and only its job is
+    imported.
+    """
     top = Parser(
         prog="husai",
         description="Decide whether sparse autoencoders can be trusted enough to release.",
@@ -34,44 +59,53 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"husai {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    from husai import verbs as rooms
-
-    for module in rooms.modules():
-        module.add_to(verbs)
+    for name, summary in VERBS.items():
+        command = verbs.add_parser(name, help=summary, description=summary)
+        if verb in (None, name):
+            job = import_module(f"husai.jobs.{name}")
+            job.add_arguments(command)
+            command.set_defaults(run=job.run)
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the exit status."""
-    args = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser(next((word for word in argv if word in VERBS), "")).parse_args(argv)
     if getattr(args, "threads", None):
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(args.threads)
     try:
-        return int(args.run(args) or 0)
+        status = int(args.run(args) or 0)
+        sys.stdout.flush()
+        return status
     except HusaiError as error:
-        for line in str(error).splitlines():
-            print(f"husai {args.verb}: {line}", file=sys.stderr)
-        return getattr(error, "exit_status", 1)
+        return _fail(args.verb, str(error), getattr(error, "exit_status", 1))
     except KeyboardInterrupt:
-        print(
-            f"husai {args.verb}: interrupted; run the same command again to go on", file=sys.stderr
-        )
-        return 130
+        return _fail(args.verb, "interrupted; run the same command again to go on", 130)
     except MemoryError:
-        print(
-            f"husai {args.verb}: out of memory; lower batch_size or d_sae, or give the job more "
-            "memory",
-            file=sys.stderr,
+        return _fail(
+            args.verb,
+            "out of memory; lower batch_size or d_sae, or give the job more memory",
         )
-        return 1
+    except RecursionError:
+        return _fail(args.verb, "an input is nested too deeply to be read; check the files given")
+    except BrokenPipeError:
+        # What is still buffered has no reader either: without this the interpreter complains
+        # about it once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail(args.verb, "the reader of its output stopped before everything was printed")
     except OSError as error:
-        print(
-            f"husai {args.verb}: {error.filename or 'file'}: {error.strerror or error}; check the "
-            "path and free space, then run again",
-            file=sys.stderr,
-        )
-        return 1
+        where = error.filename or "file"
+        what = error.strerror or error
+        return _fail(args.verb, f"{where}: {what}; check the path and free space, then run again")
+
+
+def _fail(verb: str, message: str, status: int = 1) -> int:
+    """Print each line of a message with the verb it belongs to."""
+    for line in message.splitlines():
+        print(f"husai {verb}: {line}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

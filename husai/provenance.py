@@ -144,10 +144,31 @@ def finite(value: Any) -> Any:
     return value
 
 
+def parse_json(text: str) -> Any:
+    """The value of JSON text.
+
+    Raises
+    ------
+    ValueError
+        Broken syntax, nesting deeper than Python follows, a whole number that 64 bits do not hold.
+    """
+    try:
+        return json.loads(text, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _whole(digits: str) -> int:
+    """A whole number that 64 bits hold: anything longer is a mistake, and no tensor takes it."""
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; a missing or broken one is a one-line error that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return parse_json(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise HusaiError(f"{path}: no such file; run the job that writes it first") from None
     except (ValueError, OSError) as error:
@@ -155,6 +176,12 @@ def read_json(path: str | Path) -> Any:
             f"{path}: not readable as JSON ({error}); delete it and run the job that writes it "
             "again"
         ) from None
+
+
+def folder(path: str | Path) -> Path:
+    """The folder of an artifact, named by itself or by the ``manifest.json`` in it."""
+    path = Path(path)
+    return path.parent if path.name == "manifest.json" else path
 
 
 @functools.cache

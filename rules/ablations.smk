@@ -18,8 +18,8 @@ rule ablations:
     resources:
         **SMALL_JOB,
     params:
-        spec=SLICES.stage("ablations"),
+        spec=SPECS.ablations(),
     message:
         "Ablations: k and d_sae grids"
     shell:
-        "husai summarize ablations --spec {params.spec:q} --inputs {input} --out {output.json} > {log} 2>&1"
+        "husai summarize ablations --spec {params.spec:q} --inputs {input:q} --out {output.json:q} > {log:q} 2>&1"

@@ -10,15 +10,15 @@ rule planted:
         "results/benchmarks/planted.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SLICES.planted(),
+        spec=SPECS.planted(),
     message:
         "Baseline: recovery of planted features"
     shell:
-        "husai train --planted --spec {params.spec:q} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai train --planted --spec {params.spec:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule baseline:
@@ -43,8 +43,8 @@ rule baseline:
     resources:
         **SMALL_JOB,
     params:
-        spec=SLICES.stage("baseline"),
+        spec=SPECS.baseline(),
     message:
         "Baseline: trained SAEs against every null"
     shell:
-        "husai summarize baseline --spec {params.spec:q} --inputs {input} --out {output.json} > {log} 2>&1"
+        "husai summarize baseline --spec {params.spec:q} --inputs {input:q} --out {output.json:q} > {log:q} 2>&1"

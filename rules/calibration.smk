@@ -16,11 +16,11 @@ rule calibration_select:
     resources:
         **SMALL_JOB,
     params:
-        spec=SLICES.stage("calibration"),
+        spec=SPECS.calibration(),
     message:
         "Calibration: choose k"
     shell:
-        "husai summarize calibration-select --spec {params.spec:q} --inputs {input} --out {output} > {log} 2>&1"
+        "husai summarize calibration-select --spec {params.spec:q} --inputs {input:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule calibration:
@@ -43,8 +43,8 @@ rule calibration:
     resources:
         **SMALL_JOB,
     params:
-        spec=SLICES.stage("calibration"),
+        spec=SPECS.calibration(),
     message:
         "Calibration: chosen k on fresh seeds against its control"
     shell:
-        "husai summarize calibration --spec {params.spec:q} --inputs {input} --out {output.json} > {log} 2>&1"
+        "husai summarize calibration --spec {params.spec:q} --inputs {input:q} --out {output.json:q} > {log:q} 2>&1"

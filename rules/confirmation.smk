@@ -1,19 +1,6 @@
 # The candidate again: fresh seeds, held-out data families, one attempt.
 
 
-def role_sources(wildcards):
-    """What a role may be made of: which recipe is the candidate is not known before the run, so all stores and all brought SAEs."""
-    if wildcards.role == "transcoder":
-        return [
-            activations(CONFIG.stress.transcoder_subject, h) for h in CONFIG.stress.transcoder_hooks
-        ]
-    subject = RANDOM_LANGUAGE if wildcards.role == "random_model" else LANGUAGE
-    return [
-        *(activations(subject, h) for h in POOL_HOOKS),
-        *(brought_sources() if wildcards.role == "candidate" else []),
-    ]
-
-
 rule confirm_train:
     input:
         candidate="results/selection/selected_candidate.json",
@@ -27,16 +14,16 @@ rule confirm_train:
         "results/benchmarks/confirm_train/{role}.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SLICES.confirmation(),
+        spec=SPECS.confirmation(),
     message:
         "Confirmation: train {wildcards.role} on fresh seeds"
     shell:
-        "husai train --role {wildcards.role} --candidate {input.candidate} --calibration {input.calibration} --spec {params.spec:q} --out {output}"
-        " {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai train --role {wildcards.role:q} --candidate {input.candidate:q} --calibration {input.calibration:q} --spec {params.spec:q} --out {output:q}"
+        " --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule confirm_stability:
@@ -53,7 +40,7 @@ rule confirm_stability:
         "results/benchmarks/confirm_stability/{role}.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
@@ -61,7 +48,7 @@ rule confirm_stability:
     message:
         "Confirmation: stability of {wildcards.role}"
     shell:
-        "husai stability --recipe {input.saes} --split confirmation --frozen {input.frozen} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai stability --recipe {input.saes:q} --split confirmation --frozen {input.frozen:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule confirm_saebench:
@@ -77,16 +64,16 @@ rule confirm_saebench:
         "results/benchmarks/confirm_saebench/{role}.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SLICES.probing("confirmation"),
+        spec=SPECS.probing("confirmation"),
     message:
         "Confirmation: sparse probing of {wildcards.role} on split B"
     shell:
-        "husai saebench --all-seeds --spec {params.spec:q} --saes {input.saes} --probes {input.probes} --baselines {input.baselines} --out {output}"
-        " {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai saebench --all-seeds --spec {params.spec:q} --saes {input.saes:q} --probes {input.probes:q} --baselines {input.baselines:q} --out {output:q}"
+        " --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule confirm_cebench:
@@ -101,16 +88,16 @@ rule confirm_cebench:
         "results/benchmarks/confirm_cebench/{role}.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SLICES.cebench(),
+        spec=SPECS.cebench("confirmation"),
     message:
         "Confirmation: CE-Bench of {wildcards.role} on held-out pairs"
     shell:
-        "husai cebench --all-seeds --spec {params.spec:q} --saes {input.saes} --pairs {input.pairs} --out {output}"
-        " {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai cebench --all-seeds --spec {params.spec:q} --saes {input.saes:q} --pairs {input.pairs:q} --out {output:q}"
+        " --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule confirm:
@@ -140,8 +127,8 @@ rule confirm:
     resources:
         **SMALL_JOB,
     params:
-        spec=SLICES.confirmation(),
+        spec=SPECS.confirmation(),
     message:
         "Confirmation: evidence for the gate"
     shell:
-        "husai summarize confirmation --spec {params.spec:q} --inputs {input} --out {output.integrity} > {log} 2>&1"
+        "husai summarize confirmation --spec {params.spec:q} --inputs {input:q} --out {output.integrity:q} > {log:q} 2>&1"

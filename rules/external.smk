@@ -1,12 +1,6 @@
 # External benchmarks of the language subject: sparse probing, contrastive pairs, frontier and scaling tables.
 
 
-def external_sae(wildcards):
-    """Manifest of the recipe an external record is about."""
-    PLAN.get(LANGUAGE, wildcards.recipe)
-    return f"results/saes/{LANGUAGE}/{wildcards.recipe}/manifest.json"
-
-
 rule probe_baselines:
     input:
         probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
@@ -20,16 +14,16 @@ rule probe_baselines:
         split="selection|confirmation",
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=lambda w: SLICES.probing(w.split),
+        spec=lambda w: SPECS.probing(w.split),
     message:
         "Probing baselines at {wildcards.hook}, {wildcards.split} data sets"
     shell:
-        "husai saebench --baselines-only --spec {params.spec:q} --probes {input.probes} --hook {wildcards.hook} --out {output}"
-        " {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai saebench --baselines-only --spec {params.spec:q} --probes {input.probes:q} --hook {wildcards.hook:q} --out {output:q}"
+        " --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule saebench:
@@ -45,16 +39,16 @@ rule saebench:
         "results/benchmarks/saebench/{recipe}/seed{seed}.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SLICES.probing("selection"),
+        spec=SPECS.probing("selection"),
     message:
         "Sparse probing of {wildcards.recipe}, seed {wildcards.seed}"
     shell:
-        "husai saebench --spec {params.spec:q} --saes {input.saes} --seed {wildcards.seed} --probes {input.probes} --baselines {input.baselines}"
-        " --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai saebench --spec {params.spec:q} --saes {input.saes:q} --seed {wildcards.seed:q} --probes {input.probes:q} --baselines {input.baselines:q}"
+        " --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule cebench:
@@ -69,16 +63,16 @@ rule cebench:
         "results/benchmarks/cebench/{recipe}/seed{seed}.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SLICES.cebench(),
+        spec=SPECS.cebench(),
     message:
         "CE-Bench of {wildcards.recipe}, seed {wildcards.seed}"
     shell:
-        "husai cebench --spec {params.spec:q} --saes {input.saes} --seed {wildcards.seed} --pairs {input.pairs} --out {output}"
-        " {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai cebench --spec {params.spec:q} --saes {input.saes:q} --seed {wildcards.seed:q} --pairs {input.pairs:q} --out {output:q}"
+        " --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule frontier:
@@ -100,11 +94,11 @@ rule frontier:
     resources:
         **SMALL_JOB,
     params:
-        spec=SLICES.stage("frontier"),
+        spec=SPECS.frontier(),
     message:
         "Frontier: architectures at matched L0"
     shell:
-        "husai summarize frontier --spec {params.spec:q} --inputs {input} --out {output.json} > {log} 2>&1"
+        "husai summarize frontier --spec {params.spec:q} --inputs {input:q} --out {output.json:q} > {log:q} 2>&1"
 
 
 rule scaling:
@@ -125,8 +119,8 @@ rule scaling:
     resources:
         **SMALL_JOB,
     params:
-        spec=SLICES.stage("scaling"),
+        spec=SPECS.scaling(),
     message:
         "Scaling: token budget x hook x d_sae"
     shell:
-        "husai summarize scaling --spec {params.spec:q} --inputs {input} --out {output.json} > {log} 2>&1"
+        "husai summarize scaling --spec {params.spec:q} --inputs {input:q} --out {output.json:q} > {log:q} 2>&1"

@@ -23,15 +23,15 @@ rule gate_selftest:
         "results/benchmarks/gate_selftest.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SLICES.gate_selftest(),
+        spec=SPECS.gate_selftest(),
     message:
         "Gate self-test: adversaries, oracle, simulated null campaigns"
     shell:
-        "husai gate selftest --spec {params.spec:q} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai gate selftest --spec {params.spec:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule gate:
@@ -57,8 +57,8 @@ rule gate:
     message:
         "Gate: {wildcards.policy}"
     shell:
-        "husai gate --policy {input.policy} --evidence {input.evidence} --candidate {input.candidate} --cycle3-candidate {input.cycle3}"
-        " --output-dir results/gate/{wildcards.policy} > {log} 2>&1"
+        "husai gate --policy {input.policy:q} --evidence {input.evidence:q} --candidate {input.candidate:q} --cycle3-candidate {input.cycle3:q}"
+        " --output-dir results/gate/{wildcards.policy:q} > {log:q} 2>&1"
 
 
 rule gate_assert:
@@ -79,8 +79,8 @@ rule gate_assert:
     resources:
         **SMALL_JOB,
     params:
-        spec=SLICES.gate_assert(),
+        spec=SPECS.gate_assert(),
     message:
         "Gate: exit status"
     shell:
-        "husai gate assert --spec {params.spec:q} --decision {input.decision} --out {output} > {log} 2>&1"
+        "husai gate assert --spec {params.spec:q} --decision {input.decision:q} --out {output:q} > {log:q} 2>&1"

@@ -32,7 +32,7 @@ rule report:
     message:
         "Report"
     shell:
-        "husai report --results results --out reports > {log} 2>&1"
+        "husai report --results results --out reports > {log:q} 2>&1"
 
 
 rule log:
@@ -54,7 +54,7 @@ rule log:
     message:
         "Experiment log"
     shell:
-        "husai log --results results --out {output} > {log} 2>&1"
+        "husai log --results results --out {output:q} > {log:q} 2>&1"
 
 
 rule dag:
@@ -68,10 +68,10 @@ rule dag:
         ENV
     threads: 1
     resources:
-        **SMALL_JOB,
+        **DRAWING_JOB,
     params:
-        spec=SLICES.dag(),
+        spec=SPECS.dag(),
     message:
         "Picture of the workflow"
     shell:
-        "husai dag --snakefile {workflow.main_snakefile} --configfile {RUN[configfiles]} --out {output} > {log} 2>&1"
+        "husai dag --snakefile {resources.snakefile} --configfile {resources.config_files} --out {output:q} > {log:q} 2>&1"

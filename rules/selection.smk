@@ -17,11 +17,11 @@ rule select:
     resources:
         **SMALL_JOB,
     params:
-        spec=SLICES.selection(),
+        spec=SPECS.selection(),
     message:
         "Select the candidate (strict)"
     shell:
-        "husai select --policy strict --spec {params.spec:q} --frontier-results {input.frontier} --scaling-results {input.scaling} --output-dir results/selection > {log} 2>&1"
+        "husai select --policy strict --spec {params.spec:q} --frontier-results {input.frontier:q} --scaling-results {input.scaling:q} --output-dir results/selection > {log:q} 2>&1"
 
 
 rule select_cycle3:
@@ -40,8 +40,8 @@ rule select_cycle3:
     resources:
         **SMALL_JOB,
     params:
-        spec=SLICES.selection(),
+        spec=SPECS.selection(),
     message:
         "Select the candidate (cycle3)"
     shell:
-        "husai select --policy cycle3 --spec {params.spec:q} --frontier-results {input.frontier} --scaling-results {input.scaling} --output-dir results/selection/cycle3 > {log} 2>&1"
+        "husai select --policy cycle3 --spec {params.spec:q} --frontier-results {input.frontier:q} --scaling-results {input.scaling:q} --output-dir results/selection/cycle3 > {log:q} 2>&1"

@@ -21,7 +21,7 @@ rule random_model:
     message:
         "Stress: candidate against random_model"
     shell:
-        "husai summarize random_model --inputs {input} --out {output} > {log} 2>&1"
+        "husai summarize random_model --inputs {input:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule transcoder:
@@ -44,7 +44,7 @@ rule transcoder:
     message:
         "Stress: candidate against transcoder"
     shell:
-        "husai summarize transcoder --inputs {input} --out {output} > {log} 2>&1"
+        "husai summarize transcoder --inputs {input:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule ood:
@@ -59,12 +59,12 @@ rule ood:
         "results/benchmarks/ood.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SLICES.ood(),
+        spec=SPECS.ood(),
     message:
         "Stress: probes out of their domain"
     shell:
-        "husai ood --spec {params.spec:q} --saes {input.saes} --probes {input.probes} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai ood --spec {params.spec:q} --saes {input.saes:q} --probes {input.probes:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"

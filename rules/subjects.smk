@@ -1,15 +1,6 @@
 # Models under study and their activations.
 
 
-def subject_parent(wildcards):
-    """A randomised subject shares tokenizer and shape with the subject it copies."""
-    return (
-        f"results/subjects/{wildcards.subject.removesuffix(RANDOM)}/model/manifest.json"
-        if wildcards.subject.endswith(RANDOM)
-        else []
-    )
-
-
 rule subject:
     input:
         parent=subject_parent,
@@ -25,11 +16,11 @@ rule subject:
     resources:
         **GPU_JOB,
     params:
-        spec=lambda w: SLICES.subject(w.subject),
+        spec=lambda w: SPECS.subject(w.subject),
     message:
         "Subject {wildcards.subject}"
     shell:
-        "husai subject --spec {params.spec:q} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai subject --spec {params.spec:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule activations:
@@ -43,15 +34,15 @@ rule activations:
         "results/benchmarks/activations/{subject}/{hook}.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=lambda w: SLICES.activations(w.subject),
+        spec=lambda w: SPECS.activations(w.subject),
     message:
         "Activations of {wildcards.subject} at {wildcards.hook}"
     shell:
-        "husai activations --spec {params.spec:q} --model {input.model} --hook {wildcards.hook} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai activations --spec {params.spec:q} --model {input.model:q} --hook {wildcards.hook:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule probe_activations:
@@ -65,15 +56,15 @@ rule probe_activations:
         "results/benchmarks/probe_activations.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SLICES.probes(),
+        spec=SPECS.probes(),
     message:
         "Activations of the probing data sets"
     shell:
-        "husai activations --probes --spec {params.spec:q} --model {input.model} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai activations --probes --spec {params.spec:q} --model {input.model:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule pair_activations:
@@ -87,12 +78,12 @@ rule pair_activations:
         "results/benchmarks/pair_activations.tsv"
     conda:
         ENV
-    threads: RUN["threads"]
+    threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SLICES.cebench(),
+        spec=SPECS.pairs(),
     message:
         "Activations of the contrastive pairs"
     shell:
-        "husai activations --pairs --spec {params.spec:q} --model {input.model} --out {output} {RUN[where]} --threads {threads} > {log} 2>&1"
+        "husai activations --pairs --spec {params.spec:q} --model {input.model:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"

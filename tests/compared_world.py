@@ -13,9 +13,10 @@ from husai import cli, provenance
 from husai.activations import write_store
 from husai.cebench.pairs import Pair
 from husai.cebench.store import save_pairs
-from husai.jobs.external import baselines_job
-from husai.jobs.frontier import table_job
-from husai.jobs.training import train_job
+from husai.jobs.probe_baselines import baselines_job
+from husai.jobs.summarize import summarize_job
+from husai.jobs.train import train_job
+from husai.planning.specs import ProbingSpec, TrainSpec
 from husai.probing import datasets
 
 D_IN, D_SAE, K = 12, 32, 4
@@ -84,7 +85,10 @@ def build():
     )
     for split, names in (("selection", SELECTION), ("confirmation", CONFIRMATION)):
         baselines_job(
-            probing(names), PROBES, HOOK, f"results/external/baselines/{split}/{HOOK}.json"
+            ProbingSpec(**probing(names)),
+            PROBES,
+            HOOK,
+            f"results/external/baselines/{split}/{HOOK}.json",
         )
 
 
@@ -99,8 +103,7 @@ def train(recipe, seeds=(0, 1, 2), wait=None, **spec):
 
     out = Path(f"results/saes/{SUBJECT}/{Recipe.from_dict(recipe).id}/manifest.json")
     return train_job(
-        {"recipe": recipe, "seeds": list(seeds), **spec},
-        list(seeds),
+        TrainSpec(recipe=recipe, seeds=list(seeds), **spec),
         STORE,
         out,
         calibration=wait,
@@ -156,6 +159,6 @@ def measure(recipe_id, seeds, stability=True, frozen=None):
 
 def frontier(inputs):
     """The frontier table over these records."""
-    return table_job(
-        "frontier", {"gate_k": 4, "frontier": {}}, inputs, Path("results/external/frontier.json")
-    )
+    section = {"architectures": ["topk"], "d_sae": D_SAE, "k": K, "seeds": [0, 1, 2]}
+    spec = {"gate_k": 4, "frontier": section}
+    return summarize_job("frontier", spec, inputs, Path("results/external/frontier.json"))

@@ -263,7 +263,8 @@ def build(root: Path) -> Path:
 
 def finish(root: Path) -> None:
     """Report, log and index, as at the end of a run."""
-    from husai.jobs.report import log_job, report_job
+    from husai.jobs.log import log_job
+    from husai.jobs.report import report_job
 
     log_job(
         root / "results",

@@ -3,6 +3,9 @@ what a verb reads, writes and costs.
 """
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from gate_records import frontier_record, write
@@ -120,8 +123,61 @@ def test_official_looks_for_both_programs_unless_one_is_named(capsys, tmp_path, 
     assert "--execute needs --program; give one of saebench, cebench" in capsys.readouterr().err
 
 
-def test_every_verb_says_what_it_reads_writes_and_costs():
+def test_an_option_given_again_adds_up(tmp_path):
+    command = ["select", "--frontier-results", "a", "b", "--frontier-results", "c"]
+    args = parser("select").parse_args([*command, "--output-dir", "d"])
+    assert [str(p) for p in args.frontier_results] == ["a", "b", "c"]
+    for name, command in choices().items():
+        several = [a for a in command._actions if a.nargs in ("+", "*") and a.option_strings]
+        assert all(type(a).__name__ == "_ExtendAction" for a in several), name
+
+
+def test_a_reader_that_stops_early_is_one_line(tmp_path):
+    records = [frontier_record("a", seed, 1.0, 1.0) for seed in range(5)]
+    pool = write(tmp_path / "frontier.json", {"records": records})
+    command = ["select", "--policy", "cycle3", "--frontier-results", str(pool)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "husai", *command, "--output-dir", str(tmp_path / "out")],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr.startswith("husai select: the reader of its output stopped")
+    assert done.stderr.count("\n") == 1
+
+
+def test_json_nested_too_deeply_is_one_line(capsys, tmp_path):
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000 + "]" * 100_000)
+    assert main(["claim", "x", "--evidence", str(deep)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["subject", "--spec", '{"p": ' + "1" * 400 + "}", "--out", str(tmp_path / "m.json")])
+    assert "a whole number of 400 digits" in capsys.readouterr().err
+
+
+def test_help_imports_no_job():
+    code = (
+        "import sys; from husai.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "found = [m for m in sys.modules if m.startswith(('husai.jobs', 'torch', 'pydantic'))]\n"
+        "sys.exit(' '.join(found) or 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def choices():
     (verbs,) = (a.choices for a in parser()._actions if a.dest == "verb")
+    return verbs
+
+
+def test_every_verb_says_what_it_reads_writes_and_costs():
+    verbs = choices()
     assert len(verbs) > 15
     for name, command in verbs.items():
         assert all(word in command.description for word in ("Reads ", "Writes ", "Costs ")), name

@@ -4,17 +4,15 @@ must be fresh.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from husai.config.brought import default_name
+from husai.config.schema import NAME, Config
 from husai.errors import HusaiError, nearest
+from husai.recipe import RANDOM
 from husai.sae_files import expand, is_remote, listed
-
-if TYPE_CHECKING:
-    from husai.config.schema import Config
-
 
 ON_SUBJECTS = {
     "baseline": ("d_sae", "k"),
@@ -56,6 +54,11 @@ def _subjects(cfg: Config) -> list[str]:
                 f"{', '.join(names)}{nearest(name, names)}"
             )
     for name, subject in cfg.subjects.items():
+        if name.endswith(RANDOM):
+            out.append(
+                f"subjects.{name}: names that end in {RANDOM} belong to the randomised copies that "
+                "the stress tests make; choose another"
+            )
         if not subject.hooks:
             out.append(f"subjects.{name}.hooks: empty; name at least one hook point")
         if name not in cfg.training:
@@ -211,8 +214,10 @@ def _candidates(cfg: Config) -> list[str]:
                 f"{where}.hook: '{one.hook}' is not stored for {one.subject}; expected one of "
                 f"{known}{nearest(one.hook, subject.hooks)}"
             )
-        if not name:
-            out.append(f"{where}.name: missing; {one.path!r} gives no name, so say one")
+        if not re.fullmatch(NAME, name):
+            out.append(
+                f"{where}.name: missing; {one.path!r} gives no name that matches {NAME}, so say one"
+            )
         elif name in names:
             out.append(
                 f"{where}.name: '{name}' is also the name of external.candidates.{names[name]}; "
@@ -300,6 +305,11 @@ def _policies(cfg: Config) -> list[str]:
 
     out, names = [], [Path(p).stem for p in cfg.gate.policies]
     for name in cfg.gate.policies:
+        if not re.fullmatch(NAME, Path(name).stem):
+            out.append(
+                f"gate.policies: {name!r}: results/gate/ has a folder of the policy's name, which "
+                f"should match {NAME}; rename the file"
+            )
         try:
             load_policy(name)
         except HusaiError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from husai.config.loading import models_in
+from husai.config.mistakes import models_in
 from husai.config.schema import Config
 from husai.provenance import write_text
 

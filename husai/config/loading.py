@@ -8,14 +8,19 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from husai.config.checks import cross_checks
+from husai.config.mistakes import mistakes
 from husai.config.schema import Config
-from husai.errors import HusaiError, nearest
+from husai.errors import HusaiError
+
+LARGEST = 100_000
+"""Most values that a configuration may hold, aliases counted as often as they are used: a hundred
+times the largest shipped one. Text of one page can stand for more than any memory holds."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -27,23 +32,32 @@ class _Loader(yaml.SafeLoader):
         self.duplicates: list[str] = []
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
     seen = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=deep)
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue  # `<<: *block`: construct_mapping puts the block's keys in
+        key = loader.construct_object(key_node, deep=True)
         if repr(key) in seen:
             loader.duplicates.append(
                 f"{loader.name}: line {key_node.start_mark.line + 1}: key '{key}' is given twice; "
                 "keep one"
             )
         seen.add(repr(key))
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
-_Loader.add_constructor(
-    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
-    lambda loader, node: _mapping(loader, node, deep=True),
-)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for; ``known`` holds the sizes of nodes met before."""
+    if id(node) not in known:
+        known[id(node)] = LARGEST + 1  # what a block that contains itself amounts to
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_size(n, known) for n in flat)
+    return known[id(node)]
 
 
 def read_yaml(path: str | Path, duplicates: list[str] | None = None) -> dict:
@@ -51,16 +65,25 @@ def read_yaml(path: str | Path, duplicates: list[str] | None = None) -> dict:
     ``duplicates``, duplicate keys are errors.
     """
     try:
-        with open(path) as handle:
+        with open(path, encoding="utf-8") as handle:
             loader = _Loader(handle, str(path))
-            value = loader.get_single_data() or {}
+            node = loader.get_single_node()
+            if node is not None and _size(node, {}) > LARGEST:
+                raise HusaiError(
+                    f"{path}: its aliases stand for over {LARGEST} values; write out what is meant"
+                )
+            value = (loader.construct_document(node) if node is not None else None) or {}
     except FileNotFoundError:
         raise HusaiError(f"{path}: no such file; give the path of a YAML configuration") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise HusaiError(f"{path}: cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise HusaiError(f"{path}: nested too deeply; a configuration has few levels") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
+        why = " ".join(str(getattr(error, "problem", None) or error).split())
         raise HusaiError(
-            f"{path}: line {mark.line + 1 if mark else '?'}: not valid YAML "
-            f"({getattr(error, 'problem', error)})"
+            f"{path}: line {mark.line + 1 if mark else '?'}: not valid YAML ({why})"
         ) from None
     if not isinstance(value, dict):
         raise HusaiError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
@@ -93,12 +116,6 @@ def merge(
     return out
 
 
-# What pydantic puts into the place of an error besides the keys: the form of a value that may have
-# several.
-FORMS = ("int", "float", "str", "one", "each", "union")
-FORM_PREFIXES = ("function-", "list[", "dict[", "literal[", "constrained-", "tuple[", "union[")
-
-
 def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
     """Load and validate configuration files, later ones overlaying earlier ones.
 
@@ -126,7 +143,10 @@ def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = _explain(error, origins, default)
+        lines = [
+            f"{_origin(where, origins, default)}: {'.'.join(where)}: {phrase}"
+            for where, phrase in mistakes(error, Config)
+        ]
         with contextlib.suppress(ValidationError):
             config = Config.model_validate(
                 _mend(raw, read_yaml(paths[0], []) if paths else {}, error)
@@ -177,59 +197,3 @@ def _mend(raw: dict, base: dict, error: ValidationError) -> dict:
                     here[part] = there[part]
                 break
     return mended
-
-
-def _explain(error: ValidationError, origins: dict[tuple, str], default: str) -> list[str]:
-    lines = []
-    for item in error.errors():
-        where = tuple(
-            str(p)
-            for p in item["loc"]
-            if str(p) not in ("modular", "language", "pretrained")
-            or len(item["loc"]) < 3
-            or p != item["loc"][2]
-        )
-        where = tuple(p for p in where if p not in FORMS and not p.startswith(FORM_PREFIXES))
-        lines.append(f"{_origin(where, origins, default)}: {'.'.join(where)}: {_phrase(item)}")
-    return list(dict.fromkeys(lines))
-
-
-def _phrase(item: dict) -> str:
-    value = item["input"]
-    shown = json.dumps(value, default=str)
-    shown = shown if len(shown) < 80 else shown[:77] + "..."
-    if item["type"] == "extra_forbidden":
-        return f"unknown key, set to {shown}{nearest(item['loc'][-1], _known_keys(item['loc']))}"
-    if item["type"] == "missing":
-        return "missing; this key is required"
-    if item["type"] in ("model_type", "dict_type"):
-        return f"got {shown}, expected a block of keys"
-    if item["type"] == "string_pattern_mismatch":
-        return f"got {shown}, it should match {item['ctx']['pattern']}"
-    if isinstance(value, str):
-        try:
-            float(value)
-            hint = f"; YAML reads {value} as text here, write it as {float(value):.1e}".replace(
-                "e-0", "e-"
-            ).replace("e+0", "e+")
-            return f"got the text {shown}, expected a number{hint}"
-        except ValueError:
-            pass
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return f"got {shown}, {message.replace('input should', 'it should')}"
-
-
-def _known_keys(loc: tuple) -> list[str]:
-    names: list[str] = []
-    stack: list[type[BaseModel]] = [Config]
-    for model in stack:
-        names += list(model.model_fields)
-        for field in model.model_fields.values():
-            stack += [m for m in models_in(field.annotation) if m not in stack]
-    return names
-
-
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for part in getattr(annotation, "__args__", ()) for m in models_in(part)]

@@ -8,8 +8,13 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from husai.provenance import hash_json
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
+"""What subjects, hooks, recipes, candidates and policies may be called. Such a name is a folder, a
+wildcard of a rule and a word of a command; a dot is allowed (``qwen2.5``), a space is not."""
+Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-PositiveInt = Annotated[int, Field(ge=1)]
+# 2**53: the largest whole number that a float holds exactly, which every figure becomes somewhere.
+PositiveInt = Annotated[int, Field(ge=1, le=2**53)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Architecture = Literal["topk", "batchtopk", "relu", "jumprelu"]
 CalibratedOrInt = PositiveInt | Literal["calibrated"]
@@ -21,11 +26,11 @@ def _form(value: object) -> str:
 
 # Told apart by their form, so that a mistake is reported once and not once per form.
 OneOrMoreNames = Annotated[
-    Annotated[str, Tag("one")] | Annotated[list[str], Field(min_length=1), Tag("each")],
+    Annotated[Name, Tag("one")] | Annotated[list[Name], Field(min_length=1), Tag("each")],
     Discriminator(_form),
 ]
 OneOrPerSubject = Annotated[
-    Annotated[PositiveInt, Tag("one")] | Annotated[dict[str, PositiveInt], Tag("each")],
+    Annotated[PositiveInt, Tag("one")] | Annotated[dict[Name, PositiveInt], Tag("each")],
     Discriminator(_form),
 ]
 
@@ -33,7 +38,7 @@ OneOrPerSubject = Annotated[
 class Section(BaseModel):
     """A block of the configuration: unknown keys are mistakes, text is never taken for a number."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class OnSubjects(Section):
@@ -99,8 +104,8 @@ class ModularSubject(Section):
     learning_rate: float = Field(2.0e-3, gt=0, description="AdamW learning rate")
     weight_decay: float = Field(1.0, ge=0, description="AdamW weight decay")
     seed: Seed = Field(0, description="seed of initialisation, split and order")
-    hooks: list[str] = Field(
-        description="hook points whose activations are stored; the first is the default"
+    hooks: list[Name] = Field(
+        [], description="hook points whose activations are stored; the first is the default"
     )
 
 
@@ -119,8 +124,8 @@ class LanguageSubject(Section):
     batch_size: PositiveInt = Field(32, description="sequences per step")
     learning_rate: float = Field(2.0e-3, gt=0, description="AdamW learning rate")
     seed: Seed = Field(0, description="seed of tokenizer split, initialisation and order")
-    hooks: list[str] = Field(
-        description="hook points whose activations are stored; the first is the default"
+    hooks: list[Name] = Field(
+        [], description="hook points whose activations are stored; the first is the default"
     )
 
 
@@ -153,8 +158,8 @@ class PretrainedSubject(Section):
         None, description="spread a model over several GPUs; null loads it on one device"
     )
     seed: Seed = Field(0, description="seed of the activation sample")
-    hooks: list[str] = Field(
-        description="hook points whose activations are stored; the first is the default"
+    hooks: list[Name] = Field(
+        [], description="hook points whose activations are stored; the first is the default"
     )
 
 
@@ -247,7 +252,7 @@ class Calibration(Section):
     match L0 elsewhere.
     """
 
-    subject: str = Field(description="subject name")
+    subject: Name = Field(description="subject name")
     d_sae: PositiveInt = Field(description="latents")
     k: list[PositiveInt] = Field(min_length=2, description="candidates for k")
     default_k: PositiveInt = Field(description="k of the matched control")
@@ -289,32 +294,48 @@ class DataSets(Section):
     max_rows: PositiveInt | None = Field(None, description="use the first rows only; null for all")
 
 
-class Probing(Section):
-    """Sparse probing (SAEBench)."""
+class GateProbe(Section):
+    """The probe that the strict policy reads."""
 
-    engine: Literal["fast", "official"] = Field(
-        "fast", description="engine of frontier and scaling"
-    )
-    confirmation_engine: Literal["fast", "official"] = Field(
-        "official", description="engine of the candidate's gate evidence"
-    )
-    ks: list[PositiveInt] = Field(description="numbers of latents a probe may use")
     gate_k: PositiveInt = Field(
         16, description="the fixed k of the strict policy; must be one of ks"
     )
     penalty: Literal["l1", "l2"] = Field("l1", description="penalty of the SAE probes")
 
 
+class Probes(GateProbe):
+    """How the data sets of one split are probed."""
+
+    engine: Literal["fast", "official"] = Field(
+        "fast", description="engine of frontier and scaling"
+    )
+    ks: list[PositiveInt] = Field(
+        [1, 2, 5, 16], min_length=1, description="numbers of latents a probe may use"
+    )
+
+
+class Probing(Probes):
+    """Sparse probing (SAEBench)."""
+
+    confirmation_engine: Literal["fast", "official"] = Field(
+        "official",
+        description="engine of the candidate's sparse probing; out of domain always uses the fast "
+        "one",
+    )
+
+
 class CEBench(Section):
     """Contrastive pairs."""
 
     source: Literal["embedded", "hub"] = Field(
-        description="pairs from the probing data sets, or the hub's contrastive stories"
+        "embedded", description="pairs from the probing data sets, or the hub's contrastive stories"
     )
     hub_version: str = Field(
         "GulkoA/contrastive-stories-v4", description="hub data set when source is hub"
     )
-    n_pairs: PositiveInt = Field(description="pairs for selection, and as many for confirmation")
+    n_pairs: PositiveInt = Field(
+        100, description="pairs for selection, and as many for confirmation"
+    )
     max_tokens: PositiveInt = Field(128, description="tokens read of each story")
 
 
@@ -323,16 +344,16 @@ class BroughtSAE(Section):
     selection, confirmation and gate.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = Field(
-        None, description="name in tables; null takes that of the path"
-    )
+    name: Name | None = Field(None, description="name in tables; null takes that of the path")
     path: str | list[str] = Field(
         description="a checkpoint, a folder of seed*/ checkpoints, or a list of either: the "
         "members of one ensemble; "
         "absolute, or relative to the folder of results/"
     )
-    subject: str = Field(description="subject whose activations it reads; that of external.subject")
-    hook: str = Field(description="hook point it reads")
+    subject: Name = Field(
+        description="subject whose activations it reads; that of external.subject"
+    )
+    hook: Name = Field(description="hook point it reads")
     confirmation: str | list[str] = Field(
         [],
         description="members that took no part in the choice, for the confirmation: 8 for the "
@@ -343,7 +364,7 @@ class BroughtSAE(Section):
 class External(Section):
     """External benchmarks of the language subject."""
 
-    subject: str = Field("language", description="subject name")
+    subject: Name = Field("language", description="subject name")
     datasets: DataSets
     probing: Probing
     cebench: CEBench
@@ -369,7 +390,7 @@ class Scaling(Section):
 
     architecture: Literal["topk", "batchtopk"] = Field("topk", description="architecture scaled")
     token_budgets: list[PositiveInt] = Field(min_length=1, description="activation rows trained on")
-    hooks: list[str] = Field(min_length=1, description="hook points")
+    hooks: list[Name] = Field(min_length=1, description="hook points")
     d_sae: list[PositiveInt] = Field(min_length=1, description="latents")
     k: CalibratedOrInt = Field(description="active latents per row")
     seeds: list[Seed] = Field(min_length=3, description="seeds of every condition")
@@ -404,23 +425,33 @@ class Stress(Section):
         min_length=3,
         description="fresh seeds of the randomised-subject SAEs and the transcoder; strict wants 5",
     )
-    transcoder_hooks: tuple[str, str] | list[str] = Field(
+    transcoder_hooks: list[Name] = Field(
         description="[MLP input, MLP output] of the transcoder", min_length=2, max_length=2
     )
-    transcoder_subject: str = Field("language", description="subject of the transcoder")
+    transcoder_subject: Name = Field("language", description="subject of the transcoder")
 
 
-class Gate(Section):
+class RunEnd(Section):
+    """How a run ends."""
+
+    fail_on_gate_fail: bool = Field(
+        False, description="exit non-zero, after report and log, when the strict gate fails"
+    )
+
+
+class SelfTest(Section):
+    """The proof that the gate can say no."""
+
+    null_campaigns: PositiveInt = Field(
+        5000, description="simulated campaigns for the false-pass rate"
+    )
+
+
+class Gate(SelfTest, RunEnd):
     """The decision."""
 
     policies: list[str] = Field(
         ["cycle3", "strict"], description="policies evaluated: names of shipped policies, or files"
-    )
-    fail_on_gate_fail: bool = Field(
-        False, description="exit non-zero, after report and log, when the strict gate fails"
-    )
-    null_campaigns: PositiveInt = Field(
-        5000, description="simulated campaigns for the false-pass rate"
     )
 
 
@@ -429,14 +460,14 @@ class Config(Section):
 
     compute: Compute = Field(default_factory=Compute)
     subjects: dict[
-        str,
+        Name,
         Annotated[
             ModularSubject | LanguageSubject | PretrainedSubject, Field(discriminator="kind")
         ],
     ]
     corpus: Corpus = Field(default_factory=Corpus)
-    activations: dict[str, Activations]
-    training: dict[str, Training]
+    activations: dict[Name, Activations]
+    training: dict[Name, Training]
     baseline: Baseline
     ablations: Ablations
     calibration: Calibration

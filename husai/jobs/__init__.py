@@ -1,1 +1,3 @@
-"""One module per rule: its arguments, and a function that reads files, calls a room and writes files."""
+"""The jobs: one file per rule or verb, with its options and what it does: it reads files, calls a
+room, writes files. What is heavy is imported when it runs.
+"""

@@ -1,129 +1,106 @@
-"""Jobs of the verbs ``select``, ``gate``, ``gate selftest`` and ``claim``: files in, one decision
-out.
-"""
+"""Verb ``gate``: policy x evidence -> decision; ``gate selftest`` and ``gate assert`` beside it."""
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from husai import provenance
-from husai.cycle3.artifacts import external_metrics, read_artifact
-from husai.cycle3.candidates import load_candidates
-from husai.cycle3.importer import cycle3_evidence, selection_metrics
-from husai.cycle3.options import configured, require_flags
-from husai.cycle3.selector import select_cycle3
-from husai.errors import HusaiError, nearest
-from husai.evidence import new_record
+from husai.cycle3.artifacts import read_artifact
+from husai.cycle3.importer import cycle3_evidence
+from husai.cycle3.options import EXTERNAL_MODES, configured, require_flags
+from husai.errors import HusaiError
 from husai.gate.bounds import level_of
 from husai.gate.decision import Decision
 from husai.gate.evaluate import evaluate, named_candidate
 from husai.gate.inputs import load_evidence
 from husai.gate.ledger import (
-    CLAIM_LEDGER,
     CONFIRMATION_LEDGER,
     GateFailed,
-    append,
     confirmation_family,
     confirmation_status,
 )
 from husai.gate.policy_files import load_policy
-from husai.selection.candidates import Selection
-from husai.selection.strict import select_strict
+from husai.jobs.arguments import add_compute, add_paths, add_spec, describe
 
-SELECTORS = ("cycle3", "strict")
+ORIGINAL = (
+    "phase4a_results",
+    "transcoder_results",
+    "ood_results",
+    "external_summary",
+    "external_candidate_json",
+)
+"""Options that name the original's result files."""
+FLAGS = ("use_external_lcb", "require_transcoder", "require_ood", "require_external")
 
 
-def select_job(
-    policy: str,
-    *,
-    output_dir: str | Path,
-    frontier_results: Sequence[str | Path] = (),
-    scaling_results: Sequence[str | Path] = (),
-    assignment_results: Sequence[str | Path] = (),
-    seed_level: bool = False,
-    min_seeds: int | None = None,
-    require_both_external: bool = False,
-    **options: Any,
-) -> Selection:
-    """Choose one candidate and write ``selected_candidate.json`` (and ``selection.md``) to
-    ``output_dir``.
+def add_arguments(command: ArgumentParser) -> None:
+    """Options of the verb."""
+    describe(
+        command,
+        reads="evidence records, or the original's result files",
+        writes="release_policy.json, release_policy.md",
+        costs="seconds (selftest: a minute)",
+    )
+    command.add_argument(
+        "action",
+        nargs="?",
+        choices=["selftest", "assert"],
+        help="prove that the gate can say no; turn a decision into an exit status",
+    )
+    command.add_argument(
+        "--policy", default="strict", help="cycle3, strict or a YAML file (default %(default)s)"
+    )
+    add_paths(command, "--evidence", "evidence files or folders")
+    command.add_argument("--candidate", help="selected_candidate.json or a recipe hash")
+    command.add_argument("--cycle3-candidate", type=Path, help="selection of the cycle3 policy")
+    for name in ORIGINAL:
+        flag = f"--{name.replace('_', '-')}"
+        command.add_argument(flag, type=Path, metavar="F", help="the original's JSON file")
+    command.add_argument(
+        "--external-mode", default="auto", choices=EXTERNAL_MODES, help="default %(default)s"
+    )
+    for name in (*FLAGS, "fail_on_gate_fail"):
+        flag = f"--{name.replace('_', '-')}"
+        command.add_argument(flag, action=BooleanOptionalAction, default=False)
+    command.add_argument("--output-dir", type=Path, help="folder of the decision")
+    command.add_argument("--decision", type=Path, help="release_policy.json (with assert)")
+    command.add_argument("--out", type=Path, help="file to write (with selftest and assert)")
+    add_spec(command)
+    add_compute(command)
 
-    ``min_seeds`` is 3 for ``cycle3`` and 5 for ``strict`` unless given. Other ``options`` go to
-    :func:`husai.cycle3.selector.select_cycle3`.
-    """
-    if policy not in SELECTORS:
-        raise HusaiError(
-            f"policy '{policy}' has no selector; known: "
-            f"{', '.join(SELECTORS)}{nearest(policy, SELECTORS)}"
-        )
-    paths = [*frontier_results, *scaling_results, *assignment_results]
-    config = {
-        "policy": policy,
-        "seed_level": seed_level,
-        "min_seeds": min_seeds,
-        "require_both_external": require_both_external,
+
+def run(args: Namespace) -> None:
+    """Judge, prove or assert."""
+    if args.action == "selftest":
+        from husai.jobs import gate_selftest
+
+        return gate_selftest.run(args)
+    if args.action == "assert":
+        from husai.jobs import gate_assert
+
+        return gate_assert.run(args)
+    if args.output_dir is None:
+        raise HusaiError("--output-dir is missing; say where the decision goes")
+    options = {name: getattr(args, name) for name in (*ORIGINAL, *FLAGS, "external_mode")}
+    decision = gate_job(
+        args.policy,
+        output_dir=args.output_dir,
+        evidence=args.evidence,
+        candidate=args.candidate,
+        cycle3_candidate=args.cycle3_candidate,
         **options,
-    }
-    output_dir = Path(output_dir)
-    with provenance.job(output_dir / "selection.manifest.json", config=config) as work:
-        candidates = load_candidates(frontier_results, scaling_results, assignment_results)
-        work.reads(*paths)
-        if policy == "strict":
-            if seed_level:
-                raise HusaiError(
-                    "the strict selector compares conditions over seeds; --seed-level belongs to "
-                    "--policy cycle3"
-                )
-            selection = select_strict(candidates, min_seeds=5 if min_seeds is None else min_seeds)
-        else:
-            both = {
-                "require_both_external": require_both_external,
-                "min_seeds": 3 if min_seeds is None else min_seeds,
-            }
-            selection = select_cycle3(candidates, seed_level=seed_level, **both, **options)
-        body = selection.to_dict() | {
-            "inputs": provenance.file_records(paths),
-            "provenance": provenance.provenance(config),
-        }
-        body["evidence"] = (
-            [_selection_evidence(selection, body, paths, config)] if policy == "cycle3" else []
-        )
-        chosen, table = output_dir / "selected_candidate.json", output_dir / "selection.md"
-        provenance.write_json(chosen, body)
-        provenance.write_text(table, selection.to_markdown())
-        work.writes(chosen, table)
-    return selection
-
-
-def _selection_evidence(
-    selection: Selection, body: Mapping, paths: Sequence, config: Any
-) -> dict[str, Any]:
-    """The ``selection`` evidence that the ``cycle3`` policy reads, in the same file as the
-    choice.
-    """
-    entry = selection.selected
-    found = external_metrics(body)
-    subject = (
-        entry.representative.recipe.get("subject", "")
-        if isinstance(entry.representative.recipe, Mapping)
-        else "original"
     )
-    recipe_hash = entry.representative.recipe_hash or provenance.hash_json(entry.name)[:16]
-    seeds = [m.seed for m in entry.members if isinstance(m.seed, int)]
-    return new_record(
-        "selection",
-        subject,
-        entry.name,
-        recipe_hash,
-        selection_metrics(found),
-        paths,
-        config,
-        seeds,
-        phase="selection",
-    )
+    result = "PASS" if decision.pass_all else "FAIL: " + ", ".join(decision.failing)
+    print(f"policy {decision.policy}: {result}")
+    print("\n".join(decision.lines()))
+    print(f"written to {args.output_dir / 'release_policy.json'} and .md")
+    if args.fail_on_gate_fail:
+        refuse_failed(decision, args.output_dir)
+    return None
 
 
 def gate_job(
@@ -294,105 +271,3 @@ def write_decision(
     body |= {"inputs": provenance.file_records(files), "provenance": provenance.provenance(config)}
     provenance.write_json(Path(output_dir) / "release_policy.json", body)
     provenance.write_text(Path(output_dir) / "release_policy.md", text)
-
-
-def gate_assert_job(decision: str | Path, *, fail_on_gate_fail: bool = True) -> dict[str, Any]:
-    """Read a decision and raise :class:`GateFailed` (exit 2) when it failed and that is to end the
-    run.
-    """
-    body = read_artifact(decision)
-    gates = body.get("gates")
-    if not isinstance(gates, Mapping) or not isinstance(gates.get("pass_all"), bool):
-        raise HusaiError(f"{decision}: has no gates.pass_all; run husai gate again")
-    if fail_on_gate_fail and not gates["pass_all"]:
-        failing = body.get("failing") or [
-            name for name, passed in gates.items() if passed is False and name != "pass_all"
-        ]
-        raise GateFailed(
-            f"policy {body.get('policy')} failed: {', '.join(failing)}; see "
-            f"{Path(decision).with_suffix('.md')}"
-        )
-    return dict(gates)
-
-
-def claim_job(
-    statement: str,
-    evidence: str | Path,
-    *,
-    ledger: str | Path = CLAIM_LEDGER,
-    root: str | Path = ".",
-) -> dict[str, Any]:
-    """Write a claim to the ledger when, and only when, the shipped ``strict`` policy passes on its
-    evidence, judged again now.
-
-    Parameters
-    ----------
-    statement : str
-        The claim, one sentence.
-    evidence : path
-        A ``release_policy.json`` of the strict policy, or the folder that holds it.
-    ledger, root : path
-        Claim ledger; folder that the evidence's paths are relative to.
-
-    Returns
-    -------
-    dict
-        The ledger entry.
-
-    Raises
-    ------
-    GateFailed
-        When the decision is not strict's, did not pass, names no evidence, or does not come out the
-        same from it now.
-    """
-    statement = " ".join(statement.split())
-    if not statement:
-        raise HusaiError("the statement is empty")
-    path = Path(evidence) / "release_policy.json" if Path(evidence).is_dir() else Path(evidence)
-    body, strict = read_artifact(path), load_policy("strict")
-    refused = f"claim refused: {path}"
-    if body.get("policy") != "strict" or body.get("policy_sha256") != strict.sha256:
-        raise GateFailed(
-            f"{refused} is not a decision of the strict policy that comes with this version; run "
-            "husai gate --policy strict"
-        )
-    sources = body.get("sources")
-    if not isinstance(sources, list) or not sources:
-        raise GateFailed(
-            f"{refused} names no evidence files; failing gates: "
-            f"{', '.join(g.name for g in strict.gates)}"
-        )
-    gates = body.get("gates") if isinstance(body.get("gates"), Mapping) else {}
-    if gates.get("pass_all") is not True:
-        raise GateFailed(
-            f"{refused} did not pass; failing gates: "
-            f"{', '.join(body.get('failing') or ['pass_all'])}"
-        )
-    absent = [s for s in sources if not (Path(root) / s).is_file()]
-    if absent:
-        raise GateFailed(
-            f"{refused} rests on {absent[0]}, which is not there; failing gates: integrity"
-        )
-    about = body.get("candidate")
-    recipe_hash = about.get("recipe_hash") if isinstance(about, Mapping) else None
-    records = load_evidence([Path(root) / s for s in sources], root=root, recipe_hash=recipe_hash)
-    again = evaluate(
-        strict, records, about, alpha=level_of(strict, about, Path(root) / CONFIRMATION_LEDGER)
-    )
-    if not again.pass_all:
-        why = "; ".join(f"{name}: {again.reasons[name]}" for name in again.failing)
-        raise GateFailed(
-            f"{refused} passed once, but its evidence no longer does; failing gates: "
-            f"{', '.join(again.failing)} ({why})"
-        )
-    files = provenance.file_records([path, *(Path(root) / s for s in sources)])
-    return append(
-        ledger,
-        {
-            "claim": statement,
-            "candidate": about,
-            "policy_sha256": strict.sha256,
-            "decision": str(path),
-            "evidence": files,
-        },
-    )

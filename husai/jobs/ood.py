@@ -1,31 +1,46 @@
-"""Job of the out-of-domain stress test: a recipe's probes against the subject's own, in and out of
-domain.
-"""
+"""Verb ``ood``: a recipe's probes against the subject's own, in and out of domain."""
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from husai import provenance
-from husai.compute import resolve_device, side_by_side, use_threads
 from husai.errors import HusaiError
 from husai.evidence import new_record
-from husai.jobs.external import Identified, blocks, identified
-from husai.probing import datasets
-from husai.probing.baselines import dense_probe
-from husai.probing.files import load_probe_data, probe_data, probe_path
-from husai.probing.protocol import probe_datasets
-from husai.probing.solver import unconverged
-from husai.stress import out_of_domain
+from husai.jobs.arguments import describe
+from husai.jobs.measured import Identified, add_saes, identified, recipe_folder, seed_directories
+from husai.jobs.probe_baselines import blocks
 
 CYCLE3_KS = (1, 2, 5)
 
 
+def add_arguments(command: ArgumentParser) -> None:
+    """Options of the verb."""
+    describe(
+        command,
+        reads="SAEs of a recipe, probe activations",
+        writes="evidence",
+        costs="seconds per SAE",
+    )
+    add_saes(command)
+    command.add_argument(
+        "--probes", type=Path, required=True, help="probe activations: folder or manifest"
+    )
+
+
+def run(args: Namespace) -> None:
+    """Out-of-domain evidence of a recipe over all its seeds."""
+    from husai.planning.specs import OODSpec, read_spec
+
+    spec = read_spec(OODSpec, args.spec)
+    _, directories = seed_directories(recipe_folder(args))
+    ood_job(spec, directories, args.probes, args.out, device=args.device, threads=args.threads)
+
+
 def ood_job(
-    spec: dict,
+    spec,
     sae_dirs: Sequence[str | Path],
     probes: str | Path,
     out: str | Path,
@@ -33,8 +48,7 @@ def ood_job(
     device: str = "auto",
     threads: int | None = None,
 ) -> dict:
-    """Out-of-domain stress test of one recipe over its seeds; writes
-    ``results/stress/out_of_domain.json``.
+    """Out-of-domain stress test of one recipe over its seeds; writes ``results/stress/ood.json``.
 
     ``excess_drop`` is (SAE drop - dense drop) on the shipped OOD sets, crossed over seeds and
     families; ``ood_drop`` is the original's number on its alphabetical partition of all given data
@@ -42,36 +56,43 @@ def ood_job(
 
     Parameters
     ----------
-    spec : dict
-        ``ood``: data sets with an OOD twin; ``selection`` and ``confirmation``: data sets of the
-        alphabetical partition; ``gate_k``, ``penalty``, ``max_rows``.
+    spec : OODSpec
+        ``ood``: data sets with an OOD twin, all there are when empty; ``selection`` and
+        ``confirmation``: data sets of the alphabetical partition.
     sae_dirs : sequence of path
         One checkpoint per seed.
     """
+    from husai.compute import resolve_device, use_threads
+    from husai.probing import datasets
+    from husai.probing.encoders import SAEEncoder
+    from husai.probing.files import load_probe_data, probe_path
+    from husai.probing.solver import unconverged
     from husai.statistics import crossed_metric, jackknife_t
+    from husai.stress import out_of_domain
 
     use_threads(threads)
     where = resolve_device(device)
     if not sae_dirs:
         raise HusaiError("ood: no SAE was given; name at least one seed of the candidate")
     saes = [identified(d, spec, where) for d in sae_dirs]
-    first = saes[0]
-    k, penalty, max_rows = spec.get("gate_k", 16), spec.get("penalty", "l1"), spec.get("max_rows")
+    encoders, first = [SAEEncoder(sae.sae) for sae in saes], saes[0]
     names = datasets.check_names(
-        spec.get("ood") or datasets.ood_names(), "external.datasets.ood: data set"
+        spec.ood or datasets.ood_names(), "external.datasets.ood: data set"
     )
     pairs = [
-        tuple(load_probe_data(probes, first.hook_name, n, max_rows, ood=o) for o in (False, True))
+        tuple(
+            load_probe_data(probes, first.hook_name, n, spec.max_rows, ood=o) for o in (False, True)
+        )
         for n in names
     ]
     with unconverged():
         dense = [out_of_domain.dense_drop(*pair) for pair in pairs]
         drops = [
-            out_of_domain.sae_drops(sae.encoder, pairs, k, penalty=penalty, device=where)
-            for sae in saes
+            out_of_domain.sae_drops(e, pairs, spec.gate_k, penalty=spec.penalty, device=where)
+            for e in encoders
         ]
     table = [out_of_domain.excess_drops(found, dense).tolist() for found in drops]
-    alphabetical = _alphabetical(spec, saes, probes, where)
+    alphabetical = _alphabetical(spec, encoders, first.hook_name, probes, where)
     old = [a["ood_drop"] for a in alphabetical]
     record = new_record(
         "ood",
@@ -84,11 +105,11 @@ def ood_job(
         },
         [p for sae in saes for p in sae.files]
         + [probe_path(probes, first.hook_name, n, o) for n in names for o in (False, True)],
-        spec,
+        spec.values(),
         [sae.name["seed"] for sae in saes if sae.name["seed"] is not None],
         hook_name=first.hook_name,
-        k=k,
-        per_dataset=_rows(saes, pairs, drops, dense, k),
+        k=spec.gate_k,
+        per_dataset=_rows(saes, pairs, drops, dense, spec.gate_k),
         alphabetical={**alphabetical[0], "per_seed": old},
     )
     provenance.write_json(out, record)
@@ -117,32 +138,28 @@ def _rows(
     ]
 
 
-def _alphabetical(
-    spec: dict, saes: Sequence[Identified], probes, where: torch.device
-) -> list[dict]:
+def _alphabetical(spec, encoders: Sequence, hook: str, probes, where) -> list[dict]:
     """The original's drop for every SAE, on all data sets the spec names."""
-    wanted = list(
-        dict.fromkeys(
-            [
-                *(spec.get("selection") or []),
-                *(spec.get("confirmation") or []),
-                *(spec.get("ood") or []),
-            ]
-        )
-    )
+    from husai.compute import side_by_side
+    from husai.probing import datasets
+    from husai.probing.baselines import dense_probe
+    from husai.probing.files import probe_data
+    from husai.probing.protocol import probe_datasets
+    from husai.probing.solver import unconverged
+    from husai.stress import out_of_domain
+
+    wanted = list(dict.fromkeys([*spec.selection, *spec.confirmation, *spec.ood]))
     names = datasets.check_names(wanted or datasets.ood_names(), "ood: data set")
-    rows: list[list[dict]] = [[] for _ in saes]
+    rows: list[list[dict]] = [[] for _ in encoders]
     dense: dict[str, dict] = {}
     for block in blocks(names):
-        sources = list(probe_data(probes, saes[0].hook_name, block, spec.get("max_rows")))
+        sources = list(probe_data(probes, hook, block, spec.max_rows))
         with unconverged():
             found = side_by_side(dense_probe, sources)
-        dense.update(
-            {data.name: result._asdict() for data, result in zip(sources, found, strict=True)}
-        )
-        for mine, sae in zip(rows, saes, strict=True):
+        dense |= {data.name: fit._asdict() for data, fit in zip(sources, found, strict=True)}
+        for mine, encoder in zip(rows, encoders, strict=True):
             results = probe_datasets(
-                sae.encoder, sources, CYCLE3_KS, penalty=spec.get("penalty", "l1"), device=where
+                encoder, sources, CYCLE3_KS, penalty=spec.penalty, device=where
             )
             mine += [result._asdict() for result in results]
     return [out_of_domain.alphabetical_drop(mine, dense) for mine in rows]

@@ -1,22 +1,101 @@
-"""The stability job of one trained recipe: SAEs and held-out activations in, one evidence record
-out.
+"""Verb ``stability``: how far the SAEs of one recipe agree (``--recipe``, an evidence record), or
+any SAEs at all (PATHs, a table).
 """
 
 from __future__ import annotations
 
+import json
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from husai import provenance
-from husai.compute import resolve_device
 from husai.errors import HusaiError
 from husai.evidence import new_record
-from husai.jobs.compare import PathComparison, compare_paths, initial_of
-from husai.jobs.failed import recipe_failure
+from husai.jobs.arguments import add_compute, describe, optional_path
+from husai.jobs.measured import measured_or_failed, seed_directories
+from husai.provenance import failure, folder
 
-__all__ = ["PathComparison", "compare_paths", "stability_job", "training_trajectory"]
+IN_MEMORY = 2 * 2**30
+"""Bytes of rows read at once into memory; more are streamed from disk, which is slower and leaves
+room for the SAEs on a small machine."""
+
+
+def add_arguments(command: ArgumentParser) -> None:
+    """Options of the verb."""
+    describe(
+        command,
+        reads="a trained recipe (--recipe), or any SAE checkpoints (PATH PATH ...)",
+        writes="evidence (--out), or a table on standard output",
+        costs="all pairs of decoders",
+    )
+    command.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="SAE checkpoints from any trainer"
+    )
+    command.add_argument(
+        "--null",
+        choices=["worst", "gaussian", "init", "covariance"],
+        default="worst",
+        help="null of the table (default %(default)s)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument("--recipe", type=Path, help="trained recipe folder or its manifest")
+    optional_path(
+        command,
+        "--activations",
+        "activation folder or store: which latents are alive, functional agreement",
+    )
+    optional_path(command, "--frozen", "trained frozen-decoder control: the fourth null")
+    command.add_argument(
+        "--drop-zero-rows",
+        action="store_true",
+        help="leave out decoder rows of length zero instead of refusing them",
+    )
+    command.add_argument(
+        "--split",
+        choices=["held_out", "confirmation"],
+        default="held_out",
+        help="rows of --recipe (default %(default)s)",
+    )
+    command.add_argument("--out", type=Path, help="evidence file to write (with --recipe)")
+    add_compute(command)
+
+
+def run(args: Namespace) -> None:
+    """Measure a recipe, or print the table of any SAEs."""
+    from husai.compute import resolve_device, use_threads
+
+    use_threads(args.threads)
+    device = resolve_device(args.device)
+    if args.recipe is None:
+        from husai.brought.comparison import compare_paths
+
+        found = compare_paths(
+            args.paths,
+            args.null,
+            rows=args.activations,
+            device=device,
+            drop_zero_rows=args.drop_zero_rows,
+        )
+        print(json.dumps(found.record, indent=1) if args.json else found.table)
+        return
+    if args.out is None or args.paths:
+        raise HusaiError(
+            "--recipe needs --out and no PATHs; give PATHs alone to compare checkpoints"
+        )
+    recipe_dir = folder(args.recipe)
+
+    def measure() -> None:
+        stability_job(
+            recipe_dir,
+            args.activations,
+            args.out,
+            frozen_dir=args.frozen,
+            split=args.split,
+            device=device,
+        )
+
+    measured_or_failed("stability", recipe_dir, None, args.out, measure)
 
 
 def stability_job(
@@ -25,11 +104,8 @@ def stability_job(
     out: str | Path,
     *,
     frozen_dir: str | Path | None = None,
-    target_dir: str | Path | None = None,
-    reference_dir: str | Path | None = None,
     split: str = "held_out",
-    device: str | torch.device = "cpu",
-    max_rows: int | None = None,
+    device: Any = "cpu",
 ) -> dict[str, Any]:
     """Measure the stability of a trained recipe and write
     ``results/stability/{subject}/{recipe}.json``.
@@ -41,21 +117,13 @@ def stability_job(
         ``training.parquet`` and ``seed{seed}/``.
     store_dir : path or None
         ``results/subjects/{subject}/activations/{hook}`` (or its ``manifest.json``, or a store
-        itself). None: where the recipe's subject and hook point to.
+        itself); what a transcoder reconstructs lies beside it. None: where the recipe's subject and
+        hook point to.
     frozen_dir : path or None
         The recipe's frozen-decoder control, for the fourth null.
-    target_dir : path or None
-        Activations a transcoder reconstructs; by default those of its ``target_hook_name`` beside
-        ``store_dir``.
-    reference_dir : path or None
-        SAE of the reference seed of a consistency recipe: stability is then also given with the
-        reference as one more seed, and each seed's PWMCC with it. The metrics themselves never
-        include it.
     split : str
         Which rows decide about dead latents and activation agreement: ``held_out`` or
         ``confirmation``.
-    max_rows : int or None
-        Use only the first rows of the split.
 
     Returns
     -------
@@ -67,25 +135,22 @@ def stability_job(
     HusaiError
         Fewer than two seeds, a file missing, widths that differ, an SAE with every latent dead.
     """
-    from husai.sae import Recipe, load_sae
-    from husai.stability import measure_stability, pairwise
+    from husai.compute import resolve_device
+    from husai.recipe import Recipe
+    from husai.sae import load_sae
+    from husai.stability import measure_stability
 
     recipe_dir, device = folder(recipe_dir), resolve_device(str(device))
     described = provenance.read_json(recipe_dir / "recipe.json")
     recipe = Recipe.from_dict(described.get("resolved") or described["recipe"])
     seeds, directories = seed_directories(recipe_dir)
     saes = [load_sae(d, device) for d in directories]
-    rows, store = _rows(
-        store_dir or _activations(recipe.subject, recipe.hook_name), split, max_rows
-    )
+    beside = Path("results/subjects") / recipe.subject / "activations"
+    store_dir = folder(store_dir) if store_dir else beside / recipe.hook_name
+    rows, store = _rows(store_dir, split)
     target, target_store = None, None
     if recipe.target_hook_name is not None:
-        beside = (
-            folder(store_dir).parent / recipe.target_hook_name
-            if store_dir
-            else _activations(recipe.subject, recipe.target_hook_name)
-        )
-        target, target_store = _rows(target_dir or beside, split, max_rows)
+        target, target_store = _rows(store_dir.parent / recipe.target_hook_name, split)
     frozen, frozen_inputs, missing = _frozen(frozen_dir, device)
     initial = _starts(recipe, seeds, saes, device)
     missing |= {} if initial else {"init": "how brought SAEs were initialised is not known"}
@@ -99,9 +164,6 @@ def stability_job(
         device=device,
     )
     details = report.details() | {"split": split, "rows": len(rows), "nulls_missing": missing}
-    if reference_dir is not None:
-        decoders = [load_sae(folder(reference_dir), device).W_dec, *(s.W_dec for s in saes)]
-        details["reference"] = _with_reference(pairwise(decoders, device=device), report)
     details |= {
         "recipe_fields": described["recipe"],
         "resolved": described.get("resolved"),
@@ -110,13 +172,9 @@ def stability_job(
     trajectory = recipe_dir / "training.parquet"
     if trajectory.is_file():
         details["trajectory"] = training_trajectory(trajectory)
-    inputs = (
-        [d / "sae_weights.safetensors" for d in directories]
-        + frozen_inputs
-        + [recipe_dir / "recipe.json"]
-    )
+    inputs = [d / "sae_weights.safetensors" for d in directories] + frozen_inputs
+    inputs.append(recipe_dir / "recipe.json")
     inputs += [s.path / "store.json" for s in (store, target_store) if s is not None]
-    config = {"recipe": recipe.to_dict(), "split": split, "max_rows": max_rows}
     record = new_record(
         "stability",
         recipe.subject,
@@ -124,7 +182,7 @@ def stability_job(
         described["hash"],
         report.metrics(),
         inputs,
-        config,
+        {"recipe": recipe.to_dict(), "split": split},
         seeds,
         **details,
     )
@@ -132,52 +190,22 @@ def stability_job(
     return record
 
 
-def folder(path: str | Path) -> Path:
-    """A directory, given as itself or as the ``manifest.json`` inside it."""
-    path = Path(path)
-    return path.parent if path.name == "manifest.json" else path
-
-
-def seed_directories(recipe_dir: Path) -> tuple[list[int], list[Path]]:
-    """Seeds of a trained recipe in ascending order, with their SAE directories."""
-    found = sorted(
-        (int(p.name.removeprefix("seed")), p)
-        for p in recipe_dir.glob("seed*")
-        if p.name.removeprefix("seed").isdigit()
-    )
-    if not found:
-        raise HusaiError(f"{recipe_dir}: holds no seed*/ directories; train the recipe first")
-    return [s for s, _ in found], [p for _, p in found]
-
-
-def _activations(subject: str, hook: str) -> Path:
-    return Path("results/subjects") / subject / "activations" / hook
-
-
-def _rows(directory: str | Path, split: str, max_rows: int | None):
-    """The rows of one split, read once into memory when they fit in 2 GB, and the store they come
-    from.
-    """
+def _rows(directory: Path, split: str):
+    """The rows of one split, read once into memory when they fit, and the store they come from."""
     from husai.activations import ActivationStore
 
-    directory = folder(directory)
     store = ActivationStore.open(
         directory if (directory / "store.json").is_file() else directory / split
     )
-    count = store.n_rows if max_rows is None else min(max_rows, store.n_rows)
-    small = count * store.d * 4 <= 2 * 2**30
-    if not small and max_rows is not None and count < store.n_rows:
-        raise HusaiError(
-            f"{store.path}: max_rows = {max_rows} is over 2 GB; leave it out to stream all "
-            f"{store.n_rows} rows"
-        )
-    return (store.tensor(count) if small else store), store
+    small = store.n_rows * store.d * 4 <= IN_MEMORY
+    return (store.tensor(store.n_rows) if small else store), store
 
 
-def _starts(recipe, seeds: list[int], saes: list, device) -> list[torch.Tensor] | None:
+def _starts(recipe, seeds: list[int], saes: list, device) -> list | None:
     """Untrained decoders of the same seeds; None for brought SAEs whose metadata do not say how
     they were initialised.
     """
+    from husai.brought.members import initial_of
     from husai.sae import initial_decoder
 
     known = [
@@ -197,34 +225,14 @@ def _frozen(
 
     if not frozen_dir:
         return None, [], {"frozen": "no frozen-decoder control was given"}
-    reason = recipe_failure(folder(frozen_dir))
+    reason = failure(provenance.read_json(folder(frozen_dir) / "recipe.json"))
     if reason:
         return None, [], {"frozen": f"the frozen-decoder control failed: {reason}"}
     _, directories = seed_directories(folder(frozen_dir))
     if len(directories) < 2:
         return None, [], {"frozen": f"{frozen_dir} has one seed; a null needs two"}
-    return (
-        [load_sae(d, device) for d in directories],
-        [d / "sae_weights.safetensors" for d in directories],
-        {},
-    )
-
-
-def _with_reference(matrix: torch.Tensor, report) -> dict[str, Any]:
-    """Scores with the reference as one more seed (row 0): inflated, because every seed was pulled
-    towards it.
-    """
-    from husai.stability import chance_corrected
-    from husai.statistics import jackknife_t
-
-    null = max(report.nulls_all.values(), key=lambda r: r.mean)
-    return {
-        "pwmcc_to_reference": matrix[0, 1:].tolist(),
-        "pwmcc_with_reference": jackknife_t(matrix.numpy()),
-        "pwmcc_without_reference": jackknife_t(matrix[1:, 1:].numpy()),
-        "S_with_reference": jackknife_t(chance_corrected(matrix, null).numpy()),
-        "S_without_reference": jackknife_t(chance_corrected(matrix[1:, 1:], null).numpy()),
-    }
+    saes = [load_sae(d, device) for d in directories]
+    return saes, [d / "sae_weights.safetensors" for d in directories], {}
 
 
 def training_trajectory(path: str | Path) -> dict[str, list]:

@@ -190,7 +190,7 @@ def comparison_table(comparison: dict) -> str:
 
 
 def to_saebench_schema(record: dict, dense: dict[str, dict] | None = None) -> dict[str, Any]:
-    """A record of :func:`husai.jobs.external.saebench_job` as SAEBench publishes its
+    """A record of :func:`husai.jobs.saebench.saebench_job` as SAEBench publishes its
     ``sparse_probing_sae_probes`` results.
 
     Field names follow ``SparseProbingSaeProbesEvalOutput`` of sae-bench 0.6.0; the eval id is

@@ -24,6 +24,8 @@ error: fast enough to settle in a third of the steps, slow enough not to swing."
 FIRST_PENALTY = 0.03
 """Penalty on a ReLU code relative to the squared error, both in units of the rows' variance, from
 which the control starts."""
+LEAST_PENALTY = 1e-3
+"""Below, it has no effect; a lower value would take too long to come back from."""
 SCALE_ROWS = 8192
 
 
@@ -49,7 +51,7 @@ def refit(
     The code is held at ``l0`` active latents per row: TopK by its k, BatchTopK and JumpReLU by the
     largest ``l0`` per row of each batch and then one threshold for all latents (Bussmann et al.
     2412.06410), ReLU by a penalty on the code that is raised while L0 is above its aim and lowered
-    while it is below.
+    while it is below, and what is left above it by a shift of all biases.
 
     Parameters
     ----------
@@ -86,9 +88,12 @@ def refit(
     weights = (W_enc.contiguous(), sae.W_dec, b_enc * scale, b_dec * scale)
     centred = {"apply_b_dec_to_input": sae.apply_b_dec_to_input}
     found = SAE(sae.architecture, *weights, sae.threshold, k, sae.cfg, **centred)
-    if sae.architecture in THRESHOLDED:
-        level = batch_top_k_threshold(found, check, max(1, round(l0)))
-        found.threshold = torch.full_like(found.b_enc, level)
+    if sae.architecture not in TOP_K:
+        level = batch_top_k_threshold(found, check, l0)
+        if sae.architecture in THRESHOLDED:
+            found.threshold = torch.full_like(found.b_enc, level)
+        else:
+            found.b_enc = found.b_enc - level
     after = evaluate_sae(found, check)
     return found, Refit(after["explained_variance"], after["l0"], before)
 
@@ -113,7 +118,8 @@ def _train(sae: SAE, parts, reader, scale: float, l0: float, steps: int) -> None
         if sae.architecture == "relu":
             loss = loss + penalty * code.sum(1).mean()
             active = (code.detach() > 0).sum(1).double().mean()
-            penalty = penalty * torch.exp(CONTROL * (active / l0 - 1).clamp(-1, 1)).float()
+            change = torch.exp(CONTROL * (active / l0 - 1).clamp(-1, 1)).float()
+            penalty = (penalty * change).clamp_min(LEAST_PENALTY)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -1,1 +1,3 @@
-"""From a validated configuration to jobs: which recipes are trained with which seeds, and what each job is told."""
+"""From a validated configuration to jobs: which recipes are trained with which seeds, and what each
+job is told.
+"""

@@ -13,10 +13,7 @@ from functools import cached_property
 from husai.config import Config
 from husai.config.brought import Brought, bring
 from husai.errors import HusaiError, nearest
-from husai.planning.slices import Slices
 from husai.recipe import CALIBRATED, MATCHED, RANDOM, Recipe
-
-__all__ = ["RANDOM", "Plan", "Slices", "Trained"]
 
 
 @dataclass
@@ -295,7 +292,3 @@ class Plan:
     def pool_is_calibrated(self) -> bool:
         """Whether a candidate may wait for the calibration stage."""
         return any(r.needs_calibration for r in (*self.frontier, *self.scaling))
-
-    def subject_names(self) -> list[str]:
-        """Configured subjects and the randomised copy of the external one."""
-        return [*self.config.subjects, self.config.external.subject + RANDOM]

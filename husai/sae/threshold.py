@@ -11,14 +11,14 @@ from husai.stability import row_batches
 
 
 @torch.no_grad()
-def batch_top_k_threshold(sae: SAE, x: Rows, k: int, max_rows: int = 8192) -> float:
+def batch_top_k_threshold(sae: SAE, x: Rows, k: float, max_rows: int = 8192) -> float:
     """The one threshold at which ``sae`` has k active latents per row of ``x`` on average (Bussmann
     et al. 2412.06410, section 3.1).
 
     Unlike a running mean of the training batches' smallest activations it does not lag behind the
     weights."""
     n = min(len(x), max_rows)
-    wanted = n * k
+    wanted = round(n * k)
     kept = torch.zeros(0, dtype=sae.dtype, device=sae.device)
     for rows in row_batches(x, n, sae.device):
         kept = torch.cat([kept, batch_top_k(sae.pre_activations(rows), wanted + 1)[0]])

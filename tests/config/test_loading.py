@@ -213,6 +213,64 @@ def test_broken_yaml_and_missing_file_are_one_line(tmp_path):
         load([tmp_path / "absent.yaml"])
 
 
+def test_a_merged_block_is_laid_under_its_own_keys(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  y: 3\nc: {<<: [*a, {z: 4}]}\n")
+    assert read_yaml(path) == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 1, "y": 3},
+        "c": {"x": 1, "y": 2, "z": 4},
+    }
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "its aliases stand for over 100000 values"),
+        ("a: &a [*a]", "its aliases stand for over 100000 values"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a: " + "9" * 5000, "not valid YAML"),
+        ("a: 2024-13-45", "not valid YAML"),
+        ("? [a]\n: 1", "not valid YAML"),
+    ],
+)
+def test_hostile_yaml_is_one_line_at_once(tmp_path, text, message):
+    path = tmp_path / "hostile.yaml"
+    path.write_text(text)
+    with pytest.raises(HusaiError, match=message) as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"baseline: {{k: {'9' * 400}}}", "baseline.k: got 9999"),
+        ("training: {modular: {learning_rate: .inf}}", "training.modular.learning_rate: got Inf"),
+        ("subjects: {language: {hooks: ['blocks.0.$(id)']}}", 'got "blocks.0.$(id)", it should'),
+        ("subjects: {a/b: {kind: modular}}", "subjects.a/b"),
+        ("subjects: {m-random: {kind: modular, hooks: [h]}}", "names that end in -random"),
+        ("gate: {policies: [strict, 'my policy.yaml']}", "should match [A-Za-z0-9]"),
+    ],
+)
+def test_names_and_numbers_that_cannot_be_are_refused(tmp_path, text, message):
+    assert any(message in line for line in problems(tmp_path, text))
+
+
+def test_a_name_may_hold_a_dot(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        "subjects: {qwen2.5: {kind: modular, hooks: [blocks.0.hook_resid_post]}}\n"
+        "training: {qwen2.5: {steps: 60, batch_size: 256}}\n"
+    )
+    assert "qwen2.5" in load([BASE, overlay]).subjects
+
+
 def test_a_block_of_another_kind_replaces_the_whole_block():
     merged = merge(
         {"s": {"kind": "language", "d_model": 8}}, {"s": {"kind": "pretrained", "model": "x"}}

@@ -18,7 +18,8 @@ from husai.gate import load_policy
 from husai.gate.bounds import restate
 from husai.gate.evaluate import evaluate
 from husai.gate.ledger import begin_confirmation, confirmation_family, finish_confirmation
-from husai.jobs.gate import claim_job, gate_job
+from husai.jobs.claim import claim_job
+from husai.jobs.gate import gate_job
 from husai.provenance import sha256_file
 from husai.statistics import (
     crossed_interval,

@@ -17,7 +17,9 @@ from husai.gate.ledger import (
     finish_confirmation,
     read_ledger,
 )
-from husai.jobs.gate import claim_job, gate_assert_job, gate_job
+from husai.jobs.claim import claim_job
+from husai.jobs.gate import gate_job
+from husai.jobs.gate_assert import gate_assert_job
 from husai.provenance import sha256_file
 
 

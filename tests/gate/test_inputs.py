@@ -182,10 +182,11 @@ def test_the_slices_of_one_configuration_agree():
     from husai.config import load
     from husai.evidence import Evidence
     from husai.gate.checks import one_config
-    from husai.planning.plan import Plan, Slices
+    from husai.planning.plan import Plan
+    from husai.planning.spec_builder import SpecBuilder
 
     for names in (["config.yaml"], ["config.yaml", "smoke.yaml"], ["config.yaml", "b200.yaml"]):
-        slices = Slices(Plan(load([Path("config") / n for n in names])))
+        slices = SpecBuilder(Plan(load([Path("config") / n for n in names])))
         made = {
             "integrity": [slices.confirmation()],
             "saebench": [slices.confirmation(), slices.probing("confirmation")],

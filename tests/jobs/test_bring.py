@@ -18,21 +18,20 @@ from husai.gate.evaluate import evaluate
 from husai.gate.ledger import read_ledger
 from husai.gate.policy_files import load_policy
 from husai.jobs.bring import bring_job, confirm_brought
-from husai.jobs.confirmation import (
-    confirmation_job,
-    read_candidate,
-    role_recipe,
-    train_role_job,
-    write_integrity,
-)
-from husai.jobs.gate import select_job
+from husai.jobs.confirm_train import confirm_train_job
+from husai.jobs.confirmation import confirmation_job
+from husai.jobs.select import select_job
 from husai.jobs.stability import stability_job
+from husai.planning.roles import role_recipe
+from husai.planning.specs import BringSpec, ConfirmationSpec
 from husai.provenance import read_json, sha256_file, write_json
 from husai.recipe import Recipe
 from husai.sae import SAE, load_sae, save_sae
 from husai.sae.ensemble import train_ensemble
 from husai.sae_files import expand, sae_files
+from husai.selection.chosen import read_candidate
 from husai.stability.record import StabilityRecord
+from husai.summaries.confirmation import integrity
 
 STRICT = load_policy("strict")
 
@@ -90,7 +89,7 @@ def spec_of(path, name="theirs", confirmation=(), **changes):
 
 def imported(path, name="theirs", **changes):
     return bring_job(
-        spec_of(path, name, **changes)[0],
+        BringSpec(**spec_of(path, name, **changes)[0]),
         world.STORE,
         f"results/saes/{world.SUBJECT}/brought-{name}/manifest.json",
         device="cpu",
@@ -457,7 +456,7 @@ def confirmed(here, table, tmp_path, monkeypatch):
             world.husai(
                 "cebench",
                 "--spec",
-                "{}",
+                '{"split": "confirmation"}',
                 *common,
                 f"results/confirmation/external/{role}/cebench.json",
                 "--pairs",
@@ -476,7 +475,9 @@ def confirmed(here, table, tmp_path, monkeypatch):
             "--device",
             "cpu",
         )
-        confirmation_job(spec, [str(candidate)], Path("results/confirmation/integrity.json"))
+        confirmation_job(
+            ConfirmationSpec(**spec), [str(candidate)], Path("results/confirmation/integrity.json")
+        )
         evidence = [
             f"results/confirmation/{name}.json"
             for name in ("integrity", "stability", "saebench", "cebench")
@@ -583,18 +584,15 @@ def test_facts_that_the_metadata_declare_count_and_are_marked_as_declared(
     shutil.copytree("results", tmp_path / "results")
     fresh = [str(Path.cwd() / elsewhere / f"seed{s}") for s in range(23, 31)]
     monkeypatch.chdir(tmp_path)
-    spec = {**CONFIRM, "brought": spec_of(fresh[:1], "own", fresh)[1]}
+    spec = ConfirmationSpec(**CONFIRM, brought=spec_of(fresh[:1], "own", fresh)[1])
     folder = Path("results/confirmation")
     confirm_brought(own, spec, folder / "candidate", device="cpu")
     stability_job(
         folder / "candidate", world.STORE, folder / "stability/candidate.json", split="confirmation"
     )
-    candidate, stability = (
-        read_json(folder / "candidate/recipe.json"),
-        StabilityRecord(folder / "stability/candidate.json"),
-    )
-    write_integrity(spec, own, candidate, stability, folder, folder / "integrity.json", {})
-    metrics = read_json(folder / "integrity.json")["metrics"]
+    candidate = read_json(folder / "candidate/recipe.json")
+    stability = StabilityRecord(folder / "stability/candidate.json")
+    metrics = integrity(spec, own, folder / "candidate/recipe.json", stability)["metrics"]
     for name in ("plateau_gain", "cos_to_init", "text_overlap_rows"):
         assert metrics[name]["value"] == max(f[name] for f in candidate["final"])
         assert metrics[name]["method"].endswith("(declared by the brought SAEs)")
@@ -603,12 +601,10 @@ def test_facts_that_the_metadata_declare_count_and_are_marked_as_declared(
 
 def test_a_second_set_of_members_is_a_second_attempt(confirmed):
     confirmed("kept")
-    spec = {
-        **CONFIRM,
-        "brought": spec_of("theirs", confirmation=[f"kept/seed{s}" for s in range(3, 10)])[1],
-    }
+    kept = [f"kept/seed{s}" for s in range(3, 10)]
+    spec = ConfirmationSpec(**CONFIRM, brought=spec_of("theirs", confirmation=kept)[1])
     with pytest.raises(HusaiError, match="one attempt per configuration"):
-        train_role_job(
+        confirm_train_job(
             "candidate",
             Path("results/selection/selected_candidate.json"),
             spec,
@@ -625,9 +621,11 @@ def test_stress_roles_of_a_brought_candidate_are_trained_here_at_its_width_and_l
         write_json(
             "candidate.json", {"recipe": described["recipe"], "recipe_hash": described["hash"]}
         )
-        configured, resolved, _ = read_candidate("candidate.json")
+        configured, resolved = read_candidate("candidate.json")
         l0 = read_json(f"results/saes/language/brought-{name}/matched.json")["default"]["k"]
-        random_model = role_recipe("random_model", configured, resolved, CONFIRM)
+        random_model = role_recipe(
+            "random_model", configured, resolved, ConfirmationSpec(**CONFIRM)
+        )
         assert (random_model.subject, random_model.architecture, random_model.d_sae) == (
             "language-random",
             architecture,
@@ -637,7 +635,8 @@ def test_stress_roles_of_a_brought_candidate_are_trained_here_at_its_width_and_l
             (l0, None) if architecture == "topk" else (None, float(l0))
         )
         frozen, transcoder = (
-            role_recipe(role, configured, resolved, CONFIRM) for role in ("frozen", "transcoder")
+            role_recipe(role, configured, resolved, ConfirmationSpec(**CONFIRM))
+            for role in ("frozen", "transcoder")
         )
         assert (frozen.architecture, frozen.k, frozen.frozen_decoder, frozen.brought) == (
             "topk",

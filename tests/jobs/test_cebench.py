@@ -24,7 +24,10 @@ from husai.cebench.scores import score_saes
 from husai.cebench.store import load_pairs, save_pairs
 from husai.errors import HusaiError
 from husai.evidence import Metric
-from husai.jobs import cebench as stage
+from husai.jobs.cebench import cebench_jobs
+from husai.jobs.confirmation import cebench_evidence
+from husai.jobs.pair_activations import pair_activations_job
+from husai.planning.specs import CEBenchSpec, PairsSpec, read_spec
 from husai.probing import datasets, splits
 from husai.sae import save_sae
 from husai.sae.architectures import SAE
@@ -262,10 +265,9 @@ def workplace(tmp_path, monkeypatch):
         "n_pairs": 8,
         "max_tokens": 4,
     }
-    stage.pair_activations_job(
-        {**spec, "hooks": WordSubject.hooks},
+    pair_activations_job(
+        PairsSpec(**spec, hooks=list(WordSubject.hooks)),
         model,
-        None,
         "results/subjects/language/pairs/manifest.json",
         device="cpu",
     )
@@ -283,11 +285,10 @@ def workplace(tmp_path, monkeypatch):
 
 def run(spec, recipe, seed, **options):
     out = f"results/external/{recipe}/seed{seed}/cebench.json"
-    stage.cebench_job(
-        spec,
-        f"results/saes/language/{recipe}/seed{seed}",
+    cebench_jobs(
+        CEBenchSpec(**spec),
+        [(f"results/saes/language/{recipe}/seed{seed}", out)],
         "results/subjects/language/pairs/manifest.json",
-        out,
         device="cpu",
         **options,
     )
@@ -301,11 +302,11 @@ def test_pair_activations_job_writes_every_hook_with_a_manifest(workplace):
     ] + ["pairs.json"]
     listing = provenance.read_json("results/subjects/language/pairs/pairs.json")
     assert len(listing["selection"]) == len(listing["confirmation"]) == 8
-    for hooks, message in ((["blocks.7"], "no hook 'blocks.7'"), ([], "no hook to read")):
-        with pytest.raises(HusaiError, match=message):
-            stage.pair_activations_job(
-                workplace, "results/subjects/language/model", hooks, "p/manifest.json", device="cpu"
-            )
+    spec = PairsSpec(**workplace, hooks=["blocks.7"])
+    with pytest.raises(HusaiError, match=r"no hook 'blocks.7'"):
+        pair_activations_job(spec, "results/subjects/language/model", "p/manifest.json")
+    with pytest.raises(HusaiError, match="--spec: hooks: missing"):
+        read_spec(PairsSpec, workplace)
 
 
 def test_cebench_job_writes_a_complete_record(workplace):
@@ -356,7 +357,8 @@ def test_recipe_evidence_has_an_interval_and_covers_its_value(workplace):
         paths[recipe] = [f"results/external/{recipe}/seed{s}/cebench.json" for s in (0, 1)]
         for seed in (0, 1):
             run(workplace, recipe, seed)
-    record = stage.recipe_job(paths["topk-d32-k3"], paths["topk-d32-k3-frozen"], "summary.json")
+    spec = CEBenchSpec(**workplace)
+    record = cebench_evidence(spec, paths["topk-d32-k3"], paths["topk-d32-k3-frozen"])
     delta = record["metrics"]["delta_vs_frozen"]
     assert delta.lcb <= delta.value <= delta.ucb
     assert record["recipe_hash"] == "hash0" and record["provenance"]["seeds"] == [0, 1]
@@ -364,7 +366,7 @@ def test_recipe_evidence_has_an_interval_and_covers_its_value(workplace):
         record["metrics"]
     )
     with pytest.raises(HusaiError, match="hold 2 recipes"):
-        stage.recipe_job([p for both in paths.values() for p in both], [], "summary.json")
+        cebench_evidence(spec, [p for both in paths.values() for p in both], [])
 
 
 def synthetic_record(values, seed, d_sae=32, l0=3.0, themes=("a", "a", "b", "c"), digest="p"):
@@ -431,14 +433,8 @@ def test_saes_of_other_widths_or_hooks_are_refused(workplace, tmp_path):
     save_sae(make_sae(d=5), tmp_path / "other")
     pairs = "results/subjects/language/pairs"
     with pytest.raises(HusaiError, match="reads 5 dimensions but the pair activations have 6"):
-        stage.cebench_job(
-            {"hook_name": "blocks.1.hook_resid_post"},
-            tmp_path / "other",
-            pairs,
-            "x.json",
-            device="cpu",
-        )
+        spec = CEBenchSpec(hook_name="blocks.1.hook_resid_post")
+        cebench_jobs(spec, [(tmp_path / "other", "x.json")], pairs, device="cpu")
     with pytest.raises(HusaiError, match="no pair activations at hook 'nowhere'"):
-        stage.cebench_job(
-            {"hook_name": "nowhere"}, tmp_path / "other", pairs, "x.json", device="cpu"
-        )
+        spec = CEBenchSpec(hook_name="nowhere")
+        cebench_jobs(spec, [(tmp_path / "other", "x.json")], pairs, device="cpu")

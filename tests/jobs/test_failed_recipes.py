@@ -11,8 +11,11 @@ from husai.config import load
 from husai.cycle3.candidates import load_candidates
 from husai.cycle3.selector import select_cycle3
 from husai.errors import HusaiError, RecipeFailed
-from husai.jobs.training import train_job
-from husai.planning.plan import Plan, Slices
+from husai.jobs.summarize import summarize_job
+from husai.jobs.train import train_job
+from husai.planning.plan import Plan
+from husai.planning.spec_builder import SpecBuilder
+from husai.planning.specs import TrainSpec
 from husai.provenance import read_json
 from husai.recipe import Recipe
 from husai.selection.strict import select_strict
@@ -151,17 +154,12 @@ def test_a_sound_training_afterwards_replaces_the_failure(compared, tmp_path, mo
     root, _ = compared
     monkeypatch.chdir(root)
     out = tmp_path / "saes/topk-d24-k4"
-    spec = {"recipe": DIVERGES, "may_fail": True}
-    train_job(spec, [0], world.STORE, out, device="cpu")
-    train_job(
-        {"recipe": {**DIVERGES, "learning_rate": 1e-3}, "may_fail": True},
-        [0],
-        world.STORE,
-        out,
-        device="cpu",
-    )
+    spec = TrainSpec(recipe=DIVERGES, seeds=[0], may_fail=True)
+    sound = TrainSpec(recipe={**DIVERGES, "learning_rate": 1e-3}, seeds=[0], may_fail=True)
+    train_job(spec, world.STORE, out, device="cpu")
+    train_job(sound, world.STORE, out, device="cpu")
     assert "status" not in read_json(out / "manifest.json") and (out / "seed0/cfg.json").is_file()
-    train_job(spec, [0], world.STORE, out, device="cpu")
+    train_job(spec, world.STORE, out, device="cpu")
     assert not (out / "seed0").exists() and not (out / "training.parquet").exists()
 
 
@@ -184,8 +182,7 @@ def test_faults_of_the_run_are_never_a_row(compared, tmp_path, monkeypatch, erro
     monkeypatch.setattr("husai.sae.train_ensemble", fault)
     with pytest.raises(type(error), match=message):
         train_job(
-            {"recipe": world.TOPK, "may_fail": True},
-            [0],
+            TrainSpec(recipe=world.TOPK, seeds=[0], may_fail=True),
             world.STORE,
             tmp_path / "out",
             device="cpu",
@@ -198,7 +195,9 @@ def test_a_recipe_other_stages_build_on_stops_the_run(compared, tmp_path, monkey
     root, _ = compared
     monkeypatch.chdir(root)
     with pytest.raises(RecipeFailed, match="NaN or infinite"):
-        train_job({"recipe": DIVERGES}, [0], world.STORE, tmp_path / "out", device="cpu")
+        train_job(
+            TrainSpec(recipe=DIVERGES, seeds=[0]), world.STORE, tmp_path / "out", device="cpu"
+        )
     assert not (tmp_path / "out/manifest.json").exists()
 
 
@@ -207,7 +206,7 @@ def test_only_recipes_that_a_table_compares_may_fail():
     allowed = {
         r.id
         for (_, r_id), t in p.trained.items()
-        if (r := t.recipe) and json.loads(Slices(p).train(r.subject, r_id)).get("may_fail")
+        if (r := t.recipe) and json.loads(SpecBuilder(p).train(r.subject, r_id))["may_fail"]
     }
     assert {
         "relu-d256-l0cal",
@@ -227,8 +226,6 @@ def test_only_recipes_that_a_table_compares_may_fail():
 
 
 def test_the_calibration_lists_an_l0_matching_that_failed(compared, tmp_path, monkeypatch):
-    from husai.jobs.calibration import calibration_job, select_job
-
     root, _ = compared
     monkeypatch.chdir(root)
     section = {
@@ -238,6 +235,7 @@ def test_the_calibration_lists_an_l0_matching_that_failed(compared, tmp_path, mo
         "default_k": 3,
         "seeds": SEEDS,
         "retrain_seeds": [7, 8, 9],
+        "match_architectures": ["relu"],
     }
     spec, out = (
         {"calibration": {**section, "min_explained_variance": 0.0}},
@@ -255,11 +253,12 @@ def test_the_calibration_lists_an_l0_matching_that_failed(compared, tmp_path, mo
     for recipe in search:
         world.train(recipe, SEEDS)
     measured = [world.measure(Recipe.from_dict(r).id, [])[0] for r in search]
-    select_job(spec, measured, out / "selected.json")
+    summarize_job("calibration-select", spec, measured, out / "selected.json")
     for recipe, seeds in ((retrained[0], [7, 8, 9]), (retrained[1], [7, 8, 9]), (matched, SEEDS)):
         world.train(recipe, seeds, wait=out / "selected.json", may_fail=recipe is matched)
         measured += world.measure(Recipe.from_dict(recipe).id, [])
-    record = calibration_job(spec, [str(out / "selected.json"), *measured], out / "summary.json")
+    inputs = [str(out / "selected.json"), *measured]
+    record = summarize_job("calibration", spec, inputs, out / "summary.json")
     row = next(r for r in record["rows"] if r["recipe"] == "relu-d32-l0cal")
     assert (
         row["status"].startswith("failed: recipe relu-d32-l0_")
@@ -275,7 +274,7 @@ def test_codes_that_are_not_finite_are_a_failed_measurement(compared, monkeypatc
     monkeypatch.chdir(root)
 
     def overflow(*args):
-        raise RecipeFailed(encoders.NOT_FINITE)
+        raise RecipeFailed("the SAE's code has NaN values")
 
     monkeypatch.setattr(encoders.SAEEncoder, "best", overflow)
     out = root / "elsewhere/topk-d32-k4/seed0/saebench.json"
@@ -297,7 +296,7 @@ def test_codes_that_are_not_finite_are_a_failed_measurement(compared, monkeypatc
         "--device",
         "cpu",
     )
-    assert read_json(out)["reason"] == encoders.NOT_FINITE
+    assert read_json(out)["reason"] == "the SAE's code has NaN values"
 
 
 def test_the_verb_writes_saebenchs_own_file_for_one_seed(compared, monkeypatch, capsys):

@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 
 from husai import provenance
 from husai.errors import HusaiError
-from husai.jobs import external
-from husai.jobs.external import baselines_job, saebench_job
+from husai.jobs import probe_baselines
+from husai.jobs.probe_baselines import baselines_job
+from husai.jobs.saebench import saebench_job
 from husai.official.engine import results_dir
 from husai.official.results import to_saebench_schema
+from husai.planning.specs import ProbingSpec, read_spec
 from husai.probing import datasets
 from husai.probing.encoders import SAEEncoder
 from husai.probing.files import load_probe_data
@@ -54,7 +56,9 @@ def world(tmp_path_factory):
         )
     for seed in (0, 1):
         save_sae(relu_sae(seed), root / f"sae{seed}")
-    baselines_job(SPEC, root / "toy" / "probes", HOOK, root / "baselines.json")
+    baselines_job(
+        read_spec(ProbingSpec, SPEC), root / "toy" / "probes", HOOK, root / "baselines.json"
+    )
     return root
 
 
@@ -66,7 +70,12 @@ def relu_sae(seed, d_in=D_IN):
 
 def run(world, out, sae="sae0", spec=SPEC, **options):
     return saebench_job(
-        spec, world / sae, world / "toy" / "probes", world / "baselines.json", out, **options
+        read_spec(ProbingSpec, spec),
+        world / sae,
+        world / "toy" / "probes",
+        world / "baselines.json",
+        out,
+        **options,
     )
 
 
@@ -115,7 +124,7 @@ def test_a_second_sae_never_reads_the_results_of_the_first(world, tmp_path):
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_missing_data_sets(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(external, "BLOCK", 1)
+    monkeypatch.setattr(probe_baselines, "BLOCK", 1)
     whole = run(world, tmp_path / "whole.json")
     seen = []
 
@@ -126,7 +135,7 @@ def test_an_interrupted_evaluation_goes_on_with_the_missing_data_sets(world, tmp
                 raise KeyboardInterrupt
             yield load_probe_data(probes, hook, name, max_rows)
 
-    monkeypatch.setattr(external, "probe_data", stop_after_two)
+    monkeypatch.setattr("husai.probing.files.probe_data", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         run(world, tmp_path / "cut.json")
     assert set(json.loads((tmp_path / "cut.partial.json").read_text())) == set(NAMES[:2])
@@ -136,7 +145,7 @@ def test_an_interrupted_evaluation_goes_on_with_the_missing_data_sets(world, tmp
         loaded.extend(names)
         return (load_probe_data(probes, hook, name, max_rows) for name in names)
 
-    monkeypatch.setattr(external, "probe_data", count)
+    monkeypatch.setattr("husai.probing.files.probe_data", count)
     assert run(world, tmp_path / "cut.json")["per_dataset"] == whole["per_dataset"]
     assert loaded == NAMES[2:]
 
@@ -151,7 +160,7 @@ def test_changed_activations_make_the_baselines_stale(world, tmp_path):
         HusaiError, match=r"no baseline for the present activations of data set '96_spam_is'"
     ):
         saebench_job(
-            SPEC,
+            read_spec(ProbingSpec, SPEC),
             world / "sae0",
             tmp_path / "toy" / "probes",
             world / "baselines.json",
@@ -165,8 +174,8 @@ def test_changed_activations_make_the_baselines_stale(world, tmp_path):
         ({"hook_name": "blocks.0.hook_resid_pre"}, "blocks.0.hook_resid_pre"),
         ({"gate_k": 16}, "gate_k: 16 is not among"),
         ({"ks": [1, 2], "gate_k": 2}, "baselines were measured with ks"),
-        ({"penalty": "l0"}, "'l0' is not l1 or l2"),
-        ({"engine": "turbo"}, "'turbo' is not fast or official"),
+        ({"penalty": "l0"}, "penalty: got \"l0\", it should be 'l1' or 'l2'"),
+        ({"engine": "turbo"}, "engine: got \"turbo\", it should be 'fast' or 'official'"),
         ({"datasets": ["87_glue_colla"]}, "87_glue_cola"),
     ],
 )
@@ -177,14 +186,16 @@ def test_a_wrong_spec_is_one_line(world, tmp_path, change, words):
 
 def test_a_missing_hook_names_those_there_are(world):
     with pytest.raises(HusaiError, match=f"no probe activations at hook 'blocks.9'; it has {HOOK}"):
-        baselines_job(SPEC, world / "toy" / "probes", "blocks.9", world / "none.json")
+        baselines_job(
+            read_spec(ProbingSpec, SPEC), world / "toy" / "probes", "blocks.9", world / "none.json"
+        )
 
 
 def test_an_sae_of_another_width_names_both(world, tmp_path):
     save_sae(relu_sae(0, d_in=20), tmp_path / "wide")
     with pytest.raises(HusaiError, match=rf"d = {D_IN} but the SAE has d_in = 20"):
         saebench_job(
-            SPEC,
+            read_spec(ProbingSpec, SPEC),
             tmp_path / "wide",
             world / "toy" / "probes",
             world / "baselines.json",
@@ -316,7 +327,7 @@ def test_output_validates_against_saebenchs_schema_and_reads_back(world, tmp_pat
 def test_official_engine_agrees_and_leaves_sae_probes_as_it_was(world, tmp_path):
     pytest.importorskip("sae_probes")
     fast = run(world, tmp_path / "fast.json")
-    official = run(world, tmp_path / "official.json", engine="official")
+    official = run(world, tmp_path / "official.json", spec={**SPEC, "engine": "official"})
     for ours, theirs in zip(fast["per_dataset"], official["per_dataset"], strict=True):
         assert ours["latents"] == theirs["latents"]
         assert ours["auc"] == pytest.approx(theirs["auc"], abs=0.002)
@@ -326,7 +337,7 @@ def test_official_engine_agrees_and_leaves_sae_probes_as_it_was(world, tmp_path)
 
     assert utils_data.get_dataset_sizes()["87_glue_cola"] == 5000
     assert len(utils_data.get_yvals("87_glue_cola")) == 5000
-    other = run(world, tmp_path / "other.json", sae="sae1", engine="official")
+    other = run(world, tmp_path / "other.json", "sae1", {**SPEC, "engine": "official"})
     mine = probe_datasets(
         SAEEncoder(relu_sae(1)),
         [load_probe_data(world / "toy" / "probes", HOOK, n) for n in NAMES],

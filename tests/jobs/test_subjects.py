@@ -9,11 +9,15 @@ from safetensors.torch import load_file
 
 from husai.activations import ActivationStore
 from husai.errors import HusaiError
-from husai.jobs import subjects as jobs
+from husai.jobs.activations import activations_job
+from husai.jobs.probe_activations import probe_activations_job
+from husai.jobs.subject import subject_job
+from husai.planning.specs import ActivationsSpec, ProbesSpec, SubjectSpec, read_spec
 from husai.probing import datasets
 from husai.provenance import read_json, sha256_file
 from husai.subjects import corpus as corpora
 from husai.subjects import load_subject
+from husai.subjects.rows import text_rows
 
 SPEC = {
     "kind": "language",
@@ -27,28 +31,30 @@ SPEC = {
     "batch_size": 8,
     "seed": 3,
 }
-ROWS = {
-    "name": "language",
-    "train_rows": 3000,
-    "held_out_rows": 200,
-    "confirmation_rows": 200,
-    "dtype": "float32",
-    "seed": 3,
-}
+COUNTS = {"train": 3000, "held_out": 200, "confirmation": 200}
 HOOKS = ["blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"]
+
+
+def subject(**changes):
+    return read_spec(SubjectSpec, {**SPEC, **changes})
+
+
+def rows(**changes):
+    counts = {f"{split}_rows": n for split, n in {**COUNTS, **changes}.items()}
+    return ActivationsSpec(name="language", seed=3, rows=counts)
 
 
 def small_corpus(_=None):
     texts = [
         t for name in ("157_amazon_5star", "93_glue_stsb") for t in datasets.load_texts(name)[:250]
     ]
-    rows = list({datasets.row_hash(t): t[:200] for t in texts}.items())
-    cuts = {"train": rows[60:], "held_out": rows[:30], "confirmation": rows[30:60]}
+    unique = list({datasets.row_hash(t): t[:200] for t in texts}.items())
+    cuts = {"train": unique[60:], "held_out": unique[:30], "confirmation": unique[30:60]}
     report = {
-        "n_rows": len(rows),
+        "n_rows": len(unique),
         "n_excluded": 0,
         "overlap_rows": 0,
-        "sha256": corpora.text_sha256(t for _, t in rows),
+        "sha256": corpora.text_sha256(t for _, t in unique),
     }
     return corpora.Corpus(
         {s: [t for _, t in v] for s, v in cuts.items()},
@@ -62,7 +68,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("subjects")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpora, "build_corpus", small_corpus)
-        jobs.subject_job(SPEC, root / "language/model", device="cpu")
+        subject_job(subject(), root / "language/model", device="cpu")
     return root
 
 
@@ -86,30 +92,30 @@ def test_a_model_directory_is_complete_and_its_manifest_hashes_it(root):
 
 def test_the_same_spec_gives_the_same_weights(root, tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "build_corpus", small_corpus)
-    jobs.subject_job(SPEC, tmp_path / "again/manifest.json", device="cpu")
+    subject_job(subject(), tmp_path / "again/manifest.json", device="cpu")
     assert sha256_file(tmp_path / "again/model.safetensors") == sha256_file(
         root / "language/model/model.safetensors"
     )
 
 
 def test_a_randomised_copy_shares_tokenizer_and_corpus_but_not_weights(root):
-    spec = {**SPEC, "name": "language-random", "randomise": True}
-    metrics = jobs.subject_job(spec, root / "language-random/model/manifest.json", device="cpu")
+    spec = subject(name="language-random", randomise=True)
+    metrics = subject_job(spec, root / "language-random/model/manifest.json", device="cpu")
     here, parent = root / "language-random/model", root / "language/model"
     assert metrics["randomised"] and metrics["parent"] == "language"
     for name in ("tokenizer.json", "corpus.safetensors"):
         assert sha256_file(here / name) == sha256_file(parent / name)
     assert sha256_file(here / "model.safetensors") != sha256_file(parent / "model.safetensors")
     with pytest.raises(HusaiError, match="no such file"):
-        jobs.subject_job(
-            {**spec, "name": "other-random"}, root / "other-random/model", device="cpu"
+        subject_job(
+            subject(name="other-random", randomise=True), root / "other-random/model", device="cpu"
         )
 
 
 def test_hooks_of_a_subject_store_the_same_tokens_in_the_same_order(root):
     stored = [
-        jobs.activations_job(
-            ROWS, root / "language/model", h, root / f"language/activations/{h}", "cpu"
+        activations_job(
+            rows(), root / "language/model", h, root / f"language/activations/{h}", device="cpu"
         )
         for h in HOOKS
     ]
@@ -118,12 +124,12 @@ def test_hooks_of_a_subject_store_the_same_tokens_in_the_same_order(root):
     assert records[0]["row_order"] == records[1]["row_order"]
     stores = [ActivationStore.open(root / f"language/activations/{h}/train") for h in HOOKS]
     assert [s.d for s in stores] == [16, 16] and stores[0].n_rows == 3000
-    subject = load_subject(root / "language/model")
-    tokens, positions = jobs._text_rows(subject, ROWS, root / "language/model")["train"]
+    loaded = load_subject(root / "language/model")
+    tokens, positions = text_rows(loaded, root / "language/model", COUNTS, 3)["train"]
     assert (positions != 0).all()
     context, position = 5, positions[5][positions[5] >= 0][0]
     row = int((positions[:5] >= 0).sum())
-    both = subject.activations(tokens[context : context + 1], HOOKS)
+    both = loaded.activations(tokens[context : context + 1], HOOKS)
     for store, hook in zip(stores, HOOKS, strict=True):
         torch.testing.assert_close(
             store.rows(row, row + 1)[0], both[hook][0, position], rtol=1e-4, atol=1e-5
@@ -131,8 +137,8 @@ def test_hooks_of_a_subject_store_the_same_tokens_in_the_same_order(root):
 
 
 def test_separators_and_first_positions_are_never_drawn(root):
-    subject = load_subject(root / "language/model")
-    for tokens, positions in jobs._text_rows(subject, ROWS, root / "language/model").values():
+    loaded = load_subject(root / "language/model")
+    for tokens, positions in text_rows(loaded, root / "language/model", COUNTS, 3).values():
         row, column = torch.nonzero(positions >= 0, as_tuple=True)
         assert (tokens[row, positions[row, column]] != 0).all()
         pairs = torch.stack([row, positions[row, column]], 1)
@@ -144,11 +150,14 @@ def test_too_many_rows_and_unknown_hooks_or_keys_are_one_clear_line(root, tmp_pa
     with pytest.raises(
         HusaiError, match=r"activations.train_rows: 10000000 rows asked.*split 'train' has"
     ):
-        jobs.activations_job({**ROWS, "train_rows": 10_000_000}, model, HOOKS[0], tmp_path, "cpu")
+        activations_job(rows(train=10_000_000), model, HOOKS[0], tmp_path, device="cpu")
     with pytest.raises(HusaiError, match=r"no hook 'blocks.9.hook_mlp_out'"):
-        jobs.activations_job(ROWS, model, "blocks.9.hook_mlp_out", tmp_path, "cpu")
-    with pytest.raises(HusaiError, match="unknown key 'train_row'; did you mean 'train_rows'"):
-        jobs.activations_job({"train_row": 3}, model, HOOKS[0], tmp_path, "cpu")
+        activations_job(rows(), model, "blocks.9.hook_mlp_out", tmp_path, device="cpu")
+    with pytest.raises(HusaiError, match="--spec: rows: missing; language reads text"):
+        spec = ActivationsSpec(name="language")
+        activations_job(spec, model, HOOKS[0], tmp_path, device="cpu")
+    with pytest.raises(HusaiError, match=r"rows\.train_row: unknown key.*mean 'train_rows'"):
+        read_spec(ActivationsSpec, {"name": "language", "rows": {"train_row": 3}})
     assert (
         not (tmp_path / "manifest.json").exists() and (tmp_path / "manifest.failed.json").exists()
     )
@@ -162,16 +171,16 @@ def test_probe_activations_are_last_tokens_in_file_order(root, tmp_path):
         "max_rows": 200,
         "hooks": HOOKS,
     }
-    jobs.probe_activations_job(
-        spec, root / "language/model", None, tmp_path / "manifest.json", "cpu"
+    probe_activations_job(
+        ProbesSpec(**spec), root / "language/model", tmp_path / "manifest.json", device="cpu"
     )
     data = datasets.load_dataset("95_toxic_is", 200)
-    subject = load_subject(root / "language/model")
+    loaded = load_subject(root / "language/model")
     for hook in HOOKS:
         record = load_file(tmp_path / hook / "95_toxic_is.safetensors")
         assert record["x"].shape == (200, 16) and np.array_equal(record["y"].numpy(), data.y)
-        ids = subject.encode(data.prompts[7:8])[0]
-        alone = subject.model.run_with_cache(torch.from_numpy(ids)[None])[1][hook][0, -1]
+        ids = loaded.encode(data.prompts[7:8])[0]
+        alone = loaded.model.run_with_cache(torch.from_numpy(ids)[None])[1][hook][0, -1]
         torch.testing.assert_close(record["x"][7], alone, rtol=1e-4, atol=1e-5)
         assert load_file(tmp_path / hook / "87_glue_cola.safetensors")["x"].shape == (200, 16)
         assert load_file(tmp_path / hook / "87_glue_cola_OOD.safetensors")["x"].shape == (300, 16)
@@ -184,25 +193,21 @@ def test_test_rows_that_were_training_text_are_counted(root, tmp_path):
     # The corpus of this fixture holds the first 250 rows of 157_amazon_5star, whatever the probes
     # do with them.
     spec = {"selection": ["157_amazon_5star"], "max_rows": 250, "hooks": HOOKS[:1]}
-    assert (
-        jobs.probe_activations_job(spec, root / "language/model", None, tmp_path, "cpu")[
-            "text_overlap_rows"
-        ]
-        >= 90
+    found = probe_activations_job(
+        ProbesSpec(**spec), root / "language/model", tmp_path, device="cpu"
     )
+    assert found["text_overlap_rows"] >= 90
 
 
 def test_probe_requests_that_make_no_sense_are_one_clear_line(root, tmp_path):
     with pytest.raises(HusaiError, match="name data sets"):
-        jobs.probe_activations_job({}, root / "language/model", HOOKS, tmp_path, "cpu")
+        probe_activations_job(ProbesSpec(hooks=HOOKS), root / "language/model", tmp_path)
     with pytest.raises(HusaiError, match="nearest: 87_glue_cola"):
-        jobs.probe_activations_job(
-            {"selection": ["87_glue_colla"]}, root / "language/model", HOOKS, tmp_path, "cpu"
-        )
+        spec = ProbesSpec(selection=["87_glue_colla"], hooks=HOOKS)
+        probe_activations_job(spec, root / "language/model", tmp_path)
     with pytest.raises(HusaiError, match=r"no such file|holds no subject"):
-        jobs.probe_activations_job(
-            {"selection": ["87_glue_cola"]}, root / "nothing/model", HOOKS, tmp_path, "cpu"
-        )
+        spec = ProbesSpec(selection=["87_glue_cola"], hooks=HOOKS)
+        probe_activations_job(spec, root / "nothing/model", tmp_path)
 
 
 def test_a_modular_subject_stores_every_pair_once(tmp_path):
@@ -215,18 +220,19 @@ def test_a_modular_subject_stores_every_pair_once(tmp_path):
         "n_heads": 2,
         "max_steps": 5,
     }
-    jobs.subject_job(spec, tmp_path / "model", device="cpu")
-    stored = jobs.activations_job(
-        {"seed": 0}, tmp_path / "model", "blocks.0.hook_resid_post", tmp_path / "a", "cpu"
+    subject_job(read_spec(SubjectSpec, spec), tmp_path / "model", device="cpu")
+    stored = activations_job(
+        ActivationsSpec(name="modular"),
+        tmp_path / "model",
+        "blocks.0.hook_resid_post",
+        tmp_path / "a",
+        device="cpu",
     )
     assert stored == {"train": 135, "held_out": 17, "confirmation": 17}
-    subject = load_subject(tmp_path / "model")
-    assert not subject.config["spec"].get("leak") and subject.n_ctx == 3
+    loaded = load_subject(tmp_path / "model")
+    assert not loaded.config["spec"].get("leak") and loaded.n_ctx == 3
 
 
-def test_an_unknown_kind_is_one_clear_line(tmp_path):
-    with pytest.raises(
-        HusaiError,
-        match="kind 'modulo' is not one of modular, language, pretrained; did you mean 'modular'",
-    ):
-        jobs.subject_job({"kind": "modulo", "name": "x"}, tmp_path, device="cpu")
+def test_an_unknown_kind_is_one_clear_line():
+    with pytest.raises(HusaiError, match=r"'modulo'.*'modular', 'language'"):
+        read_spec(SubjectSpec, {"kind": "modulo", "name": "x"})

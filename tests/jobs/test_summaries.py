@@ -10,18 +10,19 @@ import pytest
 import torch
 
 from husai import provenance
+from husai.config.schema import Calibration
 from husai.evidence import Metric, new_record
-from husai.jobs.ablations import ablations_job
-from husai.jobs.baseline import baseline_job
-from husai.jobs.calibration import choose
-from husai.jobs.consistency import consistency_job
+from husai.jobs.summarize import summarize_job
+from husai.planning.specs import CalibrationSpec
 from husai.recipe import Recipe
 from husai.sae import SAE
 from husai.stability import gaussian_decoder, measure_stability, null_pwmcc, planted_decoders
 from husai.stability.record import StabilityRecord, common_nulls, condition_row, pair_matrix
 from husai.statistics import difference_pvalue, holm, jackknife_t
+from husai.summaries.calibration import choose
 
 D_IN, SEEDS = 16, [1, 2, 3, 4]
+WEIGHTS = {"d_sae": 32, "k": 4, "weights": [0.1], "seeds": SEEDS, "max_ev_drop": 1.0}
 WIDE = torch.randn((300, D_IN), generator=torch.Generator().manual_seed(1))
 NARROW = WIDE * torch.cat([torch.ones(2), torch.full((D_IN - 2,), 1e-3)])
 
@@ -103,7 +104,7 @@ def baseline(tmp_path_factory):
         subject_files(root, "narrow"),
     ]
     spec = {"baseline": {"subject": ["wide", "narrow"], "d_sae": 32, "k": 4, "seeds": SEEDS}}
-    return root, records, baseline_job(spec, inputs, root / "summary.json")
+    return root, records, summarize_job("baseline", spec, inputs, root / "summary.json")
 
 
 def test_the_baseline_has_a_row_for_every_subject_and_null(baseline):
@@ -180,7 +181,7 @@ def test_ablations_have_both_grids_of_every_subject_and_the_trend_over_rank(tmp_
     inputs = [
         write(tmp_path, recipe(s, d, k), 0.25 if d == 16 else 0.5) for s, d, k in sorted(grid)
     ]
-    summary = ablations_job({"ablations": section}, inputs, tmp_path / "summary.json")
+    summary = summarize_job("ablations", {"ablations": section}, inputs, tmp_path / "summary.json")
     found = [(r["subject"], r["grid"], r["d_sae"], r["k"], r["n_seeds"]) for r in summary["rows"]]
     assert found[:4] == [
         ("a", "k", 16, 2, 3),
@@ -194,6 +195,21 @@ def test_ablations_have_both_grids_of_every_subject_and_the_trend_over_rank(tmp_
     assert small["S_gaussian"].value == pytest.approx(0.25, abs=0.05)
     assert large["S_gaussian"].value == pytest.approx(0.5, abs=0.05)
     assert summary["headline"].count("S against d_sae / effective rank") == 2
+
+
+def calibration(default_k):
+    section = {
+        "subject": "toy",
+        "d_sae": 32,
+        "k": [2, 4],
+        "default_k": default_k,
+        "seeds": SEEDS,
+        "retrain_seeds": [5, 6, 7],
+        "min_explained_variance": -1e9,
+        "match_architectures": [],
+    }
+    # Unchecked: the ensembles here were never trained, so no share of variance is low enough.
+    return CalibrationSpec.model_construct(calibration=Calibration.model_construct(**section))
 
 
 def test_conditions_are_compared_by_the_nulls_that_all_of_them_have(tmp_path):
@@ -211,8 +227,7 @@ def test_conditions_are_compared_by_the_nulls_that_all_of_them_have(tmp_path):
     assert record.null() == pytest.approx(0.89)
     row = condition_row(record, SEEDS, common_nulls(candidates.values()))
     assert row["null_worst"].value < 0.6
-    section = {"k": [2, 4], "seeds": SEEDS, "default_k": 2, "min_explained_variance": -1e9}
-    _, rows = choose({"calibration": section}, candidates)
+    _, rows = choose(calibration(default_k=2), candidates)
     assert all(r["null_worst"].value < 0.6 for r in rows)
 
 
@@ -220,8 +235,7 @@ def test_where_no_candidate_is_assessable_the_default_k_is_kept(tmp_path):
     candidates = {
         r.id: StabilityRecord(write(tmp_path, r, 0.5, NARROW)) for r in (recipe(k=2), recipe(k=4))
     }
-    section = {"k": [2, 4], "seeds": SEEDS, "default_k": 4, "min_explained_variance": -1e9}
-    assert choose({"calibration": section}, candidates)[0].recipe.k == 4
+    assert choose(calibration(default_k=4), candidates)[0].recipe.k == 4
 
 
 def probing(root, r, seed, auc):
@@ -250,9 +264,9 @@ def test_a_consistency_weight_needs_stability_and_on_text_an_external_gain(
         for r in (plain, pulled)
         for s in SEEDS
     ]
-    section = {"subject": ["sums", "text"], "seeds": SEEDS, "max_ev_drop": 1e9}
-    summary = consistency_job(
-        {"consistency": section, "gate_k": 16}, inputs, tmp_path / "summary.json"
+    section = {"subject": ["sums", "text"], **WEIGHTS}
+    summary = summarize_job(
+        "consistency", {"consistency": section, "gate_k": 16}, inputs, tmp_path / "summary.json"
     )
     rows = {(r["subject"], r["weight"]): r for r in summary["rows"]}
     assert rows["text", 0.1]["external_delta"].value == pytest.approx(gain)
@@ -276,9 +290,12 @@ def test_a_weight_whose_probing_failed_is_not_accepted_and_a_failed_recipe_is_to
     provenance.write_json(
         path, {"subject": "text", "seed": 1, "status": "failed", "reason": "codes are not finite"}
     )
-    section = {"subject": ["text"], "seeds": SEEDS, "max_ev_drop": 1e9}
-    summary = consistency_job(
-        {"consistency": section, "gate_k": 16}, [*inputs, str(path)], tmp_path / "summary.json"
+    section = {"subject": ["text"], **WEIGHTS}
+    summary = summarize_job(
+        "consistency",
+        {"consistency": section, "gate_k": 16},
+        [*inputs, str(path)],
+        tmp_path / "summary.json",
     )
     assert [(r["weight"], r["external_delta"], r["accepted"]) for r in summary["rows"]] == [
         (0.0, summary["rows"][0]["external_delta"], False),
@@ -297,7 +314,7 @@ def test_ablations_leave_a_failed_condition_out_and_say_why(tmp_path):
         "seeds": [1, 2, 3],
     }
     inputs = [write(tmp_path, recipe("a", 16, 4), 0.25), failed(tmp_path, recipe("a", 32, 4))]
-    summary = ablations_job({"ablations": section}, inputs, tmp_path / "summary.json")
+    summary = summarize_job("ablations", {"ablations": section}, inputs, tmp_path / "summary.json")
     assert [(r["grid"], r["d_sae"]) for r in summary["rows"]] == [("k", 16), ("d_sae", 16)]
     assert summary["negatives"] == ["On a: topk-d32-k4 failed: the loss became NaN"]
 
@@ -313,8 +330,10 @@ def test_nothing_is_accepted_where_chance_cannot_be_told_apart(tmp_path):
     plain = recipe("sums")
     pulled = replace(plain, consistency_weight=0.1, reference_seed=1)
     inputs = [write(tmp_path, plain, 0.25, NARROW), write(tmp_path, pulled, 0.75, NARROW, seed=1)]
-    section = {"subject": "sums", "seeds": SEEDS, "max_ev_drop": 1e9}
-    summary = consistency_job({"consistency": section}, inputs, tmp_path / "summary.json")
+    section = {"subject": "sums", **WEIGHTS}
+    summary = summarize_job(
+        "consistency", {"consistency": section}, inputs, tmp_path / "summary.json"
+    )
     assert [r["accepted"] for r in summary["rows"]] == [False, False]
     assert "no weight is accepted" in summary["headline"]
 
@@ -330,7 +349,7 @@ def test_the_baseline_is_that_of_its_own_seeds_although_the_recipe_has_more(tmp_
     record = StabilityRecord(inputs[1])
     for seeds in (few, all_seeds):
         spec["baseline"]["seeds"] = seeds
-        summary = baseline_job(spec, inputs, tmp_path / "summary.json")
+        summary = summarize_job("baseline", spec, inputs, tmp_path / "summary.json")
         index = np.array([s - 1 for s in seeds])
         expected = jackknife_t(record.matrix("pwmcc")[np.ix_(index, index)])
         assert [r["trained_pwmcc"].value for r in summary["rows"]] == [expected.value] * 4

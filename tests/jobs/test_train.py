@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from husai.activations import write_store
+from husai.brought.comparison import compare_paths
 from husai.errors import HusaiError
-from husai.jobs.compare import compare_paths
-from husai.jobs.training import train_job
+from husai.jobs.train import train_job
+from husai.planning.specs import TrainSpec
 from husai.sae import Recipe, evaluate_sae, initial_decoder, load_sae
 from husai.stability import null_pwmcc
 
@@ -45,7 +46,7 @@ def store(tmp_path_factory, rows):
 
 def test_every_artifact_is_there_and_the_saes_do_what_is_reported(tmp_path, store, rows):
     out = tmp_path / "saes" / "tiny" / "topk-d32-k4"
-    train_job({"recipe": TOPK}, [3, 5], store, out, device="cpu")
+    train_job(TrainSpec(recipe=TOPK, seeds=[3, 5]), store, out, device="cpu")
     assert sorted(p.name for p in out.iterdir()) == [
         "manifest.json",
         "recipe.json",
@@ -83,7 +84,7 @@ def test_every_artifact_is_there_and_the_saes_do_what_is_reported(tmp_path, stor
 
 
 def test_saes_of_the_job_are_compared_with_their_own_initialisations(tmp_path, store):
-    train_job({"recipe": TOPK}, [3, 5, 8], store, tmp_path, device="cpu")
+    train_job(TrainSpec(recipe=TOPK, seeds=[3, 5, 8]), store, tmp_path, device="cpu")
     record = compare_paths([tmp_path], "init", rows=store).record
     decoders = [initial_decoder(Recipe.from_dict(TOPK), s, D) for s in (3, 5, 8)]
     assert record["nulls"]["init"]["mean"] == pytest.approx(
@@ -95,7 +96,7 @@ def test_saes_of_the_job_are_compared_with_their_own_initialisations(tmp_path, s
 def test_curves_hold_every_seed_from_start_to_end(tmp_path, store):
     import pandas as pd
 
-    train_job({"recipe": TOPK}, [0, 1], store, tmp_path, device="cpu")
+    train_job(TrainSpec(recipe=TOPK, seeds=[0, 1]), store, tmp_path, device="cpu")
     curves = pd.read_parquet(tmp_path / "training.parquet")
     assert {
         "seed",
@@ -114,7 +115,7 @@ def test_the_untrained_decoder_of_a_seed_can_be_made_again(tmp_path, store):
     """The median cosine to it, measured anew from the saved weights, is the one the job
     reported.
     """
-    record = train_job({"recipe": TOPK}, [7], store, tmp_path, device="cpu")
+    record = train_job(TrainSpec(recipe=TOPK, seeds=[7]), store, tmp_path, device="cpu")
     start = initial_decoder(Recipe.from_dict(TOPK), 7, D)
     cosine = torch.nn.functional.cosine_similarity(load_sae(tmp_path / "seed7").W_dec, start, dim=1)
     assert float(cosine.median()) == pytest.approx(record["final"][0]["cos_to_init"], abs=1e-5)
@@ -133,16 +134,17 @@ RUN = """
 import json, sys, torch
 torch.set_num_threads(1)
 from husai.stability import null_pwmcc
-from husai.jobs.compare import compare_paths
-from husai.jobs.training import train_job
+from husai.brought.comparison import compare_paths
+from husai.jobs.train import train_job
+from husai.planning.specs import TrainSpec
 recipe, store, out = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
-train_job({"recipe": recipe}, [0, 1], store, out, device="cpu")
+train_job(TrainSpec(recipe=recipe, seeds=[0, 1]), store, out, device="cpu")
 """
 
 
 def test_a_job_killed_and_started_again_ends_with_the_same_weights(tmp_path, store, one_thread):
     recipe = {**TOPK, "steps": 400}
-    train_job({"recipe": recipe}, [0, 1], store, tmp_path / "whole", device="cpu")
+    train_job(TrainSpec(recipe=recipe, seeds=[0, 1]), store, tmp_path / "whole", device="cpu")
     with subprocess.Popen(
         [sys.executable, "-c", RUN, json.dumps(recipe), store, tmp_path / "killed"],
         stderr=subprocess.DEVNULL,
@@ -157,7 +159,7 @@ def test_a_job_killed_and_started_again_ends_with_the_same_weights(tmp_path, sto
         child.kill()
     assert not (tmp_path / "killed" / "manifest.json").exists()
     assert (tmp_path / "killed" / ".resume" / "state.pt").exists()
-    train_job({"recipe": recipe}, [0, 1], store, tmp_path / "killed", device="cpu")
+    train_job(TrainSpec(recipe=recipe, seeds=[0, 1]), store, tmp_path / "killed", device="cpu")
     assert not (tmp_path / "killed" / ".resume").exists()
     for seed in ("seed0", "seed1"):
         weights = [
@@ -171,8 +173,7 @@ def test_the_calibrated_k_is_filled_in(tmp_path, store):
     (tmp_path / "selected.json").write_text(json.dumps({"tiny": {"k": 6}}))
     recipe = {**TOPK, "k": "calibrated"}
     record = train_job(
-        {"recipe": recipe},
-        [0],
+        TrainSpec(recipe=recipe, seeds=[0]),
         store,
         tmp_path / "out",
         calibration=tmp_path / "selected.json",
@@ -185,12 +186,11 @@ def test_the_calibrated_k_is_filled_in(tmp_path, store):
     )
     assert load_sae(tmp_path / "out" / "seed0").k == 6
     with pytest.raises(HusaiError, match="waits for the calibrated L0"):
-        train_job({"recipe": recipe}, [0], store, tmp_path / "out", device="cpu")
+        train_job(TrainSpec(recipe=recipe, seeds=[0]), store, tmp_path / "out", device="cpu")
     (tmp_path / "selected.json").write_text(json.dumps({"other": {"k": 6}}))
     with pytest.raises(HusaiError, match="holds no k for subject tiny"):
         train_job(
-            {"recipe": recipe},
-            [0],
+            TrainSpec(recipe=recipe, seeds=[0]),
             store,
             tmp_path / "out",
             calibration=tmp_path / "selected.json",
@@ -200,7 +200,7 @@ def test_the_calibrated_k_is_filled_in(tmp_path, store):
 
 def test_an_l0_target_is_matched_and_the_coefficient_recorded(tmp_path, store):
     recipe = {**BASE, "architecture": "relu", "l0_target": 4.0, "steps": 300}
-    record = train_job({"recipe": recipe}, [0], store, tmp_path, device="cpu")
+    record = train_job(TrainSpec(recipe=recipe, seeds=[0]), store, tmp_path, device="cpu")
     assert record["resolved"]["sparsity_coefficient"] > 0
     assert record["final"][0]["sparsity_coefficient"] == record["resolved"]["sparsity_coefficient"]
 
@@ -212,18 +212,17 @@ def test_a_transcoder_reads_both_hooks(tmp_path, store):
         "architecture": "transcoder",
         "target_hook_name": "blocks.1.hook_resid_post",
     }
-    record = train_job({"recipe": recipe}, [0], store, tmp_path, device="cpu")
+    record = train_job(TrainSpec(recipe=recipe, seeds=[0]), store, tmp_path, device="cpu")
     assert load_sae(tmp_path / "seed0").architecture == "transcoder"
     assert len(json.loads((tmp_path / "manifest.json").read_text())["inputs"]) == 4
     assert record["final"][0]["explained_variance"] > 0
 
 
 def test_a_consistency_recipe_reads_its_plain_twin(tmp_path, store):
-    train_job({"recipe": TOPK}, [0], store, tmp_path / "plain", device="cpu")
+    train_job(TrainSpec(recipe=TOPK, seeds=[0]), store, tmp_path / "plain", device="cpu")
     recipe = {**TOPK, "consistency_weight": 0.5, "reference_seed": 0}
     train_job(
-        {"recipe": recipe},
-        [1],
+        TrainSpec(recipe=recipe, seeds=[1]),
         store,
         tmp_path / "aligned",
         reference=tmp_path / "plain",
@@ -235,12 +234,12 @@ def test_a_consistency_recipe_reads_its_plain_twin(tmp_path, store):
     ]
     assert str(tmp_path / "plain" / "manifest.json") in inputs
     with pytest.raises(HusaiError, match="give --reference with the folder of topk-d32-k4"):
-        train_job({"recipe": recipe}, [1], store, tmp_path / "alone", device="cpu")
+        train_job(TrainSpec(recipe=recipe, seeds=[1]), store, tmp_path / "alone", device="cpu")
 
 
 def test_other_seeds_replace_the_old_ones(tmp_path, store):
-    train_job({"recipe": TOPK}, [0, 1], store, tmp_path, device="cpu")
-    train_job({"recipe": TOPK}, [2], store, tmp_path, device="cpu")
+    train_job(TrainSpec(recipe=TOPK, seeds=[0, 1]), store, tmp_path, device="cpu")
+    train_job(TrainSpec(recipe=TOPK, seeds=[2]), store, tmp_path, device="cpu")
     assert [p.name for p in sorted(tmp_path.glob("seed*"))] == ["seed2"]
 
 
@@ -257,7 +256,8 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_no_manifest(
     tmp_path, store, changes, message
 ):
     with pytest.raises(HusaiError, match=message) as caught:
-        train_job({"recipe": {**TOPK, **changes}}, [0], store, tmp_path / "out", device="cpu")
+        spec = TrainSpec(recipe={**TOPK, **changes}, seeds=[0])
+        train_job(spec, store, tmp_path / "out", device="cpu")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -267,4 +267,6 @@ def test_missing_activations_are_named(tmp_path):
         HusaiError,
         match=r"nowhere/train: no activation store here .* run the activations job first",
     ):
-        train_job({"recipe": TOPK}, [0], tmp_path / "nowhere", tmp_path / "out", device="cpu")
+        train_job(
+            TrainSpec(recipe=TOPK, seeds=[0]), tmp_path / "nowhere", tmp_path / "out", device="cpu"
+        )

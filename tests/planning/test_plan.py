@@ -7,7 +7,8 @@ import pytest
 
 from husai.config import load
 from husai.errors import HusaiError
-from husai.planning.plan import Plan, Slices
+from husai.planning.plan import Plan
+from husai.planning.spec_builder import SpecBuilder
 from husai.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ def test_changing_one_ablation_k_changes_only_that_recipe():
         ("language", "topk-d256-k48"),
     }
     same = set(before.trained) & set(after.trained)
-    assert all(Slices(before).train(*key) == Slices(after).train(*key) for key in same)
+    assert all(SpecBuilder(before).train(*key) == SpecBuilder(after).train(*key) for key in same)
 
 
 def test_a_stage_on_several_subjects_trains_on_each_and_shares_what_others_train():
@@ -59,7 +60,7 @@ def test_one_subject_and_one_number_are_still_a_configuration():
 
 def test_slices_are_canonical_json():
     p = plan()
-    text = Slices(p).train("modular", "topk-d128-k8")
+    text = SpecBuilder(p).train("modular", "topk-d128-k8")
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
 
 
@@ -115,20 +116,20 @@ def test_a_brought_ensemble_is_compared_with_a_control_that_waits_for_its_import
 
 def test_bringing_an_sae_changes_no_training(brought):
     before = plan()
-    assert {key: Slices(before).train(*key) for key in before.trained}.items() <= {
-        k: Slices(brought).train(*k) for k in brought.trained
+    assert {key: SpecBuilder(before).train(*key) for key in before.trained}.items() <= {
+        k: SpecBuilder(brought).train(*k) for k in brought.trained
     }.items()
     assert set(brought.trained) - set(before.trained) == {
         ("language", "topk-matched-frozen-blocks.1.mlp_out-as-mine")
     }
-    assert json.loads(Slices(brought).bring("brought-mine"))["members"] == [
+    assert json.loads(SpecBuilder(brought).bring("brought-mine"))["members"] == [
         "mine/seed3",
         "mine/seed5",
     ]
-    assert json.loads(Slices(brought).confirmation())["brought"] == {
+    assert json.loads(SpecBuilder(brought).confirmation())["brought"] == {
         "brought-mine": {"members": [], "seeds": []}
     }
-    assert "brought" not in json.loads(Slices(before).confirmation())
+    assert json.loads(SpecBuilder(before).confirmation())["brought"] == {}
 
 
 def test_a_brought_recipe_is_known_by_name_and_content():

@@ -3,7 +3,7 @@
 import pytest
 
 from husai.errors import HusaiError
-from husai.jobs.report import doctor_job
+from husai.jobs.doctor import doctor_job
 from husai.report import doctor
 from husai.report.doctor import FAIL, OK, WARN, examine, pins, table
 

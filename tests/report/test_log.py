@@ -10,7 +10,7 @@ import pytest
 import report_tree
 
 from husai.errors import HusaiError
-from husai.jobs.report import log_job
+from husai.jobs.log import log_job
 from husai.provenance import job, write_json
 from husai.report.closing import closing_paragraph
 from husai.report.events import (

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from husai.cycle3.candidates import load_candidates
 from husai.cycle3.selector import select_cycle3
 from husai.errors import HusaiError
-from husai.jobs.gate import gate_job, select_job
+from husai.jobs.gate import gate_job
+from husai.jobs.select import select_job
 from husai.selection.strict import select_strict
 
 EVIDENCE = Path(__file__).parents[3] / "shared" / "evidence" / "cycle3_queue_final"

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from husai.errors import HusaiError
 from husai.jobs.ood import ood_job
+from husai.planning.specs import OODSpec
 from husai.probing import datasets, splits
 from husai.probing.encoders import Neurons
 from husai.probing.protocol import ProbeData
@@ -127,7 +128,7 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
         "recipe": "mine",
     }
     record = ood_job(
-        spec, directories, tmp_path / "toy" / "probes", tmp_path / "out_of_domain.json"
+        OODSpec(**spec), directories, tmp_path / "toy" / "probes", tmp_path / "out_of_domain.json"
     )
     excess = [
         (r["sae_id"] - r["sae_ood"]) - (r["llm_id"] - r["llm_ood"]) for r in record["per_dataset"]
@@ -139,7 +140,7 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
     assert record["alphabetical"]["ood_domains"] == ["living-room"]
     with pytest.raises(HusaiError, match=r"no activations of data set .90_glue_qnli"):
         ood_job(
-            {**spec, "ood": ["90_glue_qnli"]},
+            OODSpec(**{**spec, "ood": ["90_glue_qnli"]}),
             directories,
             tmp_path / "toy" / "probes",
             tmp_path / "o.json",

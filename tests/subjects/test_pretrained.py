@@ -11,7 +11,9 @@ import torch
 from hub import build
 
 from husai.errors import HusaiError
-from husai.jobs import subjects as jobs
+from husai.jobs.activations import activations_job
+from husai.jobs.subject import subject_job
+from husai.planning.specs import ActivationsSpec, PretrainedSpec
 from husai.provenance import read_json
 from husai.subjects import Subject, load_subject, pretrained
 from husai.subjects import corpus as corpora
@@ -126,19 +128,23 @@ def test_a_subject_refers_to_its_weights_and_its_randomised_copy_has_its_own(
     name, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(corpora, "build_corpus", small_corpus)
-    spec = {"kind": "pretrained", "name": "s", "model": name, "n_ctx": 32, "seed": 0}
-    metrics = jobs.subject_job(spec, tmp_path / "s/model", "cpu")
+    spec = PretrainedSpec(kind="pretrained", name="s", model=name, n_ctx=32)
+    metrics = subject_job(spec, tmp_path / "s/model", device="cpu")
     assert not (tmp_path / "s/model/model.safetensors").exists()
     record = read_json(tmp_path / "s/model/config.json")
     assert record["reference"]["revision"] == build.REVISION
     assert len(record["reference"]["sha256"]) == 64
     if name == build.CAUSAL:
         assert metrics["leak_probe"]["n"] > 0 and metrics["unigram_loss"] > 0
-    random = {**spec, "name": "s-random", "randomise": True}
-    assert jobs.subject_job(random, tmp_path / "s-random/model", "cpu")["parent"] == "s"
+    random = spec.model_copy(update={"name": "s-random", "randomise": True})
+    assert subject_job(random, tmp_path / "s-random/model", device="cpu")["parent"] == "s"
     rows = {"train_rows": 500, "held_out_rows": 50, "confirmation_rows": 50}
-    stored = jobs.activations_job(
-        rows, tmp_path / "s/model", "blocks.1.hook_resid_post", tmp_path / "a", "cpu"
+    stored = activations_job(
+        ActivationsSpec(name="s", rows=rows),
+        tmp_path / "s/model",
+        "blocks.1.hook_resid_post",
+        tmp_path / "a",
+        device="cpu",
     )
     assert stored == {"train": 500, "held_out": 50, "confirmation": 50}
     real, shuffled = (load_subject(tmp_path / f"{n}/model") for n in ("s", "s-random"))
@@ -152,8 +158,8 @@ def test_a_subject_refers_to_its_weights_and_its_randomised_copy_has_its_own(
 def test_weights_that_changed_since_are_refused(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "build_corpus", small_corpus)
     copy = shutil.copytree(build.snapshot(hub, build.ENCODER), tmp_path / "folder")
-    spec = {"kind": "pretrained", "name": "s", "model": str(copy), "n_ctx": 32}
-    jobs.subject_job(spec, tmp_path / "s/model", "cpu")
+    spec = PretrainedSpec(kind="pretrained", name="s", model=str(copy), n_ctx=32)
+    subject_job(spec, tmp_path / "s/model", device="cpu")
     data = bytearray((copy / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (copy / "model.safetensors").write_bytes(data)

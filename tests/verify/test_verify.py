@@ -11,7 +11,7 @@ import pytest
 import report_tree
 
 from husai.errors import HusaiError
-from husai.jobs.report import verify_job
+from husai.jobs.verify import verify_job
 from husai.provenance import hash_json, sha256_file, write_json
 from husai.report.mirror import SUMS
 from husai.verify.checksums import artifacts, read_index, serialise, write_index

@@ -158,8 +158,15 @@ def test_rule_files_are_short_and_every_rule_declares_log_benchmark_and_environm
                 "shell:",
             ):
                 assert part in rule, f"{path.name}: rule {name} lacks {part}"
-            if "{RUN[where]}" in rule:
+            if "{resources.device}" in rule:
                 assert "**GPU_JOB" in rule, f"{path.name}: rule {name} asks for no GPU"
+
+
+def test_every_path_and_name_of_a_rule_is_quoted():
+    for path in ROOT.glob("rules/*.smk"):
+        for command in re.findall(r"shell:\n((?: +\".*\"\n)+)", path.read_text() + "\n"):
+            unquoted = re.findall(r"\{(?:input|output|log|wildcards|params)[^}:]*\}", command)
+            assert not unquoted, f"{path.name}: {unquoted}"
 
 
 def test_one_output_needs_only_its_own_jobs(tmp_path):

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from husai.brought.members import initial_of
+from husai.brought.table import render
 from husai.compute import resolve_device
 from husai.errors import HusaiError, nearest
 from husai.evidence import Metric
-from husai.jobs.comparison_table import render
 from husai.provenance import finite
 from husai.sae_files import expand, usable_seed
 from husai.stability import (
@@ -37,7 +38,7 @@ SCHEMA = "husai.comparison/1"
 NULLS = ("worst", "gaussian", "init", "covariance")
 
 
-class Brought(NamedTuple):
+class Compared(NamedTuple):
     """One SAE of a comparison."""
 
     path: Path
@@ -144,7 +145,7 @@ def _activations(rows):
     return ActivationStore.open(held_out if held_out.is_dir() else rows)
 
 
-def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Brought:
+def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Compared:
     from husai.sae import evaluate_sae, load_sae
 
     sae = load_sae(path, device)
@@ -177,7 +178,7 @@ def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Brought:
         )
         raise HusaiError(f"{path}: all {sae.d_sae} latents {why}; there is nothing to compare")
     seed = usable_seed(sae.cfg.get("seed"))
-    return Brought(path, sae, seed, _digest(sae), alive, quality)
+    return Compared(path, sae, seed, _digest(sae), alive, quality)
 
 
 def _digest(sae) -> str:
@@ -187,7 +188,7 @@ def _digest(sae) -> str:
     return digest.hexdigest()
 
 
-def _check_widths(brought: list[Brought]) -> None:
+def _check_widths(brought: list[Compared]) -> None:
     first = brought[0]
     for other in brought[1:]:
         if first.sae.transcodes != other.sae.transcodes:
@@ -204,7 +205,7 @@ def _check_widths(brought: list[Brought]) -> None:
             )
 
 
-def _flags(brought: list[Brought], pwmcc: torch.Tensor) -> list[dict[str, Any]]:
+def _flags(brought: list[Compared], pwmcc: torch.Tensor) -> list[dict[str, Any]]:
     """Pairs that are no reproduction of each other, with the reason."""
     found = []
     for i, a in enumerate(brought):
@@ -239,7 +240,7 @@ def _independent(n: int, flags: list[dict[str, Any]]) -> list[int]:
     return sorted(set(group))
 
 
-def _nulls(brought: list[Brought], rows, device) -> tuple[dict[str, NullResult], dict[str, str]]:
+def _nulls(brought: list[Compared], rows, device) -> tuple[dict[str, NullResult], dict[str, str]]:
     """Every null that can be measured for these SAEs, and why the others cannot."""
     d_out, sizes = brought[0].sae.d_out, [b.sae.d_sae for b in brought]
     sizes = sizes if len(sizes) > 1 else sizes * 2
@@ -263,23 +264,6 @@ def _nulls(brought: list[Brought], rows, device) -> tuple[dict[str, NullResult],
             "needs SAEs that HUSAI trained, whose initialisation is known; use gaussian"
         )
     return nulls, unavailable
-
-
-def initial_of(sae) -> torch.Tensor | None:
-    """The untrained decoder of an SAE that HUSAI trained, from the recipe and the seed in its
-    metadata; None when they do not say.
-    """
-    from husai.sae import Recipe, initial_decoder
-
-    recipe, origin = sae.cfg.get("recipe"), sae.cfg.get("origin")
-    seed = origin.get("seed") if isinstance(origin, dict) else sae.cfg.get("seed")
-    if not isinstance(seed, int) or isinstance(seed, bool) or not isinstance(recipe, dict):
-        return None
-    try:
-        decoder = initial_decoder(Recipe.from_dict(recipe), seed, sae.d_in, sae.d_out)
-    except (HusaiError, TypeError):  # another trainer's idea of a recipe
-        return None
-    return decoder if decoder.shape == sae.W_dec.shape else None
 
 
 def _summary(

@@ -1,32 +1,18 @@
-"""The command line's verbs, one thin function each: parse, import what is needed, call one job of
-:mod:`husai.jobs`.
+"""What the command lines of several jobs share: the spec, where to compute, optional paths,
+lists that add up.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
-NAMES = ("subjects", "training", "external", "summaries", "gate", "report")
-
-
-def modules() -> list[ModuleType]:
-    """The modules that define verbs, in the order the help shows them."""
-    return [import_module(f"husai.verbs.{name}") for name in NAMES]
+from husai.provenance import parse_json
 
 
-def verb(
-    verbs, name: str, run: Callable, *, reads: str, writes: str, costs: str, summary: str
-) -> argparse.ArgumentParser:
-    """Add a verb whose help says what it reads, writes and costs."""
-    description = f"{summary} Reads {reads}. Writes {writes}. Costs {costs}."
-    command = verbs.add_parser(name, help=summary, description=description)
-    command.set_defaults(run=run)
-    return command
+def describe(command: argparse.ArgumentParser, *, reads: str, writes: str, costs: str) -> None:
+    """Say in a verb's help what it reads, writes and costs."""
+    command.description += f" Reads {reads}. Writes {writes}. Costs {costs}."
 
 
 def positive(text: str) -> int:
@@ -37,11 +23,11 @@ def positive(text: str) -> int:
 
 
 def spec_argument(text: str) -> dict:
-    """A config slice: JSON text, or the name of a JSON file."""
+    """A job's spec: JSON text, or the name of a JSON file."""
     try:
         if not text.lstrip().startswith("{"):
-            text = Path(text).read_text()
-        value = json.loads(text)
+            text = Path(text).read_text(encoding="utf-8")
+        value = parse_json(text)
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(
             f"not JSON and not the name of a JSON file ({error})"
@@ -52,13 +38,13 @@ def spec_argument(text: str) -> dict:
 
 
 def add_spec(command: argparse.ArgumentParser) -> None:
-    """The slice of the configuration that the job depends on."""
+    """The part of the configuration that the job depends on."""
     command.add_argument(
         "--spec",
         type=spec_argument,
         default={},
         metavar="JSON",
-        help="config slice: JSON text or the name of a JSON file",
+        help="the job's settings: JSON text or the name of a JSON file",
     )
 
 
@@ -72,7 +58,16 @@ def add_compute(command: argparse.ArgumentParser) -> None:
         default="float32",
         help="number format of training: float32, tf32, bfloat16 or float64 (default %(default)s)",
     )
-    command.add_argument("--threads", type=int, default=None, help="CPU threads (default: all)")
+    command.add_argument(
+        "--threads", type=positive, default=None, help="CPU threads (default: all)"
+    )
+
+
+def add_paths(command: argparse.ArgumentParser, flag: str, help: str, **options) -> None:
+    """Several paths; those of an option that is given again are added."""
+    command.add_argument(
+        flag, type=Path, nargs="+", action="extend", default=[], help=help, **options
+    )
 
 
 def optional_path(command: argparse.ArgumentParser, flag: str, help: str) -> None:

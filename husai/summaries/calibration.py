@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from husai import provenance
 from husai.errors import HusaiError
+from husai.planning.specs import CalibrationSpec
 from husai.recipe import CALIBRATED
-from husai.report.summary import write_summary
 from husai.stability.record import (
     StabilityRecord,
     common_nulls,
@@ -19,6 +20,7 @@ from husai.stability.record import (
     load_records,
 )
 from husai.statistics import jackknife_difference
+from husai.summaries.table import StageTable
 
 COLUMNS = [
     "role",
@@ -34,29 +36,32 @@ COLUMNS = [
     "eligible",
 ]
 L0_TOLERANCE = 0.05
+"""Distance from the target, relative, within which an L0 counts as matched."""
 
 
-def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRecord, list[dict]]:
+def choose(
+    spec: CalibrationSpec, records: dict[str, StabilityRecord]
+) -> tuple[StabilityRecord, list[dict]]:
     """The eligible candidate with the highest conservative delta (the default k where none is
     assessable), and one row per candidate.
 
     The conservative delta is the lower bound of PWMCC less the upper bound of the worst null.
     """
-    section = spec["calibration"]
+    section = spec.calibration
     candidates = [
         r
         for r in records.values()
-        if r.recipe.k in section["k"] and set(section["seeds"]) <= set(r.seeds) and not r.recipe.tag
+        if r.recipe.k in section.k and set(section.seeds) <= set(r.seeds) and not r.recipe.tag
     ]
     rows, nulls = [], common_nulls(candidates)
     for record in sorted(candidates, key=lambda r: r.recipe.k):
-        row = condition_row(record, section["seeds"], nulls)
-        row |= {"conservative_delta": record.conservative_delta(section["seeds"], nulls)}
+        row = condition_row(record, section.seeds, nulls)
+        row |= {"conservative_delta": record.conservative_delta(section.seeds, nulls)}
         rows.append(
             {
                 "role": "search",
                 **row,
-                "eligible": row["explained_variance"].value >= section["min_explained_variance"],
+                "eligible": row["explained_variance"].value >= section.min_explained_variance,
             }
         )
     eligible = [
@@ -67,61 +72,56 @@ def choose(spec: dict, records: dict[str, StabilityRecord]) -> tuple[StabilityRe
     if not eligible:
         best = max(rows, key=lambda row: row["explained_variance"].value)
         raise HusaiError(
-            f"calibration: no k in {section['k']} reaches min_explained_variance "
-            f"{section['min_explained_variance']} "
+            f"calibration: no k in {section.k} reaches min_explained_variance "
+            f"{section.min_explained_variance} "
             f"(best {best['explained_variance'].value:.3f} at k = {best['k']}); lower the "
             "floor, add larger k or train longer"
         )
     # Where no candidate is assessable nothing speaks against the default.
     return max(
         eligible,
-        key=lambda pair: (pair[0]["conservative_delta"], pair[1].recipe.k == section["default_k"]),
+        key=lambda pair: (pair[0]["conservative_delta"], pair[1].recipe.k == section.default_k),
     )[1], rows
 
 
-def select_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
-    """Write ``results/calibration/selected.json``: ``{subject: {"k": ...}}`` and why."""
-    section, records = spec["calibration"], load_records(inputs)
-    chosen, rows = choose(spec, records)
-    record = {
+def selected(spec: CalibrationSpec, inputs: Sequence[str]) -> dict[str, Any]:
+    """``{subject: {"k": ...}}`` and why: what ``results/calibration/selected.json`` holds."""
+    section = spec.calibration
+    chosen, rows = choose(spec, load_records(inputs))
+    return {
         "schema": "husai.calibration/1",
-        section["subject"]: {"k": chosen.recipe.k},
+        section.subject: {"k": chosen.recipe.k},
         "default": {"k": chosen.recipe.k},
         "rule": "highest conservative delta (lower bound of PWMCC less upper bound of the worst "
         "null) among candidates above the floor on "
         "explained variance; the default k where none is assessable",
         "search": rows,
         "inputs": provenance.file_records(inputs),
-        "provenance": provenance.provenance(spec, section["seeds"]),
+        "provenance": provenance.provenance(spec.values(), section.seeds),
     }
-    with provenance.job(
-        out.with_suffix(".manifest.json"), config=spec, seeds=section["seeds"]
-    ) as work:
-        work.reads(*inputs)
-        provenance.write_json(out, record)
-        work.writes(out)
-    return record
 
 
-def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
-    """Write ``results/calibration/summary.*``: search, retrained choice against its control, L0
-    matching.
+def table(spec: CalibrationSpec, inputs: Sequence[str]) -> StageTable:
+    """Search, retrained choice against its control, L0 matching.
+
+    Parameters
+    ----------
+    inputs : sequence of path
+        ``selected.json`` and the stability evidence of every recipe of the stage.
     """
-    section, records = spec["calibration"], load_records(inputs)
-    selected = provenance.read_json(next(p for p in inputs if Path(p).name == "selected.json"))
-    k = selected[section["subject"]]["k"]
+    section, records = spec.calibration, load_records(inputs)
+    choice = provenance.read_json(next(p for p in inputs if Path(p).name == "selected.json"))
+    k = choice[section.subject]["k"]
     _, rows = choose(spec, records)
     chosen = next(r for r in records.values() if r.recipe.k == CALIBRATED)
     control = next(r for r in records.values() if r.recipe.tag.endswith("control"))
-    seeds, nulls = section["retrain_seeds"], common_nulls([chosen, control])
+    seeds, nulls = section.retrain_seeds, common_nulls([chosen, control])
     rows += [
         {"role": role, **condition_row(r, seeds, nulls), "eligible": None}
         for role, r in (("chosen", chosen), ("control", control))
     ]
     matched = [
-        match_row(r, k, section["seeds"])
-        for r in records.values()
-        if r.recipe.l0_target == CALIBRATED
+        match_row(r, k, section.seeds) for r in records.values() if r.recipe.l0_target == CALIBRATED
     ]
     gain = jackknife_difference(
         *(r.s_matrix(seeds, r.null(among=nulls, seeds=seeds)) for r in (chosen, control))
@@ -133,13 +133,13 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         if r["l0_error"] > L0_TOLERANCE
     ]
     headline = (
-        f"Chosen k = {k}; on fresh seeds S(chosen) - S(k = {section['default_k']}) = "
+        f"Chosen k = {k}; on fresh seeds S(chosen) - S(k = {section.default_k}) = "
         f"{gain.value:+.3f} [{gain.lcb:+.3f}, {gain.ucb:+.3f}]"
         f" over {gain.n} seeds each."
     )
     notes = [*(f"{name}: failed: {reason}" for name, reason in failed.items())]
     notes += [
-        f"Rule: {selected['rule']}; the floor is {section['min_explained_variance']}.",
+        f"Rule: {choice['rule']}; the floor is {section.min_explained_variance}.",
         "Each k is measured against the worst null of its own shape, of the kinds measured for "
         "every k, over as many seeds; the retrained "
         "seeds took no part in the search.",
@@ -150,9 +150,7 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
     figures = [
         {"kind": "errorbar", "x": "k", "y": "S", "group": "role", "title": "Stability over k"}
     ]
-    return write_summary(
-        "calibration",
-        out,
+    return StageTable(
         [
             *rows,
             *matched,
@@ -161,15 +159,15 @@ def calibration_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
                 for name, why in failed.items()
             ),
         ],
-        columns=COLUMNS,
+        COLUMNS,
         headline=headline,
         notes=notes,
         figures=figures,
-        inputs=inputs,
-        config=spec,
-        selected_k=k,
-        gain_over_control=gain,
-        negatives=[f"{name}: failed: {reason}" for name, reason in failed.items()],
+        extra={
+            "selected_k": k,
+            "gain_over_control": gain,
+            "negatives": [f"{name}: failed: {reason}" for name, reason in failed.items()],
+        },
     )
 
 

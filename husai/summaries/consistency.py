@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from husai.config.schema import Consistency
 from husai.errors import RecipeFailed
 from husai.evidence import Metric
-from husai.jobs.frontier import probe_table
+from husai.planning.specs import ConsistencySpec
 from husai.provenance import failure, read_json
-from husai.report.summary import write_summary
 from husai.stability.record import (
     StabilityRecord,
     common_nulls,
@@ -21,6 +21,8 @@ from husai.stability.record import (
     load_records,
 )
 from husai.statistics import assessable, crossed_interval, jackknife_difference
+from husai.summaries.probes import probe_table
+from husai.summaries.table import StageTable
 
 COLUMNS = [
     "subject",
@@ -36,22 +38,16 @@ COLUMNS = [
 ]
 
 
-def consistency_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
-    """Write ``results/consistency/summary.*``: one row per subject and weight.
+def table(spec: ConsistencySpec, inputs: Sequence[str]) -> StageTable:
+    """One row per subject and weight.
 
     A weight is accepted when the control's null is assessable, the gain in S without the reference
     is at least 0 with a lower bound of at least 0, explained variance falls by no more than
     ``max_ev_drop`` and, on the subject with external benchmarks, the probing AUC does not fall
     (``external_delta`` at least 0, paired by seed and data set)."""
-    section, external, rows, told, failed = (
-        spec["consistency"],
-        external_records(inputs),
-        [],
-        [],
-        [],
-    )
-    subjects = [section["subject"]] if isinstance(section["subject"], str) else section["subject"]
-    for subject in subjects:
+    section, external = spec.consistency, external_records(inputs)
+    rows, told, failed = [], [], []
+    for subject in section.subjects:
         lost = failed_records(inputs, subject)
         failed += [f"On {subject}: {name} failed: {reason}" for name, reason in lost.items()]
         records = sorted(
@@ -63,7 +59,8 @@ def consistency_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
                 f"it: {'; '.join(lost.values())}"
             )
         found = [
-            {"subject": subject, **weight_row(r, records, section, external, spec)} for r in records
+            {"subject": subject, **weight_row(r, records, section, external, spec.gate_k)}
+            for r in records
         ]
         accepted = [r["weight"] for r in found if r["accepted"]]
         told.append(
@@ -75,7 +72,7 @@ def consistency_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         *failed,
         "Pairs with the reference are pulled towards it by construction: the verdict uses the "
         "pairs without it.",
-        f"The reference is seed {section['seeds'][0]} of the plain recipe; every seed starts from "
+        f"The reference is seed {section.seeds[0]} of the plain recipe; every seed starts from "
         "its own initialisation.",
         "A null above 0.9 leaves S undefined and nothing is accepted. A subject without external "
         "benchmarks has no external delta.",
@@ -90,18 +87,7 @@ def consistency_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
         }
         for name, pairs in (("S", "all pairs"), ("S_without_reference", "without the reference"))
     ]
-    return write_summary(
-        "consistency",
-        out,
-        rows,
-        columns=COLUMNS,
-        headline=" ".join(told),
-        notes=notes,
-        figures=figures,
-        inputs=inputs,
-        config=spec,
-        negatives=failed,
-    )
+    return StageTable(rows, COLUMNS, " ".join(told), notes, figures, {"negatives": failed})
 
 
 def external_records(inputs: Sequence[str]) -> dict[tuple[str, str], list[dict]]:
@@ -119,14 +105,14 @@ def external_records(inputs: Sequence[str]) -> dict[tuple[str, str], list[dict]]
 def weight_row(
     record: StabilityRecord,
     records: Sequence[StabilityRecord],
-    section: dict,
+    section: Consistency,
     external: dict,
-    spec: dict,
+    gate_k: int | None,
 ) -> dict:
     """One weight against the control (weight 0), over all pairs and over the pairs without the
     reference seed.
     """
-    control, seeds, kinds = records[0], section["seeds"], common_nulls(records)
+    control, seeds, kinds = records[0], section.seeds, common_nulls(records)
     others, null = seeds[1:], control.null(among=kinds, seeds=seeds)
     with_reference = jackknife_difference(
         record.s_matrix(seeds, null), control.s_matrix(seeds, null)
@@ -136,7 +122,10 @@ def weight_row(
         control.per_seed("explained_variance", seeds).mean()
         - record.per_seed("explained_variance", seeds).mean()
     )
-    weight, gain = record.recipe.consistency_weight, external_delta(record, control, external, spec)
+    weight, gain = (
+        record.recipe.consistency_weight,
+        external_delta(record, control, external, gate_k),
+    )
     probed = any(subject == record.data["subject"] for subject, _ in external)
     useful = gain.value >= 0 if gain is not None else not probed
     stable = assessable(null) and without.value >= 0 and without.lcb >= 0
@@ -149,12 +138,12 @@ def weight_row(
         "delta_without_reference": without,
         "ev_drop": drop,
         "external_delta": gain,
-        "accepted": bool(weight and stable and useful and drop <= section["max_ev_drop"]),
+        "accepted": bool(weight and stable and useful and drop <= section.max_ev_drop),
     }
 
 
 def external_delta(
-    record: StabilityRecord, control: StabilityRecord, external: dict, spec: dict
+    record: StabilityRecord, control: StabilityRecord, external: dict, gate_k: int | None
 ) -> Metric | None:
     """Probing AUC at the gate's k minus the control's, paired by seed and data set; None on a
     subject without external benchmarks.
@@ -163,5 +152,5 @@ def external_delta(
     ours, theirs = external.get((subject, record.id)), external.get((subject, control.id))
     if not ours or not theirs:
         return None
-    table, families = probe_table(ours, spec["gate_k"], theirs)
+    table, families = probe_table(ours, gate_k, theirs)
     return crossed_interval(table, families)

@@ -5,9 +5,10 @@ subject.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from husai.report.summary import shown, write_summary
+from husai.config.schema import Ablations
+from husai.planning.specs import AblationsSpec
+from husai.report.summary import shown
 from husai.stability.record import (
     StabilityRecord,
     common_nulls,
@@ -15,6 +16,7 @@ from husai.stability.record import (
     failed_records,
     load_records,
 )
+from husai.summaries.table import StageTable
 
 COLUMNS = [
     "subject",
@@ -34,12 +36,16 @@ COLUMNS = [
 ]
 
 
-def ablations_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
-    """Write ``results/ablations/summary.*``: one row per condition of each grid and subject, with
-    intervals over seeds.
+def table(spec: AblationsSpec, inputs: Sequence[str]) -> StageTable:
+    """One row per condition of each grid and subject, with intervals over seeds.
+
+    Parameters
+    ----------
+    inputs : sequence of path
+        Stability evidence of every condition.
     """
-    section, rows, told, failed = spec["ablations"], [], [], []
-    subjects = [section["subject"]] if isinstance(section["subject"], str) else section["subject"]
+    section, rows, told, failed = spec.ablations, [], [], []
+    subjects = section.subjects
     for subject in subjects:
         records = load_records(inputs, subject)
         nulls = common_nulls(records.values())
@@ -49,7 +55,7 @@ def ablations_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
             for name, reason in failed_records(inputs, subject).items()
         ]
         told.append(
-            f"On {subject}: seeds {section['seeds']}; intervals are jackknife-t over seeds; the "
+            f"On {subject}: seeds {section.seeds}; intervals are jackknife-t over seeds; the "
             f"worst null is that of {', '.join(nulls)}."
         )
     figures = [
@@ -75,29 +81,24 @@ def ablations_job(spec: dict, inputs: Sequence[str], out: Path) -> dict:
             "title": "S against k, worst null",
         },
     ]
-    return write_summary(
-        "ablations",
-        out,
+    return StageTable(
         rows,
-        columns=COLUMNS,
+        COLUMNS,
         headline=" ".join(trend(subject, rows) for subject in subjects),
         notes=[*failed, *told],
-        negatives=failed,
         figures=figures,
-        inputs=inputs,
-        config=spec,
+        extra={"negatives": failed},
     )
 
 
 def subject_rows(
-    section: dict, subject: str, records: dict[str, StabilityRecord], nulls: Sequence[str]
+    section: Ablations, subject: str, records: dict[str, StabilityRecord], nulls: Sequence[str]
 ) -> list[dict]:
     """Both grids of one subject."""
-    width, seeds = section["k_at_d_sae"], section["seeds"]
-    width = width[subject] if isinstance(width, dict) else width
+    width, seeds = section.at("k_at_d_sae", subject), section.seeds
     grids = {
-        "k": [(width, k) for k in section["k"]],
-        "d_sae": [(d, section["d_sae_at_k"]) for d in section["d_sae"]],
+        "k": [(width, k) for k in section.k],
+        "d_sae": [(d, section.d_sae_at_k) for d in section.d_sae],
     }
     return [
         {

@@ -13,39 +13,43 @@ import numpy as np
 from husai import provenance
 from husai.cebench.evidence import delta_table, mismatch, pair_delta, with_baseline
 from husai.errors import HusaiError
+from husai.planning.specs import FrontierSpec, ScalingSpec
 from husai.provenance import failure
 from husai.recipe import Recipe
 from husai.report.axes import axis_tables
-from husai.report.summary import write_summary
 from husai.stability.record import failed_records, load_records
 from husai.statistics import crossed_interval, jackknife_t
+from husai.summaries.probes import aucs, probe_table
+from husai.summaries.table import StageTable
 
-FRONTIER_COLUMNS = [
-    "recipe",
-    "n_seeds",
-    "explained_variance",
-    "l0",
-    "S",
-    "auc",
-    "delta_vs_frozen",
-    "delta_vs_dense",
-    "cebench_delta_vs_frozen",
-    "pareto",
-    "status",
-]
-SCALING_COLUMNS = [
-    "n_rows",
-    "hook_name",
-    "d_sae",
-    "n_seeds",
-    "explained_variance",
-    "auc",
-    "delta_vs_frozen",
-    "delta_vs_dense",
-    "cebench_delta_vs_frozen",
-    "pareto",
-    "status",
-]
+COLUMNS = {
+    "frontier": [
+        "recipe",
+        "n_seeds",
+        "explained_variance",
+        "l0",
+        "S",
+        "auc",
+        "delta_vs_frozen",
+        "delta_vs_dense",
+        "cebench_delta_vs_frozen",
+        "pareto",
+        "status",
+    ],
+    "scaling": [
+        "n_rows",
+        "hook_name",
+        "d_sae",
+        "n_seeds",
+        "explained_variance",
+        "auc",
+        "delta_vs_frozen",
+        "delta_vs_dense",
+        "cebench_delta_vs_frozen",
+        "pareto",
+        "status",
+    ],
+}
 AXES = {"frontier": ("architecture", "d_sae"), "scaling": ("n_rows", "hook_name", "d_sae")}
 MEASURED = (
     "explained_variance",
@@ -91,37 +95,6 @@ def seed_failure(record: dict) -> str | None:
     """Why the measurement of one SAE failed; None when it did not."""
     reason = failure(record)
     return f"{record['kind']} of seed {record['seed']}: {reason}" if reason else None
-
-
-def aucs(record: dict, k: int, name: str = "auc") -> dict[str, float]:
-    """``{data set: AUC}`` of one SAE (or of its baseline ``dense_auc``, ...) at a fixed k."""
-    return {row["dataset"]: row[name] for row in record["per_dataset"] if row["k"] == k}
-
-
-def families(record: dict) -> dict[str, str]:
-    """``{data set: family}``."""
-    return {row["dataset"]: row["family"] for row in record["per_dataset"]}
-
-
-def probe_table(
-    records: Sequence[dict], k: int, against: Sequence[dict] | str
-) -> tuple[np.ndarray, list[str]]:
-    """Paired deltas of AUC ``(n_seeds, n_datasets)`` at a fixed k, and the data sets' families.
-
-    ``against`` is a baseline column (``dense_auc``, ``neurons_auc``, ``pca_auc``) or the control's
-    records: the same seed where there is one, otherwise the mean over the control's seeds."""
-    names = sorted(aucs(records[0], k))
-    table = []
-    for record in records:
-        ours = aucs(record, k)
-        if isinstance(against, str):
-            theirs = aucs(record, k, against)
-        else:
-            controls = [c for c in against if c["seed"] == record["seed"]] or list(against)
-            theirs = {n: float(np.mean([aucs(c, k)[n] for c in controls])) for n in names}
-        table.append([ours[n] - theirs[n] for n in names])
-    family = families(records[0])
-    return np.array(table, dtype=np.float64), [family[n] for n in names]
 
 
 def load_measured(inputs: Sequence[str]) -> dict[str, Measured]:
@@ -272,17 +245,19 @@ def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list
     return rows, failed, records
 
 
-def table_job(stage: str, spec: dict, inputs: Sequence[str], out: Path) -> dict:
-    """Write ``results/external/{frontier,scaling}.{json,parquet,md}``; ``records`` in the JSON feed
-    the selectors.
+def table(stage: str, spec: FrontierSpec | ScalingSpec, inputs: Sequence[str]) -> StageTable:
+    """The table of ``frontier`` or ``scaling``; ``records`` feed the selectors.
 
     A recipe that failed, or whose control did, is a row with the reason; it takes no part in the
-    Pareto front and is no candidate."""
-    k = spec["gate_k"]
-    rows, failed, records = compare(inputs, k)
+    Pareto front and is no candidate.
+
+    Parameters
+    ----------
+    inputs : sequence of path
+        External records of every SAE and, for the frontier, stability evidence.
+    """
+    rows, failed, records = compare(inputs, spec.gate_k)
     mark_pareto(rows)
-    headline = headline_of(rows, failed, k)
-    columns = FRONTIER_COLUMNS if stage == "frontier" else SCALING_COLUMNS
     figures = [
         {
             "kind": "errorbar",
@@ -300,20 +275,17 @@ def table_job(stage: str, spec: dict, inputs: Sequence[str], out: Path) -> dict:
         for row in rows
         if row["cebench_control"] != "matched"
     ]
-    negatives = [f"{row['recipe']}: {row['status']}" for row in failed]
-    return write_summary(
-        stage,
-        out,
+    return StageTable(
         [*rows, *failed],
-        columns=columns,
-        headline=headline,
-        notes=notes,
-        figures=figures,
-        inputs=inputs,
-        config=spec,
-        records=records,
-        negatives=negatives,
-        axes=axis_tables(rows, AXES[stage], MEASURED),
+        COLUMNS[stage],
+        headline_of(rows, failed, spec.gate_k),
+        notes,
+        figures,
+        {
+            "records": records,
+            "negatives": [f"{row['recipe']}: {row['status']}" for row in failed],
+            "axes": axis_tables(rows, AXES[stage], MEASURED),
+        },
     )
 
 

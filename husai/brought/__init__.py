@@ -1,0 +1,3 @@
+"""SAEs that other trainers wrote: imported as the members of an ensemble, or compared as they
+are.
+"""

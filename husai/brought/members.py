@@ -1,0 +1,230 @@
+"""The members of a brought ensemble: read, measured on held-out rows, checked to be one recipe, and
+saved as a trained recipe is.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from husai import provenance
+from husai.errors import HusaiError
+from husai.progress import log
+from husai.recipe import FIXED_K, Recipe
+from husai.sae import evaluate_sae, initial_decoder, load_sae, resolve, save_sae
+from husai.sae.hooks import contradictions
+from husai.stability import movement
+from husai.stability.measure import pointing_rows
+from husai.stability.origin import same_index_matrix
+from husai.stability.similarity import pairwise_best
+from husai.statistics import coincidence_limit
+from husai.statistics.ensemble import CLONE
+
+QUALITY = ("explained_variance", "l0", "dead_fraction")
+DECLARED = ("plateau_gain", "cos_to_init", "text_overlap_rows")
+"""Facts of a training that cannot be measured afterwards; taken from a checkpoint's metadata where
+they are numbers there.
+"""
+
+
+class Member(NamedTuple):
+    """One imported SAE."""
+
+    path: Path
+    sae: Any
+    final: dict[str, Any]
+    """What ``recipe.json`` says of it: seed, held-out quality, declared facts."""
+
+
+def read_members(
+    paths: Sequence[str | Path],
+    seeds: Sequence[int],
+    rows,
+    device: torch.device,
+    hook_name: str,
+) -> list[Member]:
+    """The SAEs at ``paths`` in float32, each measured on ``rows`` of the hook ``hook_name``."""
+    found = []
+    for path, seed in zip(map(resolve, paths), seeds, strict=True):
+        sae = load_sae(path, device).to(dtype=torch.float32)
+        if sae.transcodes:
+            raise HusaiError(
+                f"{path}: a transcoder; external.candidates takes SAEs, which reconstruct the "
+                "hook they read"
+            )
+        against = contradictions(sae.cfg, hook_name)
+        if against:
+            raise HusaiError(
+                f"{path}: {' and '.join(against)}; give external.candidates the hook its SAEs "
+                "belong to"
+            )
+        if sae.d_in != rows.d:
+            raise HusaiError(
+                f"{path}: the SAE reads {sae.d_in} dimensions but {rows.path} is {rows.d} wide; "
+                "check subject and hook"
+            )
+        quality = {
+            name: float(value) for name, value in evaluate_sae(sae, rows).items() if name in QUALITY
+        }
+        if not math.isfinite(quality["explained_variance"]):
+            raise HusaiError(
+                f"{path}: its reconstruction of the held-out rows at {rows.path} is not finite; "
+                "check subject and hook"
+            )
+        if not quality["l0"]:
+            raise HusaiError(
+                f"{path}: none of its {sae.d_sae} latents fires on the held-out rows at "
+                f"{rows.path}; check subject and hook"
+            )
+        final = {
+            "seed": int(seed),
+            "path": str(path),
+            "format": sae.cfg.get("format", "husai"),
+            **quality,
+            **known_facts(sae),
+        }
+        log(
+            f"{path}: {sae!r}, held-out explained variance {quality['explained_variance']:.3f}, "
+            f"L0 {quality['l0']:.1f}"
+        )
+        found.append(Member(path, sae, final))
+    return found
+
+
+def known_facts(sae) -> dict[str, float]:
+    """What is known of an SAE's training: declared in its metadata; movement is measured where the
+    start can be made again.
+    """
+    facts = {name: sae.cfg[name] for name in DECLARED if _is_number(sae.cfg.get(name))}
+    start = initial_of(sae)
+    return (
+        facts
+        if start is None
+        else {**facts, "cos_to_init": movement(sae.W_dec, start, pointing_rows(sae.W_dec))}
+    )
+
+
+def initial_of(sae) -> torch.Tensor | None:
+    """The untrained decoder of an SAE that HUSAI trained, from the recipe and the seed in its
+    metadata; None when they do not say.
+    """
+    recipe, origin = sae.cfg.get("recipe"), sae.cfg.get("origin")
+    seed = origin.get("seed") if isinstance(origin, dict) else sae.cfg.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not isinstance(recipe, dict):
+        return None
+    try:
+        decoder = initial_decoder(Recipe.from_dict(recipe), seed, sae.d_in, sae.d_out)
+    except (HusaiError, TypeError):  # another trainer's idea of a recipe
+        return None
+    return decoder if decoder.shape == sae.W_dec.shape else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_kind(members: Sequence[Member]) -> None:
+    """Refuse members of different architecture, width or k: they are not one recipe."""
+    first, *rest = members
+    for other in rest:
+        for name in ("architecture", "d_sae", "k"):
+            ours, theirs = getattr(first.sae, name), getattr(other.sae, name)
+            if ours != theirs:
+                raise HusaiError(
+                    f"{first.path} and {other.path} differ in {name} ({ours} and {theirs}); give "
+                    "each kind of SAE its own external.candidates entry"
+                )
+
+
+def same_saes(
+    a: Sequence[Member], b: Sequence[Member], changed: bool = False
+) -> tuple[Path, Path] | None:
+    """Paths of two members whose decoders are the same up to order and sign of rows, if there are
+    any.
+
+    With ``changed`` also of two that agree row by row: a copy with noise or trained on, or two
+    trainings from one initialisation. (Within one ensemble that is left to the gate, which counts
+    such pairs as ``clone_pairs``.)"""
+    limit = coincidence_limit(len(a) + len(b))
+    for i, one in enumerate(a):
+        for other in b[i + 1 :] if b is a else b:
+            decoders = [m.sae.W_dec for m in (one, other)]
+            alive = [pointing_rows(d) for d in decoders]
+            best = pairwise_best(decoders, alive)
+            if int(alive[0].sum()) == int(alive[1].sum()) and float(best.matrix[0, 1]) >= CLONE:
+                return one.path, other.path
+            if changed and int(same_index_matrix(decoders, best, alive)[0, 1]) >= limit:
+                return one.path, other.path
+    return None
+
+
+def content_hash(files: Sequence[str | Path]) -> str:
+    """One hash over the bytes of files, whatever their order; 16 hex digits."""
+    return provenance.hash_json(sorted(provenance.sha256_file(f) for f in files))[:16]
+
+
+def recipe_of(spec, members: Sequence[Member], content: str) -> Recipe:
+    """What the members are, as a recipe: measured L0, the hash of their files, and how their
+    controls are trained.
+    """
+    sae, l0 = members[0].sae, sum(m.final["l0"] for m in members) / len(members)
+    k = {"k": sae.k or max(1, round(l0))} if sae.architecture in FIXED_K else {}
+    sizes = {"architecture": sae.architecture, "d_sae": sae.d_sae, "l0_target": l0, **k}
+    return Recipe(
+        spec.subject,
+        spec.hook_name,
+        **sizes,
+        **spec.training.model_dump(),
+        brought=spec.name,
+        content=content,
+    )
+
+
+def describe(recipe: Recipe, members: Sequence[Member], **extra: Any) -> dict:
+    """Content of ``recipe.json``."""
+    return {
+        "schema": "husai.recipe/1",
+        "id": recipe.id,
+        "hash": recipe.hash,
+        "recipe": recipe.to_dict(),
+        "resolved": recipe.to_dict(),
+        "d_in": members[0].sae.d_in,
+        "d_out": members[0].sae.d_out,
+        "seeds": [m.final["seed"] for m in members],
+        "final": [m.final for m in members],
+        **extra,
+    }
+
+
+def save_members(members: Sequence[Member], recipe: Recipe, out: Path) -> list[Path]:
+    """Write ``seed{n}/`` in SAELens format and return the files written; those of an earlier import
+    go.
+    """
+    for stale in out.glob("seed*"):
+        shutil.rmtree(stale)
+    written = []
+    for member in members:
+        sae, seed = member.sae, member.final["seed"]
+        known = sae.cfg.get("origin")
+        new = {
+            "path": str(member.path),
+            "format": sae.cfg.get("format", "husai"),
+            "seed": sae.cfg.get("seed"),
+        }
+        origin = known if isinstance(known, dict) else new
+        sae.cfg.update(
+            subject=recipe.subject,
+            hook_name=recipe.hook_name,
+            recipe_id=recipe.id,
+            recipe_hash=recipe.hash,
+            seed=seed,
+            origin=origin,
+        )
+        save_sae(sae, out / f"seed{seed}")
+        written += sorted(p for p in (out / f"seed{seed}").iterdir() if p.is_file())
+    return written

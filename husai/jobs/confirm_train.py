@@ -1,0 +1,76 @@
+"""Training one role of the confirmation on fresh seeds (``husai train --role``)."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from husai.errors import HusaiError
+
+
+def run(args: Namespace) -> None:
+    """Train the role that ``--role`` names."""
+    from husai.planning.specs import ConfirmationSpec, read_spec
+
+    if args.candidate is None:
+        raise HusaiError("--role needs --candidate; give results/selection/selected_candidate.json")
+    confirm_train_job(
+        args.role,
+        args.candidate,
+        read_spec(ConfirmationSpec, args.spec),
+        args.out,
+        calibration=args.calibration,
+        device=args.device,
+        dtype=args.dtype,
+    )
+
+
+def confirm_train_job(
+    role: str,
+    candidate: Path,
+    spec,
+    out: Path,
+    *,
+    calibration: Path | None,
+    device: str,
+    dtype: str,
+) -> None:
+    """Train one role on the confirmation seeds into ``results/confirmation/{role}``; the
+    candidate's attempt goes into the ledger.
+
+    A brought candidate is not trained: its members kept for the confirmation take its place.
+
+    Parameters
+    ----------
+    spec : ConfirmationSpec
+    """
+    from husai.gate.ledger import begin_confirmation
+    from husai.jobs.bring import confirm_brought
+    from husai.jobs.train import resolve, train_job
+    from husai.planning.roles import role_recipe
+    from husai.planning.specs import TrainSpec
+    from husai.selection.chosen import read_candidate
+
+    configured, resolved = read_candidate(candidate)
+    recipe = role_recipe(role, configured, resolve(resolved, calibration), spec)
+    if recipe.brought:
+        confirm_brought(recipe, spec, out, device=device)
+        return
+    if role == "candidate":
+        begin_confirmation(
+            recipe.hash,
+            seeds=spec.seeds,
+            data=spec.datasets,
+            selection_seeds=spec.selection_seeds,
+            force=spec.force,
+            subject=recipe.subject,
+        )
+    seeds = spec.seeds if role in ("candidate", "frozen") else spec.stress.seeds
+    train_job(
+        TrainSpec(recipe=recipe, seeds=seeds),
+        Path("results/subjects") / recipe.subject / "activations" / recipe.hook_name,
+        out,
+        calibration=calibration,
+        device=device,
+        dtype=dtype,
+    )

@@ -1,0 +1,183 @@
+"""What the jobs that measure trained SAEs share: which seeds there are, what an SAE says of itself,
+and records of recipes that failed.
+
+A failed recipe is a result, not a fault of the run: its jobs say so in their records, and tables
+show a row with the reason. Only what :class:`husai.errors.RecipeFailed` names is such a result (a
+training that diverged, an L0 out of reach, codes that are not finite). A full disk, want of memory,
+unreadable input or a mistake in the code stops the job as ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from husai import provenance
+from husai.errors import HusaiError, RecipeFailed
+from husai.evidence import new_record
+from husai.jobs.arguments import add_compute, add_spec
+from husai.progress import log
+from husai.provenance import failure, folder
+from husai.sae_files import sae_files
+
+
+def add_saes(command: argparse.ArgumentParser) -> None:
+    """Options of a job that measures the SAEs of a recipe."""
+    add_spec(command)
+    command.add_argument("--saes", type=Path, help="trained recipe: folder or manifest")
+    command.add_argument("--seed", type=int, help="which of its seeds")
+    command.add_argument(
+        "--all-seeds",
+        action="store_true",
+        help="every seed; records go to seed{n}/ beside --out, --out lists them",
+    )
+    command.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    add_compute(command)
+
+
+def recipe_folder(args: argparse.Namespace) -> Path:
+    """Folder of the trained recipe that ``--saes`` names."""
+    if args.saes is None:
+        raise HusaiError("--saes is missing; give the folder or manifest of a trained recipe")
+    return folder(args.saes)
+
+
+def seed_directories(recipe_dir: Path) -> tuple[list[int], list[Path]]:
+    """Seeds of a trained recipe in ascending order, with their SAE directories."""
+    found = sorted(
+        (int(p.name.removeprefix("seed")), p)
+        for p in recipe_dir.glob("seed*")
+        if p.name.removeprefix("seed").isdigit()
+    )
+    if not found:
+        raise HusaiError(f"{recipe_dir}: holds no seed*/ directories; train the recipe first")
+    return [s for s, _ in found], [p for _, p in found]
+
+
+def work_list(args: argparse.Namespace, bench: str) -> list[tuple[Path, Path]]:
+    """``(SAE folder, record)`` of the seeds asked for."""
+    seeds, directories = seed_directories(recipe_folder(args))
+    if args.all_seeds:
+        return [
+            (d, args.out.parent / f"seed{s}" / f"{bench}.json")
+            for s, d in zip(seeds, directories, strict=True)
+        ]
+    if args.seed not in seeds:
+        raise HusaiError(f"--seed: {args.seed} is not among the seeds {seeds} of {args.saes}")
+    return [(directories[seeds.index(args.seed)], args.out)]
+
+
+def write_list(args: argparse.Namespace, work: list[tuple[Path, Path]], bench: str) -> None:
+    """With ``--all-seeds``: a file that names and hashes the records of all seeds."""
+    if not args.all_seeds:
+        return
+    listing = {
+        "schema": "husai.records/1",
+        "kind": bench,
+        "records": provenance.file_records([out for _, out in work]),
+        "provenance": provenance.provenance(args.spec),
+    }
+    provenance.write_json(args.out, listing)
+
+
+def measure_seeds(args: argparse.Namespace, bench: str, measure: Callable[[], Any]) -> None:
+    """Measure; of one seed (``--seed``: recipes compared in a table) a recipe that failed is a
+    record with the reason.
+    """
+    if args.all_seeds:
+        measure()
+    else:
+        measured_or_failed(bench, recipe_folder(args), args.seed, args.out, measure)
+
+
+def measured_or_failed(
+    kind: str, recipe_dir: Path, seed: int | None, out: str | Path, measure: Callable[[], Any]
+) -> None:
+    """Measure one SAE; when its recipe failed in training, or the measurement finds that it did,
+    write a record that says so instead.
+    """
+    described = provenance.read_json(recipe_dir / "recipe.json")
+    reason = failure(described)
+    if reason is None:
+        try:
+            measure()
+            return
+        except RecipeFailed as error:
+            reason = str(error)
+    seeds = described["seeds"] if seed is None else [seed]
+    record = new_record(
+        kind,
+        described["recipe"]["subject"],
+        described["id"],
+        described["hash"],
+        {},
+        [recipe_dir / "recipe.json"],
+        {"kind": kind},
+        seeds,
+        seed=seed,
+        status="failed",
+        reason=reason,
+    )
+    provenance.write_json(out, record)
+    which = f", seed {seed}" if seed is not None else ""
+    log(f"FAILED: {kind} of {described['id']}{which}: {reason}")
+
+
+def identity(sae_dir: Path, sae, spec) -> dict:
+    """Subject, recipe, its hash, seed and hook of an SAE: from ``recipe.json`` beside its seeds,
+    else from its spec (:class:`husai.planning.specs.OfSAE`) and its own metadata.
+    """
+    beside = sae_dir.parent / "recipe.json"
+    described = provenance.read_json(beside) if beside.is_file() else {}
+    fields = described.get("resolved") or described.get("recipe") or {}
+    seed = sae_dir.name.removeprefix("seed")
+    contents = [provenance.sha256_file(p) for p in sae_files(sae_dir)]
+    return {
+        "subject": spec.subject or fields.get("subject") or sae.cfg.get("subject", "unknown"),
+        "recipe": spec.recipe or described.get("id", sae_dir.name),
+        "recipe_hash": described.get("hash") or provenance.hash_json(contents)[:16],
+        "seed": int(seed) if described and seed.isdigit() else spec.seed,
+        "hook_name": fields.get("hook_name") or spec.hook_name or sae.cfg.get("hook_name"),
+        "sae_meta": {
+            "architecture": sae.architecture,
+            "d_model": sae.d_in,
+            "d_sae": sae.d_sae,
+            "k": sae.k,
+        },
+    }
+
+
+class Identified(NamedTuple):
+    """An SAE to measure: what it is, where it was trained, and its content."""
+
+    sae: Any
+    name: dict
+    """See :func:`identity`."""
+    hook_name: str
+    files: list[Path]
+    weights: str
+    """One hash over the checkpoint's files."""
+
+
+def identified(sae_dir: str | Path, spec, device) -> Identified:
+    """Load an SAE and say which subject, recipe, seed and hook it belongs to.
+
+    Raises
+    ------
+    HusaiError
+        No checkpoint, or neither it nor the spec names its hook.
+    """
+    from husai.sae import load_sae, resolve
+
+    sae_dir = resolve(sae_dir)
+    sae, files = load_sae(sae_dir, device=device), sae_files(sae_dir)
+    name = identity(sae_dir, sae, spec)
+    if not name["hook_name"]:
+        raise HusaiError(
+            f"{sae_dir}: the SAE does not say which hook it was trained on; add hook_name to the "
+            "spec"
+        )
+    weights = provenance.hash_json([provenance.sha256_file(p) for p in files])
+    return Identified(sae, name, name["hook_name"], files, weights)

@@ -1,0 +1,66 @@
+"""Verb ``official``: preflight, and run, SAEBench's or CE-Bench's own program."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from husai.errors import HusaiError
+from husai.jobs.arguments import describe
+
+OPTIONS = ("program", "command", "python", "ours")
+
+
+def add_arguments(command: ArgumentParser) -> None:
+    """Options of the verb."""
+    describe(
+        command,
+        reads="the installed program",
+        writes="preflight, log, results compared with ours, manifest",
+        costs="what the program costs",
+    )
+    command.add_argument(
+        "--program",
+        choices=["saebench", "cebench"],
+        default=None,
+        help="default: a preflight of both",
+    )
+    command.add_argument("--command", help="the program's command line; no shell operators")
+    command.add_argument("--python", help="interpreter of the environment it is installed in")
+    command.add_argument("--config", type=Path, help="YAML file with these options")
+    command.add_argument("--ours", type=Path, help="our record of the same SAE, to compare with")
+    command.add_argument(
+        "--execute", action="store_true", help="run it; without this, say only whether it could run"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("results/official"), help="folder (default %(default)s)"
+    )
+
+
+def run(args: Namespace) -> None:
+    """Preflight or run an official program."""
+    from husai.official.preflight import PROGRAMS
+    from husai.official.run import load_options, official_job
+
+    options = load_options(args.config) if args.config else {}
+    options |= {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if options.get("program") is None and args.execute:
+        raise HusaiError(f"--execute needs --program; give one of {', '.join(PROGRAMS)}")
+    wanted = (
+        [(options["program"], args.out)]
+        if options.get("program")
+        else [(name, args.out / name) for name in PROGRAMS]
+    )
+    found = [
+        official_job({**options, "program": name}, folder, execute_program=args.execute)
+        for name, folder in wanted
+    ]
+    print(json.dumps(found if len(found) > 1 else found[0], indent=1, default=str))
+    missing = [
+        f"{one['program']} cannot run here: {one['problems'][0]}"
+        for one in found
+        if not args.execute and not one["ready"]
+    ]
+    if missing:
+        raise HusaiError("\n".join(missing))

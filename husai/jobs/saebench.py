@@ -1,0 +1,201 @@
+"""Verb ``saebench``: sparse probing of SAEs on the probing data sets, and the baselines
+(``--baselines-only``).
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from husai import provenance
+from husai.errors import HusaiError
+from husai.evidence import new_record
+from husai.jobs import probe_baselines
+from husai.jobs.arguments import add_paths, describe
+from husai.jobs.measured import (
+    Identified,
+    add_saes,
+    identified,
+    measure_seeds,
+    work_list,
+    write_list,
+)
+from husai.jobs.probe_baselines import protocol_of, read_baselines, settings_of
+from husai.progress import Progress
+
+
+def add_arguments(command: ArgumentParser) -> None:
+    """Options of the verb."""
+    describe(
+        command,
+        reads="an SAE, probe activations, baselines",
+        writes="saebench.json",
+        costs="seconds (fast engine), minutes (official engine)",
+    )
+    add_saes(command)
+    command.add_argument(
+        "--probes", type=Path, required=True, help="probe activations: folder or manifest"
+    )
+    add_paths(command, "--baselines", "baseline records; the one of the SAE's hook is used")
+    command.add_argument(
+        "--baselines-only",
+        action="store_true",
+        help="measure the baselines of --hook instead of an SAE",
+    )
+    command.add_argument("--hook", help="hook point (with --baselines-only)")
+    command.add_argument(
+        "--saebench-json",
+        type=Path,
+        help="write the result as SAEBench publishes its own, too (with --seed)",
+    )
+
+
+def run(args: Namespace) -> None:
+    """Probe one SAE or every seed of a recipe, or measure the baselines."""
+    from husai.planning.specs import ProbingSpec, read_spec
+
+    if args.baselines_only:
+        return probe_baselines.run(args)
+    if args.saebench_json and args.all_seeds:
+        raise HusaiError(
+            "--saebench-json: SAEBench's file holds one SAE; give --seed instead of --all-seeds"
+        )
+    spec = read_spec(ProbingSpec, args.spec)
+    where = {"device": args.device, "threads": args.threads}
+
+    def measure() -> None:
+        work = work_list(args, "saebench")
+        baselines = _baselines_of(args.baselines, work[0][0])
+        for sae_dir, out in work:
+            saebench_job(spec, sae_dir, args.probes, baselines, out, **where)
+        write_list(args, work, "saebench")
+        if args.saebench_json:
+            _write_as_saebench(work[0][1], baselines, args.saebench_json)
+
+    return measure_seeds(args, "saebench", measure)
+
+
+def _write_as_saebench(record: Path, baselines: Path, out: Path) -> None:
+    from husai.official.results import to_saebench_schema
+
+    found = provenance.read_json(baselines)["datasets"]
+    dense = {name: row["dense"] for name, row in found.items()}
+    provenance.write_json(out, to_saebench_schema(provenance.read_json(record), dense))
+
+
+def _baselines_of(paths: list[Path], sae_dir: Path) -> Path:
+    """The baseline record of the SAE's hook, among those given."""
+    hook = provenance.read_json(sae_dir.parent / "recipe.json")["recipe"]["hook_name"]
+    found = [p for p in paths if p.stem == hook]
+    if not found:
+        raise HusaiError(
+            f"--baselines: none of {', '.join(map(str, paths)) or 'nothing'} is of hook {hook}; "
+            "measure it with --baselines-only"
+        )
+    return found[0]
+
+
+def saebench_job(
+    spec,
+    sae_dir: str | Path,
+    probes: str | Path,
+    baselines: str | Path,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+) -> dict:
+    """Sparse probing of one SAE; writes ``results/external/{recipe}/seed{seed}/saebench.json``.
+
+    An interrupted job goes on with the data sets that are missing, from a side file that is read
+    only for the same weights, activations and settings.
+
+    Parameters
+    ----------
+    spec : ProbingSpec
+    sae_dir : path
+        ``results/saes/{subject}/{recipe}/seed{seed}``, or any checkpoint that ``load_sae`` reads.
+    baselines : path
+        The record of :func:`husai.jobs.probe_baselines.baselines_job` for the SAE's hook and the
+        same data sets.
+    """
+    from husai.compute import resolve_device, use_threads
+    from husai.probing.paired import cycle3_summary, metrics, paired_rows, validation_k
+    from husai.probing.partial import Partial
+
+    use_threads(threads)
+    settings, where = settings_of(spec), resolve_device(device)
+    measured = identified(sae_dir, spec, where)
+    base = read_baselines(baselines, probes, measured.hook_name, settings)
+    hashes = {n: base["activations"][n] for n in settings["datasets"]}
+    content = {
+        "weights": measured.weights,
+        "hook_name": measured.hook_name,
+        "engine": spec.engine,
+        **protocol_of(settings),
+    }
+    partial = Partial(out, {n: provenance.hash_json([content, sha]) for n, sha in hashes.items()})
+    _probe_missing(measured, partial, probes, settings, content, hashes, where, Path(out).parent)
+    rows = paired_rows([row for value in partial.values() for row in value], base["datasets"])
+    name = measured.name
+    record = new_record(
+        "saebench",
+        name["subject"],
+        name["recipe"],
+        name["recipe_hash"],
+        metrics(rows, spec.gate_k),
+        [*measured.files, Path(baselines)],
+        spec.values(),
+        [] if name["seed"] is None else [name["seed"]],
+        seed=name["seed"],
+        hook_name=measured.hook_name,
+        sae_meta=name["sae_meta"],
+        sae_sha256=measured.weights,
+        engine=spec.engine,
+        probing=settings,
+        activations=hashes,
+        validation_k=validation_k(rows),
+        summary=cycle3_summary(rows, {n: base["datasets"][n]["dense"] for n in hashes}),
+        per_dataset=rows,
+    )
+    provenance.write_json(out, record)
+    partial.finish()
+    return record
+
+
+def _probe_missing(
+    measured: Identified,
+    partial,
+    probes: str | Path,
+    settings: dict,
+    content: dict,
+    hashes: dict,
+    where,
+    out_dir: Path,
+) -> None:
+    """Probe the data sets that have no result yet, keeping each block as it is done."""
+    from husai.probing.encoders import SAEEncoder
+    from husai.probing.files import probe_data
+    from husai.probing.protocol import probe_datasets
+
+    encoder, hook = SAEEncoder(measured.sae), measured.hook_name
+    progress = Progress(len(partial.keys), "sparse probing: data sets")
+    progress.update(len(partial.keys) - len(partial.missing))
+
+    def keep(found: list) -> None:
+        rows: dict[str, list] = {}
+        for result in found:
+            rows.setdefault(result.dataset, []).append(result._asdict())
+        partial.add(rows)
+        progress.update(len(rows))
+
+    options = {"penalty": settings["penalty"], "seed": settings["probe_seed"], "device": where}
+    sources = probe_data(probes, hook, partial.missing, settings["max_rows"])
+    if settings["engine"] == "fast":
+        probe_datasets(encoder, sources, settings["ks"], on_done=keep, **options)
+        return
+    from husai.official.engine import probe_officially, results_dir
+
+    for source in sources:
+        results = results_dir(out_dir / "official", {**content, "activations": hashes[source.name]})
+        keep(probe_officially(encoder, source, hook, settings["ks"], results=results, **options))

@@ -1,0 +1,60 @@
+"""The roles of the confirmation: what is trained beside the candidate, given what was selected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from husai.errors import HusaiError
+from husai.planning.specs import ConfirmationSpec
+from husai.recipe import FIXED_K, RANDOM, Recipe
+
+ROLES = ("candidate", "frozen", "random_model", "transcoder")
+
+
+def role_recipe(role: str, candidate: Recipe, resolved: Recipe, spec: ConfirmationSpec) -> Recipe:
+    """The recipe trained for a role.
+
+    ``candidate``: as selected. ``frozen``: TopK with a frozen decoder at its width and L0.
+    ``random_model``: the same recipe on the randomised subject (of a brought candidate: its
+    architecture trained here at its width and L0). ``transcoder``: TopK from MLP input to MLP
+    output at its width and L0.
+
+    Parameters
+    ----------
+    candidate, resolved : Recipe
+        As configured, and with calibrated values filled in.
+    """
+    if role not in ROLES:
+        raise HusaiError(f"confirm: role '{role}' is not one of {', '.join(ROLES)}")
+    if role == "candidate":
+        return candidate
+    l0 = round(resolved.matched_l0)
+    if resolved.brought:
+        sparsity = (
+            {"k": l0, "l0_target": None}
+            if resolved.architecture in FIXED_K
+            else {"l0_target": float(l0)}
+        )
+        resolved = replace(resolved, brought="", content="", **sparsity)
+    if role == "frozen":
+        return replace(
+            resolved,
+            architecture="topk",
+            k=l0,
+            l0_target=None,
+            sparsity_coefficient=None,
+            frozen_decoder=True,
+        )
+    if role == "random_model":
+        return replace(resolved, subject=resolved.subject + RANDOM)
+    stress = spec.stress
+    return Recipe(
+        subject=stress.transcoder_subject,
+        hook_name=stress.transcoder_hooks[0],
+        target_hook_name=stress.transcoder_hooks[1],
+        architecture="transcoder",
+        d_sae=resolved.d_sae,
+        k=l0,
+        n_rows=resolved.n_rows,
+        **spec.training[stress.transcoder_subject].model_dump(),
+    )

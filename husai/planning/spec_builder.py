@@ -1,0 +1,171 @@
+"""The spec of each job of a plan, as canonical JSON: what its rule passes to it."""
+
+from __future__ import annotations
+
+from husai.config import schema
+from husai.config.checks import resolved_data_sets
+from husai.planning import specs
+from husai.planning.plan import Plan
+from husai.provenance import canonical_json
+from husai.recipe import RANDOM
+
+
+class SpecBuilder:
+    """Builds the spec of every job from the configuration."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.config = plan, plan.config
+        a, b = resolved_data_sets(plan.config)
+        sets = plan.config.external.datasets
+        self.sets = {
+            "selection": a,
+            "confirmation": b,
+            "ood": list(sets.ood),
+            "max_rows": sets.max_rows,
+        }
+
+    def _corpus(self) -> specs.CorpusSpec:
+        return specs.CorpusSpec(**fields(self.config.corpus), **self.sets)
+
+    def subject(self, name: str) -> str:
+        """Making of a subject."""
+        section = self.config.subjects[name.removesuffix(RANDOM)]
+        corpus = {} if section.kind == "modular" else {"corpus": self._corpus()}
+        about = {"name": name, "randomise": name.endswith(RANDOM), "hooks": []}
+        return specs.SUBJECT_SPECS[section.kind](**{**fields(section), **corpus, **about}).text()
+
+    def activations(self, name: str) -> str:
+        """Rows stored of a subject."""
+        base = name.removesuffix(RANDOM)
+        section = self.config.subjects[base]
+        read = section.kind != "modular"
+        return specs.ActivationsSpec(
+            name=name,
+            seed=section.seed,
+            rows=self.config.activations.get(base),
+            corpus=self._corpus() if read else None,
+        ).text()
+
+    def probes(self) -> str:
+        """Which rows get probe activations."""
+        return specs.ProbesSpec(**self.sets, hooks=self.plan.pool_hooks()).text()
+
+    def train(self, subject: str, recipe_id: str) -> str:
+        """A recipe and its seeds."""
+        trained = self.plan.get(subject, recipe_id)
+        return specs.TrainSpec(
+            recipe=trained.recipe, seeds=trained.seeds, may_fail=self.plan.may_fail(trained.recipe)
+        ).text()
+
+    def bring(self, recipe_id: str) -> str:
+        """Checkpoints of a brought ensemble, their seeds, and how its controls are trained here."""
+        b = next(b for b in self.plan.brought if b.id == recipe_id)
+        return specs.BringSpec(
+            name=b.name,
+            subject=b.subject,
+            hook_name=b.hook_name,
+            members=[str(p) for p in b.members],
+            seeds=list(b.seeds),
+            training=self.config.training[b.subject],
+        ).text()
+
+    def planted(self) -> str:
+        """Recovery of planted features."""
+        b = self.config.baseline
+        return specs.PlantedSpec(**fields(b.planted), seeds=b.seeds).text()
+
+    def probing(self, split: str = "selection") -> str:
+        """Sparse probing of one split."""
+        probing = self.config.external.probing
+        found = fields(probing)
+        engine = found.pop("confirmation_engine")
+        if split == "confirmation":
+            found |= {"engine": engine, "ks": [probing.gate_k]}
+        return specs.ProbingSpec(
+            **found, split=split, datasets=self.sets[split], max_rows=self.sets["max_rows"]
+        ).text()
+
+    def cebench(self, split: str = "selection") -> str:
+        """CE-Bench of an SAE on one half of the pairs."""
+        section = fields(self.config.external.cebench)
+        return specs.CEBenchSpec(**section, **self.sets, split=split).text()
+
+    def pairs(self) -> str:
+        """Contrastive pairs."""
+        section = fields(self.config.external.cebench)
+        return specs.PairsSpec(**section, **self.sets, hooks=self.plan.pool_hooks()).text()
+
+    def baseline(self) -> str:
+        """The baseline's table."""
+        return specs.BaselineSpec(baseline=self.config.baseline).text()
+
+    def ablations(self) -> str:
+        """The ablations' table."""
+        return specs.AblationsSpec(ablations=self.config.ablations).text()
+
+    def calibration(self) -> str:
+        """The calibration's choice and table."""
+        return specs.CalibrationSpec(calibration=self.config.calibration).text()
+
+    def consistency(self) -> str:
+        """The consistency table."""
+        section = self.config.consistency
+        probed = self.config.external.subject in section.subjects
+        k = self.config.external.probing.gate_k if probed else None
+        return specs.ConsistencySpec(consistency=section, gate_k=k).text()
+
+    def frontier(self) -> str:
+        """The frontier table."""
+        k = self.config.external.probing.gate_k
+        return specs.FrontierSpec(frontier=self.config.frontier, gate_k=k).text()
+
+    def scaling(self) -> str:
+        """The scaling table."""
+        k = self.config.external.probing.gate_k
+        return specs.ScalingSpec(scaling=self.config.scaling, gate_k=k).text()
+
+    def confirmation(self) -> str:
+        """Seeds of the confirmation, its data, and how its roles are trained."""
+        c = self.config
+        subjects = {c.external.subject, c.stress.transcoder_subject}
+        return specs.ConfirmationSpec(
+            **fields(c.confirmation),
+            stress=c.stress,
+            training={name: c.training[name] for name in subjects},
+            selection_seeds=sorted({*c.frontier.seeds, *c.scaling.seeds}),
+            datasets=self.sets["confirmation"],
+            gate_k=c.external.probing.gate_k,
+            brought={
+                b.id: specs.FreshMembers(
+                    members=[str(p) for p in b.fresh], seeds=list(b.fresh_seeds)
+                )
+                for b in self.plan.brought
+            },
+        ).text()
+
+    def ood(self) -> str:
+        """Out-of-domain probing of the candidate."""
+        probing = self.config.external.probing
+        return specs.OODSpec(**self.sets, gate_k=probing.gate_k, penalty=probing.penalty).text()
+
+    def selection(self) -> str:
+        """How the candidate is chosen."""
+        return specs.SelectionSpec(**fields(self.config.selection)).text()
+
+    def gate_selftest(self) -> str:
+        """Size of the simulation."""
+        return specs.SelfTestSpec(null_campaigns=self.config.gate.null_campaigns).text()
+
+    def gate_assert(self) -> str:
+        """Whether a failed gate ends the run with an error."""
+        return specs.AssertSpec(fail_on_gate_fail=self.config.gate.fail_on_gate_fail).text()
+
+    def dag(self) -> str:
+        """Names of everything the workflow trains or imports: what the picture shows."""
+        brought = [f"{b.subject}/{b.id}" for b in self.plan.brought]
+        return canonical_json(sorted([f"{s}/{r}" for s, r in self.plan.trained] + brought))
+
+
+def fields(section: schema.Section) -> dict:
+    """The values of a section by key, sections within it as they are."""
+    return dict(section)

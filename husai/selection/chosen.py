@@ -1,0 +1,25 @@
+"""Reading what was selected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from husai import provenance
+from husai.errors import HusaiError
+from husai.recipe import Recipe
+
+
+def read_candidate(path: str | Path) -> tuple[Recipe, Recipe]:
+    """Recipe of a ``selected_candidate.json`` as configured, and with calibrated values filled
+    in.
+    """
+    data = provenance.read_json(path)
+    if not isinstance(data.get("recipe"), dict):
+        raise HusaiError(
+            f"{path}: holds no recipe to train again; select from results of this pipeline's "
+            "frontier or scaling"
+        )
+    return (
+        Recipe.from_dict(data["recipe"]),
+        Recipe.from_dict(data.get("resolved") or data["recipe"]),
+    )

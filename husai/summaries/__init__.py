@@ -1,0 +1,3 @@
+"""From measured records to the tables, evidence and sentences of each stage: numbers in, rows out.
+No torch.
+"""
