@@ -22,6 +22,7 @@ VERBS = {
     "stability": "Measure how far SAEs of different seeds agree, against honest nulls.",
     "saebench": "Sparse probing of an SAE on the probing data sets.",
     "cebench": "CE-Bench scores of an SAE on contrastive story pairs.",
+    "faithfulness": "What the subject loses when an SAE's reconstruction takes its activations' place.",
     "ood": "Probes trained in domain, tested out of domain: the SAE's drop against the model's.",
     "official": "Preflight, and with --execute run, SAEBench's or CE-Bench's own program.",
     "summarize": "Turn a stage's measurements into its summary or evidence.",

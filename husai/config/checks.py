@@ -68,7 +68,8 @@ def _subjects(cfg: Config) -> list[str]:
         if subject.kind != "modular" and name not in cfg.activations:
             out.append(f"activations.{name}: missing; say how many rows to store")
     for name in cfg.consistency.subjects:
-        if name in names and name != cfg.external.subject and cfg.subjects[name].kind != "modular":
+        internal = name in names and cfg.subjects[name].kind in ("modular", "rows")
+        if name in names and name != cfg.external.subject and not internal:
             out.append(
                 f"consistency.subject: '{name}' reads text but is not external.subject "
                 f"'{cfg.external.subject}', so nothing could be accepted "
@@ -81,10 +82,10 @@ def _external_subject(cfg: Config) -> list[str]:
     """The subject of the external benchmarks reads text, and the hooks asked of it are stored."""
     subject, out = cfg.subjects.get(cfg.external.subject), []
     if subject is not None:
-        if subject.kind == "modular":
+        if subject.kind in ("modular", "rows"):
             out.append(
-                f"external.subject: '{cfg.external.subject}' is modular; external benchmarks need "
-                "a language or hub subject"
+                f"external.subject: '{cfg.external.subject}' is {subject.kind}; external "
+                "benchmarks need a model that reads text (language, pretrained)"
             )
         wanted = [("scaling.hooks", h) for h in cfg.scaling.hooks] + [
             ("stress.transcoder_hooks", h) for h in cfg.stress.transcoder_hooks

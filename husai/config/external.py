@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from husai.config.fields import Name, PositiveInt, Section
+from husai.config.fields import Name, PositiveInt, Section, Seed
 
 
 class DataSets(Section):
@@ -69,6 +69,13 @@ class CEBench(Section):
     max_tokens: PositiveInt = Field(128, description="tokens read of each story")
 
 
+class Faithfulness(Section):
+    """What the subject loses when the reconstruction takes the place of its activations."""
+
+    n_texts: PositiveInt = Field(300, description="held-out contexts that SAEs are spliced into")
+    text_seed: Seed = Field(0, description="seed of the choice of contexts")
+
+
 class BroughtSAE(Section):
     """SAEs of another trainer (SAELens, dictionary_learning, sparsify, HUSAI) that enter frontier,
     selection, confirmation and gate.
@@ -98,6 +105,7 @@ class External(Section):
     datasets: DataSets
     probing: Probing
     cebench: CEBench
+    faithfulness: Faithfulness = Field(default_factory=Faithfulness)
     candidates: list[BroughtSAE] = Field(
         [], description="SAEs you bring, compared with those trained here"
     )

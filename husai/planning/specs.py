@@ -118,8 +118,21 @@ class PretrainedSpec(OfSubject, inputs.PretrainedSubject):
     corpus: CorpusSpec = CorpusSpec()
 
 
-SubjectSpec = Annotated[ModularSpec | LanguageSpec | PretrainedSpec, Field(discriminator="kind")]
-SUBJECT_SPECS = {"modular": ModularSpec, "language": LanguageSpec, "pretrained": PretrainedSpec}
+class RowsSpec(OfSubject, inputs.RowsSubject):
+    """A subject that is known by its activations alone."""
+
+
+SubjectSpec = Annotated[
+    ModularSpec | LanguageSpec | PretrainedSpec | RowsSpec, Field(discriminator="kind")
+]
+SUBJECT_SPECS = {
+    "modular": ModularSpec,
+    "language": LanguageSpec,
+    "pretrained": PretrainedSpec,
+    "rows": RowsSpec,
+}
+READS_TEXT = ("language", "pretrained")
+"""Kinds of subjects that have a corpus."""
 
 
 class ActivationsSpec(Spec):
@@ -196,6 +209,12 @@ class CEBenchSpec(EvaluationSets, OfSAE, external.CEBench):
     """CE-Bench of an SAE on one half of the stored pairs; how those were drawn goes into its record
     and is compared with other records by the gate.
     """
+
+    split: Literal["selection", "confirmation"] = "selection"
+
+
+class FaithfulnessSpec(OfSAE, external.Faithfulness):
+    """Splicing of an SAE into the subject on texts of one split."""
 
     split: Literal["selection", "confirmation"] = "selection"
 
