@@ -11,7 +11,6 @@ from husai.config.fields import Name, Section
 from husai.config.inputs import (
     Activations,
     Compute,
-    Corpus,
     LanguageSubject,
     ModularSubject,
     PretrainedSubject,
@@ -30,6 +29,7 @@ from husai.config.stages import (
     Selection,
     Stress,
 )
+from husai.config.text import Corpus
 from husai.provenance import hash_json
 
 

@@ -18,7 +18,7 @@ from pydantic import (
     ValidationError,
 )
 
-from husai.config import external, inputs, stages
+from husai.config import external, inputs, stages, text
 from husai.config.fields import Name, PositiveInt, Section, Seed
 from husai.config.mistakes import mistakes
 from husai.errors import HusaiError
@@ -90,7 +90,7 @@ class EvaluationSets(Spec):
     """First rows only."""
 
 
-class CorpusSpec(EvaluationSets, inputs.Corpus):
+class CorpusSpec(EvaluationSets, text.Corpus):
     """Which text is evaluation text, and how the rest is cut."""
 
 
