@@ -34,7 +34,7 @@ def add_arguments(command: ArgumentParser) -> None:
     )
     command.add_argument(
         "--null",
-        choices=["worst", "gaussian", "init", "covariance"],
+        choices=["worst", "gaussian", "init", "covariance", "crowding"],
         default="worst",
         help="null of the table (default %(default)s)",
     )
