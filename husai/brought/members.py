@@ -17,6 +17,7 @@ from husai.errors import HusaiError
 from husai.progress import log
 from husai.recipe import FIXED_K, Recipe
 from husai.sae import evaluate_sae, initial_decoder, load_sae, resolve, save_sae
+from husai.sae.fold import fold_for_file
 from husai.sae.hooks import contradictions
 from husai.stability import movement
 from husai.stability.measure import pointing_rows
@@ -48,10 +49,12 @@ def read_members(
     device: torch.device,
     hook_name: str,
 ) -> list[Member]:
-    """The SAEs at ``paths`` in float32, each measured on ``rows`` of the hook ``hook_name``."""
+    """The SAEs at ``paths`` in float32 with decoder norms folded into the encoder, as other
+    software runs them, each measured on ``rows`` of the hook ``hook_name``.
+    """
     found = []
     for path, seed in zip(map(resolve, paths), seeds, strict=True):
-        sae = load_sae(path, device).to(dtype=torch.float32)
+        sae = fold_for_file(load_sae(path, device))
         if sae.transcodes:
             raise HusaiError(
                 f"{path}: a transcoder; external.candidates takes SAEs, which reconstruct the "

@@ -13,6 +13,7 @@ from husai.probing import codes
 from husai.progress import Progress
 from husai.recipe import READ_ONLY
 from husai.sae.architectures import THRESHOLDED, TOP_K
+from husai.sae.fold import decoder_norms
 from husai.sae.kernels import top_k
 
 CHUNK_VALUES = 1 << 20
@@ -113,6 +114,10 @@ def mean_latents(
 ) -> tuple[list[torch.Tensor], list[float]]:
     """Mean latents of every story for several SAEs in one pass over the tokens.
 
+    Latents are in units of decoder rows of length one (:func:`husai.sae.fold.decoder_norms`): the
+    same function with a latent 300 times as large and its decoder row 300 times as short gives the
+    same means, and so the same scores.
+
     On a CPU each of torch's threads takes a range of whole stories from end to end, which spares
     the threads from waiting for each other at every operation; the result does not depend on how
     many there are beyond rounding.
@@ -153,9 +158,11 @@ def mean_latents(
         )
     )
     counts = offsets.diff().to(device).unsqueeze(1)
-    return [total.div_(counts).view(pairs.n_pairs, 2, -1) for total in sums], (
-        active / n_tokens
-    ).tolist()
+    means = [
+        total.div_(counts).mul_(decoder_norms(sae).to(total.dtype)).view(pairs.n_pairs, 2, -1)
+        for sae, total in zip(saes, sums, strict=True)
+    ]
+    return means, (active / n_tokens).tolist()
 
 
 @torch.no_grad()
