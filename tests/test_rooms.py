@@ -23,7 +23,7 @@ MAY_IMPORT = {
 DOCUMENTED = (
     "stability.similarity",
     "stability.assignment",
-    "stability.nulls",
+    "stability.nulls.dictionaries",
     "stability.subspace",
     "passport.posterior",
     "statistics.chance",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,9 +15,11 @@ import torch
 
 from husai.activations.store import DTYPES, HEADER, SCHEMA, ActivationStore, read_header
 from husai.errors import HusaiError, nearest
-from husai.provenance import finite, hash_json, write_json
+from husai.provenance import finite, hash_json, read_json, sha256_file, write_json
 
 PARTIAL = ".partial"
+JOURNAL = "unfinished.json"
+"""Finished shards of a store that is being written, and what it holds."""
 SHARD_BYTES = 1 << 30
 
 
@@ -42,6 +45,10 @@ class StoreWriter:
         Largest size of one shard file.
     meta : dict
         Free notes kept in the header.
+    resume : str, optional
+        Names what is being written. A write of the same name, width and dtype that was cut off is
+        gone on with after its last whole shard: ``n_rows`` says how many rows are there, and the
+        caller appends the rows that follow. A finished store of that name counts as all there.
     """
 
     def __init__(
@@ -52,6 +59,7 @@ class StoreWriter:
         append: bool = False,
         shard_bytes: int = SHARD_BYTES,
         meta: dict[str, Any] | None = None,
+        resume: str | None = None,
     ):
         if dtype not in DTYPES:
             raise HusaiError(
@@ -65,9 +73,14 @@ class StoreWriter:
         self._shards: list[dict[str, Any]] = []
         self._per_shard = max(1, shard_bytes // (self.d * DTYPES[dtype].itemsize))
         self._handle: BinaryIO | None = None
+        self._resume = resume
         if append and (self.path / HEADER).exists():
             self._continue()
-        self._clean(keep_store=bool(self._shards))
+        if resume is not None:
+            self.meta["resume"] = resume
+            self._shards = self._unfinished()
+            self.n_rows = sum(shard["n_rows"] for shard in self._shards)
+        self._clean(keep_store=append and bool(self._shards))
 
     def append(self, rows: torch.Tensor) -> None:
         """Add rows ``(n, d)``; a NaN, an infinity or a value too large for the dtype is an error
@@ -113,6 +126,7 @@ class StoreWriter:
             "meta": finite(self.meta),
         }
         write_json(self.path / HEADER, {**header, "header_sha256": hash_json(header)})
+        (self.path / JOURNAL).unlink(missing_ok=True)
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -140,17 +154,35 @@ class StoreWriter:
             {**old.meta, **self.meta},
         )
 
+    def _unfinished(self) -> list[dict[str, Any]]:
+        """Shards of an earlier write of the same name that are whole and unchanged."""
+        name = HEADER if (self.path / HEADER).is_file() else JOURNAL
+        with contextlib.suppress(HusaiError):
+            found = read_json(self.path / name) if (self.path / name).is_file() else {}
+            meta = found.get("meta") or {}
+            same = (found.get("d"), found.get("dtype"), meta.get("resume"))
+            if same == (self.d, self.dtype, self._resume):
+                whole = itertools.takewhile(self._is_whole, found["shards"])
+                return list(whole)
+        return []
+
+    def _is_whole(self, shard: dict[str, Any]) -> bool:
+        file = self.path / shard["file"]
+        return file.is_file() and sha256_file(file) == shard["sha256"]
+
     def _clean(self, keep_store: bool) -> None:
         """Remove shards that no header names, and with ``keep_store`` False the whole old store,
         header first.
         """
         with self._errors():
             self.path.mkdir(parents=True, exist_ok=True)
-            kept: set[str] = set()
+            kept = {shard["file"] for shard in self._shards} if self._resume else set()
+            if self._resume is None:
+                (self.path / JOURNAL).unlink(missing_ok=True)
             if not keep_store:
                 (self.path / HEADER).unlink(missing_ok=True)
             elif (self.path / HEADER).exists():
-                kept = {s["file"] for s in read_header(self.path)["shards"]}
+                kept |= {s["file"] for s in read_header(self.path)["shards"]}
             for file in self.path.glob("shard-*"):
                 if file.name not in kept:
                     file.unlink()
@@ -189,6 +221,9 @@ class StoreWriter:
         self._shards.append(
             {"file": self._file.name, "n_rows": self._count, "sha256": self._digest.hexdigest()}
         )
+        if self._resume is not None:
+            written = {"d": self.d, "dtype": self.dtype, "shards": self._shards}
+            write_json(self.path / JOURNAL, {**written, "meta": {"resume": self._resume}})
 
     @contextlib.contextmanager
     def _errors(self):

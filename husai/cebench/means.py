@@ -11,7 +11,9 @@ import torch
 from husai.compute import side_by_side
 from husai.probing import codes
 from husai.progress import Progress
+from husai.recipe import READ_ONLY
 from husai.sae.architectures import THRESHOLDED, TOP_K
+from husai.sae.fold import decoder_norms
 from husai.sae.kernels import top_k
 
 CHUNK_VALUES = 1 << 20
@@ -71,20 +73,23 @@ def _add_latents(
         fired = torch.zeros(sae.d_sae)
         codes.add_codes(sae, torch.mm(centred, sae.W_enc, out=pre), story, sums, fired)
         return fired.sum(dtype=torch.float64)
-    torch.addmm(sae.b_enc, centred, sae.W_enc, out=pre)
+    if sae.architecture in READ_ONLY:
+        pre.copy_(sae.encode(x))
+    else:
+        torch.addmm(sae.b_enc, centred, sae.W_enc, out=pre)
     if sae.architecture in TOP_K:
         return _add_top_k(sae, pre, story, sums)
     if sae.architecture in THRESHOLDED:
         torch.sub(pre, sae.threshold, out=above).relu_().sign_()
         pre.relu_().mul_(above)
-    else:
+    elif sae.architecture not in READ_ONLY:
         pre.relu_()
     if x.is_cuda:
         stories = torch.arange(len(sums), device=x.device).unsqueeze(1)
         sums.addmm_((stories == story).to(sums.dtype), pre.to(sums.dtype))
     else:
         sums.index_add_(0, story, pre.to(sums.dtype))
-    return pre.sign_().sum(1).sum(dtype=torch.float64)
+    return pre.sign_().abs_().sum(1).sum(dtype=torch.float64)
 
 
 def _add_top_k(sae, pre: torch.Tensor, story: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
@@ -108,6 +113,10 @@ def mean_latents(
     progress: bool = False,
 ) -> tuple[list[torch.Tensor], list[float]]:
     """Mean latents of every story for several SAEs in one pass over the tokens.
+
+    Latents are in units of decoder rows of length one (:func:`husai.sae.fold.decoder_norms`): the
+    same function with a latent 300 times as large and its decoder row 300 times as short gives the
+    same means, and so the same scores.
 
     On a CPU each of torch's threads takes a range of whole stories from end to end, which spares
     the threads from waiting for each other at every operation; the result does not depend on how
@@ -149,9 +158,11 @@ def mean_latents(
         )
     )
     counts = offsets.diff().to(device).unsqueeze(1)
-    return [total.div_(counts).view(pairs.n_pairs, 2, -1) for total in sums], (
-        active / n_tokens
-    ).tolist()
+    means = [
+        total.div_(counts).mul_(decoder_norms(sae).to(total.dtype)).view(pairs.n_pairs, 2, -1)
+        for sae, total in zip(saes, sums, strict=True)
+    ]
+    return means, (active / n_tokens).tolist()
 
 
 @torch.no_grad()

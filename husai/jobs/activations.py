@@ -10,7 +10,7 @@ from pathlib import Path
 from husai.errors import HusaiError
 from husai.jobs.arguments import add_compute, add_spec, describe
 from husai.progress import log
-from husai.provenance import folder, job
+from husai.provenance import code_hash, folder, hash_json, job, read_json, sha256_file
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def activations_job(
     from husai.activations import SPLITS
     from husai.compute import resolve_device
     from husai.subjects import load_subject
-    from husai.subjects.rows import modular_rows, rows_digest, store_rows, text_rows
+    from husai.subjects.given import store_given
 
     out, model_dir = folder(out), folder(model_dir)
     with job(
@@ -92,24 +92,54 @@ def activations_job(
         data_slice={"hook": hook_name},
     ) as work:
         work.reads(model_dir / "manifest.json")
-        subject = load_subject(model_dir, resolve_device(device))
-        subject.check_hooks([hook_name])
-        if subject.kind == "modular":
-            chosen = modular_rows(subject, spec.seed)
-        else:
-            if spec.rows is None:
-                raise HusaiError(f"--spec: rows: missing; {subject.name} reads text")
-            wanted = {split: getattr(spec.rows, f"{split}_rows") for split in SPLITS}
-            chosen = text_rows(subject, model_dir, wanted, spec.seed, spec.positions_per_context)
+        wanted = (
+            {split: getattr(spec.rows, f"{split}_rows") for split in SPLITS} if spec.rows else {}
+        )
         dtype = spec.rows.dtype if spec.rows else "float32"
-        stored, keys = {}, {}
+        if "rows" in read_json(model_dir / "config.json"):
+            stored = store_given(model_dir, hook_name, out, wanted, dtype)
+            orders = dict.fromkeys(SPLITS, "that of the file")
+        else:
+            subject = load_subject(model_dir, resolve_device(device))
+            subject.check_hooks([hook_name])
+            chosen = _chosen(spec, subject, model_dir, wanted)
+            orders = {split: chosen[split].digest for split in SPLITS}
+            stored = _store(subject, hook_name, chosen, out, dtype, model_dir)
         for split in SPLITS:
-            tokens, positions = chosen[split]
-            stored[split] = store_rows(
-                subject, hook_name, tokens, positions, out / split, dtype, split
-            )
-            keys[split] = rows_digest(tokens, positions)
             work.writes(*sorted(p for p in (out / split).iterdir() if p.is_file()))
-        work.notes(rows=stored, row_order=keys, subject=subject.name)
-    log(f"activations of {subject.name} at {hook_name}: {stored}")
+        work.notes(rows=stored, row_order=orders, subject=spec.name)
+    log(f"activations of {spec.name} at {hook_name}: {stored}")
     return stored
+
+
+def _chosen(spec, subject, model_dir: Path, wanted: dict[str, int]) -> dict:
+    """Which tokens become the rows of each split."""
+    from husai.subjects.rows import modular_rows, text_rows
+
+    if subject.kind == "modular":
+        return modular_rows(subject, spec.seed)
+    if not wanted:
+        raise HusaiError(f"--spec: rows: missing; {subject.name} reads text")
+    return text_rows(subject, model_dir, wanted, spec.seed, spec.positions_per_context)
+
+
+def _store(
+    subject, hook_name: str, chosen: dict, out: Path, dtype: str, model_dir: Path
+) -> dict[str, int]:
+    """Write the rows of each split; what an earlier run of the same job wrote is gone on with."""
+    from husai.subjects.rows import store_rows
+
+    same = [sha256_file(model_dir / "manifest.json"), hook_name, dtype, code_hash()]
+    same.append(str(subject.device))
+    return {
+        split: store_rows(
+            subject,
+            hook_name,
+            rows,
+            out / split,
+            dtype,
+            split,
+            resume=hash_json([*same, rows.digest]),
+        )
+        for split, rows in chosen.items()
+    }

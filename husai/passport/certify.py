@@ -22,7 +22,7 @@ from husai.passport.ensemble import (
 from husai.passport.matching import Kin, kin, match_all, origins
 from husai.passport.posterior import BAR, FDR, FEWEST_COMPARISONS
 from husai.passport.table import Passports
-from husai.stability.crowding import activation_span
+from husai.stability.nulls.crowding import activation_span
 from husai.stability.rows import matrix_of
 from husai.stability.subspace import activation_covariance
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from husai.stability.crowding import random_turn
 from husai.stability.nulls import null_decoders
+from husai.stability.nulls.crowding import random_turn
 from husai.stability.rows import UnitRows
 from husai.stability.similarity import best_cosines
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from husai.config import schema
-from husai.config.checks import resolved_data_sets
+from husai.config.data_sets import resolved_data_sets
+from husai.config.fields import Section
 from husai.planning import specs
 from husai.planning.plan import Plan
 from husai.provenance import canonical_json
@@ -30,15 +30,17 @@ class SpecBuilder:
     def subject(self, name: str) -> str:
         """Making of a subject."""
         section = self.config.subjects[name.removesuffix(RANDOM)]
-        corpus = {} if section.kind == "modular" else {"corpus": self._corpus()}
-        about = {"name": name, "randomise": name.endswith(RANDOM), "hooks": []}
+        corpus = {"corpus": self._corpus()} if section.kind in specs.READS_TEXT else {}
+        about = {"name": name, "randomise": name.endswith(RANDOM)}
+        if section.kind != "rows":  # a model has all its hooks: more of them change nothing
+            about["hooks"] = []
         return specs.SUBJECT_SPECS[section.kind](**{**fields(section), **corpus, **about}).text()
 
     def activations(self, name: str) -> str:
         """Rows stored of a subject."""
         base = name.removesuffix(RANDOM)
         section = self.config.subjects[base]
-        read = section.kind != "modular"
+        read = section.kind in specs.READS_TEXT
         return specs.ActivationsSpec(
             name=name,
             seed=section.seed,
@@ -89,6 +91,11 @@ class SpecBuilder:
         """CE-Bench of an SAE on one half of the pairs."""
         section = fields(self.config.external.cebench)
         return specs.CEBenchSpec(**section, **self.sets, split=split).text()
+
+    def faithfulness(self, split: str = "selection") -> str:
+        """Splicing of an SAE into the subject."""
+        section = fields(self.config.external.faithfulness)
+        return specs.FaithfulnessSpec(**section, split=split).text()
 
     def pairs(self) -> str:
         """Contrastive pairs."""
@@ -166,6 +173,6 @@ class SpecBuilder:
         return canonical_json(sorted([f"{s}/{r}" for s, r in self.plan.trained] + brought))
 
 
-def fields(section: schema.Section) -> dict:
+def fields(section: Section) -> dict:
     """The values of a section by key, sections within it as they are."""
     return dict(section)

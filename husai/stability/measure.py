@@ -13,8 +13,9 @@ from husai.errors import HusaiError
 from husai.stability.assignment import Match, hungarian, pw_mcc_of, shared_from_match
 from husai.stability.functional import agreement_matrix
 from husai.stability.nulls import NullResult, null_pwmcc
+from husai.stability.nulls.draws import agreement_null, crowding_null, random_null
 from husai.stability.origin import same_index_matrix, start_trace
-from husai.stability.reconstruction import evaluate_sae
+from husai.stability.quality import Profile, per_seed_quality, profile, weighted_agreement
 from husai.stability.report import StabilityReport
 from husai.stability.rows import SMALLEST_NORM
 from husai.stability.similarity import (
@@ -33,6 +34,7 @@ from husai.stability.subspace import (
     participation_ratio,
     principal_directions,
 )
+from husai.stability.twins import twins_of
 from husai.statistics.ensemble import CLONE
 
 
@@ -110,22 +112,25 @@ def measure_stability(
     seeds = [int(s) for s in seeds]
     names = [f"seed {s}" for s in seeds]
     _check_ensemble(saes, seeds, initial_decoders)
+    saes = [in_float32(s) for s in saes]
     decoders, encoders = [s.W_dec.detach() for s in saes], [s.W_enc.detach().T for s in saes]
     pointing = [pointing_rows(d) for d in decoders]
-    quality = [evaluate_sae(s, held_out, target) for s in saes]
-    alive = [q["alive"].cpu() & p for q, p in zip(quality, pointing, strict=True)]
+    profiles = [profile(s, held_out, target) for s in saes]
+    alive = [q.alive & p for q, p in zip(profiles, pointing, strict=True)]
     living = compare_weights(decoders, encoders, alive, device, names)
     everything = living
     if not all(bool(a.all()) for a in alive):
         everything = compare_weights(decoders, encoders, pointing, device, names)
     written = held_out if target is None else target
     covariance = activation_covariance(written) if covariance is None else covariance
+    controls = [profile(s, held_out, target, latents=False) for s in frozen or ()]
     nulls, nulls_all = _nulls(
-        decoders, initial_decoders, frozen, covariance, held_out, target, device
+        decoders, initial_decoders, frozen, controls, covariance, (alive, pointing), device
     )
+    twins = [twins_of(d, a, device) for d, a in zip(decoders, alive, strict=True)]
     spectrum = covariance_spectrum(covariance)
     directions = [
-        principal_directions(d[a.to(d.device)], name)
+        principal_directions(torch.nn.functional.normalize(d[a.to(d.device)], dim=1), name)
         for d, a, name in zip(decoders, alive, names, strict=True)
     ]
     starts = (
@@ -148,13 +153,21 @@ def measure_stability(
         nulls=nulls,
         nulls_all=nulls_all,
         activation_r=agreement_matrix(saes, held_out, living.matches, device=device),
-        explained_variance=[float(q["explained_variance"]) for q in quality],
-        l0=[float(q["l0"]) for q in quality],
-        dead_fraction=[float(q["dead_fraction"]) for q in quality],
+        explained_variance=[q.explained_variance for q in profiles],
+        l0=[q.l0 for q in profiles],
+        dead_fraction=[1.0 - float(q.alive.sum()) / len(q.alive) for q in profiles],
         effective_rank=effective_rank(spectrum),
         participation_ratio=participation_ratio(spectrum),
         extra={"null_at_effective_rank": _crowding(decoders, effective_rank(spectrum), device)},
         same_index=everything.same_index,
+        quality=per_seed_quality(profiles, alive, twins, saes[0].W_enc.shape[0]),
+        frozen_quality=_control_quality(controls),
+        weighted=None
+        if target is not None
+        else weighted_agreement(living, encoders, profiles, alive, twins),
+        activation_null=None
+        if target is not None
+        else agreement_null(saes, held_out, [q.l0 for q in profiles], covariance, device),
         **starts,
     )
 
@@ -178,6 +191,14 @@ def _check_ensemble(saes, seeds, initial_decoders) -> None:
         )
     for sae, seed in zip(saes, seeds, strict=True):
         check_weights(sae, f"seed {seed}")
+
+
+def in_float32(sae):
+    """The SAE as it is judged: half precision is widened, float64 stays. (Its norms need not be
+    folded: nothing here depends on how a latent's scale is divided.)
+    """
+    half = sae.W_dec.dtype in (torch.float16, torch.bfloat16)
+    return sae.to(dtype=torch.float32) if half else sae
 
 
 def check_weights(sae, name: str) -> None:
@@ -245,31 +266,49 @@ def _starts(decoders, initial_decoders, alive, pointing, device) -> dict:
         "start_trace": [
             start_trace(d, i, p) for d, i, p in zip(decoders, initial, pointing, strict=True)
         ],
+        "start_trace_limit": [start_trace(i, i, p) for i, p in zip(initial, pointing, strict=True)],
         "shared_init_pairs": pairs_above(pairwise(initial, None, device), CLONE),
     }
 
 
+def _control_quality(controls: Sequence[Profile]) -> dict[str, list[float]]:
+    """Explained variance and L0 of each SAE of the frozen control; empty without one."""
+    if not controls:
+        return {}
+    return {
+        "explained_variance": [c.explained_variance for c in controls],
+        "l0": [c.l0 for c in controls],
+    }
+
+
 def _nulls(
-    decoders, initial_decoders, frozen, covariance, held_out, target, device
+    decoders, initial_decoders, frozen, controls, covariance, masks, device
 ) -> tuple[dict[str, NullResult], dict[str, NullResult]]:
-    """Every null that can be measured, for living and for all latents.
+    """Every null that can be measured, for living and for all latents (``masks``).
 
     Random and untrained dictionaries have no dead latents: they enter with all ``d_sae`` rows,
     which can only raise the null."""
     d_in, sizes, n = decoders[0].shape[1], [d.shape[0] for d in decoders], len(decoders)
     common = {"sizes": sizes, "device": device}
-    nulls = {"gaussian": null_pwmcc(d_in, sizes[0], n, **common)}
+    nulls = {
+        "gaussian": random_null(null_pwmcc(d_in, sizes[0], n, **common), sizes, d_in, None, device)
+    }
     if initial_decoders is not None:
         nulls["init"] = null_pwmcc(
             d_in, sizes[0], n, "init", decoders=initial_decoders, device=device
         )
-    nulls["covariance"] = null_pwmcc(
-        d_in, sizes[0], n, "covariance", covariance=covariance, **common
-    )
+    drawn = null_pwmcc(d_in, sizes[0], n, "covariance", covariance=covariance, **common)
+    nulls["covariance"] = random_null(drawn, sizes, d_in, covariance, device)
     nulls_all = dict(nulls)
+    living, pointing = masks
+    nulls["crowding"] = crowding_null(decoders, living, covariance, device)
+    same = all(bool((a == p).all()) for a, p in zip(living, pointing, strict=True))
+    nulls_all["crowding"] = (
+        nulls["crowding"] if same else crowding_null(decoders, pointing, covariance, device)
+    )
     if frozen is not None:
         weights = [s.W_dec.detach() for s in frozen]
-        alive = [evaluate_sae(s, held_out, target)["alive"].cpu() for s in frozen]
+        alive = [c.alive for c in controls]
         nulls["frozen"] = null_pwmcc(
             d_in, sizes[0], len(weights), "frozen", decoders=weights, alive=alive, device=device
         )

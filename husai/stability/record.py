@@ -13,8 +13,9 @@ from husai.errors import HusaiError, RecipeFailed
 from husai.evidence import Metric, read_metric
 from husai.provenance import failure, read_json
 from husai.recipe import Recipe
-from husai.statistics import assessable, chance_corrected, corrected_interval
+from husai.statistics import assessable, chance_corrected, corrected_interval, t_quantile
 from husai.statistics import matrix_interval as interval
+from husai.statistics.nulls import NullMean, null_mean, null_means, pair_matrix
 
 
 class StabilityRecord:
@@ -120,14 +121,24 @@ class StabilityRecord:
         in ``among``.
         """
         kind = self.worst_null(among, seeds) if kind == "worst" else kind
-        return _mean_over_pairs(self.null_matrix(kind, seeds))
+        return self.null_mean(kind, seeds).value
+
+    def null_mean(self, kind: str, seeds: Iterable[int] | None = None) -> NullMean:
+        """A null of the given seeds with its standard error; further draws of it, where there are
+        any, belong to no seed.
+        """
+        draws = self.data["nulls"].get(kind, {}).get("draws") or ()
+        found = null_mean(upper(self.null_matrix(kind, seeds)), draws)
+        if np.isnan(found.error):
+            found = found._replace(error=null_means(self.data["nulls"])[kind].error)
+        return found
 
     def worst_null(
         self, among: Iterable[str] | None = None, seeds: Iterable[int] | None = None
     ) -> str:
         """Kind of the highest null, of those measured or of those named in ``among``."""
         kinds = [kind for kind in self.data["nulls"] if among is None or kind in set(among)]
-        return max(kinds, key=lambda kind: _mean_over_pairs(self.null_matrix(kind, seeds)))
+        return max(kinds, key=lambda kind: self.null_mean(kind, seeds).value)
 
     def s_matrix(self, seeds: Iterable[int] | None = None, null: float | None = None) -> np.ndarray:
         """Chance-corrected agreement of every pair, against the worst null unless another value is
@@ -137,12 +148,16 @@ class StabilityRecord:
             self.matrix("pwmcc", seeds), self.null(seeds=seeds) if null is None else null
         )
 
-    def s_interval(self, seeds: Iterable[int] | None = None, null: float | None = None) -> Metric:
-        """S with its jackknife-t interval; undefined where the null is above what can be
-        assessed.
+    def s_interval(
+        self, seeds: Iterable[int] | None = None, null: float | NullMean | None = None
+    ) -> Metric:
+        """S with its jackknife-t interval, the error of the null in it (none for a plain number);
+        undefined where the null is above what can be assessed.
         """
-        null = self.null(seeds=seeds) if null is None else null
-        return corrected_interval(self.matrix("pwmcc", seeds), null)
+        if null is None:
+            null = self.null_mean(self.worst_null(seeds=seeds), seeds)
+        value, error = (null.value, null.error) if isinstance(null, NullMean) else (null, 0.0)
+        return corrected_interval(self.matrix("pwmcc", seeds), value, error=error)
 
     def conservative_delta(
         self, seeds: Iterable[int] | None = None, among: Iterable[str] | None = None
@@ -150,27 +165,21 @@ class StabilityRecord:
         """Lower bound of PWMCC less the upper bound of the worst null, both jackknife-t; ``-inf``
         where the null is not assessable.
         """
-        matrix = self.null_matrix(self.worst_null(among, seeds), seeds)
-        if not assessable(_mean_over_pairs(matrix)):
+        kind = self.worst_null(among, seeds)
+        null, draws = self.null_mean(kind, seeds), self.data["nulls"][kind].get("draws")
+        if not assessable(null.value):
             return float("-inf")
-        return interval(self.matrix("pwmcc", seeds)).lcb - interval(matrix).ucb
-
-
-def pair_matrix(pairs: Sequence[float]) -> np.ndarray:
-    """Pairs (0, 1), (0, 2), ..., (1, 2), ... as a symmetric matrix with ones on the diagonal."""
-    n = round((1 + (1 + 8 * len(pairs)) ** 0.5) / 2)
-    found = np.eye(n)
-    found[np.triu_indices(n, 1)] = pairs
-    return np.maximum(found, found.T)
+        highest = (
+            null.value + t_quantile(null.units - 1) * null.error
+            if draws
+            else interval(self.null_matrix(kind, seeds)).ucb
+        )
+        return interval(self.matrix("pwmcc", seeds)).lcb - highest
 
 
 def upper(matrix: np.ndarray) -> np.ndarray:
     """The values above the diagonal, in the order of :func:`pair_matrix`."""
     return matrix[np.triu_indices(len(matrix), 1)]
-
-
-def _mean_over_pairs(matrix: np.ndarray) -> float:
-    return float(upper(matrix).mean())
 
 
 def condition_row(
@@ -182,7 +191,7 @@ def condition_row(
     ``nulls`` names those the worst is taken of, where conditions are compared that do not all have
     the same; by default all measured."""
     recipe, seeds = record.recipe, list(seeds or record.seeds)
-    worst = record.null(among=nulls, seeds=seeds)
+    worst = record.null_mean(record.worst_null(nulls, seeds), seeds)
     quality = {
         name: interval(record.per_seed(name, seeds))
         for name in ("explained_variance", "l0", "dead_fraction", "cos_to_init")
@@ -194,7 +203,7 @@ def condition_row(
         "n_seeds": len(seeds),
         "S": record.s_interval(seeds, worst),
         "pwmcc": interval(record.matrix("pwmcc", seeds)),
-        "null_worst": Metric(worst, n=1, method="mean over pairs of the worst null"),
+        "null_worst": Metric(worst.value, n=1, method="mean of the worst null"),
         "shared_fraction": interval(record.matrix("shared", seeds)),
         **quality,
     }

@@ -11,6 +11,7 @@ import torch
 
 from husai.evidence import Metric
 from husai.stability.nulls import NullResult, worst_null
+from husai.stability.quality import Weighted
 from husai.statistics import (
     assessable,
     chance_corrected,
@@ -20,6 +21,7 @@ from husai.statistics import (
     matrix_interval,
 )
 from husai.statistics.ensemble import OVERLAP, PER_SEED, SINGLE
+from husai.statistics.nulls import null_means
 
 CLAIM_SEEDS = 5
 S_BAR = 0.30
@@ -73,6 +75,16 @@ class StabilityReport:
     """Per SAE, how far it resembles the start of its seed row by row; see
     :func:`husai.stability.origin.start_trace`.
     """
+    start_trace_limit: list[float] | None = None
+    """What :attr:`start_trace` is for a decoder that is its own start: the most it can be."""
+    quality: dict[str, list[float]] = field(default_factory=dict)
+    """Further values per SAE, see :func:`husai.stability.quality.per_seed_quality`."""
+    frozen_quality: dict[str, list[float]] = field(default_factory=dict)
+    """Explained variance and L0 per SAE of the frozen control; empty without one."""
+    weighted: Weighted | None = None
+    """Agreement weighted by what each latent explains; None for a transcoder."""
+    activation_null: NullResult | None = None
+    """Activation agreement of unrelated dictionaries with the same encoder rule and L0."""
     extra: dict = field(default_factory=dict)
 
     @property
@@ -148,13 +160,20 @@ class StabilityReport:
             name: getattr(self, name).tolist() for name in names if getattr(self, name) is not None
         }
         matrices |= {f"{OVERLAP}{rank}": m.tolist() for rank, m in self.subspace.items()}
-        per_seed = {name: getattr(self, name) for name in (*PER_SEED, "start_trace")}
+        if self.weighted is not None:
+            matrices["pwmcc_weighted"] = self.weighted.pwmcc.tolist()
+            matrices["shared_weighted"] = self.weighted.shared.tolist()
+        names = (*PER_SEED, "start_trace", "start_trace_limit")
+        per_seed = {name: getattr(self, name) for name in names} | self.quality
+        null = self.activation_null
         return {
             "pairwise": matrices,
             "per_seed": {"seed": self.seeds}
             | {name: values for name, values in per_seed.items() if values is not None},
             "nulls": {kind: null._asdict() for kind, null in self.nulls.items()},
             "nulls_all": {kind: null._asdict() for kind, null in self.nulls_all.items()},
+            "activation_nulls": {} if null is None else {null.kind: null._asdict()},
+            "frozen": self.frozen_quality,
         }
 
 
@@ -162,7 +181,8 @@ def s_of(pwmcc: torch.Tensor, null: NullResult) -> Metric:
     """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is
     not assessable.
     """
-    return corrected_interval(pwmcc.numpy(), null.mean, null.kind)
+    error = null_means({"gaussian": null._asdict()})["gaussian"].error
+    return corrected_interval(pwmcc.numpy(), null.mean, null.kind, error)
 
 
 def sigma_histogram(sigma: list[torch.Tensor]) -> dict[str, list[float]]:

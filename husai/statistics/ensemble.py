@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from husai.evidence import Metric
-from husai.statistics.chance import assessable, chance_corrected
+from husai.statistics.chance import assessable
 from husai.statistics.intervals import jackknife_t
+from husai.statistics.nulls import NullMean, null_means
+from husai.statistics.quality import corrected, quality_metrics, untraced
 
 CLONE = 1.0 - 1e-6
 """PWMCC from which two decoders are the same up to order and sign of rows."""
@@ -34,6 +36,8 @@ PAIRWISE = {
     "shared_fraction_all": "shared_all",
     "feature_stability": "reappearance",
     "activation_r": "activation_r",
+    "pwmcc_weighted": "pwmcc_weighted",
+    "shared_fraction_weighted": "shared_weighted",
 }
 """Metric: the pairwise values it is the mean of."""
 OVERLAP = "subspace_overlap_r"
@@ -58,16 +62,13 @@ def matrix_interval(values: np.ndarray) -> Metric:
     return jackknife_t(values)
 
 
-def corrected_interval(pwmcc: np.ndarray, null: float, kind: str = "") -> Metric:
-    """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is
-    not assessable.
+def corrected_interval(
+    pwmcc: np.ndarray, null: float, kind: str = "", error: float = 0.0
+) -> Metric:
+    """Chance-corrected stability of a pairwise matrix with its interval, in which the standard
+    ``error`` of the null takes part; undefined when the null is not assessable.
     """
-    if not assessable(null):
-        label = f"{kind} null" if kind else "null"
-        return Metric(
-            math.nan, -math.inf, math.inf, len(pwmcc), f"not assessable: {label} {float(null):.3f}"
-        )
-    return matrix_interval(chance_corrected(np.asarray(pwmcc, dtype=np.float64), null))
+    return corrected(pwmcc, NullMean(float(null), error, 0), kind)
 
 
 def coincidence_limit(n: int) -> int:
@@ -108,15 +109,17 @@ def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, Metric]:
     named |= {name: matrix for name, matrix in pairwise.items() if name.startswith(OVERLAP)}
     found = {name: matrix_interval(matrix) for name, matrix in named.items()}
     nulls, nulls_all = (
-        {kind: _null(kind, value["pairs"]) for kind, value in stored[key].items()}
+        {kind: _null(kind, value) for kind, value in stored[key].items()}
         for key in ("nulls", "nulls_all")
     )
+    means, means_all = null_means(stored["nulls"]), null_means(stored["nulls_all"])
     worst, worst_all = (
-        max(of, key=lambda kind, of=of: of[kind].value) for of in (nulls, nulls_all)
+        max(of, key=lambda kind, of=of: of[kind].value) for of in (means, means_all)
     )
-    null, null_all = nulls[worst].value, nulls_all[worst_all].value
-    found["S"] = corrected_interval(pairwise["pwmcc"], null, worst)
-    found["S_all"] = corrected_interval(pairwise["pwmcc_all"], null_all, worst_all)
+    null = means[worst].value
+    found["S"] = corrected(pairwise["pwmcc"], means[worst], worst)
+    found["S_all"] = corrected(pairwise["pwmcc_all"], means_all[worst_all], worst_all)
+    found |= quality_metrics(stored, worst, means[worst])
     found |= {f"null_{kind}": value for kind, value in nulls.items()}
     found["null_worst"], found["null_worst_all"] = nulls[worst], nulls_all[worst_all]
     found |= {
@@ -130,11 +133,10 @@ def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, Metric]:
     )
     found["clone_pairs"] = Metric(float(clone_pairs(pairwise["pwmcc_all"], same)), method=method)
     if "start_trace" in per_seed:
-        untraced = int((~(_per_seed(per_seed["start_trace"]) >= TRACE)).sum())
-        found["untraced_seeds"] = Metric(
-            float(untraced),
-            method=f"row order resembles the seed's own start by less than {TRACE:g} sd",
-        )
+        limits = per_seed.get("start_trace_limit")
+        count, method = untraced(per_seed["start_trace"], limits, TRACE)
+        if count is not None:
+            found["untraced_seeds"] = Metric(float(count), method=method)
     yes = float(assessable(null))
     found["assessable"] = Metric(yes, yes, yes, n, f"worst null: {worst}")
     return found
@@ -144,14 +146,14 @@ def _per_seed(values: Sequence[float | None]) -> np.ndarray:
     return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
 
 
-def _null(kind: str, pairs: Sequence[float]) -> Metric:
-    """A null as a metric: its bounds are those of the mean over pairs it was measured on (min and
-    max pair).
-    """
+def _null(kind: str, stored: Mapping[str, Any]) -> Metric:
+    """A null as a metric: its bounds are the lowest and the highest pair that it was measured on."""
+    values = stored.get("draws") or stored["pairs"]
+    what = "independent draws" if stored.get("draws") else "pairs"
     return Metric(
-        float(np.mean(pairs)),
-        min(pairs),
-        max(pairs),
-        len(pairs),
-        f"{kind} null: mean, min and max over pairs",
+        float(np.mean(values)),
+        min(values),
+        max(values),
+        len(values),
+        f"{kind} null: mean, min and max over {what}",
     )

@@ -11,7 +11,7 @@ import torch
 from husai.errors import HusaiError
 from husai.subjects.subject import PADDING, Pass, Subject
 
-KINDS = ("modular", "language", "pretrained")
+KINDS = ("modular", "language", "pretrained", "rows")
 TOKENIZER = "tokenizer.json"
 
 __all__ = ["KINDS", "PADDING", "TOKENIZER", "Pass", "Subject", "load_subject"]
@@ -38,6 +38,11 @@ def load_subject(model_dir: str | Path, device: str | torch.device = "cpu") -> S
             f"{directory}: holds no subject (no {transformer.CONFIG}); run 'husai subject' first"
         )
     record = read_json(directory / transformer.CONFIG)
+    if "rows" in record:
+        raise HusaiError(
+            f"{directory}: a subject of kind rows has activations and no model; what needs a model "
+            "(probing, CE-Bench, faithfulness, stress) cannot be measured on it"
+        )
     load = pretrained.load if pretrained.is_reference(record) else transformer.load
     model, record = load(directory, device)
     tokenizer = load_tokenizer(directory / TOKENIZER) if (directory / TOKENIZER).is_file() else None

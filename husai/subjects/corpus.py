@@ -1,42 +1,76 @@
-"""Training text of the language subject and its SAEs: rows of the shipped data sets that occur in
-no evaluation text.
+"""Text that SAEs and language subjects read: documents from the corpus' sources, each once, none of
+which is evaluation text, dealt to splits; read as a stream, so that a corpus may exceed memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from husai.errors import HusaiError, nearest
 from husai.probing import datasets, splits
+from husai.subjects.contamination import Runs
+from husai.subjects.sources import read_source, shuffled
 
 DEFAULTS = {
+    "sources": [{"kind": "probing"}],
     "selection": None,
     "confirmation": None,
     "ood": None,
     "max_rows": None,
     "max_chars_per_row": 1000,
     "max_rows_per_dataset": 4000,
-    "max_chars": None,
+    "max_tokens": None,
     "held_out_fraction": 0.05,
     "confirmation_fraction": 0.05,
     "seed": 0,
 }
 SPLITS = ("train", "held_out", "confirmation")
+COUNTS = (
+    "n_read",
+    "n_rows",
+    "n_chars",
+    "n_duplicates",
+    "n_excluded_rows",
+    "n_excluded_runs",
+    "overlap_rows",
+)
+BATCH = 512
+"""Documents compared with evaluation text at once."""
 
 
-class Corpus(NamedTuple):
-    """Documents (one row of a data set each, all different) by split, and how they were chosen."""
+class Document(NamedTuple):
+    """A text of the corpus."""
 
-    documents: dict[str, list[str]]
-    """``{"train" | "held_out" | "confirmation": texts}``; no text is in two splits."""
-    hashes: dict[str, list[str]]
-    """Row hash of every document, same order."""
-    report: dict
-    """n_rows, n_excluded, overlap_rows, sha256, evaluation_sha256, rows per file and split."""
+    split: str
+    """``train``, ``held_out`` or ``confirmation``."""
+    row_hash: str
+    """16 hex digits; see :func:`husai.probing.datasets.row_hash`."""
+    text: str
+
+
+class Corpus:
+    """Documents that are read anew at each iteration, always the same ones in the same order.
+
+    ``report`` counts them (read, duplicates, excluded by row hash and by shared runs, kept per
+    split and source) and describes them once an iteration is over."""
+
+    def __init__(self, read: Callable[[dict], Iterator[Document]], report: dict | None = None):
+        self._read, self.report = read, dict(report or {})
+
+    def __iter__(self) -> Iterator[Document]:
+        return self._read(self.report)
+
+    @classmethod
+    def of(cls, documents: Iterable[Document], **report: Any) -> Corpus:
+        """The corpus of documents that are at hand."""
+        held = list(documents)
+        return cls(lambda _: iter(held), {"n_rows": len(held), "overlap_rows": 0, **report})
 
 
 def settings(config: dict | None) -> dict:
@@ -62,52 +96,50 @@ def settings(config: dict | None) -> dict:
 
 
 def build_corpus(config: dict | None = None) -> Corpus:
-    """Choose the training text: every row of the 155 files whose normalised text is in no
-    evaluation text.
+    """The corpus of a configuration.
 
-    Evaluation text is every row of the confirmation (B) and OOD data sets, the OOD files, and of
-    the selection (A) data sets all rows but those that sae-probes draws to train a probe
-    (``splits.probe_train_rows``).
+    A document is left out when its normalised text was there before, when it is evaluation text,
+    or when it shares a run of 13 words with evaluation text. Evaluation text is every row of the
+    confirmation (B) and OOD data sets, the OOD files, and of the selection (A) data sets all rows
+    but those that sae-probes draws to train a probe (``splits.probe_train_rows``).
 
     Raises
     ------
     HusaiError
-        Unknown data set or key, a data set in both halves, or no text left.
+        Unknown data set or key, a data set in both halves; while reading, see
+        :func:`husai.subjects.sources.read_source`; at the end, a corpus without documents.
     """
     config = settings(config)
-    allowed = _trainable_rows(config)
-    evaluation: set[str] = set()
-    candidates: dict[str, tuple[str, str]] = {}
-    n_read = 0
-    for name in datasets.text_names():
-        texts = datasets.load_texts(name)
-        hashes = [datasets.row_hash(text) for text in texts]
-        n_read += len(texts)
-        keep = allowed.get(name)
-        if keep is not None:
-            evaluation.update(h for i, h in enumerate(hashes) if i not in keep)
-        rows = range(len(texts)) if keep is None else sorted(keep)
-        for i in rows:
-            candidates.setdefault(hashes[i], (name, texts[i]))
-    for name in datasets.ood_names() if config["ood"] is None else config["ood"]:
-        evaluation.update(map(datasets.row_hash, datasets.load_ood(name).prompts))
-    n_candidates = len(candidates)
-    clean = {h: item for h, item in candidates.items() if h not in evaluation and item[1].strip()}
-    chosen = _balance(clean, config)
-    if not chosen:
-        raise HusaiError(
-            "corpus: no training text is left after excluding evaluation text; move data sets "
-            "from confirmation to selection"
-        )
-    return _divide(
-        chosen,
-        config,
-        evaluation,
-        {"n_read": n_read, "n_candidates": n_candidates, "n_excluded": n_candidates - len(clean)},
-    )
+    allowed = trainable_rows(config)
+    evaluation = Evaluation(config, allowed)
+
+    def documents(report: dict) -> Iterator[Document]:
+        report.clear()
+        yield from _clean(_read_all(config, allowed), config, evaluation, report)
+
+    return Corpus(documents)
 
 
-def _trainable_rows(config: dict) -> dict[str, set[int]]:
+class Evaluation:
+    """Evaluation text: row hashes and runs of 13 words."""
+
+    def __init__(self, config: dict, allowed: dict[str, set[int]]):
+        self.hashes: set[str] = set()
+        self.runs = Runs(self._texts(config, allowed))
+
+    def _texts(self, config: dict, allowed: dict[str, set[int]]) -> Iterator[str]:
+        for name, keep in allowed.items():
+            for i, text in enumerate(datasets.load_texts(name)):
+                if i not in keep:
+                    self.hashes.add(datasets.row_hash(text))
+                    yield text
+        for name in datasets.ood_names() if config["ood"] is None else config["ood"]:
+            for text in datasets.load_ood(name).prompts:
+                self.hashes.add(datasets.row_hash(text))
+                yield text
+
+
+def trainable_rows(config: dict) -> dict[str, set[int]]:
     """``{binary data set: rows that may be training text}``: probe-training rows of half A, nothing
     of half B and the OOD sets.
     """
@@ -136,59 +168,105 @@ def _trainable_rows(config: dict) -> dict[str, set[int]]:
     return rows
 
 
-def _balance(clean: dict[str, tuple[str, str]], config: dict) -> list[tuple[str, str, str]]:
-    """``[(hash, file, text)]`` in the order of the hash, with at most ``max_rows_per_dataset`` rows
-    a file and ``max_chars`` in all.
+class _Read(NamedTuple):
+    """A text as it comes from a source."""
+
+    source: str
+    text: str
+    most: int | None
+    """Documents taken from this source at most."""
+
+
+def _read_all(config: dict, allowed: dict[str, set[int]]) -> Iterator[_Read]:
+    """Texts of every source in turn."""
+    for number, source in enumerate(config["sources"]):
+        seed = config["seed"] + number
+        if source["kind"] == "probing":
+            # They fit in memory many times over: one shuffle buffer for the whole.
+            yield from shuffled(_probing_rows(config, allowed), seed, size=1 << 30)
+        else:
+            name = source.get("name") or " ".join(source.get("paths", [str(number)]))
+            yield from (_Read(name, text, None) for text in read_source(source, seed))
+
+
+def _probing_rows(config: dict, allowed: dict[str, set[int]]) -> Iterator[_Read]:
+    """Rows of the shipped data sets that may be trained on."""
+    for name in datasets.text_names():
+        texts, keep = datasets.load_texts(name), allowed.get(name)
+        for i in range(len(texts)) if keep is None else sorted(keep):
+            if texts[i].strip():
+                yield _Read(name, texts[i], config["max_rows_per_dataset"])
+
+
+def _clean(
+    texts: Iterator[_Read], config: dict, evaluation: Evaluation, report: dict
+) -> Iterator[Document]:
+    """Documents that are new and no evaluation text, dealt to splits by their hash; fills
+    ``report`` at the end.
     """
-    counts: dict[str, int] = {}
-    chosen, total = [], 0
-    for h in sorted(clean):
-        name, text = clean[h]
-        if (
-            config["max_rows_per_dataset"] is not None
-            and counts.get(name, 0) >= config["max_rows_per_dataset"]
-        ):
-            continue
-        if config["max_chars"] is not None and total >= config["max_chars"]:
-            break
-        text = text[: config["max_chars_per_row"]]
-        counts[name] = counts.get(name, 0) + 1
-        total += len(text)
-        chosen.append((h, name, text))
-    return chosen
+    counts, per_split, sources = Counter(), Counter(), Counter()
+    seen: set[int] = set()
+    digest = hashlib.sha256()
+    try:
+        while batch := list(itertools.islice(texts, BATCH)):
+            batch = [r for r in batch if r.most is None or sources[r.source] < r.most]
+            cut = [r.text[: config["max_chars_per_row"]] for r in batch]
+            shared = evaluation.runs.shared_by(cut)
+            for (source, whole, most), text, in_run in zip(batch, cut, shared, strict=True):
+                if most is not None and sources[source] >= most:
+                    continue
+                counts["n_read"] += 1
+                row_hash = datasets.row_hash(whole)
+                why = _why_left_out(row_hash, in_run, seen, evaluation)
+                if why:
+                    counts[why] += 1
+                    continue
+                seen.add(int(row_hash, 16))
+                split = _split(row_hash, config)
+                overlap = row_hash in evaluation.hashes
+                counts.update(n_rows=1, n_chars=len(text), overlap_rows=int(overlap))
+                per_split[split] += 1
+                sources[source] += 1
+                digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+                yield Document(split, row_hash, text)
+    finally:  # a reader that has enough stops here
+        report |= {key: counts[key] for key in COUNTS}
+        report |= {
+            "n_excluded": counts["n_excluded_rows"] + counts["n_excluded_runs"],
+            "n_evaluation_texts": len(evaluation.hashes),
+            "n_evaluation_runs": len(evaluation.runs),
+            "rows_per_split": {split: per_split[split] for split in SPLITS},
+            "rows_per_file": dict(sources),
+            "sha256": digest.hexdigest(),
+            "evaluation_sha256": text_sha256(sorted(evaluation.hashes)),
+            "settings": config,
+        }
+    if not counts["n_rows"]:
+        raise HusaiError(
+            f"corpus: no text is left of {counts['n_read']} documents ({report['n_excluded']} are "
+            "or repeat evaluation text); name other sources, or move data sets from confirmation "
+            "to selection"
+        )
 
 
-def _divide(
-    chosen: list[tuple[str, str, str]], config: dict, evaluation: set[str], counts: dict
-) -> Corpus:
-    """Deal documents to the splits at random and write the report."""
-    order = np.random.default_rng(config["seed"]).permutation(len(chosen))
-    n_held_out = max(1, round(len(chosen) * config["held_out_fraction"]))
-    n_confirmation = round(len(chosen) * config["confirmation_fraction"])
-    edges = {
-        "held_out": order[:n_held_out],
-        "confirmation": order[n_held_out : n_held_out + n_confirmation],
-    }
-    edges["train"] = order[n_held_out + n_confirmation :]
-    documents = {split: [chosen[i][2] for i in edges[split]] for split in SPLITS}
-    hashes = {split: [chosen[i][0] for i in edges[split]] for split in SPLITS}
-    files: dict[str, int] = {}
-    for _, name, _ in chosen:
-        files[name] = files.get(name, 0) + 1
-    every = [h for split in SPLITS for h in hashes[split]]
-    report = {
-        "n_rows": len(chosen),
-        **counts,
-        "overlap_rows": sum(h in evaluation for h in every),
-        "n_chars": sum(len(text) for _, _, text in chosen),
-        "n_evaluation_texts": len(evaluation),
-        "rows_per_split": {split: len(documents[split]) for split in SPLITS},
-        "rows_per_file": files,
-        "sha256": text_sha256(text for split in SPLITS for text in documents[split]),
-        "evaluation_sha256": text_sha256(sorted(evaluation)),
-        "settings": config,
-    }
-    return Corpus(documents, hashes, report)
+def _why_left_out(row_hash: str, in_run: bool, seen: set[int], evaluation: Evaluation) -> str:
+    if int(row_hash, 16) in seen:
+        return "n_duplicates"
+    if row_hash in evaluation.hashes:
+        return "n_excluded_rows"
+    return "n_excluded_runs" if in_run else ""
+
+
+def _split(row_hash: str, config: dict) -> str:
+    """The split of a document: the same wherever and beside whatever it is read, so that no text
+    is in two splits.
+    """
+    drawn = hashlib.sha256(f"{config['seed']}:{row_hash}".encode()).digest()
+    place = int.from_bytes(drawn[:8]) / 2**64
+    if place < config["held_out_fraction"]:
+        return "held_out"
+    place -= config["held_out_fraction"]
+    return "confirmation" if place < config["confirmation_fraction"] else "train"
 
 
 def text_sha256(texts: Iterable[str]) -> str:

@@ -169,15 +169,15 @@ def _fit(model, stream: torch.Tensor, s: dict, n_steps: int, device: str | torch
 
 def unigram_distribution(contexts: np.ndarray, d_vocab: int) -> torch.Tensor:
     """Add-one smoothed token frequencies of packed contexts, float32 ``(d_vocab,)``."""
-    counts = (
-        torch.bincount(torch.from_numpy(contexts).flatten().long(), minlength=d_vocab).double() + 1
-    )
-    return (counts / counts.sum()).float()
+    counts = np.ones(d_vocab)
+    for first in range(0, len(contexts), 65_536):  # contexts may be larger than memory
+        counts += np.bincount(contexts[first : first + 65_536].reshape(-1), minlength=d_vocab)
+    return torch.from_numpy(counts / counts.sum()).float()
 
 
 def _chunks(streams: torch.Tensor, d_vocab: int) -> tuple[torch.Tensor, ...]:
-    """Contexts in batches whose logits take at most 256 MB."""
-    return streams.split(max(1, 2**26 // (streams.shape[1] * d_vocab)))
+    """Contexts in batches whose logits take at most 64 MB (some 200 MB with all copies)."""
+    return streams.split(max(1, 2**24 // (streams.shape[1] * d_vocab)))
 
 
 @torch.no_grad()

@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 
 from husai.compute import single_threaded
 from husai.errors import HusaiError, nearest
 from husai.progress import log
 from husai.provenance import atomic_path, read_json, write_json, write_text
-from husai.subjects import KINDS, TOKENIZER, language, modular, pretrained, transformer
+from husai.subjects import KINDS, TOKENIZER, given, language, modular, pretrained, transformer
 from husai.subjects import corpus as corpora
 from husai.subjects import tokenizer as tokenizers
-from husai.subjects.contexts import CORPUS, load_contexts, shape_documents
+from husai.subjects.contexts import CORPUS, load_contexts, shaper, write_contexts
 
 CORPUS_REPORT = "corpus.json"
 METRICS = "metrics.json"
@@ -44,6 +43,8 @@ def make_subject(
             f"{', '.join(KINDS)}{nearest(str(kind), KINDS)}"
         )
     out.mkdir(parents=True, exist_ok=True)
+    if kind == "rows":
+        return _rows(spec, out)
     if spec.get("randomise"):
         model, metrics = _randomised(spec, out, parent, device)
     elif kind == "modular":
@@ -67,66 +68,74 @@ def make_subject(
 
 def _language(spec: dict, out: Path, device: str | torch.device) -> tuple[Any, dict]:
     """Train a tokenizer and a small causal model on the corpus."""
-    s, corpus = language.settings(spec), _corpus(spec)
-    fast = tokenizers.train_tokenizer(corpus.documents["train"], s["vocab_size"])
-    separator = fast.token_to_id(tokenizers.SEPARATOR)
-    special = tokenizers.Special.of(fast, None)
-    contexts = _contexts(fast, corpus, s["n_ctx"], "next_token", special, separator)
+    s, corpus = language.settings(spec), corpora.build_corpus(_settings(spec))
+    texts = (d.text for d in corpus if d.split == "train")
+    fast = tokenizers.train_tokenizer(texts, s["vocab_size"])
+    record = {"task": "next_token", "n_ctx": s["n_ctx"]}
+    record["separator"] = fast.token_to_id(tokenizers.SEPARATOR)
+    written = _write_text(out, fast, corpus, record, spec)
+    contexts = {name: np.array(matrix) for name, matrix in load_contexts(out).items()}
     with single_threaded():
         model, metrics = language.train(spec, contexts, fast.get_vocab_size(), device)
     transformer.save(model, out, spec)
-    return model, {**metrics, **_write_text(out, fast, corpus, contexts)}
+    return model, {**metrics, **written}
 
 
 def _pretrained(spec: dict, out: Path, device: str | torch.device) -> tuple[Any, dict]:
     """Find a published model and measure it on the corpus."""
     model, fast, record = pretrained.fetch(spec, device)
-    corpus, task = _corpus(spec), record["task"]
-    special = tokenizers.Special.of(fast, record["special"])
     n_ctx = min(pretrained.settings(spec)["n_ctx"], record["n_ctx"])
-    contexts = _contexts(fast, corpus, n_ctx, task, special, record["separator"])
+    corpus = corpora.build_corpus(_settings(spec))
+    written = _write_text(out, fast, corpus, {**record, "n_ctx": n_ctx}, spec)
     write_json(out / transformer.CONFIG, {"spec": spec, **record})
-    metrics = _held_out_metrics(model, contexts, spec, device) if task == "next_token" else {}
-    return model, {**metrics, **_write_text(out, fast, corpus, contexts)}
+    causal = record["task"] == "next_token"
+    metrics = _held_out_metrics(model, load_contexts(out), spec, device) if causal else {}
+    return model, {**metrics, **written}
 
 
-def _corpus(spec: dict) -> corpora.Corpus:
-    corpus = corpora.build_corpus(spec.get("corpus"))
-    report = corpus.report
-    log(
-        f"corpus: {report['n_rows']} documents, {report['n_excluded']} rows excluded as "
-        f"evaluation text, overlap {report['overlap_rows']}"
-    )
-    return corpus
+def _rows(spec: dict, out: Path) -> dict:
+    """Refer to the files of a subject that is known by its activations alone."""
+    if spec.get("randomise"):
+        raise HusaiError(
+            f"subject '{spec.get('name')}': kind rows has no model whose weights could be "
+            "randomised"
+        )
+    found = {hook: given.describe(spec["path"], hook) for hook in spec["hooks"]}
+    if len({record["n_rows"] for record in found.values()}) > 1:
+        counts = ", ".join(f"{hook} {record['n_rows']}" for hook, record in found.items())
+        raise HusaiError(f"subject '{spec.get('name')}': its hooks differ in rows: {counts}")
+    write_json(out / transformer.CONFIG, {"spec": spec, "rows": found})
+    metrics = {"subject": spec.get("name"), "kind": "rows", **next(iter(found.values()))}
+    write_json(out / METRICS, metrics)
+    return metrics
 
 
-def _contexts(
-    fast: Any,
-    corpus: corpora.Corpus,
-    n_ctx: int,
-    task: str,
-    special: tokenizers.Special,
-    separator: int | None,
-) -> dict[str, np.ndarray]:
-    """Contexts of every split of the corpus; no context mixes splits."""
-    return {
-        split: shape_documents(tokenizers.encode(fast, documents), n_ctx, task, special, separator)
-        for split, documents in corpus.documents.items()
-        if documents
-    }
+def _settings(spec: dict) -> dict:
+    return spec.get("corpus") or {}
 
 
-def _write_text(
-    out: Path, fast: Any, corpus: corpora.Corpus, contexts: dict[str, np.ndarray]
-) -> dict:
+def _write_text(out: Path, fast: Any, corpus: corpora.Corpus, record: dict, spec: dict) -> dict:
     """Write tokenizer, contexts and the corpus' report; returns what the metrics say of them."""
     write_text(out / TOKENIZER, fast.to_str(pretty=False))
-    hashes = corpora.hash_numbers([h for split in corpora.SPLITS for h in corpus.hashes[split]])
-    with atomic_path(out / CORPUS) as temporary:
-        save_file({**contexts, "hashes": hashes}, temporary)
-    tokens = {split: int((c >= 0).sum()) for split, c in contexts.items()}
-    write_json(out / CORPUS_REPORT, {**corpus.report, "tokens": tokens})
-    return _of_corpus(corpus.report)
+    special = tokenizers.Special.of(fast, record.get("special"))
+    bos = int(fast.encode("a").ids[0]) if record.get("special") and special.opening == 1 else None
+
+    def shape() -> Any:
+        return shaper(record["task"], record["n_ctx"], special, record["separator"], bos)
+
+    def encode(texts: list[str]) -> list[np.ndarray]:
+        return tokenizers.encode(fast, texts)
+
+    budget = _settings(spec).get("max_tokens")
+    tokens = write_contexts(out / CORPUS, corpus, encode, shape, budget)
+    report = corpus.report
+    write_json(out / CORPUS_REPORT, {**report, "tokens": tokens})
+    log(
+        f"corpus: {report['n_rows']} documents, {tokens['train']} training tokens; left out: "
+        f"{report.get('n_duplicates', 0)} duplicates, {report.get('n_excluded_rows', 0)} rows and "
+        f"{report.get('n_excluded_runs', 0)} texts with runs of evaluation text"
+    )
+    return _of_corpus(report)
 
 
 def _of_corpus(report: dict) -> dict:
@@ -141,7 +150,7 @@ def _held_out_metrics(
     """
     d_vocab = int(model.cfg.d_vocab)
     n_contexts = max(1, language.DEFAULTS["max_held_out_tokens"] // contexts["held_out"].shape[1])
-    held_out = torch.from_numpy(contexts["held_out"])[:n_contexts]
+    held_out = torch.from_numpy(np.array(contexts["held_out"][:n_contexts]))
     unigram = language.unigram_distribution(contexts["train"], d_vocab)
     loss, accuracy = language.evaluate(model, held_out, False, device)
     unigram_loss = -unigram.log()[held_out[:, 1:].long()].mean().item()

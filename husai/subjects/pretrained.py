@@ -148,7 +148,7 @@ def _from_hub(model: str, revision: str | None) -> Source:
         if not weight_files(folder):
             folder = fetch(list(FORMATS[1:]))
     except Exception as error:
-        raise _explain(error, model, revision) from error
+        raise explain(error, "model", model, revision) from error
     return Source(folder, folder.name)
 
 
@@ -303,7 +303,7 @@ def _boot(s: dict, source: Source, own: Any, device: str | torch.device) -> Any:
                 **where,
             )
         except Exception as error:
-            raise _explain(error, s["model"], s["revision"]) from error
+            raise explain(error, "model", s["model"], s["revision"]) from error
     config = model.original_model.config
     other = ("is_audio_model", "is_visual_model", "is_multimodal")
     if getattr(config, "is_encoder_decoder", False) or any(
@@ -321,33 +321,32 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:200]
 
 
-def _explain(error: Exception, model: str, revision: str | None) -> HusaiError:
-    """One line for what went wrong while fetching or loading."""
+def explain(error: Exception, what: str, name: str, revision: str | None) -> HusaiError:
+    """One line for what went wrong while fetching or loading ``what`` ("model", "data set")."""
     chain, cause = [], error
     while cause is not None and len(chain) < 8:
         chain.append(f"{type(cause).__name__}: {cause}".lower())
         cause = cause.__cause__ or cause.__context__
     everything, first = " ".join(chain), _first_line(error)
-    named = f"'{model}'" + (f" at revision '{revision}'" if revision else "")
+    named = f"'{name}'" + (f" at revision '{revision}'" if revision else "")
     if "trust_remote_code" in everything or "custom code" in everything:
         return HusaiError(
-            f"subject: {named} needs code that comes with it (trust_remote_code), which is never "
-            "run here; choose another model"
+            f"{what} {named} needs code that comes with it (trust_remote_code), which is never "
+            "run here; choose another"
         )
     if "gatedrepo" in everything or "401 client error" in everything:
         return HusaiError(
-            f"subject: {named} does not exist on the hub or asks for a login ({first}); check the "
+            f"{what} {named} does not exist on the hub or asks for a login ({first}); check the "
             "name, accept its licence and log in with 'hf auth login'"
         )
     if "repositorynotfound" in everything or "revisionnotfound" in everything:
-        return HusaiError(f"subject: the hub has no {named}; check model and revision")
+        return HusaiError(f"{what} {named}: the hub has none; check name and revision")
     if any(word in everything for word in AWAY):
         return HusaiError(
-            f"subject: the model hub cannot be reached for {named} ({first}); run on a machine "
-            "with network, set HF_HOME to a cache that holds the model, or give a local folder or "
-            "package:NAME/PATH"
+            f"{what} {named}: the hub cannot be reached ({first}); run on a machine with network, "
+            "set HF_HOME to a cache that holds it, or give a local folder"
         )
     return HusaiError(
-        f"subject: {named} cannot be loaded ({first}); check model and revision, and free memory "
+        f"{what} {named} cannot be loaded ({first}); check name and revision, and free memory "
         "and disk"
     )

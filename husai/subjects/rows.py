@@ -1,35 +1,122 @@
-"""Which tokens of a subject become activation rows, and writing them: random positions of packed
-text, or every pair of a modular subject at "=".
+"""Which tokens of a subject become activation rows, and writing them: random positions of its text,
+or every pair of a modular subject at "="; in memory that does not grow with their number. And
+whole texts that no SAE was trained on.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from husai.activations import SPLITS, StoreWriter
+from husai.activations.order import stream_seed
 from husai.errors import HusaiError
 from husai.progress import Progress
-from husai.subjects import Subject
+from husai.provenance import hash_json, sha256_file
+from husai.subjects.contexts import CORPUS, load_contexts
+from husai.subjects.subject import Subject, batches
 
 TOKENS_PER_PASS = 8192
 """Tokens of one forward pass: large enough that its fixed cost is small, and the activations of one
 pass at every hook still fit in a few hundred MB."""
+PASSES_AT_ONCE = 8
+"""Passes whose contexts are sorted by length together: texts of an encoder differ in length, and
+padding is computed in vain."""
+SHARD_BYTES = 1 << 28
+"""Shard of a store of text: what is computed again after a kill, at most. 256 MB are seconds of
+work on a GPU and minutes on a small machine."""
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Token ids ``(B, T)`` and the positions read in each, ``(B, per_context)``, -1 for none."""
 
 
-def modular_rows(subject: Subject, seed: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Token rows ``(n, 3)`` and the position read ``(n, 1)`` per split."""
+class ModularRows:
+    """Pairs of one split, read at "="."""
+
+    def __init__(self, tokens: torch.Tensor, key: dict):
+        self.tokens, self.n_contexts, self.digest = tokens, len(tokens), hash_json(key)
+
+    def batches(self, n: int) -> Iterator[Batch]:
+        """``n`` pairs at once."""
+        for tokens in self.tokens.split(n):
+            yield tokens, torch.full((len(tokens), 1), tokens.shape[1] - 1)
+
+
+class TextRows:
+    """Random positions of random contexts, chosen block by block as they are read.
+
+    Parameters
+    ----------
+    contexts : array (n, T)
+        Token ids, on disk.
+    wanted : int
+        Rows.
+    per_context : int
+        Positions read of one context, more where contexts run out.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        contexts: np.ndarray,
+        split: str,
+        wanted: int,
+        per_context: int,
+        seed: int,
+        key: dict,
+    ):
+        self._subject, self._contexts = subject, contexts
+        self._seed, self.wanted = seed, wanted
+        self._order = torch.randperm(len(contexts), generator=self._generator(0))
+        room = torch.cat([subject.usable(t).sum(1) for t in self._read(1 << 16)])
+        if int(room.sum()) < wanted:
+            raise HusaiError(
+                f"activations.{split}_rows: {wanted} rows asked, the corpus split '{split}' has "
+                f"{int(room.sum())}; ask for fewer or use more text"
+            )
+        while int(room.clamp(max=per_context).sum()) < wanted:
+            per_context += 1
+        self._per_context = per_context
+        before = room.clamp(max=per_context).cumsum(0)
+        self.n_contexts = int((before < wanted).sum()) + 1
+        self.digest = hash_json({**key, "wanted": wanted, "per_context": per_context})
+
+    def _generator(self, stream: int) -> torch.Generator:
+        """The order of contexts and the choice of positions draw from streams of their own."""
+        return torch.Generator().manual_seed(stream_seed(self._seed, stream))
+
+    def _read(self, n: int, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """Contexts in their random order, ``n`` at once."""
+        for block in self._order[:stop].split(n):
+            yield torch.from_numpy(np.asarray(self._contexts[block.numpy()])).long()
+
+    def batches(self, n: int) -> Iterator[Batch]:
+        """``n`` contexts at once with the positions read in each, in ascending order."""
+        generator, left = self._generator(1), self.wanted
+        for tokens in self._read(n, self.n_contexts):
+            usable = self._subject.usable(tokens)
+            keys = torch.rand(usable.shape, generator=generator).masked_fill(~usable, -1.0)
+            values, positions = keys.topk(min(self._per_context, keys.shape[1]), dim=1)
+            positions = positions.masked_fill(values < 0, -1).sort(dim=1).values
+            taken = (positions >= 0).flatten().cumsum(0).view_as(positions)
+            yield tokens, positions.masked_fill(taken > left, -1)
+            left -= min(left, int(taken[-1, -1]))
+
+
+def modular_rows(subject: Subject, seed: int) -> dict[str, ModularRows]:
+    """Every pair once, per split."""
     from husai.subjects import modular
 
     s = modular.settings(subject.config["spec"])
     data = modular.pairs(s["p"], s["train_fraction"], s["seed"])
     tokens = modular.tokens(data.a, data.b, data.answer, s["p"], s["leak"])
-    rows = modular.row_split(s["p"], seed)
+    key = {"p": s["p"], "leak": s["leak"], "seed": seed}
     return {
-        split: (tokens[r], torch.full((len(r), 1), tokens.shape[1] - 1))
-        for split, r in rows.items()
+        split: ModularRows(tokens[rows], {**key, "split": split})
+        for split, rows in modular.row_split(s["p"], seed).items()
     }
 
 
@@ -39,9 +126,9 @@ def text_rows(
     wanted: dict[str, int],
     seed: int,
     per_context: int | None = None,
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Packed contexts ``(n, n_ctx)`` and the positions read in each ``(n, per_context)`` per split:
-    never the first of a context, never a special token.
+) -> dict[str, TextRows]:
+    """Positions of the subject's corpus that become rows: never the first of a context, never a
+    special token; splits share no document.
 
     Parameters
     ----------
@@ -56,80 +143,107 @@ def text_rows(
     HusaiError
         A split of the corpus that is empty or has fewer rows.
     """
-    from husai.subjects.contexts import load_contexts
-
-    contexts, chosen = load_contexts(model_dir), {}
+    contexts, corpus = load_contexts(model_dir), sha256_file(model_dir / CORPUS)
+    chosen = {}
     for number, split in enumerate(SPLITS):
         if split not in contexts:
             raise HusaiError(
                 f"{model_dir}: its corpus has no '{split}' split; set corpus.{split}_fraction "
-                "above 0 and train the subject again"
+                "above 0 and make the subject again"
             )
-        tokens = torch.from_numpy(contexts[split])
-        generator = torch.Generator().manual_seed(seed * len(SPLITS) + number)
-        tokens = tokens[torch.randperm(len(tokens), generator=generator)]
+        tokens = contexts[split]
         each = per_context or max(1, tokens.shape[1] // 4)
-        chosen[split] = _draw(tokens, subject.usable(tokens), wanted[split], each, generator, split)
+        own = seed * len(SPLITS) + number
+        key = {"corpus": corpus, "split": split, "seed": own}
+        chosen[split] = TextRows(subject, tokens, split, wanted[split], each, own, key)
     return chosen
-
-
-def _draw(
-    tokens: torch.Tensor,
-    usable: torch.Tensor,
-    wanted: int,
-    per_context: int,
-    generator: torch.Generator,
-    split: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose ``per_context`` usable positions of as many contexts as are needed, more of each when
-    contexts run out.
-    """
-    enough = usable.sum(1).cumsum(0)
-    if int(enough[-1]) < wanted:
-        most = int(enough[-1])
-        raise HusaiError(
-            f"activations.{split}_rows: {wanted} rows asked, the corpus split '{split}' has {most}; ask "
-            "for fewer or use more text"
-        )
-    room = usable.sum(1)
-    while int(room.clamp(max=per_context).sum()) < wanted:
-        per_context += 1
-    needed = int((room.clamp(max=per_context).cumsum(0) < wanted).sum()) + 1
-    tokens, usable = tokens[:needed], usable[:needed]
-    keys = torch.rand(usable.shape, generator=generator).masked_fill(~usable, -1.0)
-    values, positions = keys.topk(min(per_context, keys.shape[1]), dim=1)
-    positions = positions.masked_fill(values < 0, -1).sort(dim=1).values
-    taken = (positions >= 0).flatten().cumsum(0).view_as(positions)
-    return tokens.long(), positions.masked_fill(taken > wanted, -1)
 
 
 def store_rows(
     subject: Subject,
     hook_name: str,
-    tokens: torch.Tensor,
-    positions: torch.Tensor,
+    rows: ModularRows | TextRows,
     path: Path,
     dtype: str,
     split: str,
+    resume: str | None = None,
 ) -> int:
-    """Run the contexts and append the chosen rows in order; positions of -1 are skipped. Returns
-    the number of rows.
-    """
-    per_pass = max(1, TOKENS_PER_PASS // tokens.shape[1])
-    progress = Progress(len(tokens), f"{subject.name} {hook_name} {split}: contexts")
+    """Run the contexts and append the chosen rows in order; returns their number.
+
+    ``resume`` names what is written: a write of that name that was cut off is gone on with (see
+    :class:`husai.activations.StoreWriter`), and the result is the same."""
+    progress = Progress(rows.n_contexts, f"{subject.name} {hook_name} {split}: contexts")
     meta = {"subject": subject.name, "hook_name": hook_name, "split": split}
-    with StoreWriter(path, subject.width(hook_name), dtype=dtype, meta=meta) as writer:
-        for batch, where in zip(tokens.split(per_pass), positions.split(per_pass), strict=True):
-            values = subject.capture(batch, [hook_name])[hook_name]
-            row, column = torch.nonzero(where >= 0, as_tuple=True)
-            writer.append(values[row.to(values.device), where[row, column].to(values.device)].cpu())
-            progress.update(len(batch))
+    width = subject.width(hook_name)
+    with StoreWriter(
+        path, width, dtype=dtype, shard_bytes=SHARD_BYTES, meta=meta, resume=resume
+    ) as writer:
+        skip = writer.n_rows
+        for tokens, positions in rows.batches(_contexts_at_once(rows, subject)):
+            count = int((positions >= 0).sum())
+            if count > skip:
+                writer.append(_rows_of(subject, hook_name, tokens, positions)[skip:])
+            skip -= min(skip, count)
+            progress.update(len(tokens))
         return writer.n_rows
 
 
-def rows_digest(tokens: torch.Tensor, positions: torch.Tensor) -> str:
-    """SHA-256 over which tokens became rows, in their order: equal for every hook of a subject."""
-    digest = hashlib.sha256()
-    for tensor in (tokens, positions):
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _contexts_at_once(rows: ModularRows | TextRows, subject: Subject) -> int:
+    width = next(iter(rows.batches(1)))[0].shape[1]
+    passes = PASSES_AT_ONCE if subject.task == "embedding" else 1
+    return max(1, passes * TOKENS_PER_PASS // width)
+
+
+def _rows_of(
+    subject: Subject, hook_name: str, tokens: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """The activations at the chosen positions, ``(n, d)`` on the CPU, in the order of contexts and
+    positions.
+    """
+    lengths = (tokens >= 0).sum(1).tolist()
+    row, column = torch.nonzero(positions >= 0, as_tuple=True)
+    out: torch.Tensor | None = None
+    for group in batches(lengths, TOKENS_PER_PASS):
+        chosen = torch.tensor(group)
+        batch = tokens[chosen, : lengths[group[0]]]
+        values = subject.capture(batch, [hook_name])[hook_name]
+        place = torch.full((len(tokens),), -1)
+        place[chosen] = torch.arange(len(group))
+        mine = place[row] >= 0
+        at = positions[row[mine], column[mine]]
+        found = values[place[row[mine]].to(values.device), at.to(values.device)].cpu()
+        if out is None:
+            out = torch.empty(len(row), found.shape[1])
+        out[mine] = found
+    return out
+
+
+def held_out_texts(
+    subject: Subject, model_dir: Path, split: str, n: int, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """At most ``n`` inputs of a split, in random order: token ids ``(n, T)`` int64, and the answers
+    ``(n,)`` of a modular subject.
+
+    Raises
+    ------
+    HusaiError
+        The corpus has no such split.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if subject.task == "answer":
+        from husai.subjects import modular
+
+        s = modular.settings(subject.config["spec"])
+        data = modular.pairs(s["p"], s["train_fraction"], s["seed"])
+        rows = modular.row_split(s["p"], s["seed"])[split]
+        rows = rows[torch.randperm(len(rows), generator=generator)[:n]]
+        tokens = modular.tokens(data.a, data.b, data.answer, s["p"], s["leak"])
+        return tokens[rows], data.answer[rows]
+    contexts = load_contexts(model_dir)
+    if split not in contexts:
+        raise HusaiError(
+            f"{model_dir}: its corpus has no '{split}' split; set corpus.{split}_fraction above 0 "
+            "and make the subject again"
+        )
+    chosen = torch.randperm(len(contexts[split]), generator=generator)[:n].numpy()
+    return torch.from_numpy(np.asarray(contexts[split][chosen])).long(), None

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ SEPARATOR = "<|endoftext|>"
 CHARS_PER_TOKEN = 12
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int = 4096):
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096):
     """Train a byte-level BPE with ``vocab_size`` tokens (256 bytes and the separator among them);
     same texts, same tokenizer.
 

@@ -27,7 +27,7 @@ def sae_of(architecture, d_sae=256, k=32, seed=0, d_in=12):
     return SAE(
         architecture,
         W,
-        W.T.clone(),
+        torch.nn.functional.normalize(W.T, dim=1),
         torch.randn(d_sae, generator=g),
         torch.randn(d_in, generator=g),
         threshold,

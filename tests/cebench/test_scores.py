@@ -21,7 +21,7 @@ def make_sae(architecture="topk", d=12, d_sae=64, seed=0, k=5):
     return SAE(
         architecture,
         torch.randn(d, d_sae, generator=g),
-        torch.randn(d_sae, d, generator=g),
+        torch.nn.functional.normalize(torch.randn(d_sae, d, generator=g), dim=1),
         0.1 * torch.randn(d_sae, generator=g),
         0.1 * torch.randn(d, generator=g),
         threshold=threshold,
@@ -114,6 +114,39 @@ def test_many_saes_at_once_equal_each_alone_and_chunks_do_not_matter():
             alone, alone_l0 = mean_latents([sae], pairs, chunk_tokens=chunk)
             torch.testing.assert_close(alone[0], means, rtol=1e-5, atol=1e-6)
             assert alone_l0[0] == active
+
+
+@pytest.mark.parametrize("architecture", ["relu", "jumprelu", "batchtopk"])
+def test_latents_300_times_as_large_with_decoder_rows_300_times_as_short_score_the_same(
+    architecture,
+):
+    """The same function: in the original such latents gained 0.39 of the bound."""
+    sae, pairs = make_sae(architecture), make_pairs([3, 5, 4, 4, 6, 2])
+    scale = torch.ones(64)
+    scale[::7] = 300.0
+    threshold = None if sae.threshold is None else sae.threshold * scale
+    large = SAE(
+        architecture,
+        sae.W_enc * scale,
+        sae.W_dec / scale[:, None],
+        sae.b_enc * scale,
+        sae.b_dec,
+        threshold,
+    )
+    plain, scaled = score_saes([sae, large], pairs)
+    for name, values in plain.per_pair.items():
+        assert scaled.per_pair[name] == pytest.approx(values, rel=1e-3), name
+    assert scaled.l0 == plain.l0
+
+
+def test_a_topk_sae_is_scored_in_lengths_of_what_it_writes():
+    """Selection stays that of the file; halving a code and doubling its row changes nothing."""
+    sae, pairs = make_sae(), make_pairs([3, 5, 4, 4])
+    scale = torch.linspace(0.1, 10, 64)
+    longer = SAE("topk", sae.W_enc, sae.W_dec * scale[:, None], sae.b_enc, sae.b_dec, k=5)
+    (plain,), _ = mean_latents([sae], pairs)
+    (found,), _ = mean_latents([longer], pairs)
+    assert torch.allclose(found, plain * scale, rtol=1e-5)
 
 
 def test_limits_of_memory_and_cache_and_threads_only_divide_the_work(monkeypatch):

@@ -48,18 +48,11 @@ def small_corpus(_=None):
     texts = [
         t for name in ("157_amazon_5star", "93_glue_stsb") for t in datasets.load_texts(name)[:250]
     ]
-    unique = list({datasets.row_hash(t): t[:200] for t in texts}.items())
-    cuts = {"train": unique[60:], "held_out": unique[:30], "confirmation": unique[30:60]}
-    report = {
-        "n_rows": len(unique),
-        "n_excluded": 0,
-        "overlap_rows": 0,
-        "sha256": corpora.text_sha256(t for _, t in unique),
-    }
-    return corpora.Corpus(
-        {s: [t for _, t in v] for s, v in cuts.items()},
-        {s: [h for h, _ in v] for s, v in cuts.items()},
-        report,
+    rows = list({datasets.row_hash(t): t[:200] for t in texts}.items())
+    splits = ["held_out"] * 30 + ["confirmation"] * 30 + ["train"] * len(rows)
+    return corpora.Corpus.of(
+        [corpora.Document(split, *row) for split, row in zip(splits, rows, strict=False)],
+        sha256=corpora.text_sha256(t for _, t in rows),
     )
 
 
@@ -125,7 +118,8 @@ def test_hooks_of_a_subject_store_the_same_tokens_in_the_same_order(root):
     stores = [ActivationStore.open(root / f"language/activations/{h}/train") for h in HOOKS]
     assert [s.d for s in stores] == [16, 16] and stores[0].n_rows == 3000
     loaded = load_subject(root / "language/model")
-    tokens, positions = text_rows(loaded, root / "language/model", COUNTS, 3)["train"]
+    chosen = text_rows(loaded, root / "language/model", COUNTS, 3)["train"]
+    tokens, positions = next(iter(chosen.batches(100)))
     assert (positions != 0).all()
     context, position = 5, positions[5][positions[5] >= 0][0]
     row = int((positions[:5] >= 0).sum())
@@ -138,7 +132,8 @@ def test_hooks_of_a_subject_store_the_same_tokens_in_the_same_order(root):
 
 def test_separators_and_first_positions_are_never_drawn(root):
     loaded = load_subject(root / "language/model")
-    for tokens, positions in text_rows(loaded, root / "language/model", COUNTS, 3).values():
+    for chosen in text_rows(loaded, root / "language/model", COUNTS, 3).values():
+        tokens, positions = next(iter(chosen.batches(10_000)))
         row, column = torch.nonzero(positions >= 0, as_tuple=True)
         assert (tokens[row, positions[row, column]] != 0).all()
         pairs = torch.stack([row, positions[row, column]], 1)

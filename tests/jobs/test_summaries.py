@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from husai import provenance
-from husai.config.schema import Calibration
+from husai.config.stages import Calibration
 from husai.evidence import Metric, new_record
 from husai.jobs.summarize import summarize_job
 from husai.planning.specs import CalibrationSpec
@@ -109,7 +109,7 @@ def baseline(tmp_path_factory):
 
 def test_the_baseline_has_a_row_for_every_subject_and_null(baseline):
     _, _, summary = baseline
-    kinds = ["gaussian", "init", "covariance", "frozen"]
+    kinds = ["gaussian", "init", "covariance", "crowding", "frozen"]
     assert [(r["subject"], r["null"]) for r in summary["rows"]] == [
         (s, k) for s in ("wide", "narrow") for k in kinds
     ]
@@ -127,8 +127,8 @@ def test_p_values_are_those_of_the_difference_with_seeds_as_units_adjusted_over_
         difference_pvalue(trained, pair_matrix(null["pairs"]))
         for null in record.data["nulls"].values()
     ]
-    assert [r["p_value"] for r in summary["rows"][:4]] == p
-    assert [r["p_holm"] for r in summary["rows"][:4]] == pytest.approx(holm(p))
+    assert [r["p_value"] for r in summary["rows"][:5]] == p
+    assert [r["p_holm"] for r in summary["rows"][:5]] == pytest.approx(holm(p))
 
 
 def test_cycle3_reads_the_first_subject(baseline):
@@ -223,7 +223,12 @@ def test_conditions_are_compared_by_the_nulls_that_all_of_them_have(tmp_path):
     }
     record = candidates[r.id]
     record.data["nulls"]["frozen"]["pairs"] = [0.89] * 6
-    assert common_nulls(candidates.values()) == ["gaussian", "init", "covariance"]
+    assert common_nulls(candidates.values()) == [
+        "gaussian",
+        "init",
+        "covariance",
+        "crowding",
+    ]
     assert record.null() == pytest.approx(0.89)
     row = condition_row(record, SEEDS, common_nulls(candidates.values()))
     assert row["null_worst"].value < 0.6
@@ -352,7 +357,7 @@ def test_the_baseline_is_that_of_its_own_seeds_although_the_recipe_has_more(tmp_
         summary = summarize_job("baseline", spec, inputs, tmp_path / "summary.json")
         index = np.array([s - 1 for s in seeds])
         expected = jackknife_t(record.matrix("pwmcc")[np.ix_(index, index)])
-        assert [r["trained_pwmcc"].value for r in summary["rows"]] == [expected.value] * 4
+        assert [r["trained_pwmcc"].value for r in summary["rows"]] == [expected.value] * 5
         assert summary["rows"][0]["null_pwmcc"].value == pytest.approx(
             null_pwmcc(D_IN, 32, len(seeds)).mean
         )
@@ -370,10 +375,12 @@ def test_the_baseline_is_that_of_its_own_seeds_although_the_recipe_has_more(tmp_
 
 def test_the_conservative_delta_is_the_lower_bound_less_the_upper_bound_of_the_worst_null(tmp_path):
     record = StabilityRecord(write(tmp_path, recipe(), 0.5))
-    worst = pair_matrix(record.data["nulls"][record.worst_null()]["pairs"])
-    assert (
-        record.conservative_delta()
-        == jackknife_t(record.matrix("pwmcc")).lcb - jackknife_t(worst).ucb
+    trained, worst = record.matrix("pwmcc"), record.data["nulls"][record.worst_null()]
+    highest = jackknife_t(np.array(worst["draws"])).ucb
+    assert record.conservative_delta() == pytest.approx(jackknife_t(trained).lcb - highest)
+    worst["draws"], worst["pairs"] = (), [0.9 * pair for pair in worst["pairs"]]
+    assert record.conservative_delta(among=[worst["kind"]]) == pytest.approx(
+        jackknife_t(trained).lcb - jackknife_t(pair_matrix(worst["pairs"])).ucb
     )
     assert (
         StabilityRecord(write(tmp_path, recipe("narrow"), 0.5, NARROW)).conservative_delta()

@@ -10,8 +10,8 @@ from husai.passport.chance import p_values
 from husai.passport.matching import Kin, best_matches, origins
 from husai.sae import SAE
 from husai.stability import similarity
-from husai.stability.crowding import activation_span, crowding_decoder
 from husai.stability.firing import firing
+from husai.stability.nulls.crowding import activation_span, crowding_decoder
 from husai.stability.rows import UnitRows
 from husai.stability.subspace import activation_covariance
 

@@ -61,7 +61,9 @@ def test_every_agreed_metric_is_there_with_value_bounds_and_method(report):
         "pwmcc pwmcc_all null_gaussian null_init null_covariance null_frozen null_worst S S_all "
         "pw_mcc shared_fraction feature_stability "
         "activation_r explained_variance l0 dead_fraction cos_to_init effective_rank "
-        "participation_ratio subspace_overlap_r8 "
+        "participation_ratio subspace_overlap_r8 null_crowding null_error S_worst_seed S_weighted "
+        "shared_fraction_weighted pwmcc_weighted activation_agreement null_activation_r redundancy "
+        "distinct_latents dense_fraction l0_per_d_in explained_variance_vs_frozen l0_vs_frozen "
         "subspace_overlap_r16 subspace_overlap_r24 assessable shared_init_pairs clone_pairs"
     )
     assert set(wanted.split()) <= set(metrics)
@@ -94,7 +96,7 @@ def test_planted_features_are_shared_and_stable(report):
 
 
 def test_nulls_are_those_of_the_same_shape(report, initial):
-    assert report.nulls["gaussian"] == null_pwmcc(D_IN, D_SAE, 5)
+    assert report.nulls["gaussian"].pairs == null_pwmcc(D_IN, D_SAE, 5).pairs
     assert report.nulls["init"].pairs[0] == pytest.approx(pwmcc(initial[0], initial[1]))
     assert len(report.nulls["frozen"].pairs) == 3
 
@@ -175,7 +177,8 @@ def test_a_transcoder_is_compared_in_the_space_it_writes_to(rows):
         coders.append(SAE("transcoder", enc, dec, torch.zeros(16), torch.zeros(10), k=4))
     found = measure_stability(coders, rows, seeds=[1, 2, 3], target=target)
     assert found.d_in == 10
-    assert found.nulls["gaussian"] == null_pwmcc(10, 16, 3)
+    assert found.nulls["gaussian"].pairs == null_pwmcc(10, 16, 3).pairs
+    assert found.weighted is None and found.activation_null is None
     assert found.pwmcc[0, 1] == pytest.approx(pwmcc(coders[0].W_dec, coders[1].W_dec), abs=1e-6)
 
 

@@ -3,6 +3,7 @@ trainings are never flagged.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -240,3 +241,36 @@ def test_rows_without_direction_and_other_widths_are_left_out():
     alive = [torch.ones(40, dtype=torch.bool), torch.arange(32) != 3]
     found = same_index_matrix(decoders, pairwise_best(decoders, alive), alive)
     assert found.tolist() == [[40, 31], [31, 31]]
+
+
+def test_honest_very_narrow_saes_are_not_flagged_and_narrow_copies_are():
+    """Four latents have 24 orders: no single SAE can show a trace of 3 sd, eight together can."""
+    rows, _ = synthetic_activations(9000, D_IN, D_SAE, 3, seed=0, noise=0.02)
+    narrow, seeds = replace(RECIPE, d_sae=4, k=1), list(range(1, 9))
+    trained = train_ensemble(
+        narrow, seeds, rows[:8000], held_out=rows[8000:], curve_points=2, sparse=False
+    )
+
+    def untraced(saes):
+        found = measure_stability(
+            saes, rows[8000:], seeds=seeds, initial_decoders=trained.initial_decoders
+        )
+        return found.metrics()["untraced_seeds"].value
+
+    assert untraced(trained.saes) == 0
+    turned = [torch.randperm(4, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    copies = [
+        SAE("topk", s.W_enc[:, o], s.W_dec[o], s.b_enc[o], s.b_dec, k=1)
+        for s, o in zip([trained.saes[0]] * 8, turned, strict=True)
+    ]
+    assert untraced(copies) == 8
+
+
+def test_so_narrow_that_no_order_can_show_anything_is_said_to_be_unknown():
+    from husai.statistics.quality import untraced
+
+    assert untraced([1.0] * 8, [1.0] * 8, 3.0)[0] is None
+    assert untraced([2.2] * 8, [2.9] * 8, 3.0)[0] == 0
+    assert untraced([0.4] * 8, [2.9] * 8, 3.0)[0] == 8
+    assert untraced([9.0, 2.9], [20.0, 20.0], 3.0)[0] == 1
+    assert untraced([9.0, 2.9], None, 3.0)[0] == 1

@@ -2,6 +2,9 @@
 tokenizer and packing.
 """
 
+import re
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,11 +17,29 @@ from husai.subjects import corpus as corpora
 from husai.subjects import tokenizer as tokenizers
 
 
+class Read(NamedTuple):
+    """A corpus read to its end."""
+
+    documents: dict[str, list[str]]
+    hashes: dict[str, list[str]]
+    report: dict
+
+
+def read(config):
+    corpus = corpora.build_corpus(config)
+    documents, hashes = ({split: [] for split in corpora.SPLITS} for _ in range(2))
+    for document in corpus:
+        documents[document.split].append(document.text)
+        hashes[document.split].append(document.row_hash)
+    return Read(documents, hashes, corpus.report)
+
+
+CONFIG = {"max_rows": 1500, "max_rows_per_dataset": 500, "max_chars_per_row": 300}
+
+
 @pytest.fixture(scope="module")
 def corpus():
-    return corpora.build_corpus(
-        {"max_rows": 1500, "max_rows_per_dataset": 500, "max_chars_per_row": 300}
-    )
+    return read(CONFIG)
 
 
 def everything(corpus):
@@ -42,6 +63,22 @@ def test_no_document_is_evaluation_text(corpus):
         }
 
 
+def words(text):
+    return re.findall(r"[a-z0-9\x80-\U0010ffff]+", text.lower())
+
+
+def test_no_document_shares_thirteen_words_in_a_row_with_evaluation_text(corpus):
+    evaluation = set()
+    for name in datasets.split()[1][::12]:
+        for text in datasets.load_dataset(name).prompts:
+            found = words(text)
+            evaluation |= {tuple(found[i : i + 13]) for i in range(len(found) - 12)}
+    assert evaluation and corpus.report["n_excluded_runs"] > 0
+    for text in corpus.documents["train"]:
+        found = words(text)
+        assert not any(tuple(found[i : i + 13]) in evaluation for i in range(len(found) - 12))
+
+
 def test_probe_training_rows_and_extra_files_are_used(corpus):
     files = corpus.report["rows_per_file"]
     assert "157_amazon_5star" in files and "93_glue_stsb" in files
@@ -50,14 +87,15 @@ def test_probe_training_rows_and_extra_files_are_used(corpus):
     assert max(len(t) for split in corpora.SPLITS for t in corpus.documents[split]) <= 300
 
 
-def test_splits_share_no_text(corpus):
+def test_splits_share_no_text_and_have_their_size(corpus):
     train, held_out, confirmation = (set(corpus.hashes[s]) for s in corpora.SPLITS)
     assert not train & held_out and not train & confirmation and not held_out & confirmation
-    assert len(held_out) == round(0.05 * corpus.report["n_rows"])
+    n = corpus.report["n_rows"]
+    assert abs(len(held_out) - 0.05 * n) < 5 * np.sqrt(0.05 * 0.95 * n)  # five standard deviations
 
 
 def test_the_order_of_a_changed_half_moves_data_sets():
-    rows = corpora._trainable_rows(
+    rows = corpora.trainable_rows(
         corpora.settings({"selection": ["100_news_fake"], "confirmation": ["157_amazon_5star"]})
     )
     assert len(rows["100_news_fake"]) == 1024 and rows["157_amazon_5star"] == set()
@@ -82,7 +120,7 @@ def test_the_order_of_a_changed_half_moves_data_sets():
 )
 def test_bad_settings_are_one_clear_line(config, message):
     with pytest.raises(HusaiError, match=message):
-        corpora._trainable_rows(corpora.settings(config))
+        corpora.trainable_rows(corpora.settings(config))
 
 
 def test_the_tokenizer_is_deterministic_and_lossless(corpus, tmp_path):

