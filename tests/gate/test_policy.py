@@ -4,11 +4,14 @@ reported at once.
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from gate_records import HASH, passing
 
 from husai.errors import HusaiError
-from husai.gate import load_policy
+from husai.gate import evaluate, load_policy
+from husai.gate.policy import PINNED
 from husai.gate.policy_reader import parse_policy
 
 GOOD = """
@@ -75,6 +78,27 @@ def test_strict_is_section_4_of_the_method():
         assert row in asked
     assert not load_policy("strict").original
     assert {"one_version", "one_config", "verified"} == set(load_policy("strict").gates[0].checks)
+
+
+@pytest.mark.parametrize("name", ["strict", "cycle3"])
+def test_shipped_policies_are_pinned(name):
+    assert load_policy(name).sha256 == PINNED[name]
+
+
+def test_a_lenient_file_named_strict_is_a_changed_policy(tmp_path):
+    text = load_policy("strict")
+    shipped = Path(text.path).read_text()
+    lenient = tmp_path / "strict.yaml"
+    lenient.write_text(shipped.replace("threshold: 0.30", "threshold: -9"))
+    changed = evaluate(load_policy(lenient), passing(), HASH)
+    assert changed.pass_all and changed.to_dict()["policy_changed"] is True
+    assert changed.to_markdown().startswith("# Policy `strict` (a CHANGED policy): PASS")
+    assert evaluate(text, passing(), HASH).to_markdown().startswith("# Policy `strict`: PASS")
+
+
+def test_a_policy_in_which_no_gate_counts_is_refused():
+    with pytest.raises(HusaiError, match="gates: none of them counts"):
+        parse_policy(GOOD.replace("min_n: 5", "min_n: 5\n    counts: false"))
 
 
 def test_cycle3_has_the_old_names_and_thresholds():
