@@ -62,6 +62,8 @@ def train_job(
     configured, seeds, store, out = spec.recipe, spec.seeds, folder(store), folder(out)
     resolved = resolve(configured, calibration)
     rows, target = _stores(resolved, store)
+    for split in rows.values():
+        split.check_origin(resolved.subject, resolved.hook_name)
     decoder = _reference_decoder(resolved, reference)
     with provenance.job(
         out / "manifest.json",

@@ -138,7 +138,12 @@ def _decision(source: Source) -> list[Any]:
                 ]
             )
         )
-    confirmation = strict["confirmation"]
+    return [*out, *_confirmation(strict["confirmation"]), *_policy(source, STRICT)]
+
+
+def _confirmation(confirmation: Quote) -> list[Any]:
+    """How often this candidate, and others on its data, were confirmed."""
+    out: list[Any] = []
     if confirmation["forced"].value:
         out.append(
             Paragraph(
@@ -166,7 +171,7 @@ def _decision(source: Source) -> list[Any]:
             ".",
         ]
         out.append(Paragraph(parts))
-    return [*out, *_policy(source, STRICT)]
+    return out
 
 
 def _candidate_line(candidate: Quote) -> Inline:

@@ -196,16 +196,6 @@ def summary(
         "agree.",
         *told(simulation),
     ]
-    figure = {
-        "kind": "line",
-        "x": [p["shared_fraction"] for p in power],
-        "y": [p["rate"].value for p in power],
-        "lcb": [p["rate"].lcb for p in power],
-        "ucb": [p["rate"].ucb for p in power],
-        "x_label": "true shared fraction",
-        "y_label": "share of campaigns that pass",
-        "title": "Power of the strict policy",
-    }
     return {
         "schema": "husai.selftest/1",
         "policy": policy.name,
@@ -217,9 +207,22 @@ def summary(
         | {f"false_pass_rate: {row['null']}": row["rate"] for row in simulation["rows"]},
         "columns": COLUMNS,
         "rows": rows,
-        "figures": [figure],
+        "figures": [_power_figure(power)],
         "notes": notes,
         "simulation": dict(simulation),
+    }
+
+
+def _power_figure(power: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "kind": "line",
+        "x": [p["shared_fraction"] for p in power],
+        "y": [p["rate"].value for p in power],
+        "lcb": [p["rate"].lcb for p in power],
+        "ucb": [p["rate"].ucb for p in power],
+        "x_label": "true shared fraction",
+        "y_label": "share of campaigns that pass",
+        "title": "Power of the strict policy",
     }
 
 
