@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from husai.errors import HusaiError
+from husai.gate.policy import is_shipped
 from husai.provenance import (
     canonical_json,
     code_hash,
@@ -185,6 +186,7 @@ def gate_status(results: str | Path, since: str = "") -> dict[str, Any]:
         made = str((decision.get("provenance") or {}).get("time") or "")
         status[path.parent.name] = {
             "pass_all": gates.get("pass_all") is True,
+            "changed": not is_shipped(decision.get("policy"), decision.get("policy_sha256")),
             "failed": failed,
             "new": made >= since,
         }

@@ -27,7 +27,7 @@ from husai.planning.specs import BringSpec, ConfirmationSpec
 from husai.provenance import read_json, sha256_file, write_json
 from husai.recipe import Recipe
 from husai.sae import SAE, load_sae, save_sae
-from husai.sae.ensemble import train_ensemble
+from husai.sae.training.ensemble import train_ensemble
 from husai.sae_files import expand, sae_files
 from husai.selection.chosen import read_candidate
 from husai.stability.record import StabilityRecord

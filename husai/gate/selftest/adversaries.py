@@ -75,6 +75,27 @@ ADVERSARIES = (
         "integrity",
         "integrity.shared_init_pairs",
     ),
+    Adversary(
+        "overscaled",
+        "the oracle's features with codes six times too large",
+        "is_sae",
+        "stability.explained_variance lcb",
+    ),
+    Adversary(
+        "components",
+        "principal components with both signs: dense, and found by every seed",
+        "is_sae",
+        "stability.l0_per_d_in",
+    ),
+    Adversary(
+        "collapsed", "half of the oracle's latents, each twice", "is_sae", "stability.redundancy"
+    ),
+    Adversary(
+        "one_failed_seed",
+        "one training in eight found nothing",
+        "reproducibility",
+        "stability.S_worst_seed",
+    ),
 )
 COLUMNS = [
     "case",
