@@ -12,6 +12,7 @@ import pandas as pd
 
 from husai import provenance
 from husai.evidence import Metric, new_record
+from husai.gate.policy import PINNED
 from husai.statistics import ensemble_metrics
 from husai.stress import stress_metrics
 
@@ -119,6 +120,7 @@ def decision(root: Path, rows, policy="strict"):
     failing = [g for g, ok in gates.items() if not ok and g != "pass_all"]
     value = {
         "policy": policy,
+        "policy_sha256": PINNED[policy],
         "candidate": {"recipe": "topk-d512-k16", "recipe_hash": HASH, "subject": "language"},
         "metrics": {
             f"{r['condition'].split()[0]}": {

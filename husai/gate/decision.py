@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from husai.gate.policy import is_shipped, policy_label
+
 
 class Row(NamedTuple):
     """One condition judged: what was read, what was asked, the verdict and why."""
@@ -97,6 +99,7 @@ class Decision:
         return {
             "policy": self.policy,
             "policy_sha256": self.policy_sha256,
+            "policy_changed": not is_shipped(self.policy, self.policy_sha256),
             "candidate": self.candidate,
             "metrics": self.metrics,
             "thresholds": self.thresholds,
@@ -124,7 +127,7 @@ class Decision:
         names = (self.candidate.get(key) for key in ("condition", "recipe", "recipe_hash"))
         name = next((n for n in names if n and isinstance(n, str)), "not named")
         out = [
-            f"# Policy `{self.policy}`: {status}",
+            f"# Policy {policy_label(self.policy, self.policy_sha256)}: {status}",
             "",
             f"- candidate: `{name}`",
             f"- pass_all: `{self.pass_all}`",

@@ -138,17 +138,7 @@ def begin_confirmation(
         A second attempt without ``force``, seeds that the selection has seen, or fewer than 8
         seeds.
     """
-    seen = sorted(set(seeds) & set(selection_seeds))
-    if seen:
-        raise HusaiError(
-            f"confirm: seeds {seen} were already used for the selection; confirmation needs fresh "
-            "seeds"
-        )
-    if len(set(seeds)) < at_least:
-        raise HusaiError(
-            f"confirm: {len(set(seeds))} different seeds given, confirmation needs at least "
-            f"{at_least}"
-        )
+    _check_seeds(seeds, selection_seeds, at_least)
     path = Path(ledger)
     with _locked(path):
         mine = [e for e in read_ledger(path) if e.get("config_hash") == config_hash]
@@ -183,6 +173,20 @@ def begin_confirmation(
             )
         return _append(
             path, {**entry, "attempt": len(started) + 1, "forced": bool(started), "resumed": False}
+        )
+
+
+def _check_seeds(seeds: list[int], selection_seeds: list[int], at_least: int) -> None:
+    seen = sorted(set(seeds) & set(selection_seeds))
+    if seen:
+        raise HusaiError(
+            f"confirm: seeds {seen} were already used for the selection; confirmation needs fresh "
+            "seeds"
+        )
+    if len(set(seeds)) < at_least:
+        raise HusaiError(
+            f"confirm: {len(set(seeds))} different seeds given, confirmation needs at least "
+            f"{at_least}"
         )
 
 

@@ -11,6 +11,24 @@ from typing import NamedTuple
 
 from husai.errors import HusaiError, nearest
 
+PINNED = {
+    "cycle3": "f6a89d353222645f85c8a6bd7368111745f59123a26d6dc20eb3f16110ce8fda",
+    "strict": "68a50799ce88fd2cc21eb35e81fb1025155021e4417b272bde40f42f0d1e14e6",
+}
+"""SHA-256 of the policy files that ship with this version. A name promises nothing: whoever may edit
+a file may call it strict."""
+CHANGED = "a CHANGED policy"
+
+
+def is_shipped(name: object, sha256: object) -> bool:
+    """Whether a policy of this name and hash is one that ships with this version, unchanged."""
+    return isinstance(name, str) and PINNED.get(name, "") == sha256
+
+
+def policy_label(name: object, sha256: object) -> str:
+    """How a headline names a policy: by its name, and as changed where it is not the shipped one."""
+    return f"`{name}`" if is_shipped(name, sha256) else f"`{name}` ({CHANGED})"
+
 
 class Condition(NamedTuple):
     """One comparison: ``basis`` of ``metric`` in evidence of kind ``evidence``, ``op``,

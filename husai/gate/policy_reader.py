@@ -135,11 +135,12 @@ class Reader:
         if not isinstance(gates, dict) or not gates:
             self.wrong("gates", "expected at least one gate")
             gates = {}
+        read = [g for name, body in gates.items() if (g := self.gate(str(name), body)) is not None]
+        if read and not any(g.counts for g in read):
+            self.wrong("gates", "none of them counts, so everything would pass")
         return Policy(
             name=str(data.get("policy")),
-            gates=tuple(
-                g for name, body in gates.items() if (g := self.gate(str(name), body)) is not None
-            ),
+            gates=tuple(read),
             original=self._evidence(data.get("evidence") or {}),
         )
 

@@ -14,6 +14,7 @@ from husai.gate.bounds import level_of
 from husai.gate.evaluate import evaluate
 from husai.gate.inputs import load_evidence
 from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, GateFailed, append
+from husai.gate.policy import CHANGED, is_shipped
 from husai.gate.policy_files import load_policy
 from husai.jobs.arguments import describe
 
@@ -76,10 +77,11 @@ def claim_job(
     path = Path(evidence) / "release_policy.json" if Path(evidence).is_dir() else Path(evidence)
     body, strict = read_artifact(path), load_policy("strict")
     refused = f"claim refused: {path}"
-    if body.get("policy") != "strict" or body.get("policy_sha256") != strict.sha256:
+    ours = [is_shipped("strict", sha256) for sha256 in (strict.sha256, body.get("policy_sha256"))]
+    if body.get("policy") != "strict" or not all(ours):
         raise GateFailed(
-            f"{refused} is not a decision of the strict policy that comes with this version; run "
-            "husai gate --policy strict"
+            f"{refused} is not a decision of the strict policy that comes with this version but of "
+            f"{CHANGED}; run husai gate --policy strict"
         )
     sources = body.get("sources")
     if not isinstance(sources, list) or not sources:

@@ -23,6 +23,7 @@ from husai.gate.ledger import (
     confirmation_family,
     confirmation_status,
 )
+from husai.gate.policy import policy_label
 from husai.gate.policy_files import load_policy
 from husai.jobs.arguments import add_compute, add_paths, add_spec, describe
 
@@ -95,7 +96,8 @@ def run(args: Namespace) -> None:
         **options,
     )
     result = "PASS" if decision.pass_all else "FAIL: " + ", ".join(decision.failing)
-    print(f"policy {decision.policy}: {result}")
+    label = policy_label(decision.policy, decision.policy_sha256).replace("`", "")
+    print(f"policy {label}: {result}")
     print("\n".join(decision.lines()))
     print(f"written to {args.output_dir / 'release_policy.json'} and .md")
     if args.fail_on_gate_fail:

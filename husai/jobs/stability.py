@@ -34,7 +34,7 @@ def add_arguments(command: ArgumentParser) -> None:
     )
     command.add_argument(
         "--null",
-        choices=["worst", "gaussian", "init", "covariance"],
+        choices=["worst", "gaussian", "init", "covariance", "crowding"],
         default="worst",
         help="null of the table (default %(default)s)",
     )
@@ -56,6 +56,12 @@ def add_arguments(command: ArgumentParser) -> None:
         choices=["held_out", "confirmation"],
         default="held_out",
         help="rows of --recipe (default %(default)s)",
+    )
+    command.add_argument(
+        "--phase",
+        nargs="?",
+        choices=["selection", "confirmation"],
+        help="what the record is evidence of (with --recipe): the gate never counts the selection's",
     )
     command.add_argument("--out", type=Path, help="evidence file to write (with --recipe)")
     add_compute(command)
@@ -92,6 +98,7 @@ def run(args: Namespace) -> None:
             args.out,
             frozen_dir=args.frozen,
             split=args.split,
+            phase=args.phase,
             device=device,
         )
 
@@ -105,6 +112,7 @@ def stability_job(
     *,
     frozen_dir: str | Path | None = None,
     split: str = "held_out",
+    phase: str | None = None,
     device: Any = "cpu",
 ) -> dict[str, Any]:
     """Measure the stability of a trained recipe and write
@@ -124,6 +132,8 @@ def stability_job(
     split : str
         Which rows decide about dead latents and activation agreement: ``held_out`` or
         ``confirmation``.
+    phase : str or None
+        ``selection`` or ``confirmation``, where the record is evidence of one of them.
 
     Returns
     -------
@@ -164,14 +174,7 @@ def stability_job(
         device=device,
     )
     details = report.details() | {"split": split, "rows": len(rows), "nulls_missing": missing}
-    details |= {
-        "recipe_fields": described["recipe"],
-        "resolved": described.get("resolved"),
-        "final": described.get("final", []),
-    }
-    trajectory = recipe_dir / "training.parquet"
-    if trajectory.is_file():
-        details["trajectory"] = training_trajectory(trajectory)
+    details |= _training(recipe_dir, described)
     inputs = [d / "sae_weights.safetensors" for d in directories] + frozen_inputs
     inputs.append(recipe_dir / "recipe.json")
     inputs += [s.path / "store.json" for s in (store, target_store) if s is not None]
@@ -185,9 +188,21 @@ def stability_job(
         {"recipe": recipe.to_dict(), "split": split},
         seeds,
         **details,
+        **({"phase": phase} if phase else {}),
     )
     provenance.write_json(out, record)
     return record
+
+
+def _training(recipe_dir: Path, described: dict) -> dict[str, Any]:
+    """What is known of the training: recipe, final figures, curves where it was followed."""
+    known = {
+        "recipe_fields": described["recipe"],
+        "resolved": described.get("resolved"),
+        "final": described.get("final", []),
+    }
+    curves = recipe_dir / "training.parquet"
+    return known | ({"trajectory": training_trajectory(curves)} if curves.is_file() else {})
 
 
 def _rows(directory: Path, split: str):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from husai.errors import HusaiError
 from husai.gate.decision import gate_lines
+from husai.gate.policy import CHANGED
 from husai.provenance import read_json
 from husai.report.events import (
     gate_status,
@@ -57,11 +58,13 @@ def _outcome(results: Path) -> str:
     if strict is None:
         return "No decision: the strict gate was not reached."
     others = [
-        f"{name} {'passed' if s['pass_all'] else 'failed (' + ', '.join(s['failed']) + ')'}"
+        f"{name}{f' ({CHANGED})' if s['changed'] else ''} {'passed' if s['pass_all'] else 'failed (' + ', '.join(s['failed']) + ')'}"
         for name, s in status.items()
         if name != "strict"
     ]
     also = f" For comparison: {'; '.join(others)}." if others else ""
+    if strict["changed"]:
+        return f"NOT RELEASED: the decision is that of {CHANGED}, not of strict as it ships." + also
     if strict["pass_all"]:
         return "RELEASED: every gate of the strict policy passed on one candidate." + also
     return (

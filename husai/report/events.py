@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from husai.errors import HusaiError
+from husai.gate.policy import is_shipped
 from husai.provenance import (
     canonical_json,
     code_hash,
@@ -22,6 +23,7 @@ from husai.provenance import (
     git_commit,
     hardware,
     library_versions,
+    read_object,
     utc_now,
     write_text,
 )
@@ -178,12 +180,13 @@ def gate_status(results: str | Path, since: str = "") -> dict[str, Any]:
     """
     status = {}
     for path in sorted(Path(results).glob("gate/*/release_policy.json")):
-        decision = _json(path)
+        decision = read_object(path)
         gates = decision.get("gates") or {}
         failed = [name for name in gate_names(gates) if gates[name] is not True]
         made = str((decision.get("provenance") or {}).get("time") or "")
         status[path.parent.name] = {
             "pass_all": gates.get("pass_all") is True,
+            "changed": not is_shipped(decision.get("policy"), decision.get("policy_sha256")),
             "failed": failed,
             "new": made >= since,
         }
@@ -198,7 +201,7 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
     slices: dict[str, Any] = {}
     jobs, failed, codes, last = 0, [], set(), None
     for path in sorted(Path(results).rglob("*manifest*.json")):
-        record = _json(path)
+        record = read_object(path)
         if str(record.get("start") or "") < since:
             continue
         stage = path.relative_to(results).parts[0]
@@ -239,11 +242,3 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
         "confirmations": confirmed,
         "last_end": last,
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from husai.gate.policy import CHANGED
 from husai.provenance import canonical_json, write_text
 from husai.report.events import read_events, runs_path
 from husai.report.quotes import format_value
@@ -98,7 +99,8 @@ def _gates(status: dict[str, Any] | None) -> str:
     if not status:
         return "no decision"
     parts = []
-    for policy, gate in status.items():
+    for name, gate in status.items():
+        policy = f"{name} ({CHANGED})" if gate.get("changed") else name
         text = (
             f"{policy} passed"
             if gate["pass_all"]

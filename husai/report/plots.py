@@ -113,17 +113,14 @@ def line_plot(
             colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
             y = [v if is_finite(v) else math.nan for v in one.y]
             if len(one.lcb) or len(one.ucb):
-                low = [
-                    v - b if is_finite(b) and is_finite(v) else 0.0
-                    for v, b in zip(y, one.lcb or [None] * len(y), strict=True)
-                ]
-                high = [
-                    b - v if is_finite(b) and is_finite(v) else 0.0
-                    for v, b in zip(y, one.ucb or [None] * len(y), strict=True)
-                ]
-                spread = [[max(v, 0.0) for v in low], [max(v, 0.0) for v in high]]
                 axes.errorbar(
-                    position, y, yerr=spread, fmt="none", ecolor=colour, elinewidth=1.2, capsize=3
+                    position,
+                    y,
+                    yerr=_spread(one, y),
+                    fmt="none",
+                    ecolor=colour,
+                    elinewidth=1.2,
+                    capsize=3,
                 )
             style = "-" if joined and not categories else ""
             axes.plot(
@@ -156,6 +153,16 @@ def line_plot(
             )
 
     return _svg(draw, size)
+
+
+def _spread(one: Series, y: Sequence[float]) -> list[list[float]]:
+    """Distances from the values down to their lower and up to their upper bounds; 0 where open."""
+    down = zip(y, one.lcb or [None] * len(y), strict=True)
+    up = zip(one.ucb or [None] * len(y), y, strict=True)
+    return [
+        [max(a - b, 0.0) if is_finite(a) and is_finite(b) else 0.0 for a, b in pairs]
+        for pairs in (down, up)
+    ]
 
 
 def heat_map(

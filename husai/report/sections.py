@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from husai.gate.policy import CHANGED, is_shipped
 from husai.report.document import (
     Bullets,
     Document,
@@ -52,7 +53,7 @@ RECORDS = {
 def build(source: Source) -> Document:
     """The whole report from the evidence below ``source.root``."""
     strict = source.open(STRICT)
-    released = strict["gates"]["pass_all"].value is True
+    released = strict["gates"]["pass_all"].value is True and _shipped(strict)
     sections = [
         Section("Decision", _decision(source)),
         Section("Negative results", _failures(source)),
@@ -72,11 +73,23 @@ def build(source: Source) -> Document:
     return Document(status_line(strict), released, sections)
 
 
+def _shipped(decision: Quote) -> bool:
+    return is_shipped(decision["policy"].value, decision["policy_sha256"].value)
+
+
 def status_line(strict: Quote) -> Inline:
     """First line of the report: released or not, and by how many gates."""
     if not strict.exists:
         return ["NOT RELEASED: the strict gate has not been evaluated"]
     gates = strict["gates"]
+    if not _shipped(strict):
+        return [
+            f"NOT RELEASED: decided by {CHANGED}, not by strict as it ships; it failed ",
+            gates.by("failed_count"),
+            " of ",
+            gates.by("gate_count"),
+            " gates",
+        ]
     if gates["pass_all"].value is True:
         return [
             "RELEASED: strict gate passed (",
@@ -104,7 +117,9 @@ def _decision(source: Source) -> list[Any]:
         return [missing(STRICT)]
     out: list[Any] = [Paragraph(_candidate_line(strict["candidate"]))]
     gates = strict["gates"]
-    if gates["pass_all"].value is True:
+    if not _shipped(strict):
+        out.append(Paragraph([f"Decided by {CHANGED}: husai claim refuses it."]))
+    elif gates["pass_all"].value is True:
         out.append(
             Paragraph(
                 [
@@ -123,7 +138,12 @@ def _decision(source: Source) -> list[Any]:
                 ]
             )
         )
-    confirmation = strict["confirmation"]
+    return [*out, *_confirmation(strict["confirmation"]), *_policy(source, STRICT)]
+
+
+def _confirmation(confirmation: Quote) -> list[Any]:
+    """How often this candidate, and others on its data, were confirmed."""
+    out: list[Any] = []
     if confirmation["forced"].value:
         out.append(
             Paragraph(
@@ -151,7 +171,7 @@ def _decision(source: Source) -> list[Any]:
             ".",
         ]
         out.append(Paragraph(parts))
-    return [*out, *_policy(source, STRICT)]
+    return out
 
 
 def _candidate_line(candidate: Quote) -> Inline:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import torch
 
+from husai.recipe import READ_ONLY
 from husai.sae.architectures import SAE, THRESHOLDED, TOP_K
 
 ROUNDING = 1e-6
@@ -28,7 +29,7 @@ def fold_norms(sae: SAE) -> SAE:
     Exact for every architecture. Thresholds of JumpReLU and BatchTopK grow with their latent. TopK
     goes on choosing by the pre-activations of its own file, and what is chosen is then scaled: with
     unequal norms that is no plain TopK SAE any more, but one with a rule of its own
-    (:class:`FoldedTopK`). A latent whose decoder row is zero never fires afterwards, except that
+    (:class:`FoldedTopK`), as are AbsTopK and matching pursuit. A latent whose decoder row is zero never fires afterwards, except that
     TopK still spends a place on it, as its file does.
 
     Parameters
@@ -49,8 +50,8 @@ def fold_norms(sae: SAE) -> SAE:
     W_dec = sae.W_dec / torch.where(norms > 0, norms, 1.0).unsqueeze(1)
     threshold = sae.threshold * norms if sae.architecture in THRESHOLDED else sae.threshold
     weights = (sae.W_enc * norms, W_dec, sae.b_enc * norms, sae.b_dec, threshold)
-    rest = (sae.k, sae.cfg, sae.apply_b_dec_to_input)
-    if sae.architecture in TOP_K:
+    rest = (sae.k, sae.cfg, sae.apply_b_dec_to_input, sae.transcodes)
+    if sae.architecture in (*TOP_K, *READ_ONLY):
         return FoldedTopK(sae.architecture, *weights, *rest, own=sae, norms=norms)
     return SAE(sae.architecture, *weights, *rest)
 
@@ -78,7 +79,7 @@ class FoldedTopK(SAE):
         """The same SAE on another device or in another number format."""
         plain = super().to(device, dtype)
         weights = (plain.W_enc, plain.W_dec, plain.b_enc, plain.b_dec, plain.threshold)
-        rest = (plain.k, plain.cfg, plain.apply_b_dec_to_input)
+        rest = (plain.k, plain.cfg, plain.apply_b_dec_to_input, plain.transcodes)
         norms = self.norms.to(device=device, dtype=dtype)
         own = self.own.to(device, dtype)
         return FoldedTopK(self.architecture, *weights, *rest, own=own, norms=norms)

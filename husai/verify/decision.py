@@ -15,7 +15,7 @@ from husai.gate.decision import Decision
 from husai.gate.evaluate import evaluate
 from husai.gate.inputs import load_evidence
 from husai.gate.ledger import CONFIRMATION_LEDGER
-from husai.gate.policy import Policy
+from husai.gate.policy import Policy, is_shipped, policy_label
 from husai.gate.policy_files import load_policy, shipped_policies
 from husai.provenance import finite, read_json, sha256_file
 from husai.report.mirror import sources_of
@@ -40,6 +40,9 @@ def check_decisions(found: Findings) -> None:
         except (HusaiError, KeyError, TypeError, AttributeError) as error:
             found.notes.append(f"{found.name(path)}: the decision was not made again ({error})")
             continue
+        if not is_shipped(decision.get("policy"), decision.get("policy_sha256")):
+            label = policy_label(decision.get("policy"), decision.get("policy_sha256"))
+            found.notes.append(f"{found.name(path)}: decided by policy {label}")
         found.count("decisions made again")
         for line in [*_level(decision, again), *differences(decision, again)]:
             found.mismatch(path, line)

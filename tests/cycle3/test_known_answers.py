@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
-from gate_records import frontier_record, phase4a, write
+from gate_records import frontier_record, phase4a, record, write
 
 from husai.cycle3.artifacts import (
     External,
@@ -303,6 +303,20 @@ def test_a_threshold_out_of_reach_is_named_but_does_not_change_the_old_decision(
         decision.unattainable == ["external", "external_cebench"] and not decision.gates["external"]
     )
     assert "ends at -15.98" in decision.reasons["external"]
+
+
+def test_a_delta_above_its_own_bound_is_taken_as_the_original_took_it(decide):
+    summary = frontier_record("topk", 42, 0.1, 1.0)["cebench"]
+    decision = decide(external=summary, external_mode="cebench", require_external=True)
+    assert decision.gates["external"] and decision.unattainable == []
+
+
+def test_evidence_of_another_recipe_or_of_the_selection_counts_where_there_is_none_of_its_own():
+    theirs = record("ood", {"ood_drop": 0.05}, "other", phase="selection", inputs=None)
+    decision = evaluate(load_policy("cycle3"), [theirs], {"recipe_hash": "mine"})
+    assert decision.gates["ood"] and decision.metrics["ood_drop"] == 0.05
+    own = record("ood", {"ood_drop": 0.2}, "mine")
+    assert not evaluate(load_policy("cycle3"), [theirs, own], {"recipe_hash": "mine"}).gates["ood"]
 
 
 def test_thresholds_can_be_moved(decide):

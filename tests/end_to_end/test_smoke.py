@@ -136,6 +136,7 @@ def test_the_report_states_the_status_first_and_names_every_strict_gate(run):
     gates = load(directory / "results/gate/strict/release_policy.json")["gates"]
     assert {
         "integrity",
+        "is_sae",
         "reproducibility",
         "functional",
         "random_model",

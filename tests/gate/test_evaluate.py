@@ -48,11 +48,24 @@ TRUTH = [
     ("reproducibility", "stability__shared_fraction", 0.3101, 0.3099),
     ("reproducibility", "stability__null_worst", 0.9, 0.901),
     ("reproducibility", "stability__assessable", 1, 0),
-    ("functional", "stability__activation_r", 0.5101, 0.5099),
+    ("is_sae", "stability__explained_variance", 0.5101, 0.5099),
+    ("is_sae", "stability__explained_variance_vs_frozen", 0.0101, 0.01),
+    ("is_sae", "stability__l0_per_d_in", 0.25, 0.251),
+    ("is_sae", "stability__dense_fraction", 0.10, 0.101),
+    ("is_sae", "stability__redundancy", 0.10, 0.101),
+    ("reproducibility", "stability__S_worst_seed", 0.30, 0.2999),
+    ("reproducibility", "stability__shared_fraction_weighted", 0.3101, 0.3099),
+    *(
+        ("reproducibility", f"stability__null_{kind}", 0.9, 0.901)
+        for kind in ("gaussian", "init", "covariance", "crowding", "frozen")
+    ),
+    ("functional", "stability__activation_agreement", 0.3101, 0.3099),
     ("random_model", "random_model__delta_S", 0.0101, 0.01),
     ("transcoder", "transcoder__delta_S", -0.0399, -0.0401),
     ("ood", "ood__excess_drop", 0.0199, 0.0201),
     ("saebench", "saebench__delta_vs_frozen", 0.0101, 0.01),
+    ("saebench", "saebench__delta_vs_neurons", 0.0101, 0.01),
+    ("saebench", "saebench__delta_vs_pca", -0.0099, -0.0101),
     ("saebench", "saebench__delta_vs_dense", -0.0099, -0.0101),
     ("cebench", "cebench__delta_vs_frozen", 0.0101, 0.01),
 ]
@@ -242,7 +255,17 @@ WORSE = {
     "plateau_gain": 1,
     "cos_to_init": 1,
     "dead_fraction": 1,
+    "l0_per_d_in": 1,
+    "dense_fraction": 1,
+    "redundancy": 1,
     "null_worst": 1,
+    **{f"null_{kind}": 1 for kind in ("gaussian", "init", "covariance", "crowding", "frozen")},
+}
+NEVER_NEGATIVE = {key for key in WORSE if key.startswith("null_")} | {
+    "dead_fraction",
+    "l0_per_d_in",
+    "dense_fraction",
+    "redundancy",
 }
 
 
@@ -263,7 +286,7 @@ WORSE = {
 def test_worse_evidence_never_turns_a_fail_into_a_pass(name, value, half, less, wider):
     key = name.split("__")[1]
     sign = WORSE.get(key, -1)
-    if key in ("null_worst", "dead_fraction"):
+    if key in NEVER_NEGATIVE:
         value = abs(
             value
         )  # below 0 it would not be worse evidence but impossible evidence, which fails for that
@@ -304,7 +327,7 @@ def test_what_the_seeds_cannot_resolve_is_named():
         decision.unattainable == ["reproducibility"]
         and "unresolvable: with n = 8" in decision.reasons["reproducibility"]
     )
-    one = decide(passing(stability__activation_r=Metric(0.9)))
+    one = decide(passing(stability__activation_agreement=Metric(0.9)))
     assert "functional" in one.unattainable and "gives no interval" in one.reasons["functional"]
 
 
@@ -313,14 +336,14 @@ def test_the_decision_as_text_and_json():
     text = decision.to_markdown()
     assert text.startswith("# Policy `strict`: FAIL: ood") and "| ood | **fail** |" in text
     lines = decision.lines()
-    assert len(lines) == 8 and lines[2].startswith(
-        "pass functional: stability.activation_r lcb 0.7 [0.69, 0.71], asked lcb >= 0.5: "
+    assert len(lines) == 9 and lines[3].startswith(
+        "pass functional: stability.activation_agreement lcb 0.6 [0.59, 0.61], asked lcb >= 0.3: "
     )
-    assert lines[5].startswith(
+    assert lines[6].startswith(
         "FAIL ood: ood.excess_drop ucb 0.2 [0.19, 0.21], asked ucb <= 0.03: ood.excess_drop ucb = "
         "0.21 fails <= 0.03"
     )
-    missing = decide([r for r in passing() if r["kind"] != "ood"]).lines()[5]
+    missing = decide([r for r in passing() if r["kind"] != "ood"]).lines()[6]
     assert missing.startswith(
         "FAIL ood: ood.excess_drop ucb missing, asked ucb <= 0.03: ood.excess_drop ucb is "
         "missing: there is no ood evidence"

@@ -4,11 +4,14 @@ reported at once.
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from gate_records import HASH, passing
 
 from husai.errors import HusaiError
-from husai.gate import load_policy
+from husai.gate import evaluate, load_policy
+from husai.gate.policy import PINNED
 from husai.gate.policy_reader import parse_policy
 
 GOOD = """
@@ -34,6 +37,7 @@ def conditions(name):
 def test_strict_is_section_4_of_the_method():
     assert [g.name for g in load_policy("strict").gates] == [
         "integrity",
+        "is_sae",
         "reproducibility",
         "functional",
         "random_model",
@@ -52,7 +56,17 @@ def test_strict_is_section_4_of_the_method():
         ("reproducibility", "S", "lcb", ">=", 0.30),
         ("reproducibility", "shared_fraction", "lcb", ">=", 0.30),
         ("reproducibility", "null_worst", "point", "<=", 0.9),
-        ("functional", "activation_r", "lcb", ">=", 0.5),
+        ("is_sae", "explained_variance", "lcb", ">=", 0.5),
+        ("is_sae", "explained_variance_vs_frozen", "lcb", ">", 0.0),
+        ("is_sae", "l0_per_d_in", "point", "<=", 0.25),
+        ("is_sae", "dense_fraction", "point", "<=", 0.1),
+        ("is_sae", "redundancy", "point", "<=", 0.1),
+        ("reproducibility", "S_worst_seed", "point", ">=", 0.3),
+        ("reproducibility", "shared_fraction_weighted", "lcb", ">=", 0.3),
+        ("reproducibility", "null_crowding", "point", "<=", 0.9),
+        ("functional", "activation_agreement", "lcb", ">=", 0.3),
+        ("saebench", "delta_vs_neurons", "lcb", ">", 0.0),
+        ("saebench", "delta_vs_pca", "lcb", ">=", -0.02),
         ("random_model", "delta_S", "lcb", ">", 0.0),
         ("transcoder", "delta_S", "lcb", ">=", -0.05),
         ("ood", "excess_drop", "ucb", "<=", 0.03),
@@ -64,6 +78,27 @@ def test_strict_is_section_4_of_the_method():
         assert row in asked
     assert not load_policy("strict").original
     assert {"one_version", "one_config", "verified"} == set(load_policy("strict").gates[0].checks)
+
+
+@pytest.mark.parametrize("name", ["strict", "cycle3"])
+def test_shipped_policies_are_pinned(name):
+    assert load_policy(name).sha256 == PINNED[name]
+
+
+def test_a_lenient_file_named_strict_is_a_changed_policy(tmp_path):
+    text = load_policy("strict")
+    shipped = Path(text.path).read_text()
+    lenient = tmp_path / "strict.yaml"
+    lenient.write_text(shipped.replace("threshold: 0.30", "threshold: -9"))
+    changed = evaluate(load_policy(lenient), passing(), HASH)
+    assert changed.pass_all and changed.to_dict()["policy_changed"] is True
+    assert changed.to_markdown().startswith("# Policy `strict` (a CHANGED policy): PASS")
+    assert evaluate(text, passing(), HASH).to_markdown().startswith("# Policy `strict`: PASS")
+
+
+def test_a_policy_in_which_no_gate_counts_is_refused():
+    with pytest.raises(HusaiError, match="gates: none of them counts"):
+        parse_policy(GOOD.replace("min_n: 5", "min_n: 5\n    counts: false"))
 
 
 def test_cycle3_has_the_old_names_and_thresholds():

@@ -27,7 +27,7 @@ from husai.planning.specs import BringSpec, ConfirmationSpec
 from husai.provenance import read_json, sha256_file, write_json
 from husai.recipe import Recipe
 from husai.sae import SAE, load_sae, save_sae
-from husai.sae.ensemble import train_ensemble
+from husai.sae.training.ensemble import train_ensemble
 from husai.sae_files import expand, sae_files
 from husai.selection.chosen import read_candidate
 from husai.stability.record import StabilityRecord
@@ -468,6 +468,8 @@ def confirmed(here, table, tmp_path, monkeypatch):
             "results/confirmation/candidate",
             "--split",
             "confirmation",
+            "--phase",
+            "confirmation",
             "--frozen",
             "results/confirmation/frozen",
             "--out",
@@ -595,8 +597,8 @@ def test_facts_that_the_metadata_declare_count_and_are_marked_as_declared(
     metrics = integrity(spec, own, folder / "candidate/recipe.json", stability)["metrics"]
     for name in ("plateau_gain", "cos_to_init", "text_overlap_rows"):
         assert metrics[name].value == max(f[name] for f in candidate["final"])
-        assert metrics[name]["method"].endswith("(declared by the brought SAEs)")
-    assert metrics["shared_init_pairs"]["value"] == 0.0 and "init" in stability.data["nulls"]
+        assert metrics[name].method.endswith("(declared by the brought SAEs)")
+    assert metrics["shared_init_pairs"].value == 0.0 and "init" in stability.data["nulls"]
 
 
 def test_a_second_set_of_members_is_a_second_attempt(confirmed):

@@ -60,6 +60,14 @@ def test_a_passed_gate_reads_released(tmp_path):
     assert render(tmp_path).markdown.startswith("# RELEASED: strict gate passed (5 of 5 gates)\n")
 
 
+def test_a_changed_policy_never_reads_released(tmp_path):
+    passing = [{**row, "passed": True} for row in report_tree.STRICT_ROWS]
+    report_tree.decision(tmp_path, passing)
+    path = tmp_path / "results/gate/strict/release_policy.json"
+    path.write_text(path.read_text().replace(report_tree.PINNED["strict"], "0" * 64))
+    assert render(tmp_path).markdown.startswith("# NOT RELEASED: decided by a CHANGED policy")
+
+
 def test_without_any_evidence_the_report_names_each_missing_file(tmp_path):
     text = render(tmp_path).markdown
     assert text.startswith("# NOT RELEASED: the strict gate has not been evaluated\n")

@@ -12,6 +12,7 @@ from saved_saes import D_IN, D_SAE, ROWS, dictionaries, linear, tensor, write_di
 
 from husai.errors import HusaiError
 from husai.sae import SAE, evaluate_sae, load_sae, save_sae
+from husai.sae.fold import fold_norms
 
 
 def saelens_folder(folder, weights=None, **settings):
@@ -294,3 +295,15 @@ def test_language_model_saes_without_a_counterpart(tmp_path, act_fn, changes, me
         save_file(weights, path)
     with pytest.raises(HusaiError, match=message):
         load_sae(tmp_path / "a")
+
+
+@pytest.mark.parametrize("architecture", ["abstopk", "transcoder"])
+def test_norms_are_folded_without_changing_what_is_chosen(architecture):
+    """With unequal norms the largest of the folded pre-activations are others."""
+    weights = (tensor(D_IN, D_SAE), tensor(D_SAE, D_IN, seed=1), tensor(D_SAE, seed=2))
+    sae = SAE(architecture, *weights, tensor(D_IN, seed=3), k=4)
+    folded = fold_norms(sae)
+    code = sae.encode(ROWS)
+    torch.testing.assert_close(folded.encode(ROWS), code * sae.W_dec.norm(dim=1))
+    torch.testing.assert_close(folded.forward(ROWS), sae.forward(ROWS), atol=1e-5, rtol=1e-5)
+    assert folded.transcodes == sae.transcodes

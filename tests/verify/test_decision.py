@@ -7,6 +7,7 @@ import shutil
 import pytest
 import report_tree
 
+from husai.gate.policy_files import shipped_policies
 from husai.jobs.gate import gate_job
 from husai.provenance import read_json, write_json
 from husai.verify.run import verify
@@ -61,3 +62,21 @@ def test_a_decision_that_its_evidence_does_not_give_is_named(original, tmp_path,
         if line.startswith("results/gate/strict/release_policy.json: ")
     ]
     assert any("but the evidence gives" in line for line in lines)
+
+
+def test_a_decision_by_a_policy_file_is_made_again_although_the_file_is_gone(tmp_path):
+    root = report_tree.build_in(tmp_path)
+    text = (shipped_policies() / "strict.yaml").read_text()
+    (root / "mine.yaml").write_text(text.replace("policy: strict", "policy: mine"))
+    with report_tree.inside(root):
+        gate_job(
+            "mine.yaml",
+            output_dir="results/gate/mine",
+            evidence=["results/confirmation", "results/stress"],
+            candidate=report_tree.HASH,
+        )
+    (root / "mine.yaml").unlink()
+    report_tree.finish_in(root)
+    for place in (root, root / "reports"):
+        found = verify(place)
+        assert found.mismatches == [] and found.counts["decisions made again"] == 1

@@ -75,6 +75,27 @@ ADVERSARIES = (
         "integrity",
         "integrity.shared_init_pairs",
     ),
+    Adversary(
+        "overscaled",
+        "the oracle's features with codes six times too large",
+        "is_sae",
+        "stability.explained_variance lcb",
+    ),
+    Adversary(
+        "components",
+        "principal components with both signs: dense, and found by every seed",
+        "is_sae",
+        "stability.l0_per_d_in",
+    ),
+    Adversary(
+        "collapsed", "half of the oracle's latents, each twice", "is_sae", "stability.redundancy"
+    ),
+    Adversary(
+        "one_failed_seed",
+        "one training in eight found nothing",
+        "reproducibility",
+        "stability.S_worst_seed",
+    ),
 )
 COLUMNS = [
     "case",
@@ -175,16 +196,6 @@ def summary(
         "agree.",
         *told(simulation),
     ]
-    figure = {
-        "kind": "line",
-        "x": [p["shared_fraction"] for p in power],
-        "y": [p["rate"].value for p in power],
-        "lcb": [p["rate"].lcb for p in power],
-        "ucb": [p["rate"].ucb for p in power],
-        "x_label": "true shared fraction",
-        "y_label": "share of campaigns that pass",
-        "title": "Power of the strict policy",
-    }
     return {
         "schema": "husai.selftest/1",
         "policy": policy.name,
@@ -196,9 +207,22 @@ def summary(
         | {f"false_pass_rate: {row['null']}": row["rate"] for row in simulation["rows"]},
         "columns": COLUMNS,
         "rows": rows,
-        "figures": [figure],
+        "figures": [_power_figure(power)],
         "notes": notes,
         "simulation": dict(simulation),
+    }
+
+
+def _power_figure(power: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "kind": "line",
+        "x": [p["shared_fraction"] for p in power],
+        "y": [p["rate"].value for p in power],
+        "lcb": [p["rate"].lcb for p in power],
+        "ucb": [p["rate"].ucb for p in power],
+        "x_label": "true shared fraction",
+        "y_label": "share of campaigns that pass",
+        "title": "Power of the strict policy",
     }
 
 

@@ -29,7 +29,10 @@ class Statistic(NamedTuple):
 
     evidence: str
     metric: str
-    design: str  # "pairs", "difference" (of two ensembles' pairs) or "crossed"
+    design: str
+    """``pairs``, ``seeds`` (one value each), ``difference`` (of two ensembles' pairs),
+    ``seed difference`` (of two ensembles' values) or ``crossed``.
+    """
     boundary: float
     clear: float
     sd_seed: float
@@ -60,17 +63,28 @@ def draw(
     effects = seed_effects[:, : statistic.n_seeds]
     if statistic.design == "crossed":
         return crossed_bounds(statistic, mean, effects, rng, [FIRST_LEVEL], RESAMPLES)[0]
-    matrices = pair_matrices(statistic, mean, effects, rng)
-    value, se = jackknife_se(matrices)
-    worst, df = worst_seed(matrices), statistic.n_seeds - 1
-    if statistic.design == "difference":
-        other = pair_matrices(statistic, 0.0, rng.standard_normal(effects.shape), rng)
-        other_value, other_se = jackknife_se(other)
+    value, se, worst = _jackknife(statistic, mean, effects, rng)
+    df = statistic.n_seeds - 1
+    if statistic.design.endswith("difference"):
+        other_effects = rng.standard_normal(effects.shape)
+        other_value, other_se, _ = _jackknife(statistic, 0.0, other_effects, rng)
         value, parts = value - other_value, np.stack([se, other_se]) ** 2
         se, total = np.sqrt(parts.sum(0)), parts.sum(0) ** 2
         worst, df = None, total / (parts**2 / df).sum(0)
     half: Any = stats.t.ppf(1 - FIRST_LEVEL, df) * se
     return Draw(value, value - half, value + half, worst)
+
+
+def _jackknife(
+    statistic: Statistic, mean: float, effects: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Mean of one ensemble, its standard error, and its worst seed where it is one of pairs."""
+    if "seed" in statistic.design:
+        values = mean + statistic.sd_seed * effects
+        values = values + statistic.sd_rest * rng.standard_normal(effects.shape)
+        return values.mean(1), values.std(1, ddof=1) / math.sqrt(statistic.n_seeds), None
+    matrices = pair_matrices(statistic, mean, effects, rng)
+    return *jackknife_se(matrices), worst_seed(matrices)
 
 
 def pair_matrices(

@@ -65,6 +65,11 @@ def gaussian_twin(x: np.ndarray, seed: int) -> np.ndarray:
     )
 
 
+def principal_axes(x: np.ndarray) -> np.ndarray:
+    """Principal axes of rows as columns ``(d_in, d_in)``, the strongest first."""
+    return np.linalg.svd(np.cov(x.T.astype(np.float64)))[0]
+
+
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve, ties counted half."""
     ranks, positive = stats.rankdata(scores), int(labels.sum())

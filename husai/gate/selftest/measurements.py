@@ -132,10 +132,15 @@ def probing(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str, dic
     own = np.stack([scores(_encode(sae), ground_truth.GATE_K) for sae in ensemble.saes])
     control = np.stack([scores(_encode(sae), ground_truth.GATE_K) for sae in frozen.saes])
     dense = scores(lambda x: x.astype(np.float64), None)
+    neurons = scores(lambda x: x.astype(np.float64), ground_truth.GATE_K)
+    axes = ground_truth.principal_axes(world.train.x)
+    components = scores(lambda x: x.astype(np.float64) @ axes, ground_truth.GATE_K)
     tasks = list(range(N_TASKS))
     drop = (own[:, 0] - own[:, 1]) - (dense[0] - dense[1])
     saebench = {
         "delta_vs_frozen": crossed_interval(own[:, 0] - control[:, 0], tasks),
+        "delta_vs_neurons": crossed_interval(own[:, 0] - neurons[0], tasks),
+        "delta_vs_pca": crossed_interval(own[:, 0] - components[0], tasks),
         "delta_vs_dense": crossed_interval(own[:, 0] - dense[0], tasks),
     }
     return {"saebench": saebench, "ood": {"excess_drop": crossed_interval(drop, tasks)}}

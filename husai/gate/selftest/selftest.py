@@ -24,8 +24,12 @@ from husai.gate.selftest.worlds import (
     as_tensor,
     build_world,
     clones,
+    collapsed,
+    components,
     leaky,
+    one_failed,
     one_start,
+    overscaled,
     random_directions,
     trainer,
 )
@@ -107,6 +111,10 @@ def cases(device: str = "cpu", steps: int = RECIPE.steps) -> dict[str, list[dict
         "undertrained": train(replace(recipe, steps=max(steps // 16, 10)), SEEDS, x, held),
         "random_decoder": random_directions(oracle),
         "shared_initialisation": one_start(train, recipe, x, held),
+        "overscaled": overscaled(oracle),
+        "components": components(oracle, x),
+        "collapsed": collapsed(oracle),
+        "one_failed_seed": one_failed(oracle),
     }
     others = {
         "frozen": frozen,

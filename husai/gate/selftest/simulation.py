@@ -37,12 +37,23 @@ of the other nulls: a sum of 5% is then known to 0.2%, in 5 s for all."""
 STATISTICS = (
     Statistic("stability", "S", "pairs", 0.30, 0.80, 0.01, 0.01),
     Statistic("stability", "shared_fraction", "pairs", 0.30, 0.80, 0.005, 0.005),
-    Statistic("stability", "activation_r", "pairs", 0.50, 0.85, 0.005, 0.01),
+    Statistic("stability", "shared_fraction_weighted", "pairs", 0.30, 0.80, 0.005, 0.005),
+    Statistic("stability", "activation_agreement", "pairs", 0.30, 0.80, 0.005, 0.01),
+    Statistic("stability", "explained_variance", "seeds", 0.50, 0.80, 0.005, 0.005),
+    Statistic(
+        "stability", "explained_variance_vs_frozen", "seed difference", 0.0, 0.40, 0.005, 0.005
+    ),
     Statistic("random_model", "delta_S", "difference", 0.0, 0.50, 0.01, 0.01, 5),
     Statistic("transcoder", "delta_S", "difference", -0.05, 0.30, 0.02, 0.02, 5),
     Statistic("ood", "excess_drop", "crossed", 0.03, -0.30, 0.005, 0.05, 8, OOD_FAMILIES, 0.045),
     Statistic(
         "saebench", "delta_vs_frozen", "crossed", 0.0, 0.20, 0.01, 0.04, 8, PROBING_FAMILIES, 0.01
+    ),
+    Statistic(
+        "saebench", "delta_vs_neurons", "crossed", 0.0, 0.20, 0.01, 0.04, 8, PROBING_FAMILIES, 0.03
+    ),
+    Statistic(
+        "saebench", "delta_vs_pca", "crossed", -0.02, 0.20, 0.01, 0.04, 8, PROBING_FAMILIES, 0.03
     ),
     Statistic(
         "saebench", "delta_vs_dense", "crossed", -0.02, 0.30, 0.005, 0.03, 8, PROBING_FAMILIES, 0.11
@@ -60,16 +71,12 @@ CLEAR_POINTS = {
         "text_overlap_rows": 0,
     }
     | {"shared_init_pairs": 0},
-    "stability": {"assessable": 1, "null_worst": 0.5, "clone_pairs": 0, "untraced_seeds": 0},
+    "stability": {"assessable": 1, "null_worst": 0.5, "clone_pairs": 0, "untraced_seeds": 0}
+    | {f"null_{kind}": 0.5 for kind in ("gaussian", "init", "covariance", "crowding", "frozen")}
+    | {"l0_per_d_in": 0.1, "dense_fraction": 0.0, "redundancy": 0.0},
 }
 WORST_SEED = "stability.S_worst_seed"
-NOTHING = {
-    **dict.fromkeys(("stability.S", "stability.shared_fraction", "stability.activation_r"), 0.0),
-    **dict.fromkeys(("random_model.delta_S", "transcoder.delta_S", "ood.excess_drop"), 0.0),
-    **dict.fromkeys(
-        ("saebench.delta_vs_frozen", "saebench.delta_vs_dense", "cebench.delta_vs_frozen"), 0.0
-    ),
-}
+NOTHING = {s.name: 0.0 for s in STATISTICS}
 
 
 def least_favourable(statistic: Statistic) -> Statistic:
@@ -255,11 +262,12 @@ def true_means(shared: float) -> dict[str, float]:
     """True values when a fraction ``shared`` of the latents is common to all seeds and the others
     are unrelated.
 
-    S and the shared fraction equal it (method.md section 1); unrelated latents agree at r = 0 on
-    held-out rows, and a randomised subject has S = 0."""
+    S and the shared fractions equal it (method.md section 1); unrelated latents agree as chance
+    does on held-out rows, and a randomised subject has S = 0."""
     return {
         "stability.S": shared,
         "stability.shared_fraction": shared,
-        "stability.activation_r": shared,
+        "stability.shared_fraction_weighted": shared,
+        "stability.activation_agreement": shared,
         "random_model.delta_S": shared,
     }

@@ -157,6 +157,35 @@ def random_directions(oracle: Ensemble) -> Ensemble:
     return replace(oracle, saes=saes)
 
 
+def overscaled(oracle: Ensemble) -> Ensemble:
+    """The oracle with codes six times too large: the same features, and no reconstruction."""
+    saes = [_with(s, 6.0 * s.W_enc, s.W_dec, 6.0 * s.b_enc) for s in oracle.saes]
+    return replace(oracle, saes=saes)
+
+
+def collapsed(oracle: Ensemble) -> Ensemble:
+    """Half of the oracle's latents, each of them twice."""
+    order = torch.arange(D_SAE) % (D_SAE // 2)
+    saes = [_with(s, s.W_enc[:, order], s.W_dec[order], s.b_enc[order]) for s in oracle.saes]
+    return replace(oracle, saes=saes)
+
+
+def components(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
+    """Principal components of an eighth of the rows each, with both signs, read by a ReLU."""
+    saes = []
+    for sae, part in zip(oracle.saes, x.chunk(len(SEEDS)), strict=True):
+        axes = torch.linalg.svd(part - part.mean(0), full_matrices=False).Vh[: D_SAE // 2]
+        rows = torch.cat([axes, -axes]).to(sae.W_dec)
+        mean = part.mean(0).to(rows)
+        saes.append(SAE("relu", rows.T.contiguous(), rows, -(rows @ mean), mean))
+    return replace(oracle, saes=saes)
+
+
+def one_failed(oracle: Ensemble) -> Ensemble:
+    """The oracle, but that one training of eight found nothing but random directions."""
+    return replace(oracle, saes=[*oracle.saes[:-1], random_directions(oracle).saes[-1]])
+
+
 def one_start(
     train: Callable[..., Ensemble], recipe: Recipe, x: torch.Tensor, held_out: torch.Tensor
 ) -> Ensemble:
