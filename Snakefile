@@ -20,6 +20,7 @@ include: "rules/faithfulness.smk"
 include: "rules/selection.smk"
 include: "rules/confirmation.smk"
 include: "rules/stress.smk"
+include: "rules/passport.smk"
 include: "rules/gate.smk"
 include: "rules/report.smk"
 
@@ -40,6 +41,7 @@ rule all:
     default_target: True
     input:
         "reports/gate_report.html",
+        "reports/passport.html",
         "reports/experiment_log.md",
         "reports/dag.svg",
         "results/gate/asserted.json",

@@ -26,77 +26,24 @@ import sys
 import tempfile
 import time
 import warnings
-import zlib
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
+from probe_parity import parity, summary
+from probe_world import data_sae, write_probes
 
 from husai.official.engine import MODEL, Encoder, fill_cache
 from husai.probing import datasets
+from husai.probing.baselines import dense_probe
 from husai.probing.encoders import SAEEncoder
 from husai.probing.files import load_probe_data, probe_data
-from husai.probing.protocol import KS, probe_datasets
+from husai.probing.protocol import KS, probe_datasets, reseed_noise
+from husai.probing.solver import unconverged
 from husai.sae.architectures import SAE
 
-BUCKETS = 4096
 ARCHITECTURES = ("topk", "relu", "jumprelu")
-
-
-def embed(prompts: list[str], d: int, scale: float) -> torch.Tensor:
-    """Random projection of a text's hashed words, suffixes and word pairs, recent words weighing
-    more.
-    """
-    projection = np.random.default_rng(0).standard_normal((BUCKETS, d)).astype(np.float32)
-    counts = np.zeros((len(prompts), BUCKETS), dtype=np.float32)
-    for row, prompt in zip(counts, prompts, strict=True):
-        words = re.findall(r"\w+|\S", prompt.lower())[-64:]
-        for i, word in enumerate(words):
-            weight = 0.9 ** (len(words) - 1 - i) + 0.2
-            row[zlib.crc32(word.encode()) % BUCKETS] += weight
-            row[zlib.crc32(f"{word[-3:]}~".encode()) % BUCKETS] += 0.5 * weight
-            row[zlib.crc32(f"{words[i - 1] if i else ''} {word}".encode()) % BUCKETS] += (
-                0.5 * weight
-            )
-    counts = np.sqrt(counts)
-    counts /= np.linalg.norm(counts, axis=1, keepdims=True) + 1e-6
-    return torch.from_numpy(counts @ projection * scale)
-
-
-def write_probes(root: Path, hook: str, names: list[str], d: int, scale: float) -> None:
-    """Activation files of the fallback, in the layout of the probe-activation job."""
-    (root / hook).mkdir(parents=True)
-    for name in names:
-        data = datasets.load_dataset(name)
-        save_file(
-            {"x": embed(data.prompts, d, scale), "y": torch.from_numpy(data.y)},
-            root / hook / f"{name}.safetensors",
-        )
-
-
-def data_sae(architecture: str, rows: torch.Tensor, d_sae: int, k: int, seed: int) -> SAE:
-    """An SAE whose directions are perturbed data rows and whose L0 on ``rows`` is about ``k``."""
-    g = torch.Generator().manual_seed(seed)
-    b_dec = rows.mean(0)
-    picked = torch.nn.functional.normalize(
-        (rows - b_dec)[torch.randint(len(rows), (d_sae,), generator=g)], dim=1
-    )
-    noise = torch.randn(d_sae, rows.shape[1], generator=g) / rows.shape[1] ** 0.5
-    W = torch.nn.functional.normalize(picked + 0.5 * noise, dim=1)
-    pre = (rows[:2000] - b_dec) @ W.T
-    level = float(pre.flatten().kthvalue(pre.numel() - len(pre) * k).values)
-    b_enc = torch.full((d_sae,), -level if architecture == "relu" else 0.0)
-    threshold = torch.full((d_sae,), level) if architecture == "jumprelu" else None
-    return SAE(
-        architecture,
-        W.T.contiguous(),
-        W,
-        b_enc,
-        b_dec,
-        threshold,
-        k if architecture == "topk" else None,
-    )
+INFORMATIVE = 0.6
+"""Validation AUC of the dense probe from which on a data set counts (method, external benchmarks)."""
 
 
 def median(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -189,43 +136,6 @@ def run_fast(
     return found, elapsed(start)
 
 
-def parity(found: list, official: dict) -> list[dict]:
-    """Every probe's difference to the official engine."""
-    rows = []
-    for r in found:
-        theirs = official[r.dataset, r.k]
-        rows.append(
-            {
-                "dataset": r.dataset,
-                "k": r.k,
-                "auc": r.auc,
-                "official_auc": theirs["test_auc"],
-                "difference": r.auc - theirs["test_auc"],
-                "val_difference": r.val_auc - theirs["val_auc"],
-                "same_latents": r.latents == theirs["indices"],
-            }
-        )
-    return rows
-
-
-def summary(table: dict[str, list[dict]], ks) -> list[str]:
-    """Lines of the printed parity table: per SAE and k, and all together."""
-    lines = [
-        f"{'SAE':10} {'k':>3} {'probes':>6} {'same latents':>12} {'max |dAUC|':>11} "
-        f"{'mean |dAUC|':>11}"
-    ]
-    for name, k, rows in [
-        (n, str(k), [r for r in t if r["k"] == k]) for n, t in table.items() for k in ks
-    ] + [("all", "all", [r for t in table.values() for r in t])]:
-        size = [abs(r["difference"]) for r in rows]
-        same = sum(r["same_latents"] for r in rows)
-        lines.append(
-            f"{name:10} {k:>3} {len(rows):>6} {same:>12} {max(size):>11.6f} "
-            f"{sum(size) / len(size):>11.6f}"
-        )
-    return lines
-
-
 def main() -> None:
     """Run and print; ``--out`` keeps every number."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -302,11 +212,21 @@ def bench(args, scratch: Path) -> dict:
         "seconds": {},
         "parity": {},
     }
+    data = list(probe_data(probes, args.hook, names))
+    with unconverged():
+        informative = {d.name: dense_probe(d).val_auc >= INFORMATIVE for d in data}
+    noise = {}
     for name, sae in saes.items():
-        report["seconds"][name], report["parity"][name] = compare(
+        report["seconds"][name], rows = compare(
             name, sae.to(args.device), names, probes, scratch, args
         )
-    print("\n".join(summary(report["parity"], KS)))
+        report["parity"][name] = [{**r, "informative": informative[r["dataset"]]} for r in rows]
+        noise[name] = reseed_noise(SAEEncoder(sae), data, KS, device=args.device)
+    report["reseed_noise"] = {
+        name: [{"dataset": d, "k": k, "std": v} for (d, k), v in found.items()]
+        for name, found in noise.items()
+    }
+    print("\n".join(summary(report["parity"], noise)))
     for name, r in [
         (s, r)
         for s, t in report["parity"].items()

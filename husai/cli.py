@@ -29,6 +29,7 @@ VERBS = {
     "select": "Choose one candidate.",
     "gate": "Judge a candidate: policy x evidence -> decision; `gate selftest` and `gate assert` "
     "beside it.",
+    "passport": "Certify single latents: which of them reappear in fresh seeds.",
     "claim": "Record a claim, if and only if the strict gate passed for its evidence.",
     "report": "Write the gate report.",
     "log": "Write the experiment log, or note an event of a run.",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from husai.config import load
 from husai.config.overlays import check_overlays
-from husai.config.schema import NAME
+from husai.config.fields import NAME
 from husai.errors import HusaiError
 from husai.gate.policy_files import policy_file
 from husai.planning.plan import Plan

@@ -15,7 +15,7 @@ from husai.cebench.pairs import Pair
 from husai.cebench.store import save_pairs
 from husai.jobs.probe_baselines import baselines_job
 from husai.jobs.summarize import summarize_job
-from husai.jobs.train import train_job
+from husai.jobs.train_recipe import train_job
 from husai.planning.specs import ProbingSpec, TrainSpec
 from husai.probing import datasets
 

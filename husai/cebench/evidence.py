@@ -19,6 +19,7 @@ OLD_NAMES = {
     "interpretability_score_mean_max": "interpretability_published",
 }
 GATED = "interpretability_fixed"
+"""The score of the paired deltas: the one CE-Bench ranks by, without its I2 = 0 bug."""
 
 
 def score_fields(result: CEBenchResult, pairs: PairActivations) -> dict:

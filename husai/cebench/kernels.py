@@ -13,8 +13,8 @@ VECTORS = {"reassoc", "contract", "nsz"}
 no NaNs."""
 
 
-# Exact where exactness is needed: a sum in another order would keep the pooled mean of one pair
-# from cancelling against itself.
+# Not in the order the compiler likes: summed differently here and in score_pairs, the pooled mean of
+# a single pair would not cancel against the mean over pairs.
 @kernel(nogil=True)
 def add_pooled(means, weights, total):
     """Add the pooled mean ``w1 V1 + w2 V2`` of every pair to ``total (d_sae,)`` float64; ``means

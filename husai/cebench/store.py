@@ -16,6 +16,7 @@ from husai.cebench.pairs import Pair, pairs_hash
 from husai.errors import HusaiError, nearest
 
 SCHEMA = "husai.pairs/1"
+# Order of the splits in a file.
 SPLITS = ("selection", "confirmation")
 
 

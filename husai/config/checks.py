@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from husai.config.brought import default_name
-from husai.config.schema import NAME, Config
+from husai.config.data_sets import data_set_checks
+from husai.config.fields import NAME
+from husai.config.schema import Config
 from husai.errors import HusaiError, nearest
 from husai.recipe import RANDOM
 from husai.sae_files import expand, listed
@@ -73,7 +75,12 @@ def _subjects(cfg: Config) -> list[str]:
                 f"'{cfg.external.subject}', so nothing could be accepted "
                 "by its external delta; name a modular subject or that one"
             )
-    subject = cfg.subjects.get(cfg.external.subject)
+    return [*out, *_external_subject(cfg)]
+
+
+def _external_subject(cfg: Config) -> list[str]:
+    """The subject of the external benchmarks reads text, and the hooks asked of it are stored."""
+    subject, out = cfg.subjects.get(cfg.external.subject), []
     if subject is not None:
         if subject.kind in ("modular", "rows"):
             out.append(
@@ -189,7 +196,7 @@ def _external(cfg: Config) -> list[str]:
             f"external.probing.gate_k: {probing.gate_k} is not among external.probing.ks "
             f"{probing.ks}; add it"
         )
-    return [*out, *_data_sets(cfg)]
+    return [*out, *data_set_checks(cfg)]
 
 
 def _candidates(cfg: Config) -> list[str]:
@@ -254,48 +261,6 @@ def _members(where: str, members: Sequence[Path], fresh: Sequence[Path]) -> list
             "strict policy 8)"
         )
     return out
-
-
-def _data_sets(cfg: Config) -> list[str]:
-    from husai.probing import datasets
-
-    known, sets = datasets.dataset_names(), cfg.external.datasets
-    named = [("selection", n) for n in sets.selection if sets.selection != "all"]
-    named += [("confirmation", n) for n in sets.confirmation if sets.confirmation != "rest"]
-    out = [
-        f"external.datasets.{k}: '{n}' is not one of the {len(known)} probing data "
-        f"sets{nearest(n, known)}"
-        for k, n in named
-        if n not in known
-    ]
-    with_twin = datasets.ood_names()
-    out += [
-        f"external.datasets.ood: '{n}' has no shipped out-of-domain twin{nearest(n, with_twin)}"
-        for n in sets.ood
-        if n not in with_twin
-    ]
-    if not out:
-        a, b = (set(map(datasets.family, names)) for names in resolved_data_sets(cfg))
-        if a & b:
-            out.append(
-                f"external.datasets: families {sorted(a & b)} are in both selection and "
-                "confirmation; a family belongs to one side"
-            )
-    return out
-
-
-def resolved_data_sets(cfg: Config) -> tuple[list[str], list[str]]:
-    """Names of the selection and the confirmation data sets, with ``all`` and ``rest`` filled
-    in.
-    """
-    from husai.probing import datasets
-
-    sets = cfg.external.datasets
-    half_a, half_b = datasets.split(datasets.dataset_names())
-    return (
-        list(half_a) if sets.selection == "all" else list(sets.selection),
-        list(half_b) if sets.confirmation == "rest" else list(sets.confirmation),
-    )
 
 
 def _policies(cfg: Config) -> list[str]:

@@ -41,7 +41,7 @@ def _phrase(item: dict, model: Any) -> str:
     shown = json.dumps(value, default=str)
     shown = shown if len(shown) < 80 else shown[:77] + "..."
     if item["type"] == "extra_forbidden":
-        return f"unknown key, set to {shown}{nearest(item['loc'][-1], _known_keys(model))}"
+        return f"unknown key, set to {shown}{_meant(item['loc'][-1], model)}"
     if item["type"] == "missing":
         return "missing; this key is required"
     if item["type"] in ("model_type", "dict_type"):
@@ -58,6 +58,11 @@ def _phrase(item: dict, model: Any) -> str:
             return f"got the text {shown}, expected a number; {hint}"
     message = item["msg"][0].lower() + item["msg"][1:]
     return f"got {shown}, {message.replace('input should', 'it should')}"
+
+
+def _meant(key: str, model: Any) -> str:
+    """The known key that is most like an unknown one; one of the same name belongs elsewhere."""
+    return nearest(key, [known for known in _known_keys(model) if known != key])
 
 
 def _known_keys(model: Any) -> list[str]:

@@ -71,7 +71,7 @@ def cebench_jobs(
     HusaiError
         SAEs of different hooks or widths.
     """
-    from husai.cebench.evidence import score_fields, with_baseline
+    from husai.cebench.evidence import score_fields
     from husai.cebench.scores import score_saes
     from husai.cebench.store import load_pairs, pairs_file
     from husai.compute import resolve_device
@@ -90,39 +90,60 @@ def cebench_jobs(
             "scored in one pass; group them by hook"
         )
     hook = hooks.pop()
-    pairs = load_pairs(pairs_path, spec.split, hook)
+    pairs, files = load_pairs(pairs_path, spec.split, hook), pairs_file(pairs_path, hook)
     results = score_saes(saes, pairs, device=where, progress=True)
-    control = provenance.read_json(frozen) if frozen else None
-    records = []
-    for (sae_dir, out), name, result in zip(work_list, names, results, strict=True):
-        seeds = [] if name["seed"] is None else [name["seed"]]
-        inputs = [*sae_files(sae_dir), pairs_file(pairs_path, hook)]
-        inputs += [Path(frozen)] if frozen else []
-        fields = score_fields(result, pairs)
-        with provenance.job(
-            Path(out).with_name(Path(out).stem + ".manifest.json"),
-            config=spec.values(),
-            seeds=seeds,
-            data_slice={"split": spec.split, "n_pairs": pairs.n_pairs},
-        ) as work:
-            record = new_record(
-                "cebench",
-                name["subject"],
-                name["recipe"],
-                name["recipe_hash"],
-                fields.pop("metrics"),
-                inputs,
-                spec.values(),
-                seeds,
-                seed=name["seed"],
-                hook_name=hook,
-                split=spec.split,
-                sae_meta=name["sae_meta"],
-                **fields,
-            )
-            record = with_baseline(record, control) if control else record
-            provenance.write_json(out, record)
-            work.reads(*inputs)
-            work.writes(out)
-        records.append(record)
-    return records
+    return [
+        _write(spec, Path(sae_dir), Path(out), name, score_fields(result, pairs), frozen, files)
+        for (sae_dir, out), name, result in zip(work_list, names, results, strict=True)
+    ]
+
+
+def _write(
+    spec,
+    sae_dir: Path,
+    out: Path,
+    name: dict,
+    fields: dict,
+    frozen: str | Path | None,
+    pairs: Path,
+) -> dict:
+    """Write the record of one SAE with its manifest.
+
+    Parameters
+    ----------
+    name : dict
+        See :func:`husai.jobs.measured.identity`.
+    fields : dict
+        See :func:`husai.cebench.evidence.score_fields`.
+    """
+    from husai.cebench.evidence import with_baseline
+
+    seeds = [] if name["seed"] is None else [name["seed"]]
+    inputs = [*sae_files(sae_dir), pairs, *([Path(frozen)] if frozen else [])]
+    with provenance.job(
+        out.with_name(out.stem + ".manifest.json"),
+        config=spec.values(),
+        seeds=seeds,
+        data_slice={"split": spec.split, "n_pairs": fields["n_pairs"]},
+    ) as work:
+        record = new_record(
+            "cebench",
+            name["subject"],
+            name["recipe"],
+            name["recipe_hash"],
+            fields.pop("metrics"),
+            inputs,
+            spec.values(),
+            seeds,
+            seed=name["seed"],
+            hook_name=name["hook_name"],
+            split=spec.split,
+            sae_meta=name["sae_meta"],
+            **fields,
+        )
+        if frozen:
+            record = with_baseline(record, provenance.read_json(frozen))
+        provenance.write_json(out, record)
+        work.reads(*inputs)
+        work.writes(out)
+    return record

@@ -46,7 +46,7 @@ def confirm_train_job(
     """
     from husai.gate.ledger import begin_confirmation
     from husai.jobs.bring import confirm_brought
-    from husai.jobs.train import resolve, train_job
+    from husai.jobs.train_recipe import resolve, train_job
     from husai.planning.roles import role_recipe
     from husai.planning.specs import TrainSpec
     from husai.selection.chosen import read_candidate

@@ -42,7 +42,6 @@ def planted_job(spec, out: Path, *, device: str = "auto", dtype: str = "float32"
     from husai.sae import train_ensemble
     from husai.stability import measure_stability
     from husai.stability.synthetic import planted_recovery, synthetic_activations
-    from husai.statistics import jackknife_t
 
     rows, truth = synthetic_activations(
         ROWS + HELD_OUT, spec.d_in, spec.n_features, spec.l0, seed=0
@@ -71,14 +70,7 @@ def planted_job(spec, out: Path, *, device: str = "auto", dtype: str = "float32"
     report = measure_stability(
         result.saes, held_out, seeds=spec.seeds, initial_decoders=result.initial_decoders
     )
-    found, measured = [planted_recovery(sae.W_dec, truth) for sae in result.saes], report.metrics()
-    metrics = {
-        "recovery": jackknife_t([f.recovery for f in found]),
-        "mean_max_cosine": jackknife_t([f.mean_max_cosine for f in found]),
-        "recovery_null": Metric(found[0].null, method="gaussian decoders of the same shape"),
-    }
-    shown = ("S", "pwmcc", "null_worst", "shared_fraction", "explained_variance", "dead_fraction")
-    metrics |= {name: measured[name] for name in shown}
+    metrics = _metrics(report, [planted_recovery(sae.W_dec, truth) for sae in result.saes])
     config, seeds = spec.values(), spec.seeds
     record = new_record(
         "planted",
@@ -94,3 +86,18 @@ def planted_job(spec, out: Path, *, device: str = "auto", dtype: str = "float32"
         provenance.write_json(out, record)
         work.writes(out)
     return record
+
+
+def _metrics(report, found: list) -> dict[str, Metric]:
+    """Recovery over seeds, and what says how stable and how good the SAEs are."""
+    from husai.statistics import jackknife_t
+
+    measured = report.metrics()
+    metrics = {
+        "recovery": jackknife_t([f.recovery for f in found]),
+        "mean_max_cosine": jackknife_t([f.mean_max_cosine for f in found]),
+        "recovery_null": Metric(found[0].null, method="gaussian decoders of the same shape"),
+    }
+    shown = ("S", "pwmcc", "null_worst", "shared_fraction", "explained_variance", "dead_fraction")
+    metrics |= {name: measured[name] for name in shown}
+    return metrics

@@ -110,6 +110,11 @@ def select_job(
             f"policy '{policy}' has no selector; known: "
             f"{', '.join(SELECTORS)}{nearest(policy, SELECTORS)}"
         )
+    if policy == "strict" and seed_level:
+        raise HusaiError(
+            "the strict selector compares conditions over seeds; --seed-level belongs to --policy "
+            "cycle3"
+        )
     if min_seeds is None:
         spec = spec or SelectionSpec()
         min_seeds = spec.cycle3_min_seeds if policy == "cycle3" else spec.min_seeds
@@ -126,25 +131,23 @@ def select_job(
         candidates = load_candidates(frontier_results, scaling_results, assignment_results)
         work.reads(*paths)
         if policy == "strict":
-            if seed_level:
-                raise HusaiError(
-                    "the strict selector compares conditions over seeds; --seed-level belongs to "
-                    "--policy cycle3"
-                )
             selection = select_strict(candidates, min_seeds=min_seeds)
         else:
-            both = {
-                "require_both_external": require_both_external,
-                "min_seeds": min_seeds,
-            }
-            selection = select_cycle3(candidates, seed_level=seed_level, **both, **options)
+            selection = select_cycle3(
+                candidates,
+                seed_level=seed_level,
+                min_seeds=min_seeds,
+                require_both_external=require_both_external,
+                **options,
+            )
         body = selection.to_dict() | {
             "inputs": provenance.file_records(paths),
             "provenance": provenance.provenance(config),
         }
-        body["evidence"] = (
-            [_selection_evidence(selection, body, paths, config)] if policy == "cycle3" else []
-        )
+        if policy == "cycle3":
+            body["evidence"] = [_selection_evidence(selection, body, paths, config)]
+        else:
+            body["evidence"] = []
         chosen, table = output_dir / "selected_candidate.json", output_dir / "selection.md"
         provenance.write_json(chosen, body)
         provenance.write_text(table, selection.to_markdown())

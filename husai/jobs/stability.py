@@ -164,14 +164,7 @@ def stability_job(
         device=device,
     )
     details = report.details() | {"split": split, "rows": len(rows), "nulls_missing": missing}
-    details |= {
-        "recipe_fields": described["recipe"],
-        "resolved": described.get("resolved"),
-        "final": described.get("final", []),
-    }
-    trajectory = recipe_dir / "training.parquet"
-    if trajectory.is_file():
-        details["trajectory"] = training_trajectory(trajectory)
+    details |= _training(recipe_dir, described)
     inputs = [d / "sae_weights.safetensors" for d in directories] + frozen_inputs
     inputs.append(recipe_dir / "recipe.json")
     inputs += [s.path / "store.json" for s in (store, target_store) if s is not None]
@@ -188,6 +181,17 @@ def stability_job(
     )
     provenance.write_json(out, record)
     return record
+
+
+def _training(recipe_dir: Path, described: dict) -> dict[str, Any]:
+    """What is known of the training: recipe, final figures, curves where it was followed."""
+    known = {
+        "recipe_fields": described["recipe"],
+        "resolved": described.get("resolved"),
+        "final": described.get("final", []),
+    }
+    curves = recipe_dir / "training.parquet"
+    return known | ({"trajectory": training_trajectory(curves)} if curves.is_file() else {})
 
 
 def _rows(directory: Path, split: str):

@@ -1,23 +1,14 @@
-"""Verb ``train``: one recipe, all its seeds as one computation, saved in SAELens format with curves
-and a manifest.
+"""Verb ``train``: the ensemble of a recipe, a role of the confirmation (``--role``), or SAEs on
+planted features (``--planted``).
 """
 
 from __future__ import annotations
 
-import math
-import shutil
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from pathlib import Path
 
-from husai import provenance
-from husai.errors import HusaiError, RecipeFailed
+from husai.errors import HusaiError
 from husai.jobs.arguments import add_compute, add_spec, describe, optional_path
-from husai.progress import Progress, log
-from husai.provenance import folder
-from husai.recipe import MATCHED, RANDOM, Recipe
-
-RESUME = ".resume"
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -67,6 +58,7 @@ def run(args: Namespace) -> None:
         from husai.jobs import confirm_train
 
         return confirm_train.run(args)
+    from husai.jobs.train_recipe import train_job
     from husai.planning.specs import TrainSpec, read_spec
 
     spec = read_spec(TrainSpec, args.spec)
@@ -84,220 +76,3 @@ def run(args: Namespace) -> None:
         dtype=args.dtype,
     )
     return None
-
-
-def train_job(
-    spec,
-    store: str | Path,
-    out: str | Path,
-    *,
-    reference: str | Path | None = None,
-    calibration: str | Path | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-) -> dict:
-    """Train ``spec.recipe`` for all ``spec.seeds`` and write ``results/saes/{subject}/{recipe}``.
-
-    Parameters
-    ----------
-    spec : TrainSpec
-    store : path
-        ``results/subjects/{subject}/activations/{hook}`` or its manifest: the splits ``train`` and
-        ``held_out``. What a transcoder reconstructs, its ``target_hook_name``, lies beside it.
-    out : path
-        Manifest to write, or its folder: ``recipe.json``, ``training.parquet`` and ``seed{n}/`` go
-        beside it.
-    reference : path, optional
-        Trained plain twin of a consistency recipe.
-    calibration : path, optional
-        ``results/calibration/selected.json``, for a recipe whose k or L0 is ``calibrated``.
-
-    Returns
-    -------
-    dict
-        What ``recipe.json`` holds: the recipe as configured and as resolved, and the final figures
-        per seed.
-
-    Notes
-    -----
-    Without ``spec.may_fail`` an L0 out of reach is logged and the nearest one kept. A killed job
-    goes on from ``.resume/`` when it is started again with the same recipe, and ends with the same
-    weights on a CPU.
-    """
-    from husai.activations import ActivationStore
-    from husai.compute import resolve_device
-    from husai.report.summary import write_parquet
-    from husai.sae import train_ensemble
-
-    configured, seeds, store, out = spec.recipe, spec.seeds, folder(store), folder(out)
-    resolved = resolve(configured, calibration)
-    rows = {split: ActivationStore.open(store / split) for split in ("train", "held_out")}
-    _check_width(rows["train"].d, store)
-    target, decoder = {}, _reference_decoder(resolved, reference)
-    if resolved.target_hook_name is not None:
-        beside = store.parent / resolved.target_hook_name
-        target = {split: ActivationStore.open(beside / split) for split in rows}
-    with provenance.job(
-        out / "manifest.json",
-        config=spec.values(),
-        seeds=seeds,
-        data_slice=_data_slice(resolved, rows["train"]),
-    ) as work:
-        work.reads(*(s.path / "store.json" for s in (*rows.values(), *target.values())))
-        work.reads(
-            *(p for p in (calibration, reference and folder(reference) / "manifest.json") if p)
-        )
-        progress = Progress(resolved.steps, f"{resolved.id}, {len(seeds)} seeds: steps")
-        try:
-            result = train_ensemble(
-                resolved,
-                list(seeds),
-                rows["train"],
-                held_out=rows["held_out"],
-                target=target.get("train"),
-                held_out_target=target.get("held_out"),
-                reference=decoder,
-                device=resolve_device(device),
-                dtype=dtype,
-                checkpoint_dir=out / RESUME,
-                progress=progress.update,
-                l0_required=spec.may_fail,
-            )
-            _check_result(configured, result)
-        except RecipeFailed as error:
-            if not spec.may_fail:
-                raise
-            described = _fail(out, configured, resolved, seeds, str(error), work)
-        else:
-            described = _describe(configured, result.resolved, seeds) | {
-                "d_in": rows["train"].d,
-                "d_out": result.saes[0].d_out,
-                "final": result.final,
-            }
-            work.writes(*_save(configured, result, seeds, out))
-            write_parquet(out / "training.parquet", result.curves)
-            provenance.write_json(out / "recipe.json", described)
-            work.writes(out / "training.parquet", out / "recipe.json")
-    shutil.rmtree(out / RESUME, ignore_errors=True)
-    return described
-
-
-def resolve(recipe: Recipe, calibration: str | Path | None) -> Recipe:
-    """The recipe with the calibrated k or L0, or the width and L0 of a brought SAE, filled in."""
-    if not recipe.needs_calibration:
-        return recipe
-    if calibration is None:
-        raise HusaiError(
-            f"{recipe.id}: waits for the calibrated L0; give --calibration "
-            "results/calibration/selected.json"
-        )
-    selected = provenance.read_json(calibration)
-    chosen = selected.get(recipe.subject.removesuffix(RANDOM)) or selected.get("default") or {}
-    if not isinstance(chosen.get("k"), int):
-        raise HusaiError(
-            f"{calibration}: holds no k for subject {recipe.subject}; run the calibration stage "
-            "again"
-        )
-    if recipe.d_sae == MATCHED:
-        return recipe.resolve(chosen["k"], chosen.get("d_sae"))
-    return recipe.resolve(min(chosen["k"], recipe.d_sae))
-
-
-def _check_width(d: int, store: Path) -> None:
-    """Refuse an empty or one-dimensional space before any time is spent on it."""
-    if d < 2:
-        raise HusaiError(f"{store}: activations have width {d}; an SAE needs at least 2")
-
-
-def _reference_decoder(recipe: Recipe, reference: str | Path | None):
-    """Decoder ``(d_sae, d_in)`` of the reference seed, or None for a plain recipe."""
-    if not recipe.consistency_weight:
-        return None
-    if reference is None:
-        raise HusaiError(
-            f"{recipe.id}: aligns to a reference; give --reference with the folder of "
-            f"{recipe.plain_twin().id}"
-        )
-    from husai.sae import load_sae
-
-    return load_sae(folder(reference) / f"seed{recipe.reference_seed}").W_dec
-
-
-def _data_slice(recipe: Recipe, store) -> dict:
-    """Which rows were trained on."""
-    rows = min(recipe.n_rows or store.n_rows, store.n_rows)
-    return {"store": str(store.path), "rows": rows, "of": store.n_rows}
-
-
-def _check_result(recipe: Recipe, result) -> None:
-    """Refuse SAEs that do nothing: a reconstruction that is not finite, or no latent that fires on
-    held-out rows.
-    """
-    for row in result.final:
-        if not math.isfinite(row["explained_variance"]):
-            raise RecipeFailed(
-                f"{recipe.id}: seed {row['seed']} ends with a held-out reconstruction that is not "
-                "finite; lower learning_rate"
-            )
-        if row["dead_fraction"] >= 1.0:
-            raise RecipeFailed(
-                f"{recipe.id}: no latent of seed {row['seed']} fires on the held-out rows; train "
-                "longer or denser"
-            )
-
-
-def _save(configured: Recipe, result, seeds: Sequence[int], out: Path) -> list[Path]:
-    """Write ``seed{n}/`` in SAELens format and return the files written; those of other seeds
-    go.
-    """
-    from husai.sae import save_sae
-
-    for stale in out.glob("seed*"):
-        shutil.rmtree(stale)
-    written = []
-    for seed, sae, final in zip(seeds, result.saes, result.final, strict=True):
-        sae.cfg.update(
-            subject=configured.subject,
-            hook_name=configured.hook_name,
-            recipe_id=configured.id,
-            recipe_hash=configured.hash,
-            seed=int(seed),
-            **{name: final[name] for name in ("plateau_gain", "cos_to_init")},
-        )
-        save_sae(sae, out / f"seed{seed}")
-        written += sorted(p for p in (out / f"seed{seed}").iterdir() if p.is_file())
-    return written
-
-
-def _describe(configured: Recipe, resolved: Recipe, seeds: Sequence[int]) -> dict:
-    """What ``recipe.json`` says of every recipe, trained or failed."""
-    return {
-        "schema": "husai.recipe/1",
-        "id": configured.id,
-        "hash": configured.hash,
-        "recipe": configured.to_dict(),
-        "resolved": resolved.to_dict(),
-        "seeds": [int(s) for s in seeds],
-    }
-
-
-def _fail(
-    out: Path,
-    configured: Recipe,
-    resolved: Recipe,
-    seeds: Sequence[int],
-    reason: str,
-    work: provenance.Job,
-) -> dict:
-    """Leave ``recipe.json`` and a manifest that say the recipe failed, and no SAE of an earlier
-    training beside them.
-    """
-    for stale in (*out.glob("seed*"), *out.glob("training.parquet")):
-        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-    why = {"status": "failed", "reason": reason}
-    described = _describe(configured, resolved, seeds) | why
-    provenance.write_json(out / "recipe.json", described)
-    work.writes(out / "recipe.json")
-    work.notes(**why)
-    log(f"FAILED: {configured.id} on {configured.subject}: {reason}; its row in the tables says so")
-    return described

@@ -213,19 +213,7 @@ def to_saebench_schema(record: dict, dense: dict[str, dict] | None = None) -> di
     seconds = provenance.utc_now() if "provenance" not in record else record["provenance"]["time"]
     return {
         "eval_type_id": "sparse_probing_sae_probes",
-        "eval_config": {
-            "model_name": record["subject"],
-            "random_seed": config["probe_seed"],
-            "dataset_names": names,
-            "reg_type": config["penalty"],
-            "setting": "normal",
-            "ks": ks,
-            "binarize": False,
-            "results_path": "",
-            "model_cache_path": None,
-            "include_llm_baseline": True,
-            "baseline_method": "logreg",
-        },
+        "eval_config": _eval_config(record["subject"], config, names, ks),
         "eval_id": str(uuid.UUID(identity[:32])),
         "datetime_epoch_millis": _milliseconds(seconds),
         "eval_result_metrics": {
@@ -240,6 +228,22 @@ def to_saebench_schema(record: dict, dense: dict[str, dict] | None = None) -> di
         "sae_lens_release_id": f"{record['subject']}_{record['recipe_hash']}_seed{record.get('seed')}",
         "sae_lens_version": provenance.library_versions().get("sae-lens"),
         "sae_cfg_dict": dict(record.get("sae_meta") or {}),
+    }
+
+
+def _eval_config(subject: str, config: dict, names: list[str], ks: list[int]) -> dict[str, Any]:
+    return {
+        "model_name": subject,
+        "random_seed": config["probe_seed"],
+        "dataset_names": names,
+        "reg_type": config["penalty"],
+        "setting": "normal",
+        "ks": ks,
+        "binarize": False,
+        "results_path": "",
+        "model_cache_path": None,
+        "include_llm_baseline": True,
+        "baseline_method": "logreg",
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from husai.config import schema
-from husai.config.checks import resolved_data_sets
+from husai.config.data_sets import resolved_data_sets
+from husai.config.fields import Section
 from husai.planning import specs
 from husai.planning.plan import Plan
 from husai.provenance import canonical_json
@@ -173,6 +173,6 @@ class SpecBuilder:
         return canonical_json(sorted([f"{s}/{r}" for s, r in self.plan.trained] + brought))
 
 
-def fields(section: schema.Section) -> dict:
+def fields(section: Section) -> dict:
     """The values of a section by key, sections within it as they are."""
     return dict(section)

@@ -18,9 +18,9 @@ from pydantic import (
     ValidationError,
 )
 
-from husai.config import schema
+from husai.config import external, inputs, stages, text
+from husai.config.fields import Name, PositiveInt, Section, Seed
 from husai.config.mistakes import mistakes
-from husai.config.schema import Name, PositiveInt, Section, Seed
 from husai.errors import HusaiError
 from husai.provenance import canonical_json
 from husai.recipe import Recipe
@@ -90,7 +90,7 @@ class EvaluationSets(Spec):
     """First rows only."""
 
 
-class CorpusSpec(EvaluationSets, schema.Corpus):
+class CorpusSpec(EvaluationSets, text.Corpus):
     """Which text is evaluation text, and how the rest is cut."""
 
 
@@ -102,23 +102,23 @@ class OfSubject(Spec):
     """A copy of the subject of that name without ``-random``, with random weights."""
 
 
-class ModularSpec(OfSubject, schema.ModularSubject):
+class ModularSpec(OfSubject, inputs.ModularSubject):
     """A modular subject."""
 
 
-class LanguageSpec(OfSubject, schema.LanguageSubject):
+class LanguageSpec(OfSubject, inputs.LanguageSubject):
     """A language subject and its text."""
 
     corpus: CorpusSpec = CorpusSpec()
 
 
-class PretrainedSpec(OfSubject, schema.PretrainedSubject):
+class PretrainedSpec(OfSubject, inputs.PretrainedSubject):
     """A model that others trained, and the text its SAEs are trained on."""
 
     corpus: CorpusSpec = CorpusSpec()
 
 
-class RowsSpec(OfSubject, schema.RowsSubject):
+class RowsSpec(OfSubject, inputs.RowsSubject):
     """A subject that is known by its activations alone."""
 
 
@@ -140,7 +140,7 @@ class ActivationsSpec(Spec):
 
     name: Name
     seed: Seed = 0
-    rows: schema.Activations | None = None
+    rows: inputs.Activations | None = None
     corpus: CorpusSpec | None = None
     positions_per_context: PositiveInt | None = None
     """A quarter of the context unless given."""
@@ -172,10 +172,10 @@ class BringSpec(Spec):
     hook_name: Name
     members: list[str] = Field(min_length=1)
     seeds: list[Seed]
-    training: schema.Training
+    training: inputs.Training
 
 
-class PlantedSpec(Spec, schema.Planted):
+class PlantedSpec(Spec, stages.Planted):
     """Recovery of planted features."""
 
     seeds: list[Seed] = Field(min_length=2)
@@ -190,7 +190,7 @@ class OfSAE(Spec):
     hook_name: Name | None = None
 
 
-class ProbingSpec(OfSAE, schema.Probes):
+class ProbingSpec(OfSAE, external.Probes):
     """Sparse probing of one split."""
 
     split: Literal["selection", "confirmation"] = "selection"
@@ -199,13 +199,13 @@ class ProbingSpec(OfSAE, schema.Probes):
     max_rows: PositiveInt | None = None
 
 
-class PairsSpec(EvaluationSets, schema.CEBench):
+class PairsSpec(EvaluationSets, external.CEBench):
     """Contrastive pairs, and the hooks they are read at."""
 
     hooks: list[Name] = Field(min_length=1)
 
 
-class CEBenchSpec(EvaluationSets, OfSAE, schema.CEBench):
+class CEBenchSpec(EvaluationSets, OfSAE, external.CEBench):
     """CE-Bench of an SAE on one half of the stored pairs; how those were drawn goes into its record
     and is compared with other records by the gate.
     """
@@ -213,52 +213,52 @@ class CEBenchSpec(EvaluationSets, OfSAE, schema.CEBench):
     split: Literal["selection", "confirmation"] = "selection"
 
 
-class FaithfulnessSpec(OfSAE, schema.Faithfulness):
+class FaithfulnessSpec(OfSAE, external.Faithfulness):
     """Splicing of an SAE into the subject on texts of one split."""
 
     split: Literal["selection", "confirmation"] = "selection"
 
 
-class OODSpec(EvaluationSets, OfSAE, schema.GateProbe):
+class OODSpec(EvaluationSets, OfSAE, external.GateProbe):
     """Out-of-domain probing of the candidate."""
 
 
 class BaselineSpec(Spec):
     """The baseline stage."""
 
-    baseline: schema.Baseline
+    baseline: stages.Baseline
 
 
 class AblationsSpec(Spec):
     """The ablation stage."""
 
-    ablations: schema.Ablations
+    ablations: stages.Ablations
 
 
 class CalibrationSpec(Spec):
     """The calibration stage."""
 
-    calibration: schema.Calibration
+    calibration: stages.Calibration
 
 
 class ConsistencySpec(Spec):
     """The consistency stage; ``gate_k`` where one of its subjects has external benchmarks."""
 
-    consistency: schema.Consistency
+    consistency: stages.Consistency
     gate_k: PositiveInt | None = None
 
 
 class FrontierSpec(Spec):
     """The frontier table."""
 
-    frontier: schema.Frontier
+    frontier: stages.Frontier
     gate_k: PositiveInt
 
 
 class ScalingSpec(Spec):
     """The scaling table."""
 
-    scaling: schema.Scaling
+    scaling: stages.Scaling
     gate_k: PositiveInt
 
 
@@ -269,24 +269,24 @@ class FreshMembers(Section):
     seeds: list[Seed]
 
 
-class ConfirmationSpec(Spec, schema.Confirmation):
+class ConfirmationSpec(Spec, stages.Confirmation):
     """Seeds of the confirmation, its data, and how its roles are trained."""
 
-    stress: schema.Stress
-    training: dict[Name, schema.Training]
+    stress: stages.Stress
+    training: dict[Name, inputs.Training]
     selection_seeds: list[Seed]
     datasets: list[str]
     gate_k: PositiveInt
     brought: dict[str, FreshMembers] = Field({})
 
 
-class SelectionSpec(Spec, schema.Selection):
+class SelectionSpec(Spec, stages.Selection):
     """How the candidate is chosen."""
 
 
-class SelfTestSpec(Spec, schema.SelfTest):
+class SelfTestSpec(Spec, stages.SelfTest):
     """Size of the gate's self-test."""
 
 
-class AssertSpec(Spec, schema.RunEnd):
+class AssertSpec(Spec, stages.RunEnd):
     """Whether a failed gate ends the run with an error."""

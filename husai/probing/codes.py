@@ -16,6 +16,7 @@ CHUNK_ROWS = 256
 """Rows multiplied at a time: their products, 1 MB at width 1024, stay in a core's cache until they
 are read."""
 LARGEST = torch.finfo(torch.float32).max
+"""Stands for a threshold that is NaN or infinite: only an infinite pre-activation exceeds it."""
 kernels = functools.partial(compiled.load, "husai.probing.code_kernels")
 
 
@@ -126,9 +127,7 @@ def _bias(sae) -> np.ndarray:
 
 
 def _threshold(sae) -> torch.Tensor:
-    """What a pre-activation must exceed to be on, float32 ``(d_sae,)``: nothing exceeds NaN, and
-    only infinity, which is refused, the rest.
-    """
+    """What a pre-activation must exceed to be on, float32 ``(d_sae,)``."""
     if sae.threshold is None:
         return torch.zeros(sae.d_sae)
     found = sae.threshold.detach().float().nan_to_num(nan=LARGEST, posinf=LARGEST)

@@ -16,10 +16,11 @@ import numpy as np
 from husai.errors import HusaiError, nearest
 
 OOD_IDS = (5, 6, 7, 66, 67, 73, 87, 90)
+"""Numbers of the data sets for which sae-probes ships a test set from another domain."""
 
 # First match wins. Data sets whose texts overlap share a family: agnews reuses code rows as
-# negatives and news_class has agnews
-# articles, movie_sent has glue_sst2 sentences, us_* and world_* share place names.
+# negatives and news_class has agnews articles, movie_sent has glue_sst2 sentences, us_* and world_*
+# share place names.
 FAMILY_PREFIXES = {
     "hist_fig": "hist_fig",
     "nyc_": "nyc",

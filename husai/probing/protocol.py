@@ -19,6 +19,7 @@ from husai.probing.solver import Features, check_ks, fit_probes, unconverged
 from husai.probing.splits import PROBE_SEED, probe_split
 
 KS = (1, 2, 5, 16)
+"""sae-probes' sparse values, and 16, near the L0 of the SAEs trained here."""
 
 
 class ProbeData(NamedTuple):

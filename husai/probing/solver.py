@@ -23,17 +23,15 @@ from husai.probing.splits import PROBE_SEED
 C_GRID = tuple(float(c) for c in np.logspace(5, -5, 10))
 """sae-probes' values of C, in its order."""
 MAX_K = 128
-"""The solver's cost grows with the square of k: at 128 a path takes 0.1 s."""
+"""The cost of a step grows with the square of k: at 128 the eleven paths of a probe take 0.1 s."""
 VALIDATION_ROWS = 100
-WEAK_PENALTY = 2.0e-7
-"""Values of C whose penalty on the mean loss is below this share one solution: it is too weak to
-move any weight that matters, and four of the ten are."""
+"""sae-probes' own limit."""
 GRID_RATIO, FINAL_RATIO = 1.5, 1.25
-"""Times between two points of a path, see ``path_kernels``: fewer for the fits that are compared
-than for the one that is scored."""
+"""Two points of a path follow each other at times that differ by this factor. The fit that is scored
+gets twice as many points as those that are only compared, as it alone reaches the test rows."""
 OPEN = 7.5e-4
-"""Difference of test AUC that is worth a run of SAGA: below half of the 0.002 by which the engines
-may differ."""
+"""Difference of test AUC that is worth a run of scikit-learn's SAGA. Less than half of the 0.002 by
+which the engines may differ, because the choice of C and the final fit can each add to it."""
 kernels = functools.partial(compiled.load, "husai.probing.path_kernels")
 
 
@@ -105,8 +103,6 @@ def fit_probes(
 
 def _along_paths(f: Features, ks: Sequence[int], Cs: Sequence[float], seed: int):
     """``(model, validation AUC, C)`` of every k, l1."""
-    weak = [C for C in Cs if 1.0 / (C * f.n_fit) < WEAK_PENALTY]
-    Cs = [C for C in Cs if C not in weak[1:]]
     grid = follow(f, f.n_fit, ks, [Cs] * len(ks), GRID_RATIO)
     chosen = [choose(f, k, Cs, *points, seed) for k, *points in zip(ks, *grid, strict=True)]
     final = follow(f, len(f.train), ks, [[C] for C, _ in chosen], FINAL_RATIO)

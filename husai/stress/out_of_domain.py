@@ -20,6 +20,7 @@ from husai.probing.solver import auc_on_test, fit_probes
 from husai.probing.splits import MAX_TRAIN, MIN_TEST, PROBE_SEED, probe_split
 
 OOD_TRAIN_ROWS = 1500
+"""``get_OOD_traintest`` of sae-probes draws from so many rows; the rest test in the domain."""
 
 
 def ood_rows(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from husai.config.schema import Ablations
+from husai.config.stages import Ablations
 from husai.planning.specs import AblationsSpec
 from husai.report.summary import shown
 from husai.stability.record import (

@@ -127,25 +127,18 @@ def table(spec: CalibrationSpec, inputs: Sequence[str]) -> StageTable:
         *(r.s_matrix(seeds, r.null(among=nulls, seeds=seeds)) for r in (chosen, control))
     )
     failed = failed_records(inputs)
-    off = [
-        f"{r['recipe']}: L0 {r['l0'].value:.2f} for a target of {k}"
-        for r in matched
-        if r["l0_error"] > L0_TOLERANCE
-    ]
+    negatives = [f"{name}: failed: {reason}" for name, reason in failed.items()]
     headline = (
         f"Chosen k = {k}; on fresh seeds S(chosen) - S(k = {section.default_k}) = "
         f"{gain.value:+.3f} [{gain.lcb:+.3f}, {gain.ucb:+.3f}]"
         f" over {gain.n} seeds each."
     )
-    notes = [*(f"{name}: failed: {reason}" for name, reason in failed.items())]
-    notes += [
+    notes = [
+        *negatives,
         f"Rule: {choice['rule']}; the floor is {section.min_explained_variance}.",
         "Each k is measured against the worst null of its own shape, of the kinds measured for "
-        "every k, over as many seeds; the retrained "
-        "seeds took no part in the search.",
-        f"L0 matching: {'all within 5% of the target' if not off else 'outside 5%: ' + '; '.join(off)}."
-        if matched
-        else "No architecture was L0-matched.",
+        "every k, over as many seeds; the retrained seeds took no part in the search.",
+        matching_note(matched, k),
     ]
     figures = [
         {"kind": "errorbar", "x": "k", "y": "S", "group": "role", "title": "Stability over k"}
@@ -166,8 +159,22 @@ def table(spec: CalibrationSpec, inputs: Sequence[str]) -> StageTable:
         extra={
             "selected_k": k,
             "gain_over_control": gain,
-            "negatives": [f"{name}: failed: {reason}" for name, reason in failed.items()],
+            "negatives": negatives,
         },
+    )
+
+
+def matching_note(rows: Sequence[dict], k: int) -> str:
+    """Which of the L0-matched architectures missed their target."""
+    if not rows:
+        return "No architecture was L0-matched."
+    off = [
+        f"{r['recipe']}: L0 {r['l0'].value:.2f} for a target of {k}"
+        for r in rows
+        if r["l0_error"] > L0_TOLERANCE
+    ]
+    return (
+        f"L0 matching: {'outside 5%: ' + '; '.join(off) if off else 'all within 5% of the target'}."
     )
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from husai.config.schema import Consistency
+from husai.config.stages import Consistency
 from husai.errors import RecipeFailed
 from husai.evidence import Metric
 from husai.planning.specs import ConsistencySpec

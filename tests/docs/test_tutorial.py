@@ -32,7 +32,7 @@ def run_all(found, folder):
         yield done.stdout
 
 
-@pytest.mark.parametrize("name", ["docs/tutorial.md", "docs/index.md"])
+@pytest.mark.parametrize("name", ["docs/tutorial.md", "docs/index.md", "docs/examples/passport.md"])
 def test_every_block_runs(name, tmp_path):
     found = blocks(name)
     assert found, f"{name} holds no code"

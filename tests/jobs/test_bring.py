@@ -595,8 +595,8 @@ def test_facts_that_the_metadata_declare_count_and_are_marked_as_declared(
     metrics = integrity(spec, own, folder / "candidate/recipe.json", stability)["metrics"]
     for name in ("plateau_gain", "cos_to_init", "text_overlap_rows"):
         assert metrics[name].value == max(f[name] for f in candidate["final"])
-        assert metrics[name]["method"].endswith("(declared by the brought SAEs)")
-    assert metrics["shared_init_pairs"]["value"] == 0.0 and "init" in stability.data["nulls"]
+        assert metrics[name].method.endswith("(declared by the brought SAEs)")
+    assert metrics["shared_init_pairs"].value == 0.0 and "init" in stability.data["nulls"]
 
 
 def test_a_second_set_of_members_is_a_second_attempt(confirmed):

@@ -12,7 +12,7 @@ from husai.cycle3.candidates import load_candidates
 from husai.cycle3.selector import select_cycle3
 from husai.errors import HusaiError, RecipeFailed
 from husai.jobs.summarize import summarize_job
-from husai.jobs.train import train_job
+from husai.jobs.train_recipe import train_job
 from husai.planning.plan import Plan
 from husai.planning.spec_builder import SpecBuilder
 from husai.planning.specs import TrainSpec

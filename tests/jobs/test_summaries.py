@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from husai import provenance
-from husai.config.schema import Calibration
+from husai.config.stages import Calibration
 from husai.evidence import Metric, new_record
 from husai.jobs.summarize import summarize_job
 from husai.planning.specs import CalibrationSpec

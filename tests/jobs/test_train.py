@@ -13,7 +13,7 @@ import torch
 from husai.activations import write_store
 from husai.brought.comparison import compare_paths
 from husai.errors import HusaiError
-from husai.jobs.train import train_job
+from husai.jobs.train_recipe import train_job
 from husai.planning.specs import TrainSpec
 from husai.sae import Recipe, evaluate_sae, initial_decoder, load_sae
 from husai.stability import null_pwmcc
@@ -135,7 +135,7 @@ import json, sys, torch
 torch.set_num_threads(1)
 from husai.stability import null_pwmcc
 from husai.brought.comparison import compare_paths
-from husai.jobs.train import train_job
+from husai.jobs.train_recipe import train_job
 from husai.planning.specs import TrainSpec
 recipe, store, out = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 train_job(TrainSpec(recipe=recipe, seeds=[0, 1]), store, out, device="cpu")

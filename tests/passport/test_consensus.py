@@ -55,7 +55,8 @@ def test_the_refit_keeps_l0_and_explains_more(architecture):
     (found,) = consensus([saes[:4]], world.rows, steps=300)
     assert found.fit.explained_variance > found.fit.start_explained_variance
     aim = min(found.sae.d_sae, sum(evaluate_sae(s, world.rows)["l0"] for s in saes[:4]) / 4)
-    assert found.fit.l0 == pytest.approx(aim, rel=0.02)
+    # never above the members' L0; below where fewer pre-activations are positive at all
+    assert 0.85 * aim < found.fit.l0 <= 1.001 * aim
     assert found.sae.architecture == architecture
     assert torch.allclose(found.sae.W_dec.norm(dim=1), torch.ones(found.sae.d_sae), atol=1e-5)
 

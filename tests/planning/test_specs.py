@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from husai.config import load, schema
+from husai.config import external, load, stages
 from husai.errors import HusaiError
 from husai.planning import specs
 from husai.planning.plan import Plan
@@ -55,9 +55,9 @@ def test_a_job_reads_back_exactly_what_planning_wrote(built):
 
 def test_a_setting_has_the_default_of_the_configuration():
     probing = specs.ProbingSpec()
-    assert (probing.ks, probing.gate_k) == (schema.Probing().ks, schema.Probing().gate_k)
-    assert specs.SelectionSpec().min_seeds == schema.Selection().min_seeds
-    assert specs.SelfTestSpec().null_campaigns == schema.Gate().null_campaigns
+    assert (probing.ks, probing.gate_k) == (external.Probing().ks, external.Probing().gate_k)
+    assert specs.SelectionSpec().min_seeds == stages.Selection().min_seeds
+    assert specs.SelfTestSpec().null_campaigns == stages.Gate().null_campaigns
 
 
 def test_a_recipe_travels_whole():

@@ -27,6 +27,7 @@ done
 if [ -n "$dir" ]; then mkdir -p "$dir"; for f in release_policy.json release_policy.md selected_candidate.json; do echo x > "$dir/$f"; done; exit; fi
 case "$out" in
   reports) mkdir -p reports; echo x > reports/gate_report.html; echo x > reports/gate_report.md; exit ;;
+  results/passport) mkdir -p "$out" reports; for f in passport.parquet passport.json manifest.json; do echo x > "$out/$f"; done; echo x > reports/passport.html; exit ;;
   */integrity.json) for f in integrity stability saebench cebench; do echo x > "${out%/*}/$f.json"; done ;;
   */brought-*/manifest.json) echo x > "${out%/*}/matched.json" ;;
   */baseline/summary.json) echo x > results/baseline/evidence.json ;;
@@ -99,6 +100,7 @@ def test_the_default_configuration_plans_every_stage(tmp_path):
         "saebench",
         "cebench",
         "faithfulness",
+        "passport",
     ):
         assert found[rule] >= 1
     for rule in (

@@ -1,0 +1,269 @@
+"""Verb ``passport``: what is known of every single latent of several SAEs, as a table, a record and a
+page."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from husai import provenance, sae_files
+from husai.errors import HusaiError
+from husai.jobs.arguments import add_compute, describe, optional_path
+
+PAGE_BINS = 24
+"""Bars of a latent's histogram on the page."""
+
+
+def add_arguments(command: ArgumentParser) -> None:
+    """Options of the verb."""
+    describe(
+        command,
+        reads="SAEs of one hook, one per seed, and held-out activations of that hook",
+        writes="passport.parquet, passport.json, passport.html and a manifest",
+        costs="all pairs of decoders, and two passes over the rows",
+    )
+    command.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="SAE checkpoints from any trainer; a trained recipe's folder stands for all its seeds",
+    )
+    optional_path(
+        command,
+        "--activations",
+        "activation folder or store; without it cosines are told and nothing is certified",
+    )
+    command.add_argument(
+        "--split",
+        default="held_out",
+        help="rows of an activation folder (default %(default)s)",
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder to write")
+    command.add_argument("--page", type=Path, help="page to write (default: OUT/passport.html)")
+    command.add_argument("--report", help="address of the gate report, for a link on the page")
+    command.add_argument(
+        "--page-of",
+        metavar="NAME",
+        help="SAE whose latents the page shows, as named in the table (default: the first)",
+    )
+    command.add_argument(
+        "--fdr", type=float, default=0.05, help="share of false certificates (default %(default)s)"
+    )
+    add_compute(command)
+
+
+def run(args: Namespace) -> None:
+    """Certify the latents of the SAEs given and print one line per SAE."""
+    from husai.compute import resolve_device, use_threads
+
+    use_threads(args.threads)
+    record = passport_job(
+        args.paths,
+        args.activations,
+        args.out,
+        split=args.split,
+        page=args.page,
+        page_of=args.page_of,
+        report=args.report,
+        fdr=args.fdr,
+        device=resolve_device(args.device),
+    )
+    for sae in record["saes"]:
+        share = sae["certified_share"]
+        print(
+            f"{sae['name']}: {sae['certified']} of {sae['living']} living latents certified "
+            f"({share:.1%}), compared with {len(sae['compared_with'])} other seeds"
+        )
+    for remark in record["remarks"]:
+        print(remark)
+
+
+def passport_job(
+    paths: Sequence[str | Path],
+    activations: str | Path | None,
+    out: str | Path,
+    *,
+    split: str = "held_out",
+    page: str | Path | None = None,
+    page_of: str | None = None,
+    report: str | None = None,
+    fdr: float = 0.05,
+    device: Any = "cpu",
+) -> dict[str, Any]:
+    """Write ``passport.parquet`` (one row per SAE and latent), ``passport.json`` (evidence),
+    ``passport.html`` and ``manifest.json`` to the folder ``out``.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        SAEs, or folders with ``seed*/``.
+    activations : path or None
+        A store, or a folder with one per split. None: those that a trained recipe among ``paths``
+        was trained on, else none.
+    page : path or None
+        Where the page goes; ``passport.html`` in ``out`` by default.
+    page_of : str or None
+        Name of the SAE that the page shows; the first by default.
+    report : str or None
+        Address of the gate report, linked from the page.
+
+    Returns
+    -------
+    dict
+        The record as written to ``passport.json``.
+
+    Raises
+    ------
+    HusaiError
+        See :func:`husai.passport.certify`; no SAE of the name ``page_of``.
+    """
+    from husai.passport import certify
+    from husai.sae import load_sae
+
+    paths, out = [provenance.folder(p) for p in paths], Path(out)
+    places, page = sae_files.expand(paths), Path(page or out / "passport.html")
+    names = short_names(places)
+    if page_of is not None and page_of not in names:
+        raise HusaiError(f"--page-of: no SAE is named '{page_of}'; there are {', '.join(names)}")
+    config = {"saes": [str(p) for p in places], "split": split, "fdr": fdr}
+    with provenance.job(out / "manifest.json", config=config) as work:
+        saes = [load_sae(place, device) for place in places]
+        where = activations or trained_on(paths)
+        store = None if where is None else _store(where, split)
+        work.reads(*(f for place in places for f in sae_files.sae_files(place)))
+        if store is not None:
+            work.reads(store.path / "store.json")
+        seeds = [sae_files.declared_seed(place) for place in places]
+        found = certify(
+            saes, store, names=names, related=_same_seeds(seeds), fdr=fdr, device=device
+        )
+        shown = names.index(page_of) if page_of else 0
+        _write_table(out / "passport.parquet", found)
+        record = _record(found, saes, work.inputs, config, seeds)
+        provenance.write_json(out / "passport.json", record)
+        _write_page(page, found, saes[shown], shown, store, record, report)
+        work.writes(out / "passport.parquet", out / "passport.json", page)
+    return record
+
+
+def trained_on(paths: Sequence[Path]) -> Path | None:
+    """Activation folder of the subject and hook that a trained recipe among ``paths`` names; None
+    where there is none."""
+    for path in paths:
+        if (path / "recipe.json").is_file():
+            described = provenance.read_json(path / "recipe.json")
+            recipe = described.get("resolved") or described.get("recipe") or {}
+            where = Path("results/subjects") / str(recipe.get("subject")) / "activations"
+            where = where / str(recipe.get("hook_name"))
+            return where if where.is_dir() else None
+    return None
+
+
+def short_names(places: Sequence[Path]) -> list[str]:
+    """The last part of each path where it names one SAE only, else the whole path."""
+    last = [p.stem if p.suffix else p.name for p in places]
+    return [
+        name if last.count(name) == 1 else str(place)
+        for name, place in zip(last, places, strict=True)
+    ]
+
+
+def _store(activations: str | Path, split: str):
+    from husai.activations import ActivationStore
+
+    path = provenance.folder(activations)
+    return ActivationStore.open(path / split if (path / split).is_dir() else path)
+
+
+def _same_seeds(seeds: Sequence[int | None]) -> list:
+    """Pairs whose metadata name one seed."""
+    from husai.passport import Kin
+
+    return [
+        Kin(i, j, f"their metadata name the same seed ({seeds[i]})")
+        for i, j in combinations(range(len(seeds)), 2)
+        if seeds[i] is not None and seeds[i] == seeds[j]
+    ]
+
+
+def _write_table(path: Path, found) -> None:
+    """One row per SAE and latent; what is known per other seed is null in that seed's own rows."""
+    import numpy as np
+    import pandas as pd
+
+    parts = []
+    for table in found.tables:
+        columns = {
+            name: values.astype(np.float32) if values.dtype == np.float64 else values
+            for name, values in table.columns().items()
+        }
+        parts.append(pd.DataFrame({"sae": table.name, **columns}))
+    with provenance.atomic_path(path) as temporary:
+        pd.concat(parts, ignore_index=True).to_parquet(temporary, index=False, compression="zstd")
+
+
+def _record(found, saes, inputs, config, seeds) -> dict[str, Any]:
+    """``passport.json``: an evidence record."""
+    from husai.evidence import Metric, new_record
+
+    notes = [sae.cfg for sae in saes]
+
+    def common(key: str) -> str | None:
+        values = {str(n[key]) for n in notes if n.get(key) is not None}
+        return values.pop() if len(values) == 1 else None
+
+    tables = found.tables
+    with_rows = found.n_rows is not None
+    variance = [float(t.variance_share[t.certified].sum()) for t in tables]
+    metrics = {"certified_share": [t.certified_share for t in tables] if with_rows else None}
+    metrics["certified_variance_share"] = variance if with_rows else None
+    method = "mean over SAEs, which are compared with each other: no interval"
+    return new_record(
+        "passport",
+        common("subject") or common("model_name") or "",
+        common("recipe_id") or "",
+        common("recipe_hash") or "",
+        {
+            name: Metric(sum(values) / len(values), n=len(values), method=method)
+            for name, values in metrics.items()
+            if values is not None
+        },
+        inputs,
+        config,
+        [s for s in seeds if s is not None],
+        hook_name=common("hook_name"),
+        **provenance.finite(found.summary()),
+    )
+
+
+def _write_page(path: Path, found, sae, shown: int, store, record, report) -> None:
+    """The page of one SAE, with links to the gate report where its address is given."""
+    from husai.passport.page import write_page
+    from husai.stability.firing import activation_histograms
+
+    table, histograms = found.tables[shown], None
+    if store is not None:
+        histograms = activation_histograms(sae, store, table.max_activation, PAGE_BINS)
+    facts = {
+        "subject": record["subject"],
+        "hook": record["hook_name"],
+        "recipe": record["recipe"],
+        "held-out rows": found.n_rows,
+        "expected share of false certificates": f"at most {found.fdr:.0%}",
+        "remarks": " ".join(found.remarks) or None,
+    }
+    facts = {name: value for name, value in facts.items() if value}
+    title = f"Passports of {record['recipe'] or 'an SAE'}, {table.name}"
+    write_page(
+        path,
+        table,
+        title=title,
+        bar=found.bar,
+        facts=facts,
+        histograms=histograms,
+        links={"Gate report": report} if report else {},
+    )
