@@ -225,8 +225,8 @@ def test_a_brought_ensemble_adds_its_import_its_control_and_their_measurements(t
         "stability": 1,
         "saebench": 2 + 3,
         "cebench": 2 + 3,
-        "faithfulness": 2,
-        "total": 15,
+        "faithfulness": 2 + 3,
+        "total": 18,
     }
 
 
