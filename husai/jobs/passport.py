@@ -35,7 +35,8 @@ def add_arguments(command: ArgumentParser) -> None:
     optional_path(
         command,
         "--activations",
-        "activation folder or store; without it cosines are told and nothing is certified",
+        "activation folder, store, or .npy, .safetensors or .pt file of rows; without it cosines are "
+        "told and nothing is certified",
     )
     command.add_argument(
         "--split",
@@ -121,6 +122,8 @@ def passport_job(
     HusaiError
         See :func:`husai.passport.certify`; no SAE of the name ``page_of``.
     """
+    from torch import Tensor
+
     from husai.passport import certify
     from husai.sae import load_sae
 
@@ -133,10 +136,10 @@ def passport_job(
     with provenance.job(out / "manifest.json", config=config) as work:
         saes = [load_sae(place, device) for place in places]
         where = activations or trained_on(paths)
-        store = None if where is None else _store(where, split)
+        store = None if where is None else _rows(where, split)
         work.reads(*(f for place in places for f in sae_files.sae_files(place)))
         if store is not None:
-            work.reads(store.path / "store.json")
+            work.reads(Path(where) if isinstance(store, Tensor) else store.path / "store.json")
         seeds = [sae_files.declared_seed(place) for place in places]
         found = certify(
             saes, store, names=names, related=_same_seeds(seeds), fdr=fdr, device=device
@@ -172,11 +175,13 @@ def short_names(places: Sequence[Path]) -> list[str]:
     ]
 
 
-def _store(activations: str | Path, split: str):
-    from husai.activations import ActivationStore
+def _rows(activations: str | Path, split: str):
+    from torch import Tensor
 
-    path = provenance.folder(activations)
-    return ActivationStore.open(path / split if (path / split).is_dir() else path)
+    from husai.activations.files import open_rows
+
+    rows = open_rows(activations, split)
+    return rows.float() if isinstance(rows, Tensor) else rows
 
 
 def _same_seeds(seeds: Sequence[int | None]) -> list:
