@@ -165,6 +165,15 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file; empty when the file is missing, broken or holds something else."""
+    try:
+        value = json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; a missing or broken one is a one-line error that names it."""
     try:

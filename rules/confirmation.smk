@@ -44,11 +44,11 @@ rule confirm_stability:
     resources:
         **GPU_JOB,
     params:
-        spec="{}",
+        phase=lambda w: "confirmation" if w.role == "candidate" else [],
     message:
         "Confirmation: stability of {wildcards.role}"
     shell:
-        "husai stability --recipe {input.saes:q} --split confirmation --frozen {input.frozen:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
+        "husai stability --recipe {input.saes:q} --split confirmation --phase {params.phase:q} --frozen {input.frozen:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule confirm_saebench:

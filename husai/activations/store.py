@@ -173,6 +173,22 @@ class ActivationStore:
         """Whether :meth:`resident` has these rows there already."""
         return (n_rows, str(device)) in self._resident
 
+    def check_origin(self, subject: str, hook_name: str) -> None:
+        """Refuse the store where its notes name another subject or hook than these.
+
+        Raises
+        ------
+        HusaiError
+            Says what the store holds; notes that are silent are no contradiction.
+        """
+        for key, wanted in (("subject", subject), ("hook_name", hook_name)):
+            found = self.meta.get(key)
+            if found is not None and found != wanted:
+                raise HusaiError(
+                    f"{self.path}: holds activations of {key} {found}, but {wanted} is asked for; "
+                    "give the store of that one"
+                )
+
     def verify(self) -> None:
         """Compare every shard with its sha256.
 

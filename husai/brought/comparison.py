@@ -30,12 +30,13 @@ from husai.stability import (
     worst_null,
 )
 from husai.stability.measure import check_weights, pointing_rows
+from husai.stability.nulls.draws import crowding_null, random_null
 from husai.stability.report import s_of
 from husai.statistics import coincidence_limit, jackknife_t
 from husai.statistics.ensemble import CLONE
 
 SCHEMA = "husai.comparison/1"
-NULLS = ("worst", "gaussian", "init", "covariance")
+NULLS = ("worst", "gaussian", "init", "covariance", "crowding")
 
 
 class Compared(NamedTuple):
@@ -83,10 +84,10 @@ def compare_paths(
         SAE directories or files; a trained recipe's directory stands for all its seeds.
     null : str
         ``worst`` (of those that can be measured), ``gaussian``, ``init`` (SAEs trained here) or
-        ``covariance`` (needs ``rows``).
+        ``covariance`` and ``crowding`` (which need ``rows``).
     rows : path or Tensor (n, d_in), optional
         Activations of the hook (a store, or a folder with a ``held_out`` one), for living latents,
-        activation agreement and the covariance null.
+        activation agreement and the covariance and crowding nulls.
     drop_zero_rows : bool
         Leave out decoder rows of length zero instead of refusing them.
 
@@ -245,16 +246,23 @@ def _nulls(brought: list[Compared], rows, device) -> tuple[dict[str, NullResult]
     d_out, sizes = brought[0].sae.d_out, [b.sae.d_sae for b in brought]
     sizes = sizes if len(sizes) > 1 else sizes * 2
     n = len(sizes)
-    nulls = {"gaussian": null_pwmcc(d_out, sizes[0], n, sizes=sizes, device=device)}
+    gaussian = null_pwmcc(d_out, sizes[0], n, sizes=sizes, device=device)
+    nulls = {"gaussian": random_null(gaussian, sizes, d_out, None, device)}
     unavailable = {}
     if rows is None:
-        unavailable["covariance"] = (
-            "needs activations to draw directions from; give held-out rows (--activations)"
+        unavailable |= dict.fromkeys(
+            ("covariance", "crowding"),
+            "needs activations, whose directions it uses; give held-out rows (--activations)",
         )
     else:
         covariance = activation_covariance(rows)
-        nulls["covariance"] = null_pwmcc(
+        drawn = null_pwmcc(
             d_out, sizes[0], n, "covariance", covariance=covariance, sizes=sizes, device=device
+        )
+        nulls["covariance"] = random_null(drawn, sizes, d_out, covariance, device)
+        twice = brought if len(brought) > 1 else brought * 2
+        nulls["crowding"] = crowding_null(
+            [b.sae.W_dec for b in twice], [b.alive for b in twice], covariance, device
         )
     initial = [initial_of(b.sae) for b in brought]
     if len(brought) > 1 and all(d is not None for d in initial):

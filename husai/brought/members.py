@@ -16,8 +16,9 @@ from husai import provenance
 from husai.errors import HusaiError
 from husai.progress import log
 from husai.recipe import FIXED_K, Recipe
-from husai.sae import evaluate_sae, initial_decoder, load_sae, save_sae
+from husai.sae import evaluate_sae, initial_decoder, load_sae, resolve, save_sae
 from husai.sae.fold import fold_for_file
+from husai.sae.hooks import contradictions
 from husai.stability import movement
 from husai.stability.measure import pointing_rows
 from husai.stability.origin import same_index_matrix
@@ -42,18 +43,28 @@ class Member(NamedTuple):
 
 
 def read_members(
-    paths: Sequence[str | Path], seeds: Sequence[int], rows, device: torch.device
+    paths: Sequence[str | Path],
+    seeds: Sequence[int],
+    rows,
+    device: torch.device,
+    hook_name: str,
 ) -> list[Member]:
     """The SAEs at ``paths`` in float32 with decoder norms folded into the encoder, as other
-    software runs them, each measured on ``rows``.
+    software runs them, each measured on ``rows`` of the hook ``hook_name``.
     """
     found = []
-    for path, seed in zip(map(Path, paths), seeds, strict=True):
+    for path, seed in zip(map(resolve, paths), seeds, strict=True):
         sae = fold_for_file(load_sae(path, device))
         if sae.transcodes:
             raise HusaiError(
                 f"{path}: a transcoder; external.candidates takes SAEs, which reconstruct the "
                 "hook they read"
+            )
+        against = contradictions(sae.cfg, hook_name)
+        if against:
+            raise HusaiError(
+                f"{path}: {' and '.join(against)}; give external.candidates the hook its SAEs "
+                "belong to"
             )
         if sae.d_in != rows.d:
             raise HusaiError(

@@ -11,6 +11,7 @@ import torch
 from husai.compute import side_by_side
 from husai.probing import codes
 from husai.progress import Progress
+from husai.recipe import READ_ONLY
 from husai.sae.architectures import THRESHOLDED, TOP_K
 from husai.sae.fold import decoder_norms
 from husai.sae.kernels import top_k
@@ -72,20 +73,23 @@ def _add_latents(
         fired = torch.zeros(sae.d_sae)
         codes.add_codes(sae, torch.mm(centred, sae.W_enc, out=pre), story, sums, fired)
         return fired.sum(dtype=torch.float64)
-    torch.addmm(sae.b_enc, centred, sae.W_enc, out=pre)
+    if sae.architecture in READ_ONLY:
+        pre.copy_(sae.encode(x))
+    else:
+        torch.addmm(sae.b_enc, centred, sae.W_enc, out=pre)
     if sae.architecture in TOP_K:
         return _add_top_k(sae, pre, story, sums)
     if sae.architecture in THRESHOLDED:
         torch.sub(pre, sae.threshold, out=above).relu_().sign_()
         pre.relu_().mul_(above)
-    else:
+    elif sae.architecture not in READ_ONLY:
         pre.relu_()
     if x.is_cuda:
         stories = torch.arange(len(sums), device=x.device).unsqueeze(1)
         sums.addmm_((stories == story).to(sums.dtype), pre.to(sums.dtype))
     else:
         sums.index_add_(0, story, pre.to(sums.dtype))
-    return pre.sign_().sum(1).sum(dtype=torch.float64)
+    return pre.sign_().abs_().sum(1).sum(dtype=torch.float64)
 
 
 def _add_top_k(sae, pre: torch.Tensor, story: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:

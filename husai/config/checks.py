@@ -14,7 +14,7 @@ from husai.config.fields import NAME
 from husai.config.schema import Config
 from husai.errors import HusaiError, nearest
 from husai.recipe import RANDOM
-from husai.sae_files import expand, listed
+from husai.sae_files import expand, is_remote, listed
 
 ON_SUBJECTS = {
     "baseline": ("d_sae", "k"),
@@ -238,7 +238,7 @@ def _candidates(cfg: Config) -> list[str]:
 
 
 def _paths(where: str, path: str | list[str]) -> list[str]:
-    absent = [p for p in listed(path) if not Path(p).exists()]
+    absent = [p for p in listed(path) if not is_remote(p) and not Path(p).exists()]
     return [
         f"{where}: {p}: no such file or folder (looked from {Path.cwd()}); give a checkpoint or a "
         "folder of seed*/"

@@ -14,6 +14,7 @@ from husai.config.inputs import (
     LanguageSubject,
     ModularSubject,
     PretrainedSubject,
+    RowsSubject,
     Training,
 )
 from husai.config.stages import (
@@ -39,7 +40,8 @@ class Config(Section):
     subjects: dict[
         Name,
         Annotated[
-            ModularSubject | LanguageSubject | PretrainedSubject, Field(discriminator="kind")
+            ModularSubject | LanguageSubject | PretrainedSubject | RowsSubject,
+            Field(discriminator="kind"),
         ],
     ]
     corpus: Corpus = Field(default_factory=Corpus)

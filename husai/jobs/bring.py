@@ -66,9 +66,11 @@ def bring_job(spec, store: str | Path, out: str | Path, *, device: str = "auto")
     """
     from husai.brought import members as brought
     from husai.compute import resolve_device
+    from husai.sae import resolve
 
     out, rows, config = folder(out), _rows(store), spec.values()
-    files = [f for path in spec.members for f in sae_files(Path(path))]
+    paths = [resolve(path) for path in spec.members]
+    files = [f for path in paths for f in sae_files(path)]
     with provenance.job(
         out / "manifest.json",
         config=config,
@@ -76,7 +78,10 @@ def bring_job(spec, store: str | Path, out: str | Path, *, device: str = "auto")
         data_slice={"store": str(rows.path)},
     ) as work:
         work.reads(*files, rows.path / "store.json")
-        members = brought.read_members(spec.members, spec.seeds, rows, resolve_device(device))
+        rows.check_origin(spec.subject, spec.hook_name)
+        members = brought.read_members(
+            paths, spec.seeds, rows, resolve_device(device), spec.hook_name
+        )
         brought.check_kind(members)
         same = brought.same_saes(members, members)
         if same:
@@ -130,9 +135,11 @@ def confirm_brought(recipe: Recipe, spec, out: str | Path, *, device: str = "aut
         )
     rows = _rows(Path("results/subjects") / recipe.subject / "activations" / recipe.hook_name)
     seen = described["seeds"]
-    chosen = brought.read_members([selected / f"seed{s}" for s in seen], seen, rows, where)
+    chosen = brought.read_members(
+        [selected / f"seed{s}" for s in seen], seen, rows, where, recipe.hook_name
+    )
     if about.members:
-        members = brought.read_members(about.members, about.seeds, rows, where)
+        members = brought.read_members(about.members, about.seeds, rows, where, recipe.hook_name)
         brought.check_kind([chosen[0], *members])
         not_fresh = _seen(chosen, members)
     else:

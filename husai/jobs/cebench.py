@@ -75,13 +75,13 @@ def cebench_jobs(
     from husai.cebench.scores import score_saes
     from husai.cebench.store import load_pairs, pairs_file
     from husai.compute import resolve_device
-    from husai.sae import load_sae
+    from husai.sae import load_sae, resolve
 
     where = resolve_device(device)
+    work_list = [(resolve(sae_dir), out) for sae_dir, out in work_list]
     saes = [load_sae(sae_dir, device=where) for sae_dir, _ in work_list]
     names = [
-        identity(Path(sae_dir), sae, spec)
-        for (sae_dir, _), sae in zip(work_list, saes, strict=True)
+        identity(sae_dir, sae, spec) for (sae_dir, _), sae in zip(work_list, saes, strict=True)
     ]
     hooks = {name["hook_name"] for name in names}
     if len(hooks) > 1:

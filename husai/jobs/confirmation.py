@@ -13,8 +13,9 @@ BENCHES = ("saebench", "cebench", "faithfulness")
 
 
 def confirmation_job(spec, inputs: Sequence[str], out: Path) -> None:
-    """Write ``integrity``, ``stability``, ``saebench``, ``cebench`` and ``faithfulness`` beside
-    ``out`` (``phase: confirmation``), and close the attempt in the ledger.
+    """Write ``integrity``, ``saebench``, ``cebench`` and ``faithfulness`` beside ``out`` (``phase:
+    confirmation``), put the candidate's ``stability`` there as it was measured, and close the
+    attempt in the ledger.
 
     Parameters
     ----------
@@ -39,8 +40,8 @@ def confirmation_job(spec, inputs: Sequence[str], out: Path) -> None:
         for bench in BENCHES
     }
     stability = StabilityRecord(folder / "stability/candidate.json")
+    provenance.write_text(folder / "stability.json", stability.path.read_text())
     written = {
-        "stability": {**stability.data, "phase": "confirmation"},
         "integrity": confirmation.integrity(
             spec, recipe, folder / "candidate/recipe.json", stability
         ),

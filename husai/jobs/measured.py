@@ -169,9 +169,9 @@ def identified(sae_dir: str | Path, spec, device) -> Identified:
     HusaiError
         No checkpoint, or neither it nor the spec names its hook.
     """
-    from husai.sae import load_sae
+    from husai.sae import load_sae, resolve
 
-    sae_dir = Path(sae_dir)
+    sae_dir = resolve(sae_dir)
     sae, files = load_sae(sae_dir, device=device), sae_files(sae_dir)
     name = identity(sae_dir, sae, spec)
     if not name["hook_name"]:

@@ -35,8 +35,8 @@ def add_arguments(command: ArgumentParser) -> None:
     optional_path(
         command,
         "--activations",
-        "activation folder, store, or .npy, .safetensors or .pt file of rows; without it cosines are "
-        "told and nothing is certified",
+        "activation folder or store, or a .npy, .safetensors or .pt file of rows; without it "
+        "cosines are told and nothing is certified",
     )
     command.add_argument(
         "--split",
@@ -122,8 +122,9 @@ def passport_job(
     HusaiError
         See :func:`husai.passport.certify`; no SAE of the name ``page_of``.
     """
-    from torch import Tensor
-
+    from husai.activations import ActivationStore
+    from husai.activations.files import open_rows
+    from husai.activations.store import HEADER
     from husai.passport import certify
     from husai.sae import load_sae
 
@@ -136,19 +137,25 @@ def passport_job(
     with provenance.job(out / "manifest.json", config=config) as work:
         saes = [load_sae(place, device) for place in places]
         where = activations or trained_on(paths)
-        store = None if where is None else _rows(where, split)
-        work.reads(*(f for place in places for f in sae_files.sae_files(place)))
-        if store is not None:
-            work.reads(Path(where) if isinstance(store, Tensor) else store.path / "store.json")
-        seeds = [sae_files.declared_seed(place) for place in places]
-        found = certify(
-            saes, store, names=names, related=_same_seeds(seeds), fdr=fdr, device=device
+        rows = None if where is None else open_rows(where, split)
+        work.reads(
+            *(
+                f
+                for place in places
+                if not sae_files.is_remote(place)
+                for f in sae_files.sae_files(place)
+            )
         )
+        if rows is not None:
+            work.reads(rows.path / HEADER if isinstance(rows, ActivationStore) else where)
+        _check_origins(names, saes, rows)
+        seeds = [sae_files.declared_seed(place) for place in places]
+        found = certify(saes, rows, names=names, related=_same_seeds(seeds), fdr=fdr, device=device)
         shown = names.index(page_of) if page_of else 0
         _write_table(out / "passport.parquet", found)
         record = _record(found, saes, work.inputs, config, seeds)
         provenance.write_json(out / "passport.json", record)
-        _write_page(page, found, saes[shown], shown, store, record, report)
+        _write_page(page, found, saes[shown], shown, rows, record, report)
         work.writes(out / "passport.parquet", out / "passport.json", page)
     return record
 
@@ -175,13 +182,18 @@ def short_names(places: Sequence[Path]) -> list[str]:
     ]
 
 
-def _rows(activations: str | Path, split: str):
-    from torch import Tensor
-
-    from husai.activations.files import open_rows
-
-    rows = open_rows(activations, split)
-    return rows.float() if isinstance(rows, Tensor) else rows
+def _check_origins(names: Sequence[str], saes: Sequence, rows) -> None:
+    """Raise a :class:`HusaiError` where metadata say that SAEs or rows are of different hooks."""
+    notes = [(name, sae.cfg) for name, sae in zip(names, saes, strict=True)]
+    notes.append((str(getattr(rows, "path", "the rows")), getattr(rows, "meta", {})))
+    for key in ("model_name", "subject", "hook_name"):
+        known = [(name, str(note[key])) for name, note in notes if note.get(key)]
+        for name, value in known:
+            if value != known[0][1]:
+                raise HusaiError(
+                    f"{known[0][0]} is of {key} {known[0][1]} and {name} of {value}; passports "
+                    "compare SAEs of one hook on its own rows"
+                )
 
 
 def _same_seeds(seeds: Sequence[int | None]) -> list:
@@ -245,14 +257,14 @@ def _record(found, saes, inputs, config, seeds) -> dict[str, Any]:
     )
 
 
-def _write_page(path: Path, found, sae, shown: int, store, record, report) -> None:
+def _write_page(path: Path, found, sae, shown: int, rows, record, report) -> None:
     """The page of one SAE, with links to the gate report where its address is given."""
     from husai.passport.page import write_page
     from husai.stability.firing import activation_histograms
 
     table, histograms = found.tables[shown], None
-    if store is not None:
-        histograms = activation_histograms(sae, store, table.max_activation, PAGE_BINS)
+    if rows is not None:
+        histograms = activation_histograms(sae, rows, table.max_activation, PAGE_BINS)
     facts = {
         "subject": record["subject"],
         "hook": record["hook_name"],

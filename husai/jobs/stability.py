@@ -34,7 +34,7 @@ def add_arguments(command: ArgumentParser) -> None:
     )
     command.add_argument(
         "--null",
-        choices=["worst", "gaussian", "init", "covariance"],
+        choices=["worst", "gaussian", "init", "covariance", "crowding"],
         default="worst",
         help="null of the table (default %(default)s)",
     )
@@ -57,6 +57,12 @@ def add_arguments(command: ArgumentParser) -> None:
         choices=["held_out", "confirmation"],
         default="held_out",
         help="rows of --recipe (default %(default)s)",
+    )
+    command.add_argument(
+        "--phase",
+        nargs="?",
+        choices=["selection", "confirmation"],
+        help="what the record is evidence of (with --recipe): the gate never counts the selection's",
     )
     command.add_argument("--out", type=Path, help="evidence file to write (with --recipe)")
     add_compute(command)
@@ -93,6 +99,7 @@ def run(args: Namespace) -> None:
             args.out,
             frozen_dir=args.frozen,
             split=args.split,
+            phase=args.phase,
             device=device,
         )
 
@@ -106,6 +113,7 @@ def stability_job(
     *,
     frozen_dir: str | Path | None = None,
     split: str = "held_out",
+    phase: str | None = None,
     device: Any = "cpu",
 ) -> dict[str, Any]:
     """Measure the stability of a trained recipe and write
@@ -125,6 +133,8 @@ def stability_job(
     split : str
         Which rows decide about dead latents and activation agreement: ``held_out`` or
         ``confirmation``.
+    phase : str or None
+        ``selection`` or ``confirmation``, where the record is evidence of one of them.
 
     Returns
     -------
@@ -179,6 +189,7 @@ def stability_job(
         {"recipe": recipe.to_dict(), "split": split},
         seeds,
         **details,
+        **({"phase": phase} if phase else {}),
     )
     provenance.write_json(out, record)
     return record

@@ -133,6 +133,8 @@ def _stores(recipe: Recipe, folder: Path) -> tuple[dict, dict]:
         raise HusaiError(
             f"{folder}: activations have width {rows['train'].d}; an SAE needs at least 2"
         )
+    for split in rows.values():
+        split.check_origin(recipe.subject, recipe.hook_name)
     if recipe.target_hook_name is not None:
         beside = folder.parent / recipe.target_hook_name
         target = {split: ActivationStore.open(beside / split) for split in splits}

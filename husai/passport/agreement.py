@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from husai.recipe import READ_ONLY
 from husai.stability.functional import BATCH_BYTES, batches, pearson
 
 FUNCTIONAL_MATCH = 0.2
@@ -67,7 +68,10 @@ def matched_agreement(
 def mirrored_code(sae, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """What each latent would give with the opposite sign, ``(B, d_sae)``: the same rule on the
     negated pre-activation, under the threshold that the row had."""
-    if not hasattr(sae, "pre_activations"):
+    architecture = getattr(sae, "architecture", None)
+    if architecture == "abstopk":  # a latent of the opposite sign fires on the same rows
+        return -z
+    if not hasattr(sae, "pre_activations") or architecture in READ_ONLY:
         return torch.zeros_like(z)
     opposite = -sae.pre_activations(x).float()
     floor = 0.0

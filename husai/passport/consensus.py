@@ -16,6 +16,7 @@ from husai.passport.assemble import Found, reappearance
 from husai.passport.certify import measured, relatives
 from husai.passport.ensemble import names_of
 from husai.passport.refit import STEPS, Refit, refit
+from husai.recipe import READ_ONLY
 from husai.sae.architectures import SAE
 from husai.stability.rows import matrix_of
 
@@ -114,6 +115,8 @@ def _checked(groups, members, seeds) -> list[str]:
             what = f"seed {flat[a]}" if flat else f"SAE {a}"
             raise HusaiError(f"consensus: {what} is given twice; groups must not share seeds")
     kinds = sorted({sae.architecture for sae in members})
+    if kinds[0] in READ_ONLY:
+        raise HusaiError(f"consensus: the encoder of a {kinds[0]} SAE cannot be refitted here")
     if len(kinds) > 1:
         raise HusaiError(f"consensus: members are {' and '.join(kinds)}; give one recipe's SAEs")
     return names_of(members, flat, None)

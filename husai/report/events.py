@@ -22,6 +22,7 @@ from husai.provenance import (
     git_commit,
     hardware,
     library_versions,
+    read_object,
     utc_now,
     write_text,
 )
@@ -178,7 +179,7 @@ def gate_status(results: str | Path, since: str = "") -> dict[str, Any]:
     """
     status = {}
     for path in sorted(Path(results).glob("gate/*/release_policy.json")):
-        decision = _json(path)
+        decision = read_object(path)
         gates = decision.get("gates") or {}
         failed = [name for name in gate_names(gates) if gates[name] is not True]
         made = str((decision.get("provenance") or {}).get("time") or "")
@@ -198,7 +199,7 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
     slices: dict[str, Any] = {}
     jobs, failed, codes, last = 0, [], set(), None
     for path in sorted(Path(results).rglob("*manifest*.json")):
-        record = _json(path)
+        record = read_object(path)
         if str(record.get("start") or "") < since:
             continue
         stage = path.relative_to(results).parts[0]
@@ -239,11 +240,3 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
         "confirmations": confirmed,
         "last_end": last,
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

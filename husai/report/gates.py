@@ -83,7 +83,7 @@ def interval_strip(
     value: float | None,
     lcb: float | None,
     ucb: float | None,
-    threshold: float,
+    threshold: float | None,
     operator: str,
     passed: bool,
 ) -> str:
@@ -91,7 +91,7 @@ def interval_strip(
     as a bar, the value as a dot.
     """
     known = [float(v) for v in (value, lcb, ucb, threshold) if is_finite(v)]
-    if not (is_finite(value) or is_finite(lcb) or is_finite(ucb)):
+    if not is_finite(threshold) or not (is_finite(value) or is_finite(lcb) or is_finite(ucb)):
         return ""
     low, high = min(known), max(known)
     margin = 0.15 * (high - low) or max(abs(low), 1e-3) * 0.5

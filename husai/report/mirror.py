@@ -13,7 +13,7 @@ from typing import Any
 
 from husai.errors import HusaiError
 from husai.gate.policy_files import shipped_policies
-from husai.provenance import atomic_path, sha256_file, write_text
+from husai.provenance import atomic_path, read_object, sha256_file, write_text
 
 SUMS, CRATE = "SHA256SUMS", "ro-crate-metadata.json"
 SMALL = 4 * 2**20
@@ -81,12 +81,7 @@ def inputs_of(path: Path) -> list[str]:
     """Paths that a manifest or an evidence record lists as its inputs, or a decision as its
     sources; empty for any other file.
     """
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return []
-    if not isinstance(record, dict):
-        return []
+    record = read_object(path)
     inputs = record.get("inputs")
     names = (
         [e.get("path") for e in inputs if isinstance(e, dict)] if isinstance(inputs, list) else []
@@ -186,7 +181,7 @@ def write_crate(folder: Path, names: list[str]) -> None:
     """
     from rocrate.rocrate import ROCrate
 
-    decision = _read(folder / "results/gate/strict/release_policy.json")
+    decision = read_object(folder / "results/gate/strict/release_policy.json")
     made = decision.get("provenance") or {}
     crate = ROCrate()
     crate.name = "HUSAI gate evidence"
@@ -197,7 +192,7 @@ def write_crate(folder: Path, names: list[str]) -> None:
     crate.root_dataset["datePublished"] = str(made.get("time") or "1970-01-01T00:00:00+00:00")
     crate.root_dataset["license"] = "https://spdx.org/licenses/MIT"
     for name in names:
-        record = _read(folder / name) if name.endswith(".json") else {}
+        record = read_object(folder / name) if name.endswith(".json") else {}
         entity = crate.add_file(
             dest_path=name, properties=_file_properties(folder / name, name, record)
         )
@@ -223,11 +218,3 @@ def _file_properties(path: Path, name: str, record: dict) -> dict[str, Any]:
     if record.get("schema"):
         properties["conformsTo"] = str(record["schema"])
     return properties
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

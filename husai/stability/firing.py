@@ -78,9 +78,9 @@ def firing(sae, rows, *, device=None, batch_size: int | None = None) -> Firing:
         residual = (x - sae.decode(z)).float()
         centred = x.float() - mean
         gain = (centred + residual) @ sae.W_dec.float().T
-        sums["count"] += (z > 0).sum(0)
+        sums["count"] += (z != 0).sum(0)
         sums["code"] += z.sum(0, dtype=torch.float64)
-        sums["largest"] = torch.maximum(sums["largest"], z.amax(0).double())
+        sums["largest"] = torch.maximum(sums["largest"], z.abs().amax(0).double())
         sums["own"] += (z * gain).sum(0, dtype=torch.float64)
         row_sum += centred.sum(0, dtype=torch.float64)
         residual_sum += residual.sum(0, dtype=torch.float64)
@@ -134,5 +134,5 @@ def activation_histograms(
     for x in batches(rows, batch_size or max(256, BATCH_BYTES // (16 * d_sae)), device):
         z = sae.encode(x).float()
         where = (z / width).long().clamp_(0, bins - 1) + first
-        counts.scatter_add_(0, where.flatten(), (z > 0).long().flatten())
+        counts.scatter_add_(0, where.flatten(), (z != 0).long().flatten())
     return counts.view(d_sae, bins).cpu()

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from husai.errors import HusaiError
-from husai.provenance import code_hash, finite, library_versions
+from husai.provenance import code_hash, finite, library_versions, read_object
 from husai.report.document import escape_markdown
 from husai.report.events import (
     read_events,
@@ -102,10 +102,8 @@ def _check_page(found: Findings, again: str) -> None:
 
 def _drawn_by(found: Findings) -> str | None:
     """Version of matplotlib that drew the report, from its manifest."""
-    try:
-        return json.loads((found.reports / "manifest.json").read_text())["versions"]["matplotlib"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    versions = read_object(found.reports / "manifest.json").get("versions")
+    return versions.get("matplotlib") if isinstance(versions, dict) else None
 
 
 def _alike(a: str, b: str) -> bool:
@@ -125,10 +123,7 @@ def _note_other_code(found: Findings) -> None:
     """Say so when another version of the code wrote the report: its wording may then differ where
     no number does.
     """
-    try:
-        then = json.loads((found.reports / "manifest.json").read_text()).get("code_hash")
-    except (OSError, ValueError, AttributeError):
-        return
+    then = read_object(found.reports / "manifest.json").get("code_hash")
     if then and then != code_hash():
         found.notes.append(
             f"{found.name(found.reports)}: written by code {then}, checked by {code_hash()}; "

@@ -252,3 +252,14 @@ def test_time_of_writing_does_not_enter_the_header(tmp_path):
     assert (tmp_path / "a" / "store.json").read_bytes() == (
         tmp_path / "b" / "store.json"
     ).read_bytes()
+
+
+def test_a_store_of_another_hook_or_subject_is_refused(tmp_path):
+    write_store(tmp_path / "s", torch.ones(3, 2), meta={"subject": "a", "hook_name": "h"})
+    store = ActivationStore.open(tmp_path / "s")
+    store.check_origin("a", "h")
+    for subject, hook in (("b", "h"), ("a", "g")):
+        with pytest.raises(HusaiError, match=r"holds activations of (subject a|hook_name h), but"):
+            store.check_origin(subject, hook)
+    write_store(tmp_path / "silent", torch.ones(3, 2))
+    ActivationStore.open(tmp_path / "silent").check_origin("b", "g")

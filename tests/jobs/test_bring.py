@@ -468,6 +468,8 @@ def confirmed(here, table, tmp_path, monkeypatch):
             "results/confirmation/candidate",
             "--split",
             "confirmation",
+            "--phase",
+            "confirmation",
             "--frozen",
             "results/confirmation/frozen",
             "--out",

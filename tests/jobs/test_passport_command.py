@@ -68,6 +68,18 @@ def test_the_manifest_names_what_was_read_and_written(made, capsys):
     assert str(made / "rows/held_out/store.json") in read
 
 
+def test_rows_may_lie_in_a_file(made, capsys):
+    np.save(made / "rows.npy", planted_world(PLAN, 4).rows.numpy())
+    for where in ("rows", "rows.npy"):
+        run(capsys, made / "saes", "--activations", made / where, "--out", made / f"of {where}")
+    stored, filed = (
+        pd.read_parquet(made / f"of {where}" / "passport.parquet") for where in ("rows", "rows.npy")
+    )
+    pd.testing.assert_frame_equal(stored, filed)
+    read = json.loads((made / "of rows.npy/manifest.json").read_text())["inputs"]
+    assert str(made / "rows.npy") in [one["path"] for one in read]
+
+
 def test_without_activations_it_says_what_is_not_known(made, capsys):
     status, said, _ = run(capsys, made / "saes", "--out", made / "out")
     assert status == 0
@@ -92,9 +104,13 @@ def test_bad_input_is_one_line(made, capsys):
     save_sae(planted_sae(planted_world(Plan(d_in=16), 1), 1)[0], made / "other")
     write_store(made / "narrow", torch.randn(100, 8))
     first = made / "saes/seed0"
+    elsewhere, _ = planted_sae(planted_world(PLAN, 4), 9)
+    elsewhere.cfg = {"subject": "other"}
+    save_sae(elsewhere, made / "elsewhere")
     for message, args in {
         "1 SAE cannot show": [first],
         "different models or hooks": [first, made / "other"],
+        "elsewhere of other": [first, made / "elsewhere"],
         "d_in = 24": [made / "saes", "--activations", made / "narrow"],
         "no SAE is named 'seed9'": [made / "saes", "--page-of", "seed9"],
         "fdr 2.0": [made / "saes", "--fdr", "2"],

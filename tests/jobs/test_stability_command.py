@@ -187,7 +187,7 @@ def test_a_noisy_copy_under_another_seed_is_counted_with_a_warning(capsys, saes,
 
 
 def test_what_cannot_be_measured_is_said(capsys, saes, tmp_path):
-    assert "needs activations to draw directions from" in refused(
+    assert "needs activations, whose directions it uses" in refused(
         capsys, *saes, "--null", "covariance"
     )
     assert "needs SAEs that HUSAI trained" in refused(capsys, *saes, "--null", "init")
