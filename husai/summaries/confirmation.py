@@ -35,7 +35,7 @@ def integrity(
         Its ``recipe.json`` in ``results/confirmation/candidate``.
     """
     subject = Path("results/subjects") / recipe.subject
-    leak = read_json(subject / "model/metrics.json")["leak_probe"]
+    leak = read_json(subject / "model/metrics.json").get("leak_probe")
     probes = read_json(subject / "probes/manifest.json")
     described = read_json(candidate)
     final, n = described["final"], len(described["final"])
@@ -47,14 +47,7 @@ def integrity(
         None, method="how the brought SAEs were initialised is not known"
     )
     metrics = {
-        "leak_excess": read_metric(
-            {
-                "value": leak["excess"],
-                "lcb": leak["excess_lcb"],
-                "n": leak["n"],
-                "method": "leak probe accuracy minus chance",
-            }
-        ),
+        "leak_excess": _leak(leak),
         "plateau_gain": _largest(final, "plateau_gain", declared),
         "cos_to_init": _largest(final, "cos_to_init", declared),
         "dead_fraction": _largest(final, "dead_fraction"),
@@ -76,6 +69,20 @@ def integrity(
         described["seeds"],
         **({"status": "failed", "reason": not_fresh} if not_fresh else {}),
         phase="confirmation",
+    )
+
+
+def _leak(leak: dict | None) -> Metric:
+    """Excess of the leak probe; an encoder predicts no target that its input could hold."""
+    if leak is None:
+        return Metric(0.0, 0.0, 0.0, method="no target is predicted, so none can leak")
+    return read_metric(
+        {
+            "value": leak["excess"],
+            "lcb": leak["excess_lcb"],
+            "n": leak["n"],
+            "method": "leak probe accuracy minus chance",
+        }
     )
 
 
