@@ -9,7 +9,7 @@ EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: run test smoke lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
+.PHONY: run test test-real test-slurm smoke lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
         bench-probes bench-cebench bench-stability bench-stability-memory
 
 run: $(READY)
@@ -21,6 +21,21 @@ smoke: $(READY)
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Needs programs of Debian: a browser here, Slurm below. They are installed where they are missing.
+test-real: $(READY) .venv/.browser
+	command -v chromium > /dev/null || $(call debian,chromium)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+
+test-slurm: $(READY)
+	command -v slurmctld munged > /dev/null || $(call debian,slurm-wlm munge)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/slurm $(BIN)/python -m pytest tests/slurm
+
+debian = { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1); }
+
+.venv/.browser: tests/browser/requirements.txt $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .

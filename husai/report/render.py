@@ -136,7 +136,9 @@ def _block(block: Any) -> str:
     if isinstance(block, Bullets):
         return "<ul>" + "".join(f"<li>{_inline(item)}</li>" for item in block.items) + "</ul>"
     if isinstance(block, Figure):
-        return f"<figure>{block.svg}<figcaption>{_inline(block.caption)}</figcaption></figure>"
+        label = html.escape(_plain(block.caption))
+        svg = block.svg.replace("role='img'", f'role="img" aria-label="{label}"', 1)
+        return f"<figure>{svg}<figcaption>{_inline(block.caption)}</figcaption></figure>"
     if isinstance(block, Section):
         return "\n".join(_block(b) for b in block.blocks)
     return _table(block)
