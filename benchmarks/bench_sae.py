@@ -181,7 +181,7 @@ def crossover(args):
 
     clock = time.process_time if args.device == "cpu" else time.perf_counter
     from husai.recipe import Recipe
-    from husai.sae.members import Ensemble, Member
+    from husai.sae.training.members import Ensemble, Member
 
     print(
         "\n## Sparse against dense kernels, ms per step (CPU time on a CPU)\n\n| size | k | k / "

@@ -23,11 +23,18 @@ from bench_sae import synthetic_rows
 
 from husai.activations import ActivationStore, BatchReader, write_store
 from husai.recipe import ARCHITECTURES, FIXED_K, Recipe
-from husai.sae import arithmetic, lane
-from husai.sae.arithmetic import EXACT_LIMIT, FORMATS, ROUNDED_LIMIT, Arithmetic, Trial, choose
-from husai.sae.ensemble import train_ensemble
 from husai.sae.fused import fits_code
-from husai.sae.members import Ensemble, Member
+from husai.sae.training import arithmetic, lane
+from husai.sae.training.arithmetic import (
+    EXACT_LIMIT,
+    FORMATS,
+    ROUNDED_LIMIT,
+    Arithmetic,
+    Trial,
+    choose,
+)
+from husai.sae.training.ensemble import train_ensemble
+from husai.sae.training.members import Ensemble, Member
 
 MEMBERS = (Member(0, 0.5), Member(1, 0.7))
 EARLY_STEPS = 5

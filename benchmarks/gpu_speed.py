@@ -22,11 +22,11 @@ from gpu_checks import close, ms_per_step, recipe, step, wait
 from husai.config import load
 from husai.planning.plan import Plan
 from husai.recipe import FIXED_K
-from husai.sae import lane
-from husai.sae.calibrate import COARSE_COEFFICIENTS, COARSE_STEPS
-from husai.sae.members import Ensemble, Member
-from husai.sae.run import CURVE_POINTS, _curve_rows
-from husai.sae.workers import Workers
+from husai.sae.training import lane
+from husai.sae.training.calibrate import COARSE_COEFFICIENTS, COARSE_STEPS
+from husai.sae.training.members import Ensemble, Member
+from husai.sae.training.run import CURVE_POINTS, _curve_rows
+from husai.sae.training.workers import Workers
 
 ROOT = Path(__file__).parents[1]
 FINE_COEFFICIENTS = 3

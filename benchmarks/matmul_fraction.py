@@ -17,11 +17,11 @@ import time
 import torch
 
 from husai.recipe import Recipe
-from husai.sae.arithmetic import tf32
 from husai.sae.kernels import matmul
-from husai.sae.members import Ensemble, Member
-from husai.sae.run import STEPS_AT_ONCE
-from husai.sae.workers import Workers
+from husai.sae.training.arithmetic import tf32
+from husai.sae.training.members import Ensemble, Member
+from husai.sae.training.run import STEPS_AT_ONCE
+from husai.sae.training.workers import Workers
 
 HEADER = (
     "| size | batch | SAEs | format | kernels | ms per step | useful GFLOP | reached GFLOP/s "

@@ -145,7 +145,7 @@ def sparsify(rows, spec, seed, watch):
 def husai(rows, spec, seed, watch):
     """HUSAI's train_ensemble with all seeds at once, curves at 0, 80 and 100% of the steps."""
     from husai.recipe import Recipe
-    from husai.sae.ensemble import train_ensemble
+    from husai.sae.training.ensemble import train_ensemble
 
     recipe = Recipe(
         "bench",

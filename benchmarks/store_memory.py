@@ -46,8 +46,8 @@ def train(path: str, seeds: int, steps: int, threads: int) -> None:
 
     from husai.activations import ActivationStore
     from husai.recipe import Recipe
-    from husai.sae.members import Ensemble, Member
-    from husai.sae.workers import Workers
+    from husai.sae.training.members import Ensemble, Member
+    from husai.sae.training.workers import Workers
 
     torch.set_num_threads(threads)
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

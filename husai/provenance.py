@@ -1,4 +1,8 @@
-"""Hashes, atomic writes and manifests: what makes every artifact traceable. Standard library only."""
+"""Hashes and manifests: what makes every artifact traceable. Standard library only.
+
+Reading and writing, from :mod:`husai.artifacts`, are offered here too: whoever writes an artifact
+needs both.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,53 @@ import contextlib
 import functools
 import hashlib
 import json
-import math
 import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from husai.artifacts import (
+    atomic_path,
+    finite,
+    folder,
+    parse_json,
+    read_json,
+    read_object,
+    write_json,
+    write_text,
+)
 from husai.errors import HusaiError
+
+__all__ = [
+    "LIBRARIES",
+    "MANIFEST_SCHEMA",
+    "Job",
+    "atomic_path",
+    "canonical_json",
+    "code_hash",
+    "failure",
+    "file_records",
+    "finite",
+    "folder",
+    "git_commit",
+    "hardware",
+    "hash_json",
+    "job",
+    "library_versions",
+    "parse_json",
+    "provenance",
+    "read_json",
+    "read_object",
+    "sha256_file",
+    "utc_now",
+    "write_json",
+    "write_text",
+]
 
 MANIFEST_SCHEMA = "husai.manifest/1"
 LIBRARIES = (
@@ -56,141 +94,6 @@ def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; moved into place on success, removed on failure.
-
-    Raises
-    ------
-    HusaiError
-        When the disk is full or the folder cannot be written; what stood at ``path`` is untouched.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".tmp" + path.suffix, dir=path.parent
-        )
-        os.close(descriptor)
-        temporary = Path(name)
-        yield temporary
-        # After the writer, as some put a private file of their own in its place.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except HusaiError:
-        raise
-    except Exception as error:
-        cause = error if isinstance(error, OSError) else _no_space(temporary)
-        if cause is None:
-            raise
-        raise HusaiError(
-            f"{path}: cannot be written ({cause.strerror or cause}); free space or fix "
-            "permissions, then run again"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _no_space(temporary: Path | None, size: int = 2**20) -> OSError | None:
-    """Why a further MiB cannot be written, None when it can: weight formats report a full disk as
-    errors of their own.
-    """
-    try:
-        with open(temporary or os.devnull, "ab") as handle:
-            handle.write(bytes(size))
-    except OSError as error:
-        return error
-    return None
-
-
-@functools.cache
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically, in UTF-8 whatever the locale."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON atomically; infinities and NaN become null (strict JSON)."""
-    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
-
-
-def finite(value: Any) -> Any:
-    """Copy of a value as strict JSON holds it: non-finite floats become None, objects that say how
-    (``to_json``) become what they say.
-    """
-    if hasattr(value, "to_json"):
-        return finite(value.to_json())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        return finite(value.item())
-    return value
-
-
-def parse_json(text: str) -> Any:
-    """The value of JSON text.
-
-    Raises
-    ------
-    ValueError
-        Broken syntax, nesting deeper than Python follows, a whole number that 64 bits do not hold.
-    """
-    try:
-        return json.loads(text, parse_int=_whole)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _whole(digits: str) -> int:
-    """A whole number that 64 bits hold: anything longer is a mistake, and no tensor takes it."""
-    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
-        raise ValueError(f"a whole number of {len(digits)} digits")
-    return int(digits)
-
-
-def read_object(path: str | Path) -> dict[str, Any]:
-    """The JSON object in a file; empty when the file is missing, broken or holds something else."""
-    try:
-        value = json.loads(Path(path).read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file; a missing or broken one is a one-line error that names it."""
-    try:
-        return parse_json(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise HusaiError(f"{path}: no such file; run the job that writes it first") from None
-    except (ValueError, OSError) as error:
-        raise HusaiError(
-            f"{path}: not readable as JSON ({error}); delete it and run the job that writes it "
-            "again"
-        ) from None
-
-
-def folder(path: str | Path) -> Path:
-    """The folder of an artifact, named by itself or by the ``manifest.json`` in it."""
-    path = Path(path)
-    return path.parent if path.name == "manifest.json" else path
 
 
 @functools.cache

@@ -108,7 +108,7 @@ rule confirm:
         external=expand(
             "results/confirmation/external/{role}/{bench}.json",
             role=["candidate", "frozen"],
-            bench=["saebench", "cebench"],
+            bench=["saebench", "cebench", "faithfulness"],
         ),
         subject=f"results/subjects/{LANGUAGE}/model/manifest.json",
         probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
@@ -117,6 +117,7 @@ rule confirm:
         stability="results/confirmation/stability.json",
         saebench="results/confirmation/saebench.json",
         cebench="results/confirmation/cebench.json",
+        faithfulness="results/confirmation/faithfulness.json",
     log:
         "logs/confirm.log",
     benchmark:

@@ -79,6 +79,7 @@ rule frontier:
     input:
         saebench=measured("saebench", COMPARED),
         cebench=measured("cebench", COMPARED),
+        faithfulness=measured("faithfulness", COMPARED),
         stability=stability_of(PLAN.reproducible()),
     output:
         json="results/external/frontier.json",

@@ -7,7 +7,8 @@ localrules:
 
 EVIDENCE = [
     *expand(
-        "results/confirmation/{name}.json", name=["integrity", "stability", "saebench", "cebench"]
+        "results/confirmation/{name}.json",
+        name=["integrity", "stability", "saebench", "cebench", "faithfulness"],
     ),
     *expand("results/stress/{name}.json", name=["random_model", "transcoder", "ood"]),
     "results/baseline/evidence.json",

@@ -140,10 +140,10 @@ def compare_paths(
 def _activations(rows):
     if rows is None or isinstance(rows, torch.Tensor):
         return rows
-    from husai.activations import ActivationStore
+    from husai.activations.files import open_rows
 
-    held_out = Path(rows) / "held_out"
-    return ActivationStore.open(held_out if held_out.is_dir() else rows)
+    rows = open_rows(rows)
+    return rows.float() if isinstance(rows, torch.Tensor) else rows
 
 
 def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Compared:

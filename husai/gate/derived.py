@@ -141,7 +141,7 @@ def _integrity(item: Evidence) -> dict[str, Metric]:
     if not own:
         raise ValueError("it rests on no stability record of its recipe")
     return integrity_metrics(
-        ending("metrics.json")["leak_probe"],
+        ending("metrics.json").get("leak_probe"),
         ending("probes/manifest.json")["text_overlap_rows"],
         ending("recipe.json"),
         own[0].metrics.get("shared_init_pairs"),

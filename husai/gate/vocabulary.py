@@ -66,6 +66,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "ood": ("excess_drop", "ood_drop"),
     "saebench": ("delta_vs_frozen", "delta_vs_dense", "delta_vs_neurons", "delta_vs_pca"),
     "cebench": ("delta_vs_frozen", "bound", "interpretability_published", "interpretability_fixed"),
+    "faithfulness": ("recovered", "recovered_vs_frozen"),
     "baseline": ("trained_random_delta", "trained_random_delta_lcb"),
     "selection": (
         "external_delta",

@@ -9,12 +9,13 @@ from husai import provenance
 from husai.errors import HusaiError
 from husai.evidence import new_record
 
-BENCHES = ("saebench", "cebench")
+BENCHES = ("saebench", "cebench", "faithfulness")
 
 
 def confirmation_job(spec, inputs: Sequence[str], out: Path) -> None:
-    """Write ``integrity``, ``saebench`` and ``cebench`` beside ``out`` (``phase: confirmation``),
-    put the candidate's ``stability`` there as it was measured, and close the attempt in the ledger.
+    """Write ``integrity``, ``saebench``, ``cebench`` and ``faithfulness`` beside ``out`` (``phase:
+    confirmation``), put the candidate's ``stability`` there as it was measured, and close the
+    attempt in the ledger.
 
     Parameters
     ----------
@@ -25,7 +26,7 @@ def confirmation_job(spec, inputs: Sequence[str], out: Path) -> None:
     from husai.gate.ledger import confirmation_status, finish_confirmation
     from husai.selection.chosen import read_candidate
     from husai.stability.record import StabilityRecord
-    from husai.summaries import confirmation
+    from husai.summaries import confirmation, faithfulness
 
     folder = out.parent
     recipe, _ = read_candidate(next(p for p in inputs if Path(p).name == "selected_candidate.json"))
@@ -49,6 +50,9 @@ def confirmation_job(spec, inputs: Sequence[str], out: Path) -> None:
         ),
         "cebench": cebench_evidence(
             spec, records["candidate", "cebench"], records["frozen", "cebench"]
+        ),
+        "faithfulness": faithfulness.evidence(
+            spec, recipe, records["candidate", "faithfulness"], records["frozen", "faithfulness"]
         ),
     }
     for name, record in written.items():

@@ -43,7 +43,8 @@ def add_arguments(command: ArgumentParser) -> None:
     optional_path(
         command,
         "--activations",
-        "activation folder or store: which latents are alive, functional agreement",
+        "activation folder, store, or .npy, .safetensors or .pt file of rows: which latents are "
+        "alive, functional agreement",
     )
     optional_path(command, "--frozen", "trained frozen-decoder control: the fourth null")
     command.add_argument(

@@ -47,7 +47,7 @@ PROGRAMS = {
         "0.6.0",
         "--output_folder",
         "**/*eval_results.json",
-        "python husai/official/saebench_program.py --sae "
+        f"python {Path(__file__).with_name('saebench_program.py')} --sae "
         "results/saes/language/topk-d1024-k32/seed42 --model_name language --cache CACHE "
         "--output_folder results/official",
     ),

@@ -2,10 +2,10 @@
 
 from husai.recipe import Recipe
 from husai.sae.architectures import SAE
-from husai.sae.calibrate import match_l0
-from husai.sae.ensemble import EnsembleResult, train_ensemble
 from husai.sae.formats import load_sae, resolve, save_sae
-from husai.sae.initialise import initial_decoder
+from husai.sae.training.calibrate import match_l0
+from husai.sae.training.ensemble import EnsembleResult, train_ensemble
+from husai.sae.training.initialise import initial_decoder
 from husai.stability import evaluate_sae
 
 __all__ = [

@@ -10,7 +10,7 @@ import torch
 
 from husai.recipe import Recipe
 from husai.sae.architectures import SAE
-from husai.sae.initialise import Units
+from husai.sae.training.initialise import Units
 
 
 def exported(recipe: Recipe, seed: int, parameters: dict[str, torch.Tensor], units: Units) -> SAE:

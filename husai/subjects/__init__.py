@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from husai.errors import HusaiError
-from husai.subjects.subject import PADDING, Pass, Subject
+from husai.subjects.padding import PADDING
+from husai.subjects.subject import Pass, Subject
 
 KINDS = ("modular", "language", "pretrained", "rows")
 TOKENIZER = "tokenizer.json"

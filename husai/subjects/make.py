@@ -16,9 +16,9 @@ from husai.errors import HusaiError, nearest
 from husai.progress import log
 from husai.provenance import atomic_path, read_json, write_json, write_text
 from husai.subjects import KINDS, TOKENIZER, given, language, modular, pretrained, transformer
-from husai.subjects import corpus as corpora
 from husai.subjects import tokenizer as tokenizers
-from husai.subjects.contexts import CORPUS, load_contexts, shaper, write_contexts
+from husai.subjects.text import corpus as corpora
+from husai.subjects.text.contexts import CORPUS, load_contexts, shaper, write_contexts
 
 CORPUS_REPORT = "corpus.json"
 METRICS = "metrics.json"

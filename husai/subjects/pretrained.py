@@ -17,6 +17,7 @@ import torch
 from husai.errors import HusaiError, nearest
 from husai.provenance import read_json, sha256_file
 from husai.subjects import transformer
+from husai.subjects.hub import explain, first_line
 
 DEFAULTS = {
     "revision": None,
@@ -33,20 +34,6 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 CONFIG = "config.json"
 FORMATS = ("*.safetensors", "*.bin")
 ENCODERS = ("ForMaskedLM", "ForNextSentencePrediction")
-AWAY = (
-    "connect",
-    "resolve",
-    "offline",
-    "network",
-    "unreachable",
-    "timed out",
-    "timeout",
-    "max retries",
-    "proxy",
-    "ssl",
-    "localentrynotfound",
-)
-"""Words in a chain of errors that mean: the hub was not reached."""
 
 
 class Source(NamedTuple):
@@ -242,7 +229,7 @@ def _tokenizer(s: dict, source: Source) -> tuple[Any, Any]:
     except Exception as error:
         raise HusaiError(
             f"subject: '{s['model']}': its tokenizer cannot be loaded "
-            f"({_first_line(error)}); give a model with a fast tokenizer (tokenizer.json)"
+            f"({first_line(error)}); give a model with a fast tokenizer (tokenizer.json)"
         ) from error
     # Without any vocabulary file transformers makes an empty tokenizer, without a word.
     vocabulary = [source.folder / f for f in getattr(own, "vocab_files_names", {}).values()]
@@ -314,39 +301,3 @@ def _boot(s: dict, source: Source, own: Any, device: str | torch.device) -> Any:
             "text encoder; only these are measured here"
         )
     return model.eval().requires_grad_(False)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = f"{type(error).__name__}: {error}".splitlines()
-    return lines[0][:200]
-
-
-def explain(error: Exception, what: str, name: str, revision: str | None) -> HusaiError:
-    """One line for what went wrong while fetching or loading ``what`` ("model", "data set")."""
-    chain, cause = [], error
-    while cause is not None and len(chain) < 8:
-        chain.append(f"{type(cause).__name__}: {cause}".lower())
-        cause = cause.__cause__ or cause.__context__
-    everything, first = " ".join(chain), _first_line(error)
-    named = f"'{name}'" + (f" at revision '{revision}'" if revision else "")
-    if "trust_remote_code" in everything or "custom code" in everything:
-        return HusaiError(
-            f"{what} {named} needs code that comes with it (trust_remote_code), which is never "
-            "run here; choose another"
-        )
-    if "gatedrepo" in everything or "401 client error" in everything:
-        return HusaiError(
-            f"{what} {named} does not exist on the hub or asks for a login ({first}); check the "
-            "name, accept its licence and log in with 'hf auth login'"
-        )
-    if "repositorynotfound" in everything or "revisionnotfound" in everything:
-        return HusaiError(f"{what} {named}: the hub has none; check name and revision")
-    if any(word in everything for word in AWAY):
-        return HusaiError(
-            f"{what} {named}: the hub cannot be reached ({first}); run on a machine with network, "
-            "set HF_HOME to a cache that holds it, or give a local folder"
-        )
-    return HusaiError(
-        f"{what} {named} cannot be loaded ({first}); check name and revision, and free memory "
-        "and disk"
-    )

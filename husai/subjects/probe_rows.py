@@ -18,7 +18,7 @@ def corpus_hashes(model_dir: Path) -> np.ndarray | None:
     """Row hashes of the text a subject was trained on, int64 ``(n_documents,)``; None when it read
     no text.
     """
-    from husai.subjects.contexts import CORPUS, load_contexts
+    from husai.subjects.text.contexts import CORPUS, load_contexts
 
     return load_contexts(model_dir)["hashes"] if (model_dir / CORPUS).is_file() else None
 
@@ -49,7 +49,7 @@ def write_probes(
     dict
         Rows, test rows, test rows whose text is ``known``, a hash of the rows, the family.
     """
-    from husai.subjects.corpus import hash_numbers
+    from husai.subjects.text.corpus import hash_numbers
 
     hashes = hash_numbers([datasets.row_hash(p) for p in data.prompts])
     train_rows = [] if is_ood else splits.probe_train_rows(data.y)

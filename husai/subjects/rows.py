@@ -16,8 +16,9 @@ from husai.activations.order import stream_seed
 from husai.errors import HusaiError
 from husai.progress import Progress
 from husai.provenance import hash_json, sha256_file
-from husai.subjects.contexts import CORPUS, load_contexts
-from husai.subjects.subject import Subject, batches
+from husai.subjects.padding import batches
+from husai.subjects.subject import Subject
+from husai.subjects.text.contexts import CORPUS, load_contexts
 
 TOKENS_PER_PASS = 8192
 """Tokens of one forward pass: large enough that its fixed cost is small, and the activations of one

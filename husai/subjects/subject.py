@@ -12,9 +12,8 @@ import torch
 
 from husai.errors import HusaiError, nearest
 from husai.subjects import tokenizer as tokenizers
+from husai.subjects.padding import batches, padded
 
-PADDING = -1
-"""Stands for "no token here" in token matrices; every real id is at least 0."""
 POSITIONS = ("all", "last", "mean")
 NOT_PER_TOKEN = ("hook_pattern", "hook_attn_scores", "hook_rot_q", "hook_rot_k", "hook_scale")
 
@@ -309,24 +308,3 @@ def _taken(values: torch.Tensor, lengths: list[int], positions: str) -> Sequence
     inside = torch.arange(values.shape[1], device=values.device) < ends.unsqueeze(1)
     summed = values.masked_fill(~inside.unsqueeze(-1), 0.0).sum(1)
     return (summed / ends.unsqueeze(1)).cpu()
-
-
-def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Rows grouped by similar length, longest first, each group of at most ``max_tokens`` padded
-    tokens.
-    """
-    groups: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda r: -lengths[r]):
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
-
-
-def padded(ids: Sequence[np.ndarray]) -> torch.Tensor:
-    """Ids as one int64 matrix, padded on the right with ``PADDING``."""
-    out = np.full((len(ids), max(len(i) for i in ids)), PADDING, dtype=np.int64)
-    for row, values in zip(out, ids, strict=True):
-        row[: len(values)] = values
-    return torch.from_numpy(out)

@@ -35,7 +35,7 @@ def integrity(
         Its ``recipe.json`` in ``results/confirmation/candidate``.
     """
     subject = Path("results/subjects") / recipe.subject
-    leak = read_json(subject / "model/metrics.json")["leak_probe"]
+    leak = read_json(subject / "model/metrics.json").get("leak_probe")
     overlap = read_json(subject / "probes/manifest.json")["text_overlap_rows"]
     described = read_json(candidate)
     starts = stability.metric("shared_init_pairs")

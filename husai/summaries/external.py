@@ -19,6 +19,7 @@ from husai.recipe import Recipe
 from husai.report.axes import axis_tables
 from husai.stability.record import failed_records, load_records
 from husai.statistics import crossed_interval, jackknife_t
+from husai.summaries.faithfulness import load_faithfulness
 from husai.summaries.probes import aucs, probe_table
 from husai.summaries.table import StageTable
 
@@ -29,6 +30,7 @@ COLUMNS = {
         "explained_variance",
         "l0",
         "S",
+        "faithfulness",
         "auc",
         "delta_vs_frozen",
         "delta_vs_dense",
@@ -226,6 +228,7 @@ def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list
     of the first.
     """
     pool, stability, unstable = load_measured(inputs), load_records(inputs), failed_records(inputs)
+    faithful = load_faithfulness(inputs)
     rows, failed, records = [], [], []
     for measured in (m for m in pool.values() if not m.recipe.frozen_decoder):
         reason, control = measured.failure or unstable.get(measured.recipe.id), None
@@ -238,6 +241,8 @@ def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list
             failed.append(failed_row(measured, reason))
             continue
         row = external_row(measured, control, k)
+        if measured.recipe.id in faithful:
+            row["faithfulness"] = faithful[measured.recipe.id]
         if measured.recipe.id in stability:
             row["S"] = stability[measured.recipe.id].metric("S")
         rows.append(row)

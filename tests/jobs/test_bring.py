@@ -27,7 +27,7 @@ from husai.planning.specs import BringSpec, ConfirmationSpec
 from husai.provenance import read_json, sha256_file, write_json
 from husai.recipe import Recipe
 from husai.sae import SAE, load_sae, save_sae
-from husai.sae.ensemble import train_ensemble
+from husai.sae.training.ensemble import train_ensemble
 from husai.sae_files import expand, sae_files
 from husai.selection.chosen import read_candidate
 from husai.stability.record import StabilityRecord
@@ -462,6 +462,7 @@ def confirmed(here, table, tmp_path, monkeypatch):
                 "--pairs",
                 world.PAIRS,
             )
+            spliced(out)
         world.husai(
             "stability",
             "--recipe",
@@ -490,6 +491,15 @@ def confirmed(here, table, tmp_path, monkeypatch):
     return run
 
 
+def spliced(trained):
+    """Faithfulness records of a role, as if there were a model that its SAEs are spliced into."""
+    folder = Path("results/confirmation/external") / Path(trained).parent.name
+    for seed in read_json(Path(trained).with_name("recipe.json"))["seeds"]:
+        texts = {"spliced": [0.1 + 0.001 * seed, 0.2], "ablated": [1.0, 1.0], "tokens": [9, 9]}
+        record = {"seed": seed, "hook_name": world.HOOK, "loss": "next_token", "texts": texts}
+        write_json(folder / f"seed{seed}/faithfulness.json", record)
+
+
 def test_members_kept_back_take_the_place_of_a_second_training(confirmed):
     decision = confirmed("kept")
     candidate = read_json("results/confirmation/candidate/recipe.json")
@@ -503,7 +513,7 @@ def test_members_kept_back_take_the_place_of_a_second_training(confirmed):
     )
     records = {
         name: read_json(f"results/confirmation/{name}.json")
-        for name in ("integrity", "stability", "saebench", "cebench")
+        for name in ("integrity", "stability", "saebench", "cebench", "faithfulness")
     }
     assert all(
         r["recipe_hash"] == candidate["hash"] and r["provenance"]["seeds"] == list(range(3, 11))

@@ -121,3 +121,16 @@ def test_bad_input_is_one_line(made, capsys):
         assert len(err) == 1
         assert message in err[0]
         assert not (made / "bad/passport.json").exists()
+
+
+def test_rows_of_a_file_give_what_a_store_of_them_gives(made, capsys):
+    from husai.activations import ActivationStore
+
+    np.save(made / "rows.npy", ActivationStore.open(made / "rows/held_out").tensor().numpy())
+    said = [
+        run(capsys, made / "saes", "--activations", made / rows, "--out", made / "out")[1]
+        for rows in ("rows", "rows.npy")
+    ]
+    assert said[0] == said[1]
+    manifest = json.loads((made / "out/manifest.json").read_text())
+    assert any(entry["path"].endswith("rows.npy") for entry in manifest["inputs"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from husai.activations import write_store
+from husai.activations import ActivationStore, write_store
 from husai.cli import main
 from husai.sae import SAE, save_sae
 from husai.stability import gaussian_decoder, planted_decoders
@@ -211,3 +211,18 @@ def test_a_mistyped_command_is_one_line_too_and_never_the_status_of_a_failed_gat
     assert error.startswith(
         "husai stability: argument --null: invalid choice: 'gausian' (choose from "
     )
+
+
+def test_rows_of_a_file_give_what_a_store_of_them_gives(capsys, saes, tmp_path):
+    stored = store(tmp_path / "rows")
+    torch.save(ActivationStore.open(stored).tensor(), tmp_path / "rows.pt")
+    first, second = (
+        run(capsys, *saes, "--activations", path) for path in (stored, tmp_path / "rows.pt")
+    )
+    assert first[0] == 0 and first[1] == second[1]
+    assert "one matrix of rows" in refused(capsys, *saes, "--activations", empty(tmp_path))
+
+
+def empty(folder):
+    torch.save({}, folder / "empty.pt")
+    return folder / "empty.pt"

@@ -15,9 +15,9 @@ from husai.jobs.subject import subject_job
 from husai.planning.specs import ActivationsSpec, ProbesSpec, SubjectSpec, read_spec
 from husai.probing import datasets
 from husai.provenance import read_json, sha256_file
-from husai.subjects import corpus as corpora
 from husai.subjects import load_subject
 from husai.subjects.rows import text_rows
+from husai.subjects.text import corpus as corpora
 
 SPEC = {
     "kind": "language",

@@ -91,12 +91,11 @@ def test_a_path_ends_where_saga_stops(scale):
 )
 @settings(max_examples=25, deadline=None)
 def test_probes_of_informative_features_have_the_official_auc(seed, n, m, density, scale):
-    rng = np.random.default_rng(seed)
     f = sparse(seed, n + 300, m, scale, density, signal=2.0)
     f = f._replace(test=f.train[-300:], y_test=f.y_train[-300:])
     f = f._replace(train=f.train[:-300], y_train=f.y_train[:-300])
     auc, val_auc, _ = official(f, m)
-    if val_auc >= 0.6 and len(set(rng.permutation(f.y_train[f.n_fit :]))) == 2:
+    if val_auc >= 0.6:
         assert found_by(f, m)[0] == pytest.approx(auc, abs=2e-3)
 
 

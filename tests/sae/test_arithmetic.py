@@ -6,8 +6,9 @@ import pytest
 import torch
 from sae_helpers import recipe, rows
 
-from husai.sae import arithmetic, kernels
-from husai.sae.arithmetic import (
+from husai.sae import kernels
+from husai.sae.training import arithmetic
+from husai.sae.training.arithmetic import (
     EXACT_LIMIT,
     FORMATS,
     ROUNDED_LIMIT,
@@ -16,10 +17,10 @@ from husai.sae.arithmetic import (
     Trial,
     choose,
 )
-from husai.sae.ensemble import train_ensemble
-from husai.sae.gradients import Settings
-from husai.sae.initialise import initial_parameters, measure_units
-from husai.sae.members import Ensemble, Member
+from husai.sae.training.ensemble import train_ensemble
+from husai.sae.training.gradients import Settings
+from husai.sae.training.initialise import initial_parameters, measure_units
+from husai.sae.training.members import Ensemble, Member
 
 DATA, HELD_OUT = rows(1000), rows(300, seed=1)
 KINDS = [("relu", False), ("jumprelu", False)] + [
@@ -66,7 +67,7 @@ def coarse_products(monkeypatch):
             else right(a.to(dtype).to(a.dtype), b.to(dtype).to(b.dtype))
         )
 
-    for module in ("husai.sae.kernels", "husai.sae.gradients"):
+    for module in ("husai.sae.kernels", "husai.sae.training.gradients"):
         monkeypatch.setattr(f"{module}.matmul", matmul)
 
 

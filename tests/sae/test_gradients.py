@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from husai.sae import kernels
-from husai.sae.gradients import Settings, gradients
-from husai.sae.objectives import Consistency, auxk
-from husai.sae.optimiser import remove_parallel
+from husai.sae.training.gradients import Settings, gradients
+from husai.sae.training.objectives import Consistency, auxk
+from husai.sae.training.optimiser import remove_parallel
 
 S, B, D_IN, D_SAE, K = 2, 24, 10, 32, 3
 

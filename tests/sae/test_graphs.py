@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 from husai.errors import HusaiError
 from husai.sae import kernels
-from husai.sae.arithmetic import Arithmetic
-from husai.sae.graphs import LARGEST_RECORDED, WARM_UP_CALLS, ReplayedStep, recorder_for
-from husai.sae.members import Ensemble, Member
+from husai.sae.training.arithmetic import Arithmetic
+from husai.sae.training.graphs import LARGEST_RECORDED, WARM_UP_CALLS, ReplayedStep, recorder_for
+from husai.sae.training.members import Ensemble, Member
 
 DATA = rows(1000)
 KINDS = [("relu", False), ("jumprelu", False)] + [
@@ -126,7 +126,10 @@ def assert_same(a, b):
 def rehearsal(monkeypatch):
     recorder = Rehearsal()
     monkeypatch.setattr(kernels, "code_gradient", gpu_code_gradient)
-    yield recorder, lambda: monkeypatch.setattr("husai.sae.lane.recorder_for", lambda *_: recorder)
+    yield (
+        recorder,
+        lambda: monkeypatch.setattr("husai.sae.training.lane.recorder_for", lambda *_: recorder),
+    )
 
 
 @pytest.mark.parametrize(("architecture", "sparse"), KINDS)
@@ -149,7 +152,7 @@ def test_a_replayed_step_sees_a_new_assignment(rehearsal, monkeypatch):
         prepare()
         generator = torch.Generator().manual_seed(0)
         monkeypatch.setattr(
-            "husai.sae.objectives.match_rows",
+            "husai.sae.training.objectives.match_rows",
             lambda A, B, g=generator: torch.randperm(len(A), generator=g),
         )
         results.append(run(ensemble("topk", True, **changes), 25))
@@ -204,7 +207,7 @@ def test_a_resumed_run_records_its_own_step(rehearsal):
 
 def test_a_recording_that_fails_leaves_the_steps_as_they_were(monkeypatch, capsys):
     eager = run(ensemble("topk", True), 12)
-    monkeypatch.setattr("husai.sae.lane.recorder_for", lambda *_: Refusal())
+    monkeypatch.setattr("husai.sae.training.lane.recorder_for", lambda *_: Refusal())
     assert_same(eager, run(ensemble("topk", True), 12))
     logged = capsys.readouterr().err.strip().splitlines()
     assert len(logged) == 3
@@ -245,7 +248,9 @@ def test_the_step_of_a_gpu_reads_nothing_back_and_stays_on_its_device(
     """Meta tensors take the branches of a GPU and have shapes but no values: reading one, or a
     shape that depends on one, is an error.
     """
-    monkeypatch.setattr("husai.sae.members.choose", lambda *_: Arithmetic(sparse, products, False))
+    monkeypatch.setattr(
+        "husai.sae.training.members.choose", lambda *_: Arithmetic(sparse, products, False)
+    )
     trained = ensemble(architecture, sparse, device="meta", gradient_clip=1.0)
     (lane,) = trained.lanes
     assert lane.size == 3
@@ -280,7 +285,7 @@ def test_only_small_steps_on_a_gpu_are_recorded():
 def test_a_gpu_replays_what_it_would_launch(monkeypatch, architecture, sparse):
     replayed = ensemble(architecture, sparse, device="cuda")
     a = run(replayed, 25)
-    monkeypatch.setattr("husai.sae.lane.recorder_for", lambda *_: None)
+    monkeypatch.setattr("husai.sae.training.lane.recorder_for", lambda *_: None)
     b = run(ensemble(architecture, sparse, device="cuda"), 25)
     for name, value in b.items():
         torch.testing.assert_close(a[name], value, rtol=1e-3, atol=1e-4)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from sae_helpers import recipe, rows
 
-from husai.sae.ensemble import train_ensemble
-from husai.sae.initialise import initial_decoder
+from husai.sae.training.ensemble import train_ensemble
+from husai.sae.training.initialise import initial_decoder
 
 DATA, HELD_OUT = rows(1000), rows(300, seed=1)
 
@@ -36,7 +36,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from sae_helpers import recipe, rows
-from husai.sae.ensemble import train_ensemble
+from husai.sae.training.ensemble import train_ensemble
 
 folder, chance = Path({folder!r}), random.Random(0)
 

@@ -10,13 +10,13 @@ from husai.activations import ActivationStore, write_store
 from husai.errors import HusaiError
 from husai.sae import evaluate_sae
 from husai.sae.architectures import SAE
-from husai.sae.calibrate import Trial, interpolate, match_l0
-from husai.sae.ensemble import train_ensemble
-from husai.sae.initialise import geometric_median, initial_decoder, measure_units
-from husai.sae.members import Ensemble, Member
-from husai.sae.objectives import match_rows
-from husai.sae.optimiser import Optimiser, clip, learning_rate_factor
-from husai.sae.run import curve_steps, plateau_gain
+from husai.sae.training.calibrate import Trial, interpolate, match_l0
+from husai.sae.training.ensemble import train_ensemble
+from husai.sae.training.initialise import geometric_median, initial_decoder, measure_units
+from husai.sae.training.members import Ensemble, Member
+from husai.sae.training.objectives import match_rows
+from husai.sae.training.optimiser import Optimiser, clip, learning_rate_factor
+from husai.sae.training.run import curve_steps, plateau_gain
 
 DATA, HELD_OUT = rows(1000), rows(300, seed=1)
 ARCHITECTURES = ("topk", "batchtopk", "relu", "jumprelu", "transcoder")
@@ -137,7 +137,7 @@ def test_match_rows_undoes_a_permutation_also_beyond_the_exact_limit(monkeypatch
     )
     order = torch.randperm(60)
     for limit in (1024, 10):
-        monkeypatch.setattr("husai.sae.objectives.EXACT_MATCHING_LIMIT", limit)
+        monkeypatch.setattr("husai.sae.training.objectives.EXACT_MATCHING_LIMIT", limit)
         assert torch.equal(order[match_rows(A, -A[order])], torch.arange(60))
         other = torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
         assert sorted(match_rows(A, other).tolist()) == list(range(60))

@@ -11,12 +11,13 @@ pytest.importorskip("triton")
 
 from sae_helpers import recipe, rows
 
-from husai.sae import arithmetic, fused
-from husai.sae.arithmetic import FORMATS, Arithmetic, choose
+from husai.sae import fused
 from husai.sae.fused import select, update
-from husai.sae.gradients import Settings, gradients
-from husai.sae.members import Ensemble, Member
-from husai.sae.optimiser import Optimiser
+from husai.sae.training import arithmetic
+from husai.sae.training.arithmetic import FORMATS, Arithmetic, choose
+from husai.sae.training.gradients import Settings, gradients
+from husai.sae.training.members import Ensemble, Member
+from husai.sae.training.optimiser import Optimiser
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 S, B, D_IN, D_OUT, D_SAE = 2, 12, 10, 7, 40

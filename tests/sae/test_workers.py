@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from husai.sae.workers import Workers
+from husai.sae.training.workers import Workers
 
 CPU = torch.device("cpu")
 

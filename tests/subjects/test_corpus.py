@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from husai.errors import HusaiError
 from husai.probing import datasets, splits
-from husai.subjects import contexts
-from husai.subjects import corpus as corpora
 from husai.subjects import tokenizer as tokenizers
+from husai.subjects.text import contexts
+from husai.subjects.text import corpus as corpora
 
 
 class Read(NamedTuple):

@@ -13,7 +13,7 @@ from husai.errors import HusaiError
 from husai.subjects import Subject, language, load_subject, modular, transformer
 from husai.subjects.leak import leak_record, wilson_lower
 from husai.subjects.make import make_subject
-from husai.subjects.subject import batches
+from husai.subjects.padding import batches
 
 SMALL = {"p": 13, "d_model": 32, "d_mlp": 64, "n_heads": 2, "max_steps": 30, "batch_size": 128}
 

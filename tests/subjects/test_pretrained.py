@@ -16,7 +16,7 @@ from husai.jobs.subject import subject_job
 from husai.planning.specs import ActivationsSpec, PretrainedSpec
 from husai.provenance import read_json
 from husai.subjects import Subject, load_subject, pretrained
-from husai.subjects import corpus as corpora
+from husai.subjects.text import corpus as corpora
 
 TEXTS = ["The baker sells a boat at night.", "Nobody forgets", "My sister paints " * 60, "xyz"]
 

@@ -12,9 +12,10 @@ from hub import build
 
 from husai.errors import HusaiError
 from husai.probing import datasets
-from husai.subjects import contexts, sources, tokenizer
-from husai.subjects import corpus as corpora
-from husai.subjects.contamination import Runs
+from husai.subjects import tokenizer
+from husai.subjects.text import contexts, sources
+from husai.subjects.text import corpus as corpora
+from husai.subjects.text.contamination import Runs
 
 TEXTS = build.documents(300, seed=7)
 

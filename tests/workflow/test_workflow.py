@@ -99,6 +99,7 @@ def test_the_default_configuration_plans_every_stage(tmp_path):
         "consistency",
         "saebench",
         "cebench",
+        "faithfulness",
         "passport",
     ):
         assert found[rule] >= 1
@@ -224,7 +225,8 @@ def test_a_brought_ensemble_adds_its_import_its_control_and_their_measurements(t
         "stability": 1,
         "saebench": 2 + 3,
         "cebench": 2 + 3,
-        "total": 13,
+        "faithfulness": 2 + 3,
+        "total": 18,
     }
 
 

@@ -23,6 +23,7 @@ STAGES = {
     "external": (
         "saebench",
         "cebench",
+        "faithfulness",
         "frontier",
         "scaling",
         "external",

@@ -1,6 +1,6 @@
 """Decoding, weight gradients and the optimiser of a k-sparse step, in Triton.
 
-The formulas are those of :mod:`husai.sae.kernels` and :mod:`husai.sae.optimiser`. Each kernel reads
+The formulas are those of :mod:`husai.sae.kernels` and :mod:`husai.sae.training.optimiser`. Each kernel reads
 its operands once, where PyTorch makes several passes. Rows and latents of all members are numbered
 through.
 """

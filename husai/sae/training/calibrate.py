@@ -16,9 +16,9 @@ from husai.activations import Rows, width
 from husai.errors import HusaiError, RecipeFailed
 from husai.progress import log
 from husai.recipe import FIXED_K, Recipe
-from husai.sae.members import Member
-from husai.sae.resume import Checkpoint
-from husai.sae.run import run_members
+from husai.sae.training.members import Member
+from husai.sae.training.resume import Checkpoint
+from husai.sae.training.run import run_members
 
 TOLERANCE = 0.05
 """Relative distance of the L0 reached from its target that counts as met; matched comparisons are

@@ -15,11 +15,11 @@ from husai.activations import Rows, width
 from husai.errors import HusaiError
 from husai.recipe import FIXED_K, Recipe
 from husai.sae.architectures import SAE
-from husai.sae.arithmetic import FORMATS
-from husai.sae.calibrate import match_l0
-from husai.sae.members import Member
-from husai.sae.resume import Checkpoint
-from husai.sae.run import CURVE_POINTS, run_members
+from husai.sae.training.arithmetic import FORMATS
+from husai.sae.training.calibrate import match_l0
+from husai.sae.training.members import Member
+from husai.sae.training.resume import Checkpoint
+from husai.sae.training.run import CURVE_POINTS, run_members
 
 
 class EnsembleResult(NamedTuple):
@@ -65,7 +65,7 @@ def train_ensemble(
     ----------
     recipe : Recipe
         With ``l0_target`` and no ``sparsity_coefficient`` the coefficient is searched first
-        (:func:`husai.sae.calibrate.match_l0`).
+        (:func:`husai.sae.training.calibrate.match_l0`).
     seeds : sequence of int
         Distinct; each fixes a member's initialisation and, unless the recipe shares it, its data
         order.

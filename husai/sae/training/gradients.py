@@ -2,7 +2,7 @@
 the training path.
 
 With rows x, unit decoder rows w_i, and everything in normalised units (see
-:mod:`husai.sae.initialise`), the loss of a member is
+:mod:`husai.sae.training.initialise`), the loss of a member is
 
 ``L = (1 / d_out) * [ mean_b ||x_hat - y||^2 + c * mean_b sparsity(x_b) ]``,
 
@@ -11,7 +11,7 @@ family, ``sum_i z_i ||w_i||`` for ReLU and the number of active latents for Jump
 recipe's ``sparsity_coefficient`` (the unit of the papers, where errors are summed).
 
 - ``topk``: the k largest pre-activations of a row, then ReLU (Gao et al. 2406.04093, eq. 2); AuxK
-  is in :mod:`husai.sae.objectives`.
+  is in :mod:`husai.sae.training.objectives`.
 - ``batchtopk``: the k*B largest of a batch (Bussmann et al. 2412.06410, eq. 3).
 - ``relu``: L1 of the activations weighted by the norms of their decoder rows (Bricken et al. 2023;
   Anthropic, April 2024 update), which are 1.

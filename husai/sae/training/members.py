@@ -13,11 +13,11 @@ from husai.activations import BatchReader, Rows
 from husai.compute import free_bytes, single_threaded
 from husai.recipe import Recipe
 from husai.sae.architectures import SAE
-from husai.sae.arithmetic import FORMATS, Arithmetic, choose
 from husai.sae.export import exported
-from husai.sae.initialise import initial_parameters, measure_units, member_generator
-from husai.sae.lane import Lane
 from husai.sae.threshold import batch_top_k_threshold
+from husai.sae.training.arithmetic import FORMATS, Arithmetic, choose
+from husai.sae.training.initialise import initial_parameters, measure_units, member_generator
+from husai.sae.training.lane import Lane
 
 SHARED_ORDER_SEED = 0
 """Seed of the order of the rows when a recipe makes its members share one; any number would do, but
@@ -45,7 +45,7 @@ class Ensemble:
     On a CPU each member has a lane of its own, and lanes run side by side; on a GPU all members
     share one, whose steps are replayed as a CUDA graph when they are small, except while latents
     are dead: how many is known to the host alone. A member sees the same rows and the same
-    arithmetic either way: on a CPU, inside :class:`husai.sae.workers.Workers`, its weights are
+    arithmetic either way: on a CPU, inside :class:`husai.sae.training.workers.Workers`, its weights are
     bit-identical to training it alone, on any number of threads, as long as its slices of the
     stacked weights are aligned alike (widths that are multiples of 16).
 
@@ -61,7 +61,7 @@ class Ensemble:
     device, dtype
         Where, and in which of ``float32``, ``tf32``, ``bfloat16`` (products only) or ``float64``,
         to compute. A rounded format is used if its gradients pass the check of
-        :func:`husai.sae.arithmetic.choose`, and float32 otherwise.
+        :func:`husai.sae.training.arithmetic.choose`, and float32 otherwise.
     sparse : bool or None
         Kernels of the TopK family; None chooses by the measured crossover.
 

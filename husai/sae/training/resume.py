@@ -12,7 +12,7 @@ from husai.activations import ActivationStore, Rows
 from husai.progress import log
 from husai.provenance import atomic_path, code_hash, hash_json
 from husai.recipe import Recipe
-from husai.sae.members import Ensemble, Member
+from husai.sae.training.members import Ensemble, Member
 
 
 class Checkpoint:

@@ -12,9 +12,9 @@ import torch
 from husai.activations import Rows
 from husai.recipe import Recipe
 from husai.sae.architectures import SAE
-from husai.sae.members import Ensemble, Member
-from husai.sae.resume import Checkpoint
-from husai.sae.workers import Workers
+from husai.sae.training.members import Ensemble, Member
+from husai.sae.training.resume import Checkpoint
+from husai.sae.training.workers import Workers
 from husai.stability import evaluate_sae, mean_to_others, pairwise
 
 CURVE_POINTS = 20

@@ -14,8 +14,8 @@ import numpy as np
 
 from husai.errors import HusaiError, nearest
 from husai.probing import datasets, splits
-from husai.subjects.contamination import Runs
-from husai.subjects.sources import read_source, shuffled
+from husai.subjects.text.contamination import Runs
+from husai.subjects.text.sources import read_source, shuffled
 
 DEFAULTS = {
     "sources": [{"kind": "probing"}],
@@ -107,7 +107,7 @@ def build_corpus(config: dict | None = None) -> Corpus:
     ------
     HusaiError
         Unknown data set or key, a data set in both halves; while reading, see
-        :func:`husai.subjects.sources.read_source`; at the end, a corpus without documents.
+        :func:`husai.subjects.text.sources.read_source`; at the end, a corpus without documents.
     """
     config = settings(config)
     allowed = trainable_rows(config)

@@ -158,7 +158,7 @@ def _text_of(record: Any, field: str, where: str) -> str:
 
 
 def _of_dataset(source: dict[str, Any]) -> Iterator[str]:
-    from husai.subjects.pretrained import explain
+    from husai.subjects.hub import explain
 
     name, field = source["name"], source.get("field") or "text"
     try:

@@ -16,8 +16,8 @@ import numpy as np
 from husai.errors import HusaiError
 from husai.progress import Progress
 from husai.provenance import atomic_path
-from husai.subjects.corpus import SPLITS, Corpus, hash_numbers
-from husai.subjects.subject import PADDING
+from husai.subjects.padding import PADDING
+from husai.subjects.text.corpus import SPLITS, Corpus, hash_numbers
 from husai.subjects.tokenizer import Special
 
 CORPUS = "corpus.safetensors"

@@ -15,8 +15,8 @@ import torch
 from husai.progress import log
 from husai.recipe import FIXED_K
 from husai.sae.fused import fits_code
-from husai.sae.gradients import Parameters, Settings, gradients
-from husai.sae.graphs import CudaRecorder
+from husai.sae.training.gradients import Parameters, Settings, gradients
+from husai.sae.training.graphs import CudaRecorder
 
 MEASURED_CROSSOVER = 0.2
 TRIAL_ROWS = 512
@@ -56,7 +56,7 @@ class Arithmetic(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A step to try candidates on; arguments of :func:`husai.sae.gradients.gradients`."""
+    """A step to try candidates on; arguments of :func:`husai.sae.training.gradients.gradients`."""
 
     p: Parameters
     x: torch.Tensor

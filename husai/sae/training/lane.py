@@ -13,12 +13,12 @@ from husai.activations import BatchReader
 from husai.errors import RecipeFailed
 from husai.recipe import FIXED_K, Recipe
 from husai.sae import kernels
-from husai.sae.arithmetic import Arithmetic, Problem, tf32
-from husai.sae.gradients import Gradients, Parameters, Settings, gradients
-from husai.sae.graphs import ReplayedStep, recorder_for
-from husai.sae.initialise import Units
-from husai.sae.objectives import Consistency, auxk
-from husai.sae.optimiser import Optimiser, learning_rate_factor
+from husai.sae.training.arithmetic import Arithmetic, Problem, tf32
+from husai.sae.training.gradients import Gradients, Parameters, Settings, gradients
+from husai.sae.training.graphs import ReplayedStep, recorder_for
+from husai.sae.training.initialise import Units
+from husai.sae.training.objectives import Consistency, auxk
+from husai.sae.training.optimiser import Optimiser, learning_rate_factor
 
 SPARSITY_WARMUP = 0.1
 """Fraction of the steps over which the sparsity coefficient rises to its full value: applied at
