@@ -11,11 +11,11 @@ from gate_records import HASH, record, write
 
 from husai.cebench.evidence import recipe_metrics
 from husai.evidence import Metric
+from husai.gate.integrity import integrity_metrics
+from husai.probing.tables import probe_table
 from husai.provenance import file_records, finite
 from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
 from husai.stress import stress_metrics
-from husai.summaries.integrity import integrity_metrics
-from husai.summaries.probes import probe_table
 
 SEEDS = list(range(8))
 SETS = [f"set{i}" for i in range(8)]

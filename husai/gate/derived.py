@@ -15,12 +15,12 @@ from typing import Any
 from husai.errors import HusaiError
 from husai.evidence import Evidence, Metric, read_metric
 from husai.gate.inputs import WEIGHTS
+from husai.gate.integrity import integrity_metrics
+from husai.probing.tables import probe_table
 from husai.provenance import failure, finite
 from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
 from husai.statistics.ensemble import SINGLE
 from husai.stress import stress_metrics
-from husai.summaries.integrity import integrity_metrics
-from husai.summaries.probes import probe_table
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
 """How far a number derived again may lie from the one that was written: the sums of another machine

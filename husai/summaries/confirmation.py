@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from husai.evidence import Metric, new_record
+from husai.gate.integrity import integrity_metrics
 from husai.planning.specs import ConfirmationSpec
+from husai.probing.tables import probe_table
 from husai.provenance import read_json
 from husai.recipe import Recipe
 from husai.stability.record import StabilityRecord
 from husai.statistics import crossed_metric
-from husai.summaries.integrity import integrity_metrics
-from husai.summaries.probes import probe_table
 
 
 def integrity(
