@@ -104,6 +104,8 @@ class Evidence:
     """The records that this one rests on, directly or through others, where its files were
     followed.
     """
+    beside: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The JSON objects among its inputs that are no evidence, by path."""
 
     @classmethod
     def read(cls, record: Any, path: str = "") -> Evidence:

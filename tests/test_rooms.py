@@ -39,10 +39,19 @@ MAY_IMPORT = {
     "brought": {"activations", "sae", "stability", "statistics"},
     "selection": {"cebench", "statistics"},
     "cycle3": {"cebench", "gate", "selection"},
-    "gate": {"cebench", "cycle3", "sae", "stability", "statistics"},
+    "gate": {"cebench", "cycle3", "probing", "sae", "stability", "statistics", "stress"},
     "report": {"gate"},
-    "summaries": {"cebench", "config", "planning", "report", "stability", "statistics"},
-    "verify": {"gate", "report", "statistics", "stress"},
+    "summaries": {
+        "cebench",
+        "config",
+        "gate",
+        "planning",
+        "probing",
+        "report",
+        "stability",
+        "statistics",
+    },
+    "verify": {"gate", "report"},
 }
 """Rooms that a room may import, besides the modules of LIGHT. ``jobs`` may import every room."""
 NUMERIC = ("statistics", "activations", "stability", "sae", "passport")

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from husai.evidence import Evidence
+from husai.gate.derived import derived
 from husai.gate.inputs import weights_behind
 from husai.provenance import canonical_json, hash_json
 
@@ -109,7 +110,12 @@ def verified(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
     return "fails: " + "; ".join(bad[:6]) + more if bad else ""
 
 
-CHECKS = {"one_version": one_version, "one_config": one_config, "verified": verified}
+CHECKS = {
+    "one_version": one_version,
+    "one_config": one_config,
+    "verified": verified,
+    "derived": derived,
+}
 
 
 def _made(item: Evidence, key: str) -> str:

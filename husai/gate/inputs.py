@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from husai.errors import HusaiError
 from husai.evidence import Evidence, records_in
@@ -52,7 +52,9 @@ def load_evidence(
             if recipe_hash in (None, item.recipe_hash):
                 rests = inputs.of(item)
                 problems = (*item.problems, *rests.problems, *_own_problems(path, manifests))
-                item = replace(item, problems=problems, behind=tuple(rests.behind))
+                item = replace(
+                    item, problems=problems, behind=tuple(rests.behind), beside=rests.beside
+                )
             found.append(item)
     return found
 
@@ -100,13 +102,17 @@ class Rests(NamedTuple):
     """Empty when every file is there and unchanged."""
     behind: list[Evidence]
     """The evidence records among the inputs, and among theirs."""
+    beside: dict[str, Any]
+    """The JSON objects among the inputs that are no evidence, by path."""
 
 
 class Inputs:
-    """Looks at the inputs of records, each file once; paths are relative to ``root``."""
+    """Looks at the inputs of records, each file once; paths are relative to ``root``. Without
+    ``hashing`` only whether they are there, for those who hash them anyway.
+    """
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, hashing: bool = True):
+        self.root, self.hashing = root, hashing
         self._hashes: dict[Path, str] = {}
         self._rests: dict[Path, Rests] = {}
 
@@ -114,37 +120,41 @@ class Inputs:
         """Problems of a record's inputs and of the evidence among them, named with the way to
         them.
         """
-        problems, behind = item.unnamed_inputs(), []
+        problems, behind, beside = item.unnamed_inputs(), [], {}
         for entry in item.inputs:
             name, path = str(entry["path"]), self.root / str(entry["path"])
-            if not self._sha256(path):
+            if not path.is_file():
                 problems.append(f"rests on {name}, which is not there")
-            elif self._hashes[path] != entry.get("sha256"):
+            elif self.hashing and self._sha256(path) != entry.get("sha256"):
                 problems.append(f"rests on {name}, whose sha256 has changed since")
             elif path.suffix == ".json":
                 further = self._further(path)
                 problems += [f"rests on {name}, which {problem}" for problem in further.problems]
                 behind += further.behind
-        return Rests(problems, behind)
+                beside |= further.beside
+        return Rests(problems, behind, beside)
 
     def _sha256(self, path: Path) -> str:
         if path not in self._hashes:
-            self._hashes[path] = sha256_file(path) if path.is_file() else ""
+            self._hashes[path] = sha256_file(path)
         return self._hashes[path]
 
     def _further(self, path: Path) -> Rests:
-        """The same for the evidence in an input file; nothing for any other JSON."""
+        """The same for the evidence in an input file; any other JSON object as it is."""
         if path not in self._rests:
-            self._rests[path] = Rests([], [])  # a file that leads back to itself ends here
+            self._rests[path] = Rests([], [], {})  # a file that leads back to itself ends here
             try:
-                records = records_in(read_json(path))
+                data = read_json(path)
             except HusaiError:
-                records = []
+                data = None
+            records = records_in(data)
+            other = {str(path): data} if not records and isinstance(data, dict) else {}
             items = [Evidence.read(record, str(path)) for record in records]
             found = [self.of(item) for item in items]
             self._rests[path] = Rests(
                 [p for f in found for p in f.problems],
                 [*items, *(item for f in found for item in f.behind)],
+                other,
             )
         return self._rests[path]
 

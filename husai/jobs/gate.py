@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -97,12 +99,19 @@ def run(args: Namespace) -> None:
     )
     result = "PASS" if decision.pass_all else "FAIL: " + ", ".join(decision.failing)
     label = policy_label(decision.policy, decision.policy_sha256).replace("`", "")
-    print(f"policy {label}: {result}")
-    print("\n".join(decision.lines()))
-    print(f"written to {args.output_dir / 'release_policy.json'} and .md")
+    written = f"written to {args.output_dir / 'release_policy.json'} and .md"
+    _tell("\n".join([f"policy {label}: {result}", *decision.lines(), written]))
     if args.fail_on_gate_fail:
         refuse_failed(decision, args.output_dir)
     return None
+
+
+def _tell(text: str) -> None:
+    """Print; a reader that stops early (``head``) changes nothing about the exit status."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def gate_job(

@@ -5,19 +5,19 @@ sparse probing against its controls.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from husai.evidence import Metric, new_record, read_metric
+from husai.evidence import Metric, new_record
+from husai.gate.integrity import integrity_metrics
 from husai.planning.specs import ConfirmationSpec
+from husai.probing.tables import probe_table
 from husai.provenance import read_json
 from husai.recipe import Recipe
 from husai.stability.record import StabilityRecord
 from husai.statistics import crossed_metric
-from husai.summaries.probes import probe_table
 
 
 def integrity(
@@ -36,26 +36,10 @@ def integrity(
     """
     subject = Path("results/subjects") / recipe.subject
     leak = read_json(subject / "model/metrics.json").get("leak_probe")
-    probes = read_json(subject / "probes/manifest.json")
+    overlap = read_json(subject / "probes/manifest.json")["text_overlap_rows"]
     described = read_json(candidate)
-    final, n = described["final"], len(described["final"])
-    declared = " (declared by the brought SAEs)" if recipe.brought else ""
-    overlap = Metric(
-        probes["text_overlap_rows"], n=n, method="test rows found in the training text, by hash"
-    )
-    starts = stability.metric("shared_init_pairs") or Metric(
-        None, method="how the brought SAEs were initialised is not known"
-    )
-    metrics = {
-        "leak_excess": _leak(leak),
-        "plateau_gain": _largest(final, "plateau_gain", declared),
-        "cos_to_init": _largest(final, "cos_to_init", declared),
-        "dead_fraction": _largest(final, "dead_fraction"),
-        "text_overlap_rows": _largest(final, "text_overlap_rows", declared)
-        if recipe.brought
-        else overlap,
-        "shared_init_pairs": replace(starts, n=n),
-    }
+    starts = stability.metric("shared_init_pairs")
+    metrics = integrity_metrics(leak, overlap, described, starts)
     inputs = [subject / "model/metrics.json", subject / "probes/manifest.json", candidate]
     not_fresh = described.get("not_fresh")
     return new_record(
@@ -70,31 +54,6 @@ def integrity(
         **({"status": "failed", "reason": not_fresh} if not_fresh else {}),
         phase="confirmation",
     )
-
-
-def _leak(leak: dict | None) -> Metric:
-    """Excess of the leak probe; an encoder predicts no target that its input could hold."""
-    if leak is None:
-        return Metric(0.0, 0.0, 0.0, method="no target is predicted, so none can leak")
-    return read_metric(
-        {
-            "value": leak["excess"],
-            "lcb": leak["excess_lcb"],
-            "n": leak["n"],
-            "method": "leak probe accuracy minus chance",
-        }
-    )
-
-
-def _largest(final: Sequence[dict], name: str, of: str = "") -> Metric:
-    values = [f.get(name) for f in final]
-    if None in values:
-        return Metric(
-            None,
-            n=len(values),
-            method=f"not known of SAEs that were not trained here: their metadata give no {name}",
-        )
-    return Metric(float(max(values)), n=len(values), method=f"largest over seeds{of}")
 
 
 def saebench(

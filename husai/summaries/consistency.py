@@ -12,6 +12,7 @@ from husai.config.stages import Consistency
 from husai.errors import RecipeFailed
 from husai.evidence import Metric
 from husai.planning.specs import ConsistencySpec
+from husai.probing.tables import probe_table
 from husai.provenance import failure, read_json
 from husai.stability.record import (
     StabilityRecord,
@@ -21,7 +22,6 @@ from husai.stability.record import (
     load_records,
 )
 from husai.statistics import assessable, crossed_interval, jackknife_difference
-from husai.summaries.probes import probe_table
 from husai.summaries.table import StageTable
 
 COLUMNS = [

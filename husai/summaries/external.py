@@ -14,13 +14,13 @@ from husai import provenance
 from husai.cebench.evidence import delta_table, mismatch, pair_delta, with_baseline
 from husai.errors import HusaiError
 from husai.planning.specs import FrontierSpec, ScalingSpec
+from husai.probing.tables import aucs, probe_table
 from husai.provenance import failure
 from husai.recipe import Recipe
 from husai.report.axes import axis_tables
 from husai.stability.record import failed_records, load_records
 from husai.statistics import crossed_interval, jackknife_t
 from husai.summaries.faithfulness import load_faithfulness
-from husai.summaries.probes import aucs, probe_table
 from husai.summaries.table import StageTable
 
 COLUMNS = {

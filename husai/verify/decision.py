@@ -12,6 +12,7 @@ from husai.errors import HusaiError
 from husai.evidence import Evidence
 from husai.gate.bounds import level_of
 from husai.gate.decision import Decision
+from husai.gate.derived import alike
 from husai.gate.evaluate import evaluate
 from husai.gate.inputs import load_evidence
 from husai.gate.ledger import CONFIRMATION_LEDGER
@@ -19,7 +20,7 @@ from husai.gate.policy import Policy, is_shipped, policy_label
 from husai.gate.policy_files import load_policy, shipped_policies
 from husai.provenance import finite, read_json, sha256_file
 from husai.report.mirror import sources_of
-from husai.verify.findings import Findings, alike
+from husai.verify.findings import Findings
 
 ABSENT, CHANGED = "which is not there", ("rests on", "has changed since")
 

@@ -5,17 +5,15 @@ from the values stored beside them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from husai.errors import HusaiError
-from husai.evidence import Evidence, Metric, read_metric, records_in
-from husai.provenance import canonical_json, failure, finite, hash_json
-from husai.statistics import ensemble_metrics
-from husai.statistics.ensemble import SINGLE
-from husai.stress import stress_metrics
-from husai.verify.findings import Findings, alike
+from husai.evidence import Evidence, records_in
+from husai.gate.derived import STRESS, differences, same_metric
+from husai.gate.inputs import Inputs
+from husai.provenance import canonical_json, failure, hash_json
+from husai.verify.findings import Findings
 
 
 def check_evidence(found: Findings) -> None:
@@ -24,6 +22,7 @@ def check_evidence(found: Findings) -> None:
     """
     base = found.root if found.has_results else found.reports / "evidence"
     same: dict[str, Evidence] = {}
+    inputs_there = Inputs(base, hashing=False)
     for path in sorted((base / "results").rglob("*.json")):
         if path.name.startswith("."):
             continue
@@ -34,7 +33,7 @@ def check_evidence(found: Findings) -> None:
                 found.mismatch(path, f"{item.kind or None} evidence {problem}")
             if failure(item.record) is not None:
                 continue
-            for problem in _differences(item, base):
+            for problem in _differences(item, base, inputs_there):
                 found.mismatch(path, problem)
             if item.kind == "stability" and item.metrics:
                 _check_twin(found, item, same)
@@ -54,68 +53,17 @@ def _config(item: Evidence) -> list[str]:
     return ["has a config_hash that is not the hash of its config"]
 
 
-def _differences(item: Evidence, base: Path) -> list[str]:
-    """Metrics that do not follow from what is stored beside them, of the kinds for which that is
-    enough.
+def _differences(item: Evidence, base: Path, inputs: Inputs) -> list[str]:
+    """Metrics that do not follow, of the kinds that have one record each, whatever it is for. All
+    evidence of a decision is derived again with the decision. Silent where a record behind it is
+    not here: the check of hashes names that, or notes it.
     """
-    if not isinstance(item.record.get("metrics"), Mapping):
-        return ["has no metrics"]
-    try:
-        if item.kind == "stability":
-            again = ensemble_metrics(item.record)
-            return _compared(item.metrics, again, "pairwise values and nulls", SINGLE)
-        if item.kind in ("random_model", "transcoder"):
-            paths = [base / entry["path"] for entry in item.inputs[:2]]
-            if not all(p.is_file() for p in paths):
-                return []  # the check of hashes names it, or notes it
-            behind = [
-                b if isinstance(b, Mapping) and b.get("kind") == "stability" else {}
-                for b in map(_read, paths)
-            ]
-            again = stress_metrics(item.kind, *behind)
-            return _compared(item.metrics, again, "two stability records")
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, HusaiError) as error:
-        return [f"its metrics cannot be derived again ({type(error).__name__}: {error})"]
-    return []
-
-
-def _compared(
-    metrics: Mapping[str, Metric],
-    again: Mapping[str, Metric],
-    source: str,
-    single: tuple[str, ...] = (),
-) -> list[str]:
-    again = {
-        name: None if value is None else read_metric(finite(value)) for name, value in again.items()
-    }
-    out = [
-        f"metric {name} cannot be derived from its {source}"
-        for name in metrics
-        if name not in again and name not in single
-    ]
-    for name, value in again.items():
-        if not _alike(metrics.get(name), value):
-            out.append(
-                f"metric {name} is {_shown(metrics.get(name))} but its {source} give "
-                f"{_shown(value)}"
-            )
-    return out
-
-
-def _alike(a: Metric | None, b: Metric | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return not a.problem and all(
-        alike(getattr(a, name), getattr(b, name)) for name in ("value", "lcb", "ucb", "n")
-    )
-
-
-def _shown(metric: Metric | None) -> str:
-    if metric is None:
-        return "missing"
-    if metric.problem:
-        return f"not a measured value: it {metric.problem}"
-    return f"{metric.value} [{metric.lcb}, {metric.ucb}] (n = {metric.n})"
+    names = [str(entry["path"]) for entry in item.inputs]
+    here = all((base / name).is_file() for name in names if name.endswith(".json"))
+    if item.kind not in ("stability", *STRESS) or not (here or item.kind == "stability"):
+        return []
+    behind = inputs.of(item).behind if item.kind in STRESS else ()
+    return differences(replace(item, behind=tuple(behind)))
 
 
 def _check_twin(found: Findings, item: Evidence, same: dict[str, Evidence]) -> None:
@@ -125,7 +73,7 @@ def _check_twin(found: Findings, item: Evidence, same: dict[str, Evidence]) -> N
     )
     first = same.setdefault(key, item)
     names = {**first.metrics, **item.metrics}
-    apart = [n for n in names if not _alike(first.metrics.get(n), item.metrics.get(n))]
+    apart = [n for n in names if not same_metric(first.metrics.get(n), item.metrics.get(n))]
     if apart and first is not item:
         found.mismatch(
             item.path,

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from husai.verify.checksums import Digest, digest
-
-RELATIVE, ABSOLUTE = 1e-9, 1e-12
-"""How far a number derived again may lie from the one that was written: the sums of another machine
-differ in their last digits.
-"""
 
 
 class Findings:
@@ -63,14 +57,3 @@ class Findings:
             if not path.exists() and anchor in path.parts:
                 return self.root.joinpath(*path.parts[path.parts.index(anchor) :])
         return path
-
-
-def alike(a: Any, b: Any) -> bool:
-    """Whether two JSON values are the same, numbers within tolerance; of two objects what both
-    hold.
-    """
-    if isinstance(a, dict) and isinstance(b, dict):
-        return all(alike(a[key], b[key]) for key in a.keys() & b.keys())
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        return math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
-    return a == b

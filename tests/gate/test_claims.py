@@ -5,7 +5,8 @@ without a passing gate.
 import json
 
 import pytest
-from gate_records import HASH, passing, write
+from derivable import write_confirmation
+from gate_records import HASH, write
 
 from husai.errors import HusaiError
 from husai.gate import load_evidence
@@ -25,18 +26,11 @@ from husai.provenance import sha256_file
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run's evidence on disk, each record resting on one file of weights."""
+    """A run's evidence on disk, all of it derived."""
     monkeypatch.chdir(tmp_path)
-    weights = tmp_path / "results/saes/sae_weights.safetensors"
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"weights")
-    outputs = []
-    for record in passing():
-        record["inputs"] = [
-            {"path": "results/saes/sae_weights.safetensors", "sha256": sha256_file(weights)}
-        ]
-        path = write(tmp_path / f"results/confirmation/{record['kind']}.json", record)
-        outputs.append({"path": path.name, "sha256": sha256_file(path)})
+    outputs = [
+        {"path": path.name, "sha256": sha256_file(path)} for path in write_confirmation(tmp_path)
+    ]
     write(tmp_path / "results/confirmation/manifest.json", {"outputs": outputs})
     write(tmp_path / "results/confirmation/notes.json", {"schema": "something else"})
     write(
@@ -67,11 +61,11 @@ def test_a_run_that_passes_may_claim(run):
 
 def test_a_changed_input_fails_every_gate_that_rests_on_it_and_names_the_file(run):
     decide()
-    (run / "results/saes/sae_weights.safetensors").write_bytes(b"Weights")
+    (run / "results/confirmation/candidate/seed0/sae_weights.safetensors").write_bytes(b"Weights")
     decision = decide()
     assert set(decision.failing) == set(decision.counted)
     assert "sae_weights.safetensors, whose sha256 has changed" in decision.reasons["ood"]
-    (run / "results/saes/sae_weights.safetensors").unlink()
+    (run / "results/confirmation/candidate/seed0/sae_weights.safetensors").unlink()
     assert "sae_weights.safetensors, which is not there" in decide().reasons["cebench"]
 
 
@@ -115,12 +109,12 @@ def test_a_decision_edited_to_pass_is_refused(run):
     record["metrics"]["excess_drop"] = {"value": 0.5, "lcb": 0.4, "ucb": 0.6, "n": 8, "method": "t"}
     write(run / "results/confirmation/ood.json", record)
     (run / "results/confirmation/manifest.json").unlink()
-    assert decide().failing == ["ood"]
+    assert decide().failing == ["integrity", "ood"]
     path = run / "results/gate/strict/release_policy.json"
     decision = json.loads(path.read_text())
     decision["gates"] |= {"ood": True, "pass_all": True}
     write(path, decision | {"failing": []})
-    with pytest.raises(GateFailed, match="failing gates: ood"):
+    with pytest.raises(GateFailed, match="failing gates: integrity, ood"):
         claim_job("x", path)
 
 

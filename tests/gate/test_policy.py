@@ -77,7 +77,9 @@ def test_strict_is_section_4_of_the_method():
     ):
         assert row in asked
     assert not load_policy("strict").original
-    assert {"one_version", "one_config", "verified"} == set(load_policy("strict").gates[0].checks)
+    assert {"one_version", "one_config", "verified", "derived"} == set(
+        load_policy("strict").gates[0].checks
+    )
 
 
 @pytest.mark.parametrize("name", ["strict", "cycle3"])

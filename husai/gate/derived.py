@@ -1,0 +1,200 @@
+"""Evidence is derived, not believed: each record must rest on the files that its kind needs, and its
+metrics must follow from the values stored in it and behind it. One way for ``gate``, ``claim`` and
+``verify``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from husai.errors import HusaiError
+from husai.evidence import Evidence, Metric, read_metric
+from husai.gate.inputs import WEIGHTS
+from husai.gate.integrity import integrity_metrics
+from husai.probing.tables import probe_table
+from husai.provenance import failure, finite
+from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
+from husai.statistics.ensemble import SINGLE
+from husai.stress import stress_metrics
+
+RELATIVE, ABSOLUTE = 1e-9, 1e-12
+"""How far a number derived again may lie from the one that was written: the sums of another machine
+differ in their last digits.
+"""
+NOT_GATED = {"stability": SINGLE, "saebench": ("auc",)}
+"""Metrics that are reported only, or (``shared_init_pairs``) judged as part of the integrity record,
+and that nothing stored beside them gives."""
+STRESS = ("random_model", "transcoder")
+KINDS = ("integrity", "stability", *STRESS, "ood", "saebench", "cebench")
+"""Kinds that policies gate and that rest on trained SAEs."""
+_SEED = re.compile(r"seed-?\d+")
+
+
+def derived(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
+    """Fails when a record from a file does not rest on what its kind needs, or its metrics do not
+    follow from what is stored.
+    """
+    bad = [f"{e.label} {text}" for e in items if e.path and not e.problems for text in unfounded(e)]
+    more = f"; and {len(bad) - 6} more" if len(bad) > 6 else ""
+    return "fails: " + "; ".join(bad[:6]) + more if bad else ""
+
+
+def unfounded(item: Evidence) -> list[str]:
+    """What a record lacks, and which of its metrics do not follow; nothing for a failed one, and for
+    a kind that no shipped policy gates."""
+    if item.kind not in KINDS or failure(item.record) is not None:
+        return []
+    return [*_lacking(item), *differences(item)]
+
+
+def _lacking(item: Evidence) -> list[str]:
+    """Weights of as many SAEs of one recipe as the record names seeds, and the recipe itself."""
+    folders: dict[PurePosixPath, set[str]] = defaultdict(set)
+    for one in (item, *item.behind):
+        for entry in one.inputs:
+            path = PurePosixPath(str(entry["path"]))
+            if path.name == WEIGHTS and _SEED.fullmatch(path.parent.name):
+                folders[path.parent.parent].add(str(entry.get("sha256")))
+    found = max(map(len, folders.values()), default=0)
+    if not item.n_seeds:
+        return ["names no seeds"]
+    if found < item.n_seeds:
+        return [
+            f"names {item.n_seeds} seeds but rests on the weights (seed*/{WEIGHTS}) of {found} SAEs"
+        ]
+    if item.kind in ("stability", "integrity"):
+        hashes = {d.get("hash") for name, d in item.beside.items() if name.endswith("recipe.json")}
+        if item.recipe_hash not in hashes:
+            return [f"rests on no recipe.json of {item.recipe_hash}"]
+    return []
+
+
+def differences(item: Evidence) -> list[str]:
+    """Metrics that do not follow from what is stored in the record and behind it."""
+    if item.kind not in KINDS:
+        return []
+    if not isinstance(item.record.get("metrics"), Mapping):
+        return ["has no metrics"]
+    try:
+        again, source = _again(item)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, HusaiError) as error:
+        return [f"its metrics cannot be derived again ({type(error).__name__}: {error})"]
+    return _compared(item.metrics, again, source, NOT_GATED.get(item.kind, ()))
+
+
+def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
+    """The metrics of a record, measured values taken as given, and what they are derived from."""
+    record = item.record
+    if item.kind == "stability":
+        return ensemble_metrics(record), "pairwise values and nulls"
+    if item.kind in STRESS:
+        pair = [b for b in item.behind if b.kind == "stability"][:2]
+        if len(pair) < 2 or pair[0].recipe_hash != item.recipe_hash:
+            raise ValueError("it rests on no two stability records, the first of its own recipe")
+        return stress_metrics(item.kind, *(b.record for b in pair)), "two stability records"
+    if item.kind == "ood":
+        return _ood(record), "values per data set"
+    if item.kind == "integrity":
+        return _integrity(item), "inputs"
+    own, control = _sides(item)
+    if item.kind == "saebench":
+        pairs = {"frozen": control} | {n: f"{n}_auc" for n in ("dense", "neurons", "pca")}
+        tables = {n: probe_table(own, record["k"], against) for n, against in pairs.items()}
+        return {f"delta_vs_{n}": crossed_metric(*t) for n, t in tables.items()}, "records per seed"
+    from husai.cebench.evidence import recipe_metrics
+
+    return recipe_metrics(own, control), "records per seed"
+
+
+def _sides(item: Evidence) -> tuple[list[dict], list[dict]]:
+    """Records of single SAEs behind a benchmark record: the candidate's and its control's."""
+    behind = [b for b in item.behind if b.kind == item.kind]
+    own = [dict(b.record) for b in behind if b.recipe_hash == item.recipe_hash]
+    control = [dict(b.record) for b in behind if b.recipe_hash != item.recipe_hash]
+    if {r.get("seed") for r in own} != set(item.seeds) or not control:
+        raise ValueError("it does not rest on a record of each of its seeds and of a control")
+    return own, control
+
+
+def _ood(record: Mapping[str, Any]) -> dict[str, Metric]:
+    rows, old = record["per_dataset"], record["alphabetical"]["per_seed"]
+    names = list(dict.fromkeys(row["dataset"] for row in rows))
+    values = [(row["sae_id"] - row["sae_ood"]) - (row["llm_id"] - row["llm_ood"]) for row in rows]
+    table = [values[i : i + len(names)] for i in range(0, len(values), len(names))]
+    families = [row["family"] for row in rows[: len(names)]]
+    return {"excess_drop": crossed_metric(table, families), "ood_drop": jackknife_t(old)}
+
+
+def _integrity(item: Evidence) -> dict[str, Metric]:
+    def ending(text: str) -> Mapping[str, Any]:
+        found = [data for name, data in item.beside.items() if name.endswith(text)]
+        if len(found) != 1:
+            raise ValueError(f"it rests on {len(found)} files named {text}, not on one")
+        return found[0]
+
+    own = [b for b in item.behind if b.kind == "stability" and b.recipe_hash == item.recipe_hash]
+    if not own:
+        raise ValueError("it rests on no stability record of its recipe")
+    return integrity_metrics(
+        ending("metrics.json").get("leak_probe"),
+        ending("probes/manifest.json")["text_overlap_rows"],
+        ending("recipe.json"),
+        own[0].metrics.get("shared_init_pairs"),
+    )
+
+
+def _compared(
+    metrics: Mapping[str, Metric],
+    again: Mapping[str, Metric | None],
+    source: str,
+    single: Sequence[str] = (),
+) -> list[str]:
+    again = {name: None if m is None else read_metric(finite(m)) for name, m in again.items()}
+    out = [
+        f"metric {name} cannot be derived from its {source}"
+        for name in metrics
+        if name not in again and name not in single
+    ]
+    for name, value in again.items():
+        if not same_metric(metrics.get(name), value):
+            out.append(
+                f"metric {name} is {_shown(metrics.get(name))} but its {source} give "
+                f"{_shown(value)}"
+            )
+    return out
+
+
+def same_metric(a: Metric | None, b: Metric | None) -> bool:
+    """Whether two metrics say the same: value, bounds (at every level) and n."""
+    if a is None or b is None:
+        return a is b
+    if a.problem or len(a.bounds) != len(b.bounds):
+        return False
+    bounds = all(alike(dict(x), dict(y)) for x, y in zip(a.bounds, b.bounds, strict=True))
+    return bounds and all(
+        alike(getattr(a, name), getattr(b, name)) for name in ("value", "lcb", "ucb", "n")
+    )
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two JSON values are the same, numbers within tolerance; of two objects what both
+    hold.
+    """
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(alike(a[key], b[key]) for key in a.keys() & b.keys())
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    return a == b
+
+
+def _shown(metric: Metric | None) -> str:
+    if metric is None:
+        return "missing"
+    if metric.problem:
+        return f"not a measured value: it {metric.problem}"
+    return f"{metric.value} [{metric.lcb}, {metric.ucb}] (n = {metric.n})"

@@ -1,0 +1,146 @@
+"""A confirmation as files that passes strict: every metric derived from values that are stored, every
+record resting on (made-up) weights of eight SAEs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from gate_records import HASH, record, write
+
+from husai.cebench.evidence import recipe_metrics
+from husai.evidence import Metric
+from husai.gate.integrity import integrity_metrics
+from husai.probing.tables import probe_table
+from husai.provenance import file_records, finite
+from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
+from husai.stress import stress_metrics
+
+SEEDS = list(range(8))
+SETS = [f"set{i}" for i in range(8)]
+ROOT = Path("results/confirmation")
+
+
+def write_confirmation(root: Path) -> list[Path]:
+    """Write it below ``root`` (which must be the working directory); the seven records' paths."""
+    for role in ("candidate", "frozen", "random_model", "transcoder"):
+        for seed in SEEDS:
+            weights = root / ROOT / role / f"seed{seed}/sae_weights.safetensors"
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            weights.write_bytes(f"{role} {seed}".encode())
+    final = {"plateau_gain": 0.001, "cos_to_init": 0.3, "dead_fraction": 0.02}
+    described = {"hash": HASH, "recipe": {}, "seeds": SEEDS, "final": [final] * 8}
+    recipe = write(root / ROOT / "candidate/recipe.json", described)
+    subject = root / "results/subjects/language"
+    leak = {"excess": 0.0, "excess_lcb": -0.01, "n": 1000}
+    leak_file = write(subject / "model/metrics.json", {"leak_probe": leak})
+    probes = write(subject / "probes/manifest.json", {"text_overlap_rows": 0})
+    ours = _stability(root, "candidate", HASH, 0.8, [recipe])
+    starts = Metric(0.0, n=8, method="equal starts")
+    metrics = integrity_metrics(leak, 0, described, starts)
+    out = [ours, _save(root, "integrity", metrics, [leak_file, probes, recipe, ours[0]])]
+    for kind, value in (("random_model", 0.5), ("transcoder", 0.79)):
+        other = _stability(root, kind, f"of {kind}", value, [])
+        metrics = stress_metrics(kind, ours[1], other[1])
+        out.append(_save(root, kind, metrics, [ours[0], other[0]]))
+    return [path for path, _ in [*out, _ood(root), _saebench(root), _cebench(root)]]
+
+
+def _save(root, name, metrics, inputs, recipe_hash=HASH, kind=None, **extra):
+    """One record; its path and content."""
+    shown = [Path(p).relative_to(root) for p in inputs]
+    made = record(kind or name, finite(dict(metrics)), recipe_hash, **extra)
+    made["inputs"] = file_records(shown)
+    return write(root / ROOT / f"{name}.json", made), made
+
+
+def _weights(root, role):
+    return [root / ROOT / role / f"seed{s}/sae_weights.safetensors" for s in SEEDS]
+
+
+def _stability(root, role, recipe_hash, value, inputs):
+    n = len(SEEDS)
+    matrix = [[1.0 if i == j else value + 1e-3 * ((i + j) % 3) for j in SEEDS] for i in SEEDS]
+    names = ("pwmcc", "pwmcc_all", "pwmcc_weighted", "shared", "shared_weighted", "activation_r")
+    kinds = ("gaussian", "init", "covariance", "crowding", "frozen")
+    nulls = {kind: {"pairs": [0.3] * 28} for kind in kinds}
+    per_seed = {"seed": SEEDS, "explained_variance": [0.7] * n, "l0": [8.0] * n}
+    per_seed |= {"redundancy": [0.01] * n, "dense_fraction": [0.0] * n, "l0_per_d_in": [0.1] * n}
+    stored = {
+        "pairwise": dict.fromkeys(names, matrix),
+        "per_seed": per_seed,
+        "nulls": nulls,
+        "nulls_all": nulls,
+        "activation_nulls": {"covariance": {"pairs": [0.4] * 28}},
+        "frozen": {"explained_variance": [0.2] * n, "l0": [8.0] * n},
+    }
+    metrics = ensemble_metrics(stored) | {"shared_init_pairs": Metric(0.0, n=n)}
+    name = "stability" if role == "candidate" else f"stability/{role}"
+    inputs = [*_weights(root, role), *inputs]
+    return _save(root, name, metrics, inputs, recipe_hash, kind="stability", **stored)
+
+
+def _ood(root):
+    rng = np.random.default_rng(1)
+    rows = [
+        {"dataset": d, "family": d, "seed": s, "sae_id": 0.8, "sae_ood": 0.8 + rng.normal(0, 0.005)}
+        | {"llm_id": 0.8, "llm_ood": 0.78}
+        for s in SEEDS
+        for d in SETS
+    ]
+    drops = [r["sae_id"] - r["sae_ood"] - (r["llm_id"] - r["llm_ood"]) for r in rows]
+    table = [drops[8 * i : 8 * i + 8] for i in SEEDS]
+    metrics = {"excess_drop": crossed_metric(table, SETS), "ood_drop": jackknife_t([0.0] * 8)}
+    extra = {"per_dataset": rows, "alphabetical": {"per_seed": [0.0] * 8}}
+    return _save(root, "ood", metrics, _weights(root, "candidate"), **extra)
+
+
+def _singles(root, bench, make):
+    """Records of single SAEs of both roles: paths, and contents by role."""
+    paths, records = [], {}
+    for role, recipe_hash in (("candidate", HASH), ("frozen", "frozen")):
+        for seed, weights in zip(SEEDS, _weights(root, role), strict=True):
+            metrics, extra = make(role, seed)
+            name = f"external/{role}/seed{seed}/{bench}"
+            options = {"kind": bench, "seed": seed, **extra}
+            path, made = _save(root, name, metrics, [weights], recipe_hash, **options)
+            paths.append(path)
+            records.setdefault(role, []).append(made)
+    return paths, records
+
+
+def _saebench(root):
+    rng = np.random.default_rng(2)
+
+    def make(role, seed):
+        auc = 0.85 if role == "candidate" else 0.7
+        others = {"dense_auc": 0.84, "neurons_auc": 0.7, "pca_auc": 0.8}
+        rows = [
+            {"dataset": d, "family": d, "k": 16, "auc": auc + rng.normal(0, 0.005), **others}
+            for d in SETS
+        ]
+        return {}, {"per_dataset": rows}
+
+    paths, records = _singles(root, "saebench", make)
+    own, against = records["candidate"], {"frozen": records["frozen"]}
+    against |= {n: f"{n}_auc" for n in ("dense", "neurons", "pca")}
+    metrics = {
+        f"delta_vs_{n}": crossed_metric(*probe_table(own, 16, of)) for n, of in against.items()
+    }
+    return _save(root, "saebench", metrics, paths, k=16)
+
+
+def _cebench(root):
+    rng = np.random.default_rng(3)
+
+    def make(role, seed):
+        score = (10.0 if role == "candidate" else 5.0) + rng.normal(0, 0.1, 8)
+        metrics = {"interpretability_fixed": Metric(float(score.mean()), n=8)}
+        stored = {"per_pair": {"interpretability_fixed": score.tolist()}, "bound": 31.97}
+        stored |= {"pairs_hash": "p", "themes": SETS, "families": SETS, "d_sae": 1024, "l0": 8.0}
+        return metrics, stored
+
+    paths, records = _singles(root, "cebench", make)
+    metrics = recipe_metrics(records["candidate"], records["frozen"])
+    return _save(root, "cebench", metrics, paths)

@@ -1,0 +1,92 @@
+"""Evidence is derived, not believed: what hand-written or edited records are refused for."""
+
+import json
+
+import pytest
+from derivable import write_confirmation
+from gate_records import HASH, passing, write
+
+from husai.gate import evaluate, load_evidence, load_policy
+from husai.provenance import file_records
+
+STRICT = load_policy("strict")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return {path.stem: path for path in write_confirmation(tmp_path)}
+
+
+def decide(run):
+    return evaluate(STRICT, load_evidence(list(run.values()), recipe_hash=HASH), HASH)
+
+
+def edit(path, change):
+    record = json.loads(path.read_text())
+    change(record)
+    write(path, record)
+
+
+def rows(decision):
+    return [r.reason for r in decision.rows if r.condition == "derived"]
+
+
+def test_evidence_that_follows_from_what_is_stored_passes(run):
+    decision = decide(run)
+    assert decision.pass_all, decision.reasons
+    assert rows(decision) == ["holds"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric"),
+    [
+        ("integrity", "plateau_gain"),
+        ("random_model", "delta_S"),
+        ("transcoder", "delta_S"),
+        ("ood", "excess_drop"),
+        ("saebench", "delta_vs_neurons"),
+        ("cebench", "delta_vs_frozen"),
+    ],
+)
+def test_an_edited_metric_does_not_follow(run, kind, metric):
+    edit(run[kind], lambda r: r["metrics"][metric].update(value=1e-4, lcb=1e-4, ucb=1e-4))
+    decision = decide(run)
+    assert "integrity" in decision.failing
+    assert f"metric {metric} is 0.0001" in rows(decision)[0]
+
+
+def test_bounds_for_later_candidates_are_derived_too(run):
+    def looser(record):
+        record["metrics"]["delta_vs_frozen"]["bounds"][0]["lcb"] += 0.01
+
+    edit(run["saebench"], looser)
+    assert "metric delta_vs_frozen" in rows(decide(run))[0]
+
+
+def test_a_metric_that_nothing_gives_is_refused(run):
+    edit(run["ood"], lambda r: r["metrics"].update(extra=r["metrics"]["excess_drop"]))
+    assert "metric extra cannot be derived" in rows(decide(run))[0]
+
+
+@pytest.mark.parametrize("kind", ["integrity", "stability", "random_model", "ood", "saebench"])
+def test_a_record_that_rests_on_no_weights_is_refused(run, tmp_path, kind):
+    note = write(tmp_path / "results/note.txt", "nothing").relative_to(tmp_path)
+    edit(run[kind], lambda r: r.update(inputs=file_records([note])))
+    decision = decide(run)
+    assert "integrity" in decision.failing
+    assert "names 8 seeds but rests on the weights" in rows(decision)[0]
+
+
+def test_weights_of_fewer_saes_than_seeds_are_refused(run):
+    edit(run["ood"], lambda r: r.update(inputs=r["inputs"][:7]))
+    assert "of 7 SAEs" in rows(decide(run))[0]
+
+
+def test_stress_must_rest_on_the_stability_of_its_own_recipe(run):
+    edit(run["random_model"], lambda r: r.update(inputs=r["inputs"][::-1]))
+    assert "the first of its own recipe" in rows(decide(run))[0]
+
+
+def test_records_in_memory_rest_on_no_files():
+    assert evaluate(STRICT, passing(), HASH).pass_all
