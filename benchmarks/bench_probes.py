@@ -27,13 +27,14 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import torch
 from probe_parity import parity, summary
 from probe_world import data_sae, write_probes
 
 from husai.official.engine import MODEL, Encoder, fill_cache
-from husai.probing import datasets
+from husai.probing import datasets, solver
 from husai.probing.baselines import dense_probe
 from husai.probing.encoders import SAEEncoder
 from husai.probing.files import load_probe_data, probe_data
@@ -94,9 +95,7 @@ def elapsed(start: tuple[float, float]) -> dict[str, float]:
     return {"wall": wall - start[0], "cpu": cpu - start[1]}
 
 
-def run_official(
-    sae: SAE, names: list[str], hook: str, cache: Path, results: Path, ks
-) -> tuple[dict, dict]:
+def run_official(sae: SAE, names: list[str], cache: Path, results: Path, args) -> tuple[dict, dict]:
     """``{(data set, k): official entry}`` and seconds."""
     from sae_probes.run_sae_evals import get_save_metrics_path, run_sae_evals
 
@@ -110,10 +109,10 @@ def run_official(
         run_sae_evals(
             Encoder(sae.encode),
             MODEL,
-            hook,
-            "l1",
+            args.hook,
+            args.penalty,
             "normal",
-            ks=list(ks),
+            ks=args.ks,
             results_path=results,
             model_cache_path=cache,
             datasets=names,
@@ -121,19 +120,27 @@ def run_official(
             seed=42,
         )
     seconds = elapsed(start)
-    paths = [(n, get_save_metrics_path(n, hook, "l1", MODEL, results)) for n in names]
+    paths = [(n, get_save_metrics_path(n, args.hook, args.penalty, MODEL, results)) for n in names]
     return {
         (n, row["k"]): row for n, path in paths for row in json.loads(path.read_text())
     }, seconds
 
 
-def run_fast(
-    sae: SAE, names: list[str], hook: str, probes: Path, ks, device: str
-) -> tuple[list, dict]:
+def run_fast(sae: SAE, names: list[str], probes: Path, args) -> tuple[list, dict]:
     """Results of the fast engine and seconds, activations read from disk."""
     start = clocks()
-    found = probe_datasets(SAEEncoder(sae), probe_data(probes, hook, names), ks, device=device)
+    sources = probe_data(probes, args.hook, names)
+    found = probe_datasets(
+        SAEEncoder(sae), sources, args.ks, penalty=args.penalty, device=args.device
+    )
     return found, elapsed(start)
+
+
+def scikit_learn_fits(sae: SAE, names: list[str], probes: Path, args) -> int:
+    """How often the fast engine asks scikit-learn; not part of the time."""
+    with mock.patch.object(solver, "refit", side_effect=solver.refit) as refit:
+        run_fast(sae, names, probes, args)
+    return refit.call_count
 
 
 def main() -> None:
@@ -154,6 +161,8 @@ def main() -> None:
     parser.add_argument("--d-in", type=int, default=128)
     parser.add_argument("--d-sae", type=int, default=1024)
     parser.add_argument("--l0", type=int, default=32)
+    parser.add_argument("--ks", type=int, nargs="+", default=list(KS))
+    parser.add_argument("--penalty", choices=("l1", "l2"), default="l1")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="size of the fallback's activations"
     )
@@ -203,7 +212,7 @@ def bench(args, scratch: Path) -> dict:
         f"first use of the kernels on a machine {cost['compiling']:.1f} s, of a later process "
         f"{cost['loading']:.2f} s (not counted below)"
     )
-    run_fast(next(iter(saes.values())), names[:1], args.hook, probes, KS, args.device)
+    run_fast(next(iter(saes.values())), names[:1], probes, args)
     report = {
         "machine": machine(),
         "threads": args.threads,
@@ -221,7 +230,9 @@ def bench(args, scratch: Path) -> dict:
             name, sae.to(args.device), names, probes, scratch, args
         )
         report["parity"][name] = [{**r, "informative": informative[r["dataset"]]} for r in rows]
-        noise[name] = reseed_noise(SAEEncoder(sae), data, KS, device=args.device)
+        noise[name] = reseed_noise(
+            SAEEncoder(sae), data, args.ks, penalty=args.penalty, device=args.device
+        )
     report["reseed_noise"] = {
         name: [{"dataset": d, "k": k, "std": v} for (d, k), v in found.items()]
         for name, found in noise.items()
@@ -239,9 +250,7 @@ def bench(args, scratch: Path) -> dict:
         )
     if args.all_datasets:
         sae = saes[next(iter(saes))].to(args.device)
-        runs = [
-            run_fast(sae, every, args.hook, probes, KS, args.device)[1] for _ in range(args.repeats)
-        ]
+        runs = [run_fast(sae, every, probes, args)[1] for _ in range(args.repeats)]
         report["all_seconds"], report["max_rss_mb"] = (
             runs,
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -260,19 +269,20 @@ def compare(
     """Time one SAE in both engines; returns the runs and every probe's difference."""
     fast_runs, slow_runs = [], []
     for _ in range(args.repeats):
-        found, seconds = run_fast(sae, names, args.hook, probes, KS, args.device)
+        found, seconds = run_fast(sae, names, probes, args)
         fast_runs.append(seconds)
     for i in range(args.official_repeats):
         results = scratch / "results" / f"{name.replace('/', '-')}-{i}"
-        official, seconds = run_official(sae, names, args.hook, scratch / "cache", results, KS)
+        official, seconds = run_official(sae, names, scratch / "cache", results, args)
         slow_runs.append(seconds)
     fast, slow = median(fast_runs), median(slow_runs)
+    fits = scikit_learn_fits(sae, names, probes, args)
     print(
         f"{name:10} official {slow['wall']:7.2f} s ({slow['cpu']:.2f} CPU)   fast "
         f"{fast['wall']:6.3f} s ({fast['cpu']:.2f} CPU; "
         f"{spread(fast_runs)})   {slow['wall'] / fast['wall']:6.1f}x "
         f"({slow['cpu'] / fast['cpu']:.1f}x CPU)   "
-        f"{len(names)} data sets, k = {KS}",
+        f"{len(names)} data sets, k = {args.ks}; {fits} of {len(found) * 11} fits by scikit-learn",
         flush=True,
     )
     return {
