@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def _append(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
             + json.dumps(entry, sort_keys=True, allow_nan=False)
             + "\n"
         )
+        handle.flush()
+        os.fsync(handle.fileno())
     return entry
 
 
