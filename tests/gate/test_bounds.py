@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from derivable import write_confirmation
 from gate_records import HASH, passing, record, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,6 @@ from husai.gate.evaluate import evaluate
 from husai.gate.ledger import begin_confirmation, confirmation_family, finish_confirmation
 from husai.jobs.claim import claim_job
 from husai.jobs.gate import gate_job
-from husai.provenance import sha256_file
 from husai.statistics import (
     crossed_interval,
     crossed_metric,
@@ -234,11 +234,7 @@ def test_what_an_entry_does_not_say_counts_as_the_same(tmp_path):
 def run(tmp_path, monkeypatch):
     """Evidence of a candidate that passes alone with little to spare, on disk."""
     monkeypatch.chdir(tmp_path)
-    weights = write(tmp_path / "results/saes/weights.json", [1])
-    inputs = [{"path": "results/saes/weights.json", "sha256": sha256_file(weights)}]
-    for item in passing(stability__S=Metric(0.36, 0.31, 0.41, 8, "jackknife-t")):
-        item["inputs"] = inputs
-        write(tmp_path / f"results/confirmation/{item['kind']}.json", item)
+    write_confirmation(tmp_path, barely=True)
     begin_confirmation("another", seeds=SEEDS, data=["x"], subject="language")
     return tmp_path
 
@@ -293,9 +289,8 @@ def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
 
 def test_a_candidate_that_is_not_named_is_judged_at_its_level_all_the_same(run):
     begin_confirmation(HASH, seeds=SEEDS, data=["x", "y"], subject="language")
-    decision = gate_job(
-        "strict", evidence=["results/confirmation"], output_dir="results/gate/strict"
-    )
+    evidence = sorted((run / "results/confirmation").glob("*.json"))
+    decision = gate_job("strict", evidence=evidence, output_dir="results/gate/strict")
     assert (decision.candidate["recipe_hash"], decision.alpha) == (HASH, candidate_alpha(2))
 
 

@@ -28,7 +28,7 @@ if [ -n "$dir" ]; then mkdir -p "$dir"; for f in release_policy.json release_pol
 case "$out" in
   reports) mkdir -p reports; echo x > reports/gate_report.html; echo x > reports/gate_report.md; exit ;;
   results/passport) mkdir -p "$out" reports; for f in passport.parquet passport.json manifest.json; do echo x > "$out/$f"; done; echo x > reports/passport.html; exit ;;
-  */integrity.json) for f in integrity stability saebench cebench; do echo x > "${out%/*}/$f.json"; done ;;
+  */integrity.json) for f in integrity stability saebench cebench faithfulness; do echo x > "${out%/*}/$f.json"; done ;;
   */brought-*/manifest.json) echo x > "${out%/*}/matched.json" ;;
   */baseline/summary.json) echo x > results/baseline/evidence.json ;;
 esac
