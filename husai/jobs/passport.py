@@ -13,6 +13,9 @@ from husai import provenance, sae_files
 from husai.errors import HusaiError
 from husai.jobs.arguments import add_compute, describe, optional_path, positive
 
+REPORTED = ("name", "living", "certified", "certified_share", "certified_variance_share")
+"""What the gate report shows of each SAE."""
+
 
 def add_arguments(command: ArgumentParser) -> None:
     """Options of the verb."""
@@ -281,6 +284,7 @@ def _record(found, saes, inputs, config, seeds) -> dict[str, Any]:
         [s for s in seeds if s is not None],
         hook_name=common("hook_name"),
         representative=representative(found).name,
+        columns=list(REPORTED),
         **provenance.finite(found.summary()),
     )
 
