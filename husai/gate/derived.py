@@ -97,10 +97,14 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
         pair = [b for b in item.behind if b.kind == "stability"][:2]
         if len(pair) < 2 or pair[0].recipe_hash != item.recipe_hash:
             raise ValueError("it rests on no two stability records, the first of its own recipe")
-        metrics = stress_metrics(item.kind, *(b.record for b in pair))
+        metrics, source = (
+            stress_metrics(item.kind, *(b.record for b in pair)),
+            "two stability records",
+        )
         if item.kind == "random_model" and "probing" in record:
             metrics["delta_probing"] = probing_difference(record["probing"])
-        return metrics, "two stability records and AUC per data set"
+            source += " and probes"
+        return metrics, source
     if item.kind == "ood":
         return _ood(record), "values per data set"
     if item.kind == "integrity":
