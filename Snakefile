@@ -43,7 +43,7 @@ rule all:
     input:
         "reports/gate_report.html",
         "reports/passport.html",
-        "results/release/README.md",
+        "results/release/manifest.json",
         "reports/experiment_log.md",
         "reports/dag.svg",
         "results/gate/asserted.json",

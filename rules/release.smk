@@ -8,8 +8,7 @@ rule release:
         saes="results/confirmation/candidate/manifest.json",
         model=f"results/subjects/{LANGUAGE}/model/manifest.json",
     output:
-        manifest="results/release/manifest.json",
-        card="results/release/README.md",
+        "results/release/manifest.json",
     log:
         "logs/release.log",
     benchmark:
@@ -24,4 +23,4 @@ rule release:
     message:
         "Release folder"
     shell:
-        "husai export --out {output.manifest:q} --device {resources.device} --threads {threads} > {log:q} 2>&1"
+        "husai export --out {output:q} --device {resources.device} --threads {threads} > {log:q} 2>&1"
