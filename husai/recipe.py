@@ -19,6 +19,7 @@ READ_ONLY = ("abstopk", "matching_pursuit")
 OPTIONS = {
     "aligned": False,
     "weight_decay": 0.0,
+    "whitening": False,
     "frozen_encoder": False,
     "soft_frozen": 0.0,
 }
@@ -66,6 +67,8 @@ class Recipe:
     weight_decay : float
         Weight of the squared weights of encoder and decoder in the loss (2603.04198). Decoder rows
         have length one here, so that only the encoder feels it.
+    whitening : bool
+        Train on whitened rows (2511.13981); the saved SAE reads and writes raw ones.
     frozen_encoder : bool
         Train everything but the encoder's weights (a control of 2602.14111).
     soft_frozen : float
@@ -105,6 +108,7 @@ class Recipe:
     frozen_decoder: bool = False
     aligned: bool = False
     weight_decay: float = 0.0
+    whitening: bool = False
     frozen_encoder: bool = False
     soft_frozen: float = 0.0
     consistency_weight: float = 0.0
@@ -145,6 +149,7 @@ class Recipe:
         words = {
             "aligned": self.aligned,
             f"decay{self.weight_decay:g}": self.weight_decay,
+            "whitened": self.whitening,
             "frozenencoder": self.frozen_encoder,
             f"soft{self.soft_frozen:g}": self.soft_frozen,
         }
@@ -280,8 +285,10 @@ def recipe_problems(r: dict) -> list[str]:
         out.append("a frozen encoder can be neither aligned nor decayed")
     if r["frozen_decoder"] and (r["frozen_encoder"] or r["soft_frozen"]):
         out.append("a frozen decoder leaves no frozen_encoder or soft_frozen beside it")
-    if r["aligned"] and r["architecture"] == "transcoder":
-        out.append("aligned needs an encoder and a decoder of one space, not a transcoder's")
+    if r["architecture"] == "transcoder" and (r["aligned"] or r["whitening"]):
+        out.append("aligned and whitening need one space, and a transcoder has two")
+    if r["whitening"] and r["consistency_weight"]:
+        out.append("whitening leaves no reference decoder of raw rows to align to")
     if r["b_dec_init"] not in ("geometric_median", "mean", "zero"):
         out.append(f"b_dec_init '{r['b_dec_init']}' is not geometric_median, mean or zero")
     if (r["architecture"] == "transcoder") != (r["target_hook_name"] is not None):
