@@ -16,6 +16,7 @@ READ_ONLY = ("abstopk", "matching_pursuit")
 FIXED_K = ("topk", "batchtopk", "transcoder")
 CALIBRATED = "calibrated"
 MATCHED = "matched"
+CONSENSUS = ("consensus_members", "consensus_min_share", "consensus_d_sae")
 RANDOM = "-random"  # suffix of a subject's randomised copy
 
 
@@ -57,6 +58,10 @@ class Recipe:
         this recipe.
     shared_data_order : bool
         All seeds read the rows in one order; by default each has its own.
+    consensus_members, consensus_min_share, consensus_d_sae
+        A consensus SAE per seed (:mod:`husai.passport.train_consensus`): of so many members, each
+        of the width ``consensus_d_sae``, the ``d_sae`` latents that recur in most of them, in at
+        least this share. 0 members: a plain recipe.
     tag : str
         Readable suffix of the id naming what deviates from the subject's default training.
     brought, content : str
@@ -91,6 +96,9 @@ class Recipe:
     tag: str = ""
     brought: str = ""
     content: str = ""
+    consensus_members: int = 0
+    consensus_min_share: float = 0.0
+    consensus_d_sae: int = 0
 
     def __post_init__(self):
         problems = recipe_problems(asdict(self))
@@ -111,6 +119,8 @@ class Recipe:
             parts.append(f"lambda{self.consistency_weight:g}")
         if self.frozen_decoder:
             parts.append("frozen")
+        if self.consensus_members:
+            parts.append(f"consensus{self.consensus_members}x{self.consensus_d_sae}")
         if self.tag:
             parts.append(self.tag)
         return "-".join(parts)
@@ -174,11 +184,22 @@ class Recipe:
             consistency_interval=Recipe.consistency_interval,
         )
 
+    @property
+    def member(self) -> Recipe:
+        """The plain recipe of a consensus SAE's members."""
+        return replace(self.without_consensus, d_sae=self.consensus_d_sae)
+
+    @property
+    def without_consensus(self) -> Recipe:
+        """The same recipe trained plainly, at the width of the consensus SAE."""
+        return replace(self, **dict.fromkeys(CONSENSUS, 0))
+
     def to_dict(self) -> dict:
-        """All fields as plain JSON values; those only a brought SAE has are left out of all
-        others.
+        """All fields as plain JSON values; those of brought SAEs and of consensus SAEs are left out
+        of all others.
         """
-        return {k: v for k, v in asdict(self).items() if v or k not in ("brought", "content")}
+        rare = ("brought", "content", *CONSENSUS)
+        return {k: v for k, v in asdict(self).items() if v or k not in rare}
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:
@@ -233,6 +254,23 @@ def recipe_problems(r: dict) -> list[str]:
         out.append("a consistency objective needs reference_seed")
     if r["b_dec_init"] not in ("geometric_median", "mean", "zero"):
         out.append(f"b_dec_init '{r['b_dec_init']}' is not geometric_median, mean or zero")
+    out += consensus_problems(r) if r["consensus_members"] else []
     if (r["architecture"] == "transcoder") != (r["target_hook_name"] is not None):
         out.append("target_hook_name belongs to, and is needed by, architecture transcoder")
+    return out
+
+
+def consensus_problems(r: dict) -> list[str]:
+    """What is wrong with the fields of a consensus recipe."""
+    out = []
+    if r["consensus_members"] < 2:
+        out.append(f"a consensus needs 2 members or more, got {r['consensus_members']}")
+    if not 0 < r["consensus_min_share"] <= 1:
+        out.append(f"consensus min_share must be in (0, 1], got {r['consensus_min_share']}")
+    if r["consensus_d_sae"] < 1:
+        out.append("a consensus needs the width of its members")
+    if r["k"] is None and r["l0_target"] is None:
+        out.append("a consensus needs k or l0_target: the L0 that it is refitted to")
+    if r["frozen_decoder"] or r["consistency_weight"] or r["architecture"] == "transcoder":
+        out.append("a consensus is made of plain SAEs of one hook")
     return out
