@@ -25,6 +25,7 @@ OPTIONS = {
 """Options of training, and the value at which each is off. A recipe names only those it uses."""
 CALIBRATED = "calibrated"
 MATCHED = "matched"
+CONSENSUS = ("consensus_members", "consensus_min_share", "consensus_d_sae")
 RANDOM = "-random"  # suffix of a subject's randomised copy
 
 
@@ -76,6 +77,10 @@ class Recipe:
         this recipe.
     shared_data_order : bool
         All seeds read the rows in one order; by default each has its own.
+    consensus_members, consensus_min_share, consensus_d_sae
+        A consensus SAE per seed (:mod:`husai.passport.train_consensus`): of so many members, each
+        of the width ``consensus_d_sae``, the ``d_sae`` latents that recur in most of them, in at
+        least this share. 0 members: a plain recipe.
     tag : str
         Readable suffix of the id naming what deviates from the subject's default training.
     brought, content : str
@@ -114,6 +119,9 @@ class Recipe:
     tag: str = ""
     brought: str = ""
     content: str = ""
+    consensus_members: int = 0
+    consensus_min_share: float = 0.0
+    consensus_d_sae: int = 0
 
     def __post_init__(self):
         problems = recipe_problems(asdict(self))
@@ -135,6 +143,8 @@ class Recipe:
         parts += self.options
         if self.frozen_decoder:
             parts.append("frozen")
+        if self.consensus_members:
+            parts.append(f"consensus{self.consensus_members}x{self.consensus_d_sae}")
         if self.tag:
             parts.append(self.tag)
         return "-".join(parts)
@@ -214,11 +224,21 @@ class Recipe:
             consistency_interval=Recipe.consistency_interval,
         )
 
+    @property
+    def member(self) -> Recipe:
+        """The plain recipe of a consensus SAE's members."""
+        return replace(self.without_consensus, d_sae=self.consensus_d_sae)
+
+    @property
+    def without_consensus(self) -> Recipe:
+        """The same recipe trained plainly, at the width of the consensus SAE."""
+        return replace(self, **dict.fromkeys(CONSENSUS, 0))
+
     def to_dict(self) -> dict:
         """All fields as plain JSON values, without the options that are off and without the fields
-        that only a brought SAE has, in all others.
+        that only brought SAEs or consensus SAEs have, in all others.
         """
-        left_out = ("brought", "content", *OPTIONS)
+        left_out = ("brought", "content", *CONSENSUS, *OPTIONS)
         return {k: v for k, v in asdict(self).items() if v or k not in left_out}
 
     @classmethod
@@ -284,6 +304,16 @@ def recipe_problems(r: dict) -> list[str]:
         out.append("aligned needs an encoder and a decoder of one space, not a transcoder's")
     if r["b_dec_init"] not in ("geometric_median", "mean", "zero"):
         out.append(f"b_dec_init '{r['b_dec_init']}' is not geometric_median, mean or zero")
+    plain = not (r["frozen_decoder"] or r["consistency_weight"] or r["target_hook_name"])
+    sized = r["consensus_members"] >= 2 and r["consensus_d_sae"] >= 1
+    aimed = r["k"] is not None or r["l0_target"] is not None
+    if r["consensus_members"] and not (
+        plain and sized and aimed and 0 < r["consensus_min_share"] <= 1
+    ):
+        out.append(
+            "a consensus needs 2 members or more, their width, a min_share in (0, 1], k or "
+            "l0_target, and plain members of one hook"
+        )
     if (r["architecture"] == "transcoder") != (r["target_hook_name"] is not None):
         out.append("target_hook_name belongs to, and is needed by, architecture transcoder")
     return out
