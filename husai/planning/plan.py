@@ -53,6 +53,11 @@ class Plan:
             self._train([recipe], self._frontier_seeds(recipe))
         self._train(self.brought_controls, config.frontier.seeds)
         self._train(self.scaling, config.scaling.seeds)
+        if "calibration" not in config.stages and self.pool_is_calibrated():
+            raise HusaiError(
+                "config: stages: frontier or scaling asks for 'calibrated', which the stage "
+                "calibration finds; add it, or give numbers"
+            )
 
     def _train(self, recipes: Iterable[Recipe], seeds: Iterable[int]) -> None:
         for recipe in recipes:
@@ -92,6 +97,8 @@ class Plan:
     def baseline(self) -> tuple[list[Recipe], list[int]]:
         """The baseline TopK of every subject and its frozen-decoder control."""
         b, out = self.config.baseline, []
+        if "baseline" not in self.config.stages:
+            return [], b.seeds
         for subject in b.subjects:
             sizes = {"d_sae": b.at("d_sae", subject), "k": b.at("k", subject)}
             out += [
@@ -104,6 +111,8 @@ class Plan:
     def ablations(self) -> tuple[list[Recipe], list[int]]:
         """The k grid and the d_sae grid of every subject."""
         a, out = self.config.ablations, []
+        if "ablations" not in self.config.stages:
+            return [], a.seeds
         for subject in a.subjects:
             grid = [(a.at("k_at_d_sae", subject), k) for k in a.k] + [
                 (d, a.d_sae_at_k) for d in a.d_sae
@@ -115,12 +124,16 @@ class Plan:
     def calibration_search(self) -> tuple[list[Recipe], list[int]]:
         """One recipe per candidate k."""
         c = self.config.calibration
+        if "calibration" not in self.config.stages:
+            return [], c.seeds
         return [self.recipe(c.subject, "topk", c.d_sae, k=k) for k in c.k], c.seeds
 
     @cached_property
     def calibration_retrain(self) -> tuple[list[Recipe], list[int]]:
         """The chosen k and its control at the default k, both on fresh seeds."""
         c = self.config.calibration
+        if "calibration" not in self.config.stages:
+            return [], c.retrain_seeds
         chosen = self.recipe(c.subject, "topk", c.d_sae, k=CALIBRATED)
         return [
             chosen,
@@ -131,6 +144,8 @@ class Plan:
     def l0_matched(self) -> tuple[list[Recipe], list[int]]:
         """Other architectures at the L0 of the chosen k."""
         c = self.config.calibration
+        if "calibration" not in self.config.stages:
+            return [], c.seeds
         return [
             self.sized(c.subject, a, c.d_sae, CALIBRATED) for a in c.match_architectures
         ], c.seeds
@@ -141,6 +156,8 @@ class Plan:
         reference.
         """
         c, out = self.config.consistency, []
+        if "consistency" not in self.config.stages:
+            return []
         for subject in c.subjects:
             for weight in dict.fromkeys([0.0, *c.weights]):
                 fields = {
@@ -164,6 +181,8 @@ class Plan:
         """Every recipe that is compared, and a frozen-decoder TopK for each width and L0 among
         them.
         """
+        if "frontier" not in self.config.stages:
+            return []
         recipes = compared_recipes(self.config, self.sized)
         return [*recipes, *dict.fromkeys(self.frozen_control(r) for r in recipes)]
 
@@ -183,6 +202,8 @@ class Plan:
     @cached_property
     def scaling(self) -> list[Recipe]:
         """Token budget x hook x d_sae, and a frozen-decoder control per hook and d_sae."""
+        if "scaling" not in self.config.stages:
+            return []
         s = self.config.scaling
         subject = self.config.external.subject
         out = []

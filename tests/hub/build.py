@@ -16,6 +16,7 @@ ENCODER = "tests/tiny-bert"
 DATASET = "tests/tiny-text"
 SAES = "tests/tiny-saes"
 HOOK = "blocks.1.hook_resid_post"
+TRAINED_HOOK = "blocks.0.hook_resid_post"
 SEPARATOR = "<|endoftext|>"
 WIDTH = 32
 SHAPE = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 64}
@@ -166,6 +167,36 @@ def saes(folder: Path, hook_name: str = HOOK, model_name: str = CAUSAL) -> Path:
                 cfg=metadata,
             )
             save_sae(sae, folder / f"{architecture}-seed{seed}" / hook_name)
+    return folder
+
+
+def trained_saes(folder: Path, model: Path, seeds: range, architecture: str = "topk") -> Path:
+    """Train SAEs on the causal model's activations at ``TRAINED_HOOK`` and write them as
+    ``seed{n}/`` in SAELens' format.
+    """
+    import torch
+    from transformers import AutoTokenizer, GPTNeoXModel
+
+    from husai.sae import Recipe, save_sae, train_ensemble
+
+    encoded = AutoTokenizer.from_pretrained(model)(documents(800, seed=3))["input_ids"]
+    network = GPTNeoXModel.from_pretrained(model).eval()
+    with torch.no_grad():
+        rows = [
+            network(torch.tensor([ids]), output_hidden_states=True).hidden_states[1][0, 1:]
+            for ids in encoded
+        ]
+    x = torch.cat(rows)
+    size = {"k": 4} if architecture in ("topk", "batchtopk") else {"sparsity_coefficient": 0.01}
+    recipe = Recipe("tiny", TRAINED_HOOK, architecture, 64, **size, steps=300, batch_size=512)
+    held_out = x[:1000]
+    for seed, sae in zip(
+        seeds,
+        train_ensemble(recipe, list(seeds), x[1000:], held_out=held_out, device="cpu").saes,
+        strict=True,
+    ):
+        sae.cfg = {"model_name": CAUSAL, "hook_name": TRAINED_HOOK, "seed": seed}
+        save_sae(sae, folder / f"seed{seed}")
     return folder
 
 
