@@ -97,7 +97,7 @@ def run(args: Namespace) -> int:
     command = _snakemake(home, args.out, files, args.cores)
     provenance.write_text(written, _as_yaml(settings, command))
     log(f"configuration in {written}; running Snakemake in {args.out}")
-    done = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "0"})
+    done = subprocess.run(command, env=_environment(home))
     if done.returncode:
         raise HusaiError(
             f"{args.out}: the run stopped (see above, and {args.out / 'logs'}); run the same "
@@ -178,7 +178,7 @@ def _snakemake(home: Path, out: Path, files: Sequence[Path], cores: int) -> list
     lock = [sys.executable, str(home / "workflow/exclusive.py"), str(out / ".snakemake/run.lock")]
     return [
         *lock,
-        *(sys.executable, "-m", "snakemake", "--nolock"),
+        *(sys.executable, "-m", "snakemake", "--nolock", "--logger", "husai"),
         *("--profile", str(home / "profiles/local")),
         *("--snakefile", str(home / "Snakefile")),
         *("--directory", str(out.resolve())),
@@ -187,11 +187,18 @@ def _snakemake(home: Path, out: Path, files: Sequence[Path], cores: int) -> list
     ]
 
 
+def _environment(home: Path) -> dict[str, str]:
+    """Snakemake finds the logger that shows stages instead of a diary on the search path."""
+    paths = [str(home / "workflow/logger"), os.environ.get("PYTHONPATH", "")]
+    search = os.pathsep.join(path for path in paths if path)
+    return {**os.environ, "PYTHONPATH": search, "PYTHONHASHSEED": "0"}
+
+
 def _as_yaml(settings: dict[str, Any], command: Sequence[str]) -> str:
     import yaml
 
     head = (
         "# Written by husai judge, to be laid over the shipped config/config.yaml. Edit it and run\n"
-        f"#   {shlex.join(command[3:])}\n"
+        f"#   {shlex.join(w for w in command[3:] if w not in ('--logger', 'husai'))}\n"
     )
     return head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

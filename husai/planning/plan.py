@@ -14,6 +14,7 @@ from husai.config import Config
 from husai.config.brought import Brought, bring
 from husai.errors import HusaiError, nearest
 from husai.planning.frontier import compared_recipes
+from husai.planning.left_out import LEFT_OUT
 from husai.recipe import CALIBRATED, FIXED_K, MATCHED, RANDOM, Recipe
 
 
@@ -40,6 +41,9 @@ class Plan:
     def __init__(self, config: Config):
         self.config = config
         self.trained: dict[tuple[str, str], Trained] = {}
+        for stage, nothing in LEFT_OUT.items():
+            if stage not in config.stages:
+                vars(self).update(nothing)  # what the cached properties below would hold
         for recipes, seeds in (
             self.baseline,
             self.ablations,
@@ -97,8 +101,6 @@ class Plan:
     def baseline(self) -> tuple[list[Recipe], list[int]]:
         """The baseline TopK of every subject and its frozen-decoder control."""
         b, out = self.config.baseline, []
-        if "baseline" not in self.config.stages:
-            return [], b.seeds
         for subject in b.subjects:
             sizes = {"d_sae": b.at("d_sae", subject), "k": b.at("k", subject)}
             out += [
@@ -111,8 +113,6 @@ class Plan:
     def ablations(self) -> tuple[list[Recipe], list[int]]:
         """The k grid and the d_sae grid of every subject."""
         a, out = self.config.ablations, []
-        if "ablations" not in self.config.stages:
-            return [], a.seeds
         for subject in a.subjects:
             grid = [(a.at("k_at_d_sae", subject), k) for k in a.k] + [
                 (d, a.d_sae_at_k) for d in a.d_sae
@@ -124,16 +124,12 @@ class Plan:
     def calibration_search(self) -> tuple[list[Recipe], list[int]]:
         """One recipe per candidate k."""
         c = self.config.calibration
-        if "calibration" not in self.config.stages:
-            return [], c.seeds
         return [self.recipe(c.subject, "topk", c.d_sae, k=k) for k in c.k], c.seeds
 
     @cached_property
     def calibration_retrain(self) -> tuple[list[Recipe], list[int]]:
         """The chosen k and its control at the default k, both on fresh seeds."""
         c = self.config.calibration
-        if "calibration" not in self.config.stages:
-            return [], c.retrain_seeds
         chosen = self.recipe(c.subject, "topk", c.d_sae, k=CALIBRATED)
         return [
             chosen,
@@ -144,8 +140,6 @@ class Plan:
     def l0_matched(self) -> tuple[list[Recipe], list[int]]:
         """Other architectures at the L0 of the chosen k."""
         c = self.config.calibration
-        if "calibration" not in self.config.stages:
-            return [], c.seeds
         return [
             self.sized(c.subject, a, c.d_sae, CALIBRATED) for a in c.match_architectures
         ], c.seeds
@@ -156,8 +150,6 @@ class Plan:
         reference.
         """
         c, out = self.config.consistency, []
-        if "consistency" not in self.config.stages:
-            return []
         for subject in c.subjects:
             for weight in dict.fromkeys([0.0, *c.weights]):
                 fields = {
@@ -181,8 +173,6 @@ class Plan:
         """Every recipe that is compared, and a frozen-decoder TopK for each width and L0 among
         them.
         """
-        if "frontier" not in self.config.stages:
-            return []
         recipes = compared_recipes(self.config, self.sized)
         return [*recipes, *dict.fromkeys(self.frozen_control(r) for r in recipes)]
 
@@ -202,8 +192,6 @@ class Plan:
     @cached_property
     def scaling(self) -> list[Recipe]:
         """Token budget x hook x d_sae, and a frozen-decoder control per hook and d_sae."""
-        if "scaling" not in self.config.stages:
-            return []
         s = self.config.scaling
         subject = self.config.external.subject
         out = []

@@ -28,9 +28,9 @@ def inputs(tmp_path_factory):
     build.causal_model(root / "model")
     text = "\n\n".join(build.documents(1500, seed=5))
     (root / "text.txt").write_text(text)
-    build.trained_saes(root / "topk", root / "model", range(4))
+    build.trained_saes(root / "topk", root / "model", range(2))
     build.trained_saes(root / "kept", root / "model", range(10, 13))
-    build.trained_saes(root / "relu", root / "model", range(3), "relu")
+    build.trained_saes(root / "relu", root / "model", range(2), "relu")
     return root
 
 
