@@ -84,6 +84,7 @@ def add_arguments(command: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Judge; the exit status is that of the run."""
     _check_packages()
+    from husai.config import load
     from husai.workflow_files import workflow_folder
 
     home = workflow_folder()
@@ -96,6 +97,7 @@ def run(args: Namespace) -> int:
     files = [written.resolve(), *(path.resolve() for path in args.configfile)]
     command = _snakemake(home, args.out, files, args.cores)
     provenance.write_text(written, _as_yaml(settings, command))
+    load([base, *files])
     log(f"configuration in {written}; running Snakemake in {args.out}")
     done = subprocess.run(command, env=_environment(home))
     if done.returncode:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from husai.activations import SPLITS
@@ -55,7 +56,7 @@ def survey(spec: dict, hook_name: str) -> Survey:
         record["n_ctx"] = subject.n_ctx
         write_text_of(Path(folder), loaded.tokenizer, build_corpus(spec["corpus"]), record, spec)
         rows = {
-            split: int(subject.usable(torch.from_numpy(tokens[:]).long()).sum())
+            split: int(subject.usable(torch.from_numpy(np.array(tokens)).long()).sum())
             for split, tokens in load_contexts(Path(folder)).items()
             if split in SPLITS
         }

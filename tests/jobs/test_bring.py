@@ -661,3 +661,11 @@ def test_stress_roles_of_a_brought_candidate_are_trained_here_at_its_width_and_l
             32,
             world.TRAINING["steps"],
         )
+
+
+def test_a_topk_stands_in_for_a_brought_architecture_that_is_not_trained_here():
+    brought = Recipe(
+        "language", world.HOOK, "abstopk", 32, k=4, l0_target=3.9, brought="b", content="c"
+    )
+    found = role_recipe("random_model", brought, brought, ConfirmationSpec(**CONFIRM))
+    assert (found.architecture, found.k, found.l0_target, found.brought) == ("topk", 4, None, "")
