@@ -28,7 +28,7 @@ test: $(READY) lint
 # Needs programs of Debian: a browser here, Slurm below. They are installed where they are missing.
 test-real: $(READY) .venv/.browser
 	command -v chromium > /dev/null || $(call debian,chromium)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser tests/real
 
 # SAEBench's own programs, for `husai official --python .official-venv`: about 7 GB.
 official-env: .official-venv/.ready

@@ -1,6 +1,7 @@
 """A model hub in a folder, for tests and offline runs: tiny models with random weights, a text data
-set and SAEs, in the layout of the hub's cache. ``python tests/hub/build.py FOLDER`` builds it;
-with ``HF_HOME=FOLDER HF_HUB_OFFLINE=1`` it is a hub.
+set and SAEs, in the layout of the hub's cache. ``python tests/hub/build.py FOLDER`` builds it,
+``python tests/hub/build.py b200 FOLDER`` what config/b200.yaml names; with ``HF_HOME=FOLDER
+HF_HUB_OFFLINE=1`` it is a hub.
 """
 
 from __future__ import annotations
@@ -209,5 +210,13 @@ def build(root: Path) -> Path:
     return root
 
 
+def b200(root: Path) -> Path:
+    """A hub that has what ``config/b200.yaml`` names, tiny: model and text; returns ``root``."""
+    causal_model(snapshot(root, "EleutherAI/pythia-70m-deduped"), n_layers=4)
+    text_dataset(snapshot(root, "monology/pile-uncopyrighted", "datasets"))
+    return root
+
+
 if __name__ == "__main__":
-    print(build(Path(sys.argv[1])))
+    made = b200 if sys.argv[1] == "b200" else build
+    print(made(Path(sys.argv[-1])))
