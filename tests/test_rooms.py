@@ -64,6 +64,7 @@ DOCUMENTED = (
     "stability.nulls.dictionaries",
     "stability.subspace",
     "passport.posterior",
+    "passport.train_consensus",
     "statistics.chance",
     "statistics.intervals",
     "statistics.resampling",
