@@ -125,6 +125,9 @@ class FrontierRecipe(Section):
     weight_decay: float = Field(
         0.0, ge=0, description="weight of the squared encoder weights in the loss"
     )
+    whitening: bool = Field(
+        False, description="training on whitened rows, folded into the weights when saved"
+    )
     frozen_encoder: bool = Field(
         False, description="a control: encoder weights stay where they started"
     )
