@@ -16,11 +16,12 @@ from husai.errors import HusaiError
 from husai.evidence import Evidence, Metric, read_metric
 from husai.gate.inputs import WEIGHTS
 from husai.gate.integrity import integrity_metrics
-from husai.probing.tables import probe_table
+from husai.probing.tables import probing_metrics
 from husai.provenance import failure, finite
 from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
 from husai.statistics.ensemble import SINGLE
-from husai.stress import stress_metrics
+from husai.statistics.recovered import faithfulness_metrics, losses_of
+from husai.stress import probing_difference, stress_metrics
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
 """How far a number derived again may lie from the one that was written: the sums of another machine
@@ -30,7 +31,7 @@ NOT_GATED = {"stability": SINGLE, "saebench": ("auc",)}
 """Metrics that are reported only, or (``shared_init_pairs``) judged as part of the integrity record,
 and that nothing stored beside them gives."""
 STRESS = ("random_model", "transcoder")
-KINDS = ("integrity", "stability", *STRESS, "ood", "saebench", "cebench")
+KINDS = ("integrity", "stability", *STRESS, "ood", "saebench", "cebench", "faithfulness")
 """Kinds that policies gate and that rest on trained SAEs."""
 _SEED = re.compile(r"seed-?\d+")
 
@@ -96,16 +97,23 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
         pair = [b for b in item.behind if b.kind == "stability"][:2]
         if len(pair) < 2 or pair[0].recipe_hash != item.recipe_hash:
             raise ValueError("it rests on no two stability records, the first of its own recipe")
-        return stress_metrics(item.kind, *(b.record for b in pair)), "two stability records"
+        metrics, source = (
+            stress_metrics(item.kind, *(b.record for b in pair)),
+            "two stability records",
+        )
+        if item.kind == "random_model" and "probing" in record:
+            metrics["delta_probing"] = probing_difference(record["probing"])
+            source += " and probes"
+        return metrics, source
     if item.kind == "ood":
         return _ood(record), "values per data set"
     if item.kind == "integrity":
         return _integrity(item), "inputs"
     own, control = _sides(item)
     if item.kind == "saebench":
-        pairs = {"frozen": control} | {n: f"{n}_auc" for n in ("dense", "neurons", "pca")}
-        tables = {n: probe_table(own, record["k"], against) for n, against in pairs.items()}
-        return {f"delta_vs_{n}": crossed_metric(*t) for n, t in tables.items()}, "records per seed"
+        return probing_metrics(own, control), "records per seed"
+    if item.kind == "faithfulness":
+        return faithfulness_metrics(losses_of(own), losses_of(control)), "losses per text"
     from husai.cebench.evidence import recipe_metrics
 
     return recipe_metrics(own, control), "records per seed"

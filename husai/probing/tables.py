@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from husai.evidence import Metric
+from husai.statistics import crossed_metric
+
 
 def aucs(record: dict, k: int, name: str = "auc") -> dict[str, float]:
     """``{data set: AUC}`` of one SAE (or of its baseline ``dense_auc``, ...) at a fixed k."""
@@ -38,3 +41,20 @@ def probe_table(
         table.append([ours[n] - theirs[n] for n in names])
     family = families(records[0])
     return np.array(table, dtype=np.float64), [family[n] for n in names]
+
+
+def probing_metrics(records: Sequence[dict], controls: Sequence[dict]) -> dict[str, Metric]:
+    """``delta_vs_frozen``, ``_neurons`` and ``_pca`` at the gate's k, ``delta_vs_dense`` at its own
+    larger k: paired, crossed over seeds and families.
+
+    The settings are those that the records were measured with; ``controls`` are the records of the
+    frozen-decoder control.
+    """
+    settings = records[0]["probing"]
+    k = settings["gate_k"]
+    compared = {"frozen": (k, controls), "dense": (settings.get("dense_k", k), "dense_auc")}
+    compared |= {name: (k, f"{name}_auc") for name in ("neurons", "pca")}
+    return {
+        f"delta_vs_{name}": crossed_metric(*probe_table(records, at, against))
+        for name, (at, against) in compared.items()
+    }

@@ -53,7 +53,7 @@ COLUMNS = {
     ],
 }
 AXES = {
-    "frontier": ("architecture", "d_sae", "target_l0"),
+    "frontier": ("architecture", "d_sae", "target_l0", "options"),
     "scaling": ("n_rows", "hook_name", "d_sae"),
 }
 MEASURED = (
@@ -152,6 +152,7 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
         "n_seeds": len(measured.seeds),
         "explained_variance": jackknife_t(measured.final("explained_variance")),
         "target_l0": measured.l0,
+        "options": "-".join(r.options) or "none",
         "l0": jackknife_t(measured.final("l0")),
         "auc": jackknife_t([float(np.mean(list(aucs(m, k).values()))) for m in measured.saebench]),
         "delta_vs_frozen": crossed_interval(frozen, family),
@@ -229,7 +230,7 @@ def selector_records(measured: Measured, control: Measured, k: int) -> list[dict
 
 def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list[dict]]:
     """Rows of the recipes that were measured, rows of those that failed, and the selectors' records
-    of the first.
+    of the first; controls whose weights are held in part are rows, but no candidates.
     """
     pool, stability, unstable = load_measured(inputs), load_records(inputs), failed_records(inputs)
     faithful = load_faithfulness(inputs)
@@ -250,7 +251,8 @@ def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list
         if measured.recipe.id in stability:
             row["S"] = stability[measured.recipe.id].metric("S")
         rows.append(row)
-        records += selector_records(measured, control, k)
+        if not measured.recipe.is_control:
+            records += selector_records(measured, control, k)
     return rows, failed, records
 
 
