@@ -177,7 +177,7 @@ def test_one_output_needs_only_its_own_jobs(tmp_path):
     found = jobs(
         snakemake(
             "-n",
-            "results/external/topk-d384-kcal/seed42/saebench.json",
+            "results/external/topk-d384-k16/seed42/saebench.json",
             "--configfile",
             overlay(tmp_path, "o.yaml", "frontier: {k: 32}\nscaling: {k: 32}\n"),
             directory=tmp_path,
@@ -205,7 +205,7 @@ def candidate(tmp_path):
         (folder / "ae.pt").write_text("weights")
         (folder / "config.json").write_text("{}")
     entry = (
-        f"{{path: {tmp_path}/mine, subject: language, hook: blocks.3.hook_resid_post, "
+        f"{{path: {tmp_path}/mine, subject: language, hook: blocks.0.hook_resid_post, "
         f"confirmation: {tmp_path}/kept}}"
     )
     return overlay(tmp_path, "candidate.yaml", f"external: {{candidates: [{entry}]}}\n"), tmp_path
