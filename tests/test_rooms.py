@@ -19,6 +19,7 @@ LIGHT = {
     "progress",
     "provenance",
     "recipe",
+    "recipe_problems",
     "sae_files",
 }
 """Modules that any room may import."""
@@ -64,6 +65,7 @@ DOCUMENTED = (
     "stability.nulls.dictionaries",
     "stability.subspace",
     "passport.posterior",
+    "passport.train_consensus",
     "statistics.chance",
     "statistics.intervals",
     "statistics.resampling",

@@ -18,3 +18,15 @@ class StageTable(NamedTuple):
     figures: Sequence[dict] = ()
     extra: dict[str, Any] | None = None
     """Further fields of the JSON."""
+
+
+def mark_pareto(
+    rows: list[dict], keys: Sequence[str] = ("delta_vs_frozen", "cebench_delta_vs_frozen")
+) -> None:
+    """Set ``pareto`` on every row no other row beats on all keys."""
+    points = [[row[key].value for key in keys] for row in rows]
+    for row, mine in zip(rows, points, strict=True):
+        row["pareto"] = not any(
+            all(o >= m for o, m in zip(other, mine, strict=True)) and other != mine
+            for other in points
+        )

@@ -9,7 +9,7 @@ from husai.config import load
 from husai.errors import HusaiError
 from husai.planning.plan import Plan
 from husai.planning.spec_builder import SpecBuilder
-from husai.recipe import Recipe
+from husai.recipe import ARCHITECTURES, Recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +112,17 @@ def test_the_frontier_compares_the_listed_recipes_and_shares_controls_of_equal_w
     assert p.frontier[1].hash == plain.hash
 
 
+def test_the_search_varies_width_l0_architecture_and_regulariser_with_five_seeds_each():
+    p = Plan(load([ROOT / "config/config.yaml", ROOT / "config/search.yaml"]))
+    tried = [r for r in p.frontier if not r.frozen_decoder]
+    assert len(tried) >= 24 and len(p.config.frontier.seeds) >= 5
+    assert {r.d_sae for r in tried} == {192, 384, 768, 1536}
+    assert {r.matched_l0 for r in tried} == {8.0, 16.0, 32.0, 64.0}
+    assert {r.architecture for r in tried} == set(ARCHITECTURES) - {"transcoder"}
+    assert all(p.trained_control("language", r.id) in p.frontier for r in tried)
+    assert not any(r.needs_calibration for r in p.frontier)
+
+
 def test_without_a_list_the_frontier_is_every_architecture_at_one_l0():
     p = plan({"frontier": {"recipes": None}})
     listed = [
@@ -134,6 +145,48 @@ def test_without_a_list_the_frontier_is_every_architecture_at_one_l0():
 def test_an_entry_that_is_no_recipe_of_its_own_is_refused_in_one_line(entry, message):
     with pytest.raises(HusaiError, match=message) as caught:
         plan({"frontier": {"recipes": [*ENTRIES, entry]}})
+    assert "\n" not in str(caught.value)
+
+
+CONSENSUS = {
+    "architecture": "relu",
+    "d_sae": 200,
+    "l0": 13,
+    "consensus": {"d_sae": 384, "groups": 3, "members": 4, "min_share": 0.75},
+}
+
+
+def test_a_consensus_is_an_ordinary_recipe_with_a_control_at_its_own_width():
+    p = plan({"frontier": {"recipes": [ENTRIES[0], CONSENSUS]}})
+    recipe = p.frontier[1]
+    assert recipe.id == "relu-d200-l0_13-consensus4x384"
+    assert p.get("language", recipe.id).seeds == p.config.frontier.seeds[:3]
+    assert recipe.member.to_dict() == p.recipe("language", "relu", 384, l0_target=13.0).to_dict()
+    control = p.trained_control("language", recipe.id)
+    assert (control.d_sae, control.k, control.consensus_members) == (200, 13, 0)
+    assert recipe in p.reproducible() and p.may_fail(recipe)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_recipes_without_a_consensus_have_the_hash_they_had():
+    plain = Recipe("s", "h", "topk", d_sae=64, k=8)
+    assert not any("consensus" in name for name in plain.to_dict())
+    assert plain.hash == "37fe955b3d79b071"
+    assert Recipe("s", "h", "relu", d_sae=64, l0_target=8.0).hash == "8f8f342af6fc9723"
+
+
+@pytest.mark.parametrize(
+    ("consensus", "message"),
+    [
+        ({"d_sae": 384, "members": 1}, r"consensus.members"),
+        ({"d_sae": 384, "groups": 99}, r"consensus.groups: 99 groups, but frontier.seeds has"),
+        ({"d_sae": 384, "min_share": 0}, r"consensus.min_share"),
+        ({}, r"consensus.d_sae: missing"),
+    ],
+)
+def test_a_consensus_that_cannot_be_made_is_refused_in_one_line(consensus, message):
+    with pytest.raises(HusaiError, match=message) as caught:
+        plan({"frontier": {"recipes": [{**CONSENSUS, "consensus": consensus}]}})
     assert "\n" not in str(caught.value)
 
 
