@@ -1,5 +1,6 @@
-"""Checks on the evidence as a whole: one code version, one configuration, every hash verified.
-Empty text means it holds.
+"""Checks on the evidence as a whole: one code version, one configuration, every hash verified. Each
+gets the records, what could not be read, and the candidate's entries in the confirmation ledger;
+empty text means it holds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from husai.evidence import Evidence
 from husai.gate.derived import derived
 from husai.gate.inputs import weights_behind
+from husai.gate.one_attempt import one_attempt
 from husai.provenance import canonical_json, hash_json
 
 SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -28,7 +30,9 @@ A partial rerun keeps them equal: whoever changes one runs every job again whose
 """
 
 
-def one_version(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
+def one_version(
+    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
+) -> str:
     """Fails when the evidence was made by several versions of the code, naming each."""
     versions: dict[str, set[str]] = defaultdict(set)
     for item in items:
@@ -36,7 +40,9 @@ def one_version(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
     return _several(versions, "code versions")
 
 
-def one_config(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
+def one_config(
+    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
+) -> str:
     """Fails when records name several run configurations, or cannot come from one configuration.
 
     Each kind of job hashes its own slice of the configuration, so hashes are compared within a
@@ -99,7 +105,9 @@ def _no_common_sae(items: Sequence[Evidence]) -> str:
     return f"fails: the evidence is about different SAEs, {named}"
 
 
-def verified(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
+def verified(
+    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
+) -> str:
     """Fails when a record is malformed, changed, unreadable, or rests on a file that is missing or
     changed.
     """
@@ -115,6 +123,7 @@ CHECKS = {
     "one_config": one_config,
     "verified": verified,
     "derived": derived,
+    "one_attempt": one_attempt,
 }
 
 

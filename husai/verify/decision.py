@@ -10,7 +10,7 @@ from typing import Any
 
 from husai.errors import HusaiError
 from husai.evidence import Evidence
-from husai.gate.bounds import level_of
+from husai.gate.bounds import standing
 from husai.gate.decision import Decision
 from husai.gate.derived import alike
 from husai.gate.evaluate import evaluate
@@ -36,8 +36,9 @@ def check_decisions(found: Findings) -> None:
             decision = read_json(path)
             policy = _policy(decision, [path.parent, copies / "policies", shipped_policies()])
             records = _records(decision, policy, base, whole=found.has_results)
-            alpha = level_of(policy, decision.get("candidate"), base / CONFIRMATION_LEDGER)
-            again = evaluate(policy, records, decision.get("candidate"), alpha=alpha)
+            about = decision.get("candidate")
+            said = standing(policy, about, base / CONFIRMATION_LEDGER)
+            again = evaluate(policy, records, about, **said)
         except (HusaiError, KeyError, TypeError, AttributeError) as error:
             found.notes.append(f"{found.name(path)}: the decision was not made again ({error})")
             continue
