@@ -1,7 +1,4 @@
-"""Checks on the evidence as a whole: one code version, one configuration, every hash verified. Each
-gets the records, what could not be read, and the candidate's entries in the confirmation ledger;
-empty text means it holds.
-"""
+"""One code version, one configuration and verified files behind all evidence of a decision."""
 
 from __future__ import annotations
 
@@ -9,9 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from husai.evidence import Evidence
-from husai.gate.derived import derived
 from husai.gate.inputs import weights_behind
-from husai.gate.one_attempt import one_attempt
 from husai.provenance import canonical_json, hash_json
 
 SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -116,15 +111,6 @@ def verified(
         bad.append("there is no evidence to verify")
     more = f"; and {len(bad) - 6} more" if len(bad) > 6 else ""
     return "fails: " + "; ".join(bad[:6]) + more if bad else ""
-
-
-CHECKS = {
-    "one_version": one_version,
-    "one_config": one_config,
-    "verified": verified,
-    "derived": derived,
-    "one_attempt": one_attempt,
-}
 
 
 def _made(item: Evidence, key: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from husai.evidence import Evidence
-from husai.gate.derived import STRESS
+from husai.gate.checks.derived import STRESS
 from husai.gate.inputs import weights_behind
 
 
