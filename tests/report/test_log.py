@@ -205,7 +205,7 @@ def test_the_passports_are_part_of_an_entry(places):
 
 
 def test_a_confirmation_attempt_is_part_of_its_runs_entry(places):
-    from husai.gate.ledger import begin_confirmation
+    from husai.gate.attempts import begin_confirmation
 
     start_run(*places)
     for _ in range(2):
