@@ -306,8 +306,8 @@ def test_unsound_recipes_are_refused_in_one_line(fields, message):
 
 def test_a_run_may_leave_stages_out():
     few = {"stages": ["frontier"], "gate": {"policies": ["strict"]}}
-    assert set(plan({**few, "frontier": {"k": 8}}).trained) == {
-        ("language", r.id) for r in plan({**few, "frontier": {"k": 8}}).frontier
+    assert set(plan({**few, "frontier": {"recipes": None, "k": 8}}).trained) == {
+        ("language", r.id) for r in plan({**few, "frontier": {"recipes": None, "k": 8}}).frontier
     }
     with pytest.raises(HusaiError, match="calibrated"):
-        plan({**few, "frontier": {"k": "calibrated"}})
+        plan({**few, "frontier": {"recipes": None, "k": "calibrated"}})
