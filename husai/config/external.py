@@ -31,6 +31,11 @@ class GateProbe(Section):
         16, description="the fixed k of the strict policy; must be one of ks"
     )
     penalty: Literal["l1", "l2"] = Field("l1", description="penalty of the SAE probes")
+    pooling: Literal["mean", "last"] = Field(
+        "mean",
+        description="what a probe reads of a row: the mean over its tokens (of their codes or "
+        "activations), as SAEBench, or the last token, as sae-probes",
+    )
 
 
 class Probes(GateProbe):

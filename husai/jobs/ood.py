@@ -64,7 +64,6 @@ def ood_job(
     """
     from husai.compute import resolve_device, use_threads
     from husai.probing import datasets
-    from husai.probing.encoders import SAEEncoder
     from husai.probing.files import load_probe_data, probe_path
     from husai.probing.solver import unconverged
     from husai.statistics import crossed_metric, jackknife_t
@@ -75,24 +74,30 @@ def ood_job(
     if not sae_dirs:
         raise HusaiError("ood: no SAE was given; name at least one seed of the candidate")
     saes = [identified(d, spec, where) for d in sae_dirs]
-    encoders, first = [SAEEncoder(sae.sae) for sae in saes], saes[0]
+    first = saes[0]
     names = datasets.check_names(
         spec.ood or datasets.ood_names(), "external.datasets.ood: data set"
     )
     pairs = [
         tuple(
-            load_probe_data(probes, first.hook_name, n, spec.max_rows, ood=o) for o in (False, True)
+            load_probe_data(probes, first.hook_name, n, spec.pooling, spec.max_rows, ood=o)
+            for o in (False, True)
         )
         for n in names
     ]
     with unconverged():
         dense = [out_of_domain.dense_drop(*pair) for pair in pairs]
         drops = [
-            out_of_domain.sae_drops(e, pairs, spec.gate_k, penalty=spec.penalty, device=where)
-            for e in encoders
+            [
+                out_of_domain.sae_drop(
+                    sae.sae, *pair, spec.gate_k, penalty=spec.penalty, device=where
+                )
+                for pair in pairs
+            ]
+            for sae in saes
         ]
     table = [out_of_domain.excess_drops(found, dense).tolist() for found in drops]
-    alphabetical = _alphabetical(spec, encoders, first.hook_name, probes, where)
+    alphabetical = _alphabetical(spec, [sae.sae for sae in saes], first.hook_name, probes, where)
     old = [a["ood_drop"] for a in alphabetical]
     record = new_record(
         "ood",
@@ -138,7 +143,7 @@ def _rows(
     ]
 
 
-def _alphabetical(spec, encoders: Sequence, hook: str, probes, where) -> list[dict]:
+def _alphabetical(spec, saes: Sequence, hook: str, probes, where) -> list[dict]:
     """The original's drop for every SAE, on all data sets the spec names."""
     from husai.compute import side_by_side
     from husai.probing import datasets
@@ -150,16 +155,14 @@ def _alphabetical(spec, encoders: Sequence, hook: str, probes, where) -> list[di
 
     wanted = list(dict.fromkeys([*spec.selection, *spec.confirmation, *spec.ood]))
     names = datasets.check_names(wanted or datasets.ood_names(), "ood: data set")
-    rows: list[list[dict]] = [[] for _ in encoders]
+    rows: list[list[dict]] = [[] for _ in saes]
     dense: dict[str, dict] = {}
     for block in blocks(names):
-        sources = list(probe_data(probes, hook, block, spec.max_rows))
+        sources = list(probe_data(probes, hook, block, spec.pooling, spec.max_rows))
         with unconverged():
             found = side_by_side(dense_probe, sources)
         dense |= {data.name: fit._asdict() for data, fit in zip(sources, found, strict=True)}
-        for mine, encoder in zip(rows, encoders, strict=True):
-            results = probe_datasets(
-                encoder, sources, CYCLE3_KS, penalty=spec.penalty, device=where
-            )
+        for mine, sae in zip(rows, saes, strict=True):
+            results = probe_datasets(sae, sources, CYCLE3_KS, penalty=spec.penalty, device=where)
             mine += [result._asdict() for result in results]
     return [out_of_domain.alphabetical_drop(mine, dense) for mine in rows]

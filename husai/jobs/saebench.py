@@ -174,11 +174,11 @@ def _probe_missing(
     out_dir: Path,
 ) -> None:
     """Probe the data sets that have no result yet, keeping each block as it is done."""
-    from husai.probing.encoders import SAEEncoder
+    from husai.probing.encoders import codes_of
     from husai.probing.files import probe_data
     from husai.probing.protocol import probe_datasets
 
-    encoder, hook = SAEEncoder(measured.sae), measured.hook_name
+    sae, hook = measured.sae, measured.hook_name
     progress = Progress(len(partial.keys), "sparse probing: data sets")
     progress.update(len(partial.keys) - len(partial.missing))
 
@@ -189,13 +189,14 @@ def _probe_missing(
         partial.add(rows)
         progress.update(len(rows))
 
-    options = {"penalty": settings["penalty"], "seed": settings["probe_seed"], "device": where}
-    sources = probe_data(probes, hook, partial.missing, settings["max_rows"])
+    options = {"penalty": settings["penalty"], "seed": settings["probe_seed"]}
+    sources = probe_data(probes, hook, partial.missing, settings["pooling"], settings["max_rows"])
     if settings["engine"] == "fast":
-        probe_datasets(encoder, sources, settings["ks"], on_done=keep, **options)
+        probe_datasets(sae, sources, settings["ks"], device=where, on_done=keep, **options)
         return
     from husai.official.engine import probe_officially, results_dir
 
     for source in sources:
         results = results_dir(out_dir / "official", {**content, "activations": hashes[source.name]})
-        keep(probe_officially(encoder, source, hook, settings["ks"], results=results, **options))
+        codes = codes_of(sae, source, where)
+        keep(probe_officially(codes, source, hook, settings["ks"], results=results, **options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from husai.config.data_sets import resolved_data_sets
+from husai.config.external import GateProbe
 from husai.config.fields import Section
 from husai.planning import specs
 from husai.planning.plan import Plan
@@ -50,7 +51,13 @@ class SpecBuilder:
 
     def probes(self) -> str:
         """Which rows get probe activations."""
-        return specs.ProbesSpec(**self.sets, hooks=self.plan.pool_hooks()).text()
+        stored = self.config.activations.get(self.config.external.subject)
+        return specs.ProbesSpec(
+            **self.sets,
+            hooks=self.plan.pool_hooks(),
+            pooling=self.config.external.probing.pooling,
+            **({"dtype": stored.dtype} if stored else {}),
+        ).text()
 
     def train(self, subject: str, recipe_id: str) -> str:
         """A recipe and its seeds."""
@@ -152,8 +159,9 @@ class SpecBuilder:
 
     def ood(self) -> str:
         """Out-of-domain probing of the candidate."""
-        probing = self.config.external.probing
-        return specs.OODSpec(**self.sets, gate_k=probing.gate_k, penalty=probing.penalty).text()
+        probing = fields(self.config.external.probing)
+        read = {name: probing[name] for name in GateProbe.model_fields}
+        return specs.OODSpec(**self.sets, **read).text()
 
     def selection(self) -> str:
         """How the candidate is chosen."""

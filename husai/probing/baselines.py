@@ -1,5 +1,5 @@
 """What an SAE is compared with, per data set: dense logistic probe, top-k neurons and PCA-k, on the
-subject's own activations.
+subject's own activations, pooled as the codes of SAEs are.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 
 from husai.compute import side_by_side
 from husai.probing import scores
-from husai.probing.encoders import Neurons
-from husai.probing.protocol import ProbeData, as_array, probe_data_set, score_probes
+from husai.probing.encoders import ProbeData
+from husai.probing.protocol import as_array, probe_codes, score_probes
 from husai.probing.solver import C_GRID, Features, fit_probes, unconverged, validation_rows
 from husai.probing.splits import PROBE_SEED, probe_split
 
@@ -35,7 +35,7 @@ def dense_probe(data: ProbeData, *, seed: int = PROBE_SEED) -> DenseResult:
     Solved by scikit-learn itself: where L-BFGS stops short of the optimum moves the AUC by more
     than the tolerance we claim, and it is done once per subject, hook and data set."""
     train, test = probe_split(data.y, seed, name=data.name)
-    x, y = data.x.float().cpu().numpy(), data.y
+    x, y = as_array(data.activations()), data.y
     return fit_dense(x[train], y[train], x[test], y[test], seed)[0]
 
 
@@ -49,7 +49,7 @@ def fit_dense(x_train, y_train, x_test, y_test, seed: int = PROBE_SEED):
     n_fit = len(x_train) - validation_rows(len(x_train))
     held, y_held = x_train[n_fit:], y_train[n_fit:]
     aucs = [
-        scores.trapezoid_auc(
+        scores.auc(
             classifier(C, x_train[:n_fit], y_train[:n_fit]).predict_proba(held)[:, 1], y_held
         )
         for C in C_GRID
@@ -63,13 +63,8 @@ def fit_dense(x_train, y_train, x_test, y_test, seed: int = PROBE_SEED):
 def test_scores(classifier, x, y, val_auc: float) -> tuple[float, float, float, float]:
     """AUC, the given validation AUC, accuracy and weighted F1 of a scikit-learn classifier."""
     y, called = np.asarray(y), np.atleast_1d(classifier.decision_function(x)) > 0
-    auc = scores.trapezoid_auc(classifier.predict_proba(x)[:, 1], y)
-    return (
-        auc,
-        float(val_auc),
-        float(scores.accuracy(called, y)),
-        float(scores.weighted_f1(called, y)),
-    )
+    auc = scores.auc(classifier.predict_proba(x)[:, 1], y)
+    return auc, float(val_auc), scores.accuracy(called, y), scores.weighted_f1(called, y)
 
 
 def principal_components(data: ProbeData, max_k: int, seed: int = PROBE_SEED) -> Features:
@@ -77,7 +72,7 @@ def principal_components(data: ProbeData, max_k: int, seed: int = PROBE_SEED) ->
     ``find_best_pcareg`` projects them.
     """
     train, test = probe_split(data.y, seed, name=data.name)
-    x, y = data.x.double(), np.asarray(data.y).astype(np.int64)
+    x, y = data.activations().double(), np.asarray(data.y).astype(np.int64)
     mean, scale = x[train].mean(0), x[train].std(0, correction=0)
     x = (x - mean) / torch.where(scale > 0, scale, 1.0)
     variances, directions = torch.linalg.eigh(x[train].T @ x[train])
@@ -104,7 +99,7 @@ def baseline_rows(
     def measure(data: ProbeData) -> dict:
         leading = principal_components(data, max(ks), seed)
         pca = score_probes(leading, ks, fit_probes(leading, ks, penalty=penalty, seed=seed))
-        neurons = probe_data_set(Neurons(data.x.shape[1]), data, ks, penalty=penalty, seed=seed)
+        neurons = probe_codes(data.activations(), data, ks, penalty=penalty, seed=seed)
         return {
             "dataset": data.name,
             "family": data.family,

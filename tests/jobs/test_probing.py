@@ -8,7 +8,6 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from husai import provenance
 from husai.errors import HusaiError
@@ -19,8 +18,7 @@ from husai.official.engine import results_dir
 from husai.official.results import to_saebench_schema
 from husai.planning.specs import ProbingSpec, read_spec
 from husai.probing import datasets
-from husai.probing.encoders import SAEEncoder
-from husai.probing.files import load_probe_data
+from husai.probing.files import load_probe_data, save_probe_data
 from husai.probing.paired import cycle3_summary, validation_k
 from husai.probing.protocol import probe_datasets
 from husai.sae import SAE, save_sae
@@ -50,10 +48,10 @@ def world(tmp_path_factory):
     for name, direction in zip(NAMES, directions, strict=True):
         y = datasets.load_dataset(name).y[:420]
         x = rng.normal(size=(420, D_IN)) + 0.7 * y[:, None] * direction
-        save_file(
-            {"x": torch.tensor(x, dtype=torch.float32), "y": torch.tensor(y)},
-            hook / f"{name}.safetensors",
-        )
+        # Two tokens a row, the second of which carries the label twice as strongly.
+        tokens = torch.tensor(np.stack([0.5 * x, x], 1).reshape(-1, D_IN), dtype=torch.float32)
+        path = hook / f"{name}.safetensors"
+        save_probe_data(path, tokens, torch.arange(0, 2 * 420 + 1, 2), y, "mean")
     for seed in (0, 1):
         save_sae(relu_sae(seed), root / f"sae{seed}")
     baselines_job(
@@ -128,12 +126,12 @@ def test_an_interrupted_evaluation_goes_on_with_the_missing_data_sets(world, tmp
     whole = run(world, tmp_path / "whole.json")
     seen = []
 
-    def stop_after_two(probes, hook, names, max_rows=None):
+    def stop_after_two(probes, hook, names, *options):
         for i, name in enumerate(names):
             if i == 2 and not seen:
                 seen.append("stopped")
                 raise KeyboardInterrupt
-            yield load_probe_data(probes, hook, name, max_rows)
+            yield load_probe_data(probes, hook, name, *options)
 
     monkeypatch.setattr("husai.probing.files.probe_data", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
@@ -141,9 +139,9 @@ def test_an_interrupted_evaluation_goes_on_with_the_missing_data_sets(world, tmp
     assert set(json.loads((tmp_path / "cut.partial.json").read_text())) == set(NAMES[:2])
     loaded = []
 
-    def count(probes, hook, names, max_rows=None):
+    def count(probes, hook, names, *options):
         loaded.extend(names)
-        return (load_probe_data(probes, hook, name, max_rows) for name in names)
+        return (load_probe_data(probes, hook, name, *options) for name in names)
 
     monkeypatch.setattr("husai.probing.files.probe_data", count)
     assert run(world, tmp_path / "cut.json")["per_dataset"] == whole["per_dataset"]
@@ -154,8 +152,9 @@ def test_changed_activations_make_the_baselines_stale(world, tmp_path):
     probes = tmp_path / "toy" / "probes" / HOOK
     probes.mkdir(parents=True)
     for name in NAMES:
-        data = load_probe_data(world / "toy" / "probes", HOOK, name)
-        save_file({"x": data.x + 1.0, "y": torch.tensor(data.y)}, probes / f"{name}.safetensors")
+        data = load_probe_data(world / "toy" / "probes", HOOK, name, "mean")
+        path = probes / f"{name}.safetensors"
+        save_probe_data(path, data.tokens + 1.0, data.offsets, data.y, "mean")
     with pytest.raises(
         HusaiError, match=r"no baseline for the present activations of data set '96_spam_is'"
     ):
@@ -174,6 +173,7 @@ def test_changed_activations_make_the_baselines_stale(world, tmp_path):
         ({"hook_name": "blocks.0.hook_resid_pre"}, "blocks.0.hook_resid_pre"),
         ({"gate_k": 16}, "gate_k: 16 is not among"),
         ({"ks": [1, 2], "gate_k": 2}, "baselines were measured with ks"),
+        ({"pooling": "last"}, "holds tokens for pooling 'mean'|measured with pooling = mean"),
         ({"penalty": "l0"}, "penalty: got \"l0\", it should be 'l1' or 'l2'"),
         ({"engine": "turbo"}, "engine: got \"turbo\", it should be 'fast' or 'official'"),
         ({"datasets": ["87_glue_colla"]}, "87_glue_cola"),
@@ -339,8 +339,8 @@ def test_official_engine_agrees_and_leaves_sae_probes_as_it_was(world, tmp_path)
     assert len(utils_data.get_yvals("87_glue_cola")) == 5000
     other = run(world, tmp_path / "other.json", "sae1", {**SPEC, "engine": "official"})
     mine = probe_datasets(
-        SAEEncoder(relu_sae(1)),
-        [load_probe_data(world / "toy" / "probes", HOOK, n) for n in NAMES],
+        relu_sae(1),
+        [load_probe_data(world / "toy" / "probes", HOOK, n, "mean") for n in NAMES],
         [1, 4],
     )
     assert [r["latents"] for r in other["per_dataset"]] == [r.latents for r in mine]

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from husai.errors import HusaiError
 from husai.jobs.ood import ood_job
 from husai.planning.specs import OODSpec
 from husai.probing import datasets, splits
-from husai.probing.encoders import Neurons
-from husai.probing.protocol import ProbeData
+from husai.probing.encoders import ProbeData
+from husai.probing.files import save_probe_data
 from husai.sae import SAE, save_sae
 from husai.stress import out_of_domain
 
@@ -32,7 +31,8 @@ def planted(n, direction, seed, shift=0.0, name="87_glue_cola"):
     y = rng.permutation(np.arange(n) % 2)
     axis = (1 - shift) * direction + shift * np.roll(direction, 1)
     x = rng.normal(size=(n, len(direction))) + 1.5 * y[:, None] * axis
-    return ProbeData(name, datasets.family(name), torch.tensor(x, dtype=torch.float32), y)
+    tokens = torch.tensor(x, dtype=torch.float32)
+    return ProbeData(name, datasets.family(name), tokens, torch.arange(n + 1), y)
 
 
 def test_training_rows_come_from_the_first_1500_and_never_test_in_domain():
@@ -55,8 +55,10 @@ def test_a_probe_on_the_moved_signal_loses_auc_and_the_same_features_lose_no_mor
         planted(300, direction, 1),
         planted(300, direction, 2, shift=1.0),
     )
-    (kept,) = out_of_domain.sae_drops(Neurons(D_IN), [(data, same)], k=1)
-    (lost,) = out_of_domain.sae_drops(Neurons(D_IN), [(data, moved)], k=1)
+    eye = torch.eye(D_IN)
+    sae = SAE("relu", eye, eye.clone(), torch.zeros(D_IN), torch.zeros(D_IN))
+    kept = out_of_domain.sae_drop(sae, data, same, k=1)
+    lost = out_of_domain.sae_drop(sae, data, moved, k=1)
     assert abs(kept["id"] - kept["ood"]) < 0.06
     assert lost["id"] - lost["ood"] > 0.2
     dense = out_of_domain.dense_drop(data, moved)
@@ -109,7 +111,8 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
         direction = rng.normal(size=D_IN) / 3
         for label, n, shift in ((name, 900, 0.0), (f"{name}_OOD", 300, 0.5)):
             data = planted(n, direction, i, shift)
-            save_file({"x": data.x, "y": torch.tensor(data.y)}, probes / f"{label}.safetensors")
+            path = probes / f"{label}.safetensors"
+            save_probe_data(path, data.tokens, data.offsets, data.y, "mean")
     directories = []
     for seed in (0, 1, 2):
         g = torch.Generator().manual_seed(seed)
