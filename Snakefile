@@ -22,6 +22,7 @@ include: "rules/confirmation.smk"
 include: "rules/stress.smk"
 include: "rules/passport.smk"
 include: "rules/gate.smk"
+include: "rules/release.smk"
 include: "rules/report.smk"
 
 
@@ -42,6 +43,7 @@ rule all:
     input:
         "reports/gate_report.html",
         "reports/passport.html",
+        "results/release/manifest.json",
         "reports/experiment_log.md",
         "reports/dag.svg",
         "results/gate/asserted.json",

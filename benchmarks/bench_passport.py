@@ -3,31 +3,40 @@ seeds to another, and time and memory.
 
 Usage:
   python benchmarks/bench_passport.py planted [--campaigns 20] [--json FILE]
+  python benchmarks/bench_passport.py predict [--cache DIR] [--steps 1500] [--json FILE]
   python benchmarks/bench_passport.py predict DIR --activations STORE [--json FILE]
   python benchmarks/bench_passport.py cost [--d-sae 16384] [--d-in 2304] [--seeds 8] [--device auto]
 
 ``planted`` runs that many campaigns of each of the plans below; each certifies eight planted SAEs
-and holds the certificates against 40 further seeds. ``predict`` takes a folder of trained SAEs
-(``seed*/``), splits it into two halves and certifies each half for the other."""
+and holds the certificates against 40 further seeds. ``predict`` trains sixteen fresh seeds of a
+stable and of an unstable recipe on the configured subject (or takes a folder of trained SAEs,
+``seed*/``), splits them into two halves and certifies each half for the other. What it made is kept
+in the cache: started again, it goes on where it was."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from husai.activations import ActivationStore
 from husai.compute import resolve_device
+from husai.config import load
 from husai.errors import HusaiError
 from husai.passport import certify
 from husai.passport.certify import measured, relatives
 from husai.passport.planted import Plan, campaign, mean_outcome
 from husai.passport.prediction import prediction
-from husai.provenance import finite, write_json
+from husai.planning.plan import Plan as Work
+from husai.planning.spec_builder import SpecBuilder
+from husai.planning.specs import TrainSpec
+from husai.provenance import finite, read_json, write_json
 from husai.sae import SAE, load_sae
 
 PLANS = {
@@ -49,6 +58,14 @@ PLANS = {
     ),
     "all private": Plan(shared=0.0, duplicate=0.0, split=0.0, faint=0.05),
 }
+
+
+CONFIG = Path(__file__).parents[1] / "config/config.yaml"
+RECIPES = {"stable": ("relu", 384, 13), "unstable": ("topk", 384, 16)}
+"""Architecture, width and L0 of the two recipes of the prediction: of the first most latents come
+back, of the second few, so that certificates have to tell them apart."""
+FRESH = range(700_001, 700_017)
+"""Seeds that no configuration trains."""
 
 
 def run_planted(campaigns: int) -> list[dict]:
@@ -83,6 +100,43 @@ def _line(name: str, found: list) -> dict:
     }
 
 
+def run_verb(cache: Path, out: str, verb: str, spec: str, *options: str) -> None:
+    """Run ``husai VERB`` in ``cache`` unless it ended there before with the same spec."""
+    done = cache / out
+    if done.is_file() and read_json(done)["config"] == json.loads(spec):
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "husai", verb, "--spec", spec, "--out", out, *options]
+    if subprocess.run(command, cwd=cache).returncode:
+        raise HusaiError(f"husai {verb} failed in {cache}; its message stands above")
+
+
+def fresh_saes(
+    cache: Path, config_files: Sequence[Path], steps: int, device: str
+) -> tuple[list[Path], Path]:
+    """Folders of the two recipes' SAEs, trained on the subject of the external benchmarks, and the
+    store of held-out rows."""
+    config = load(config_files)
+    work, subject = Work(config), config.external.subject
+    specs, hook = SpecBuilder(work), config.subjects[subject].hooks[0]
+    made = f"results/subjects/{subject}"
+    run_verb(
+        cache, f"{made}/model/manifest.json", "subject", specs.subject(subject), "--device", device
+    )
+    rows = ("--model", f"{made}/model", "--hook", hook, "--device", device)
+    stored = f"{made}/activations/{hook}"
+    run_verb(cache, f"{stored}/manifest.json", "activations", specs.activations(subject), *rows)
+    folders = []
+    for architecture, d_sae, l0 in RECIPES.values():
+        recipe = work.sized(subject, architecture, d_sae, l0, steps=steps)
+        spec = TrainSpec(recipe=recipe, seeds=list(FRESH)).text()
+        out = f"results/saes/{subject}/{recipe.id}"
+        given = ("--activations", stored, "--device", device)
+        run_verb(cache, f"{out}/manifest.json", "train", spec, *given)
+        folders.append(cache / out)
+    return folders, cache / stored / "held_out"
+
+
 def run_predict(directory: Path, activations: Path, device: torch.device) -> list[dict]:
     """Both directions between two halves of the seeds in ``directory``."""
     paths = sorted(
@@ -99,19 +153,38 @@ def run_predict(directory: Path, activations: Path, device: torch.device) -> lis
     sets = [range(half), range(half, 2 * half)]
     results = []
     for first, second in (sets, sets[::-1]):
-        one = prediction(found, first, second)
-        results.append(one.summary())
-        share = sum(one.certified) / sum(one.living)
-        print(
-            f"{directory.name}: certified {share:.1%} of {sum(one.living)} latents, of which "
-            f"{one.held_share:.1%} hold in {len(second)} other seeds (all latents: "
-            f"{sum(one.base_rate) / len(one.base_rate):.1%}); calibration error "
-            f"{one.calibration_error:.3f}; AUC "
-            + ", ".join(f"{m} seeds {value:.3f}" for m, value in one.auc.items())
-        )
-        for line in one.calibration:
-            print(f"  theta {line.theta:.3f}: observed {line.observed:.3f} ({line.latents})")
+        found_here = prediction(found, first, second)
+        results.append({"recipe": directory.name} | found_here.summary())
+        _print_prediction(directory.name, found_here)
     return results
+
+
+def _print_prediction(name: str, one) -> None:
+    """One direction of a prediction as a row of a table, and its calibration curve as another."""
+    print("| recipe | latents | certified | of which hold | all latents that hold | AUC |")
+    print("|---|---|---|---|---|---|")
+    share, base = sum(one.certified) / sum(one.living), sum(one.base_rate) / len(one.base_rate)
+    ranks = ", ".join(f"{m} seeds {value:.3f}" for m, value in one.auc.items())
+    print(
+        f"| {name} | {sum(one.living)} | {share:.1%} | {one.held_share:.1%} | {base:.1%} | {ranks} |"
+    )
+    print(f"\nCalibration, mean error {one.calibration_error:.3f}:\n")
+    for title in ("theta", "observed", "latents"):
+        values = [getattr(line, title) for line in one.calibration]
+        cells = [f"{v}" if title == "latents" else f"{v:.2f}" for v in values]
+        print(f"| {title} | " + " | ".join(cells) + " |")
+    print(flush=True)
+
+
+def both_predictions(args: argparse.Namespace, device: torch.device) -> list[dict]:
+    """The prediction for the folder given, or for the two recipes trained here."""
+    if args.directory is not None:
+        if args.activations is None:
+            raise HusaiError("predict DIR needs --activations STORE: held-out rows of the hook")
+        return run_predict(args.directory, args.activations, device)
+    files = [CONFIG, *args.configfile]
+    folders, rows = fresh_saes(args.cache, files, args.steps, args.device)
+    return [one for folder in folders for one in run_predict(folder, rows, device)]
 
 
 def run_cost(d_sae: int, d_in: int, seeds: int, rows: int, k: int, device: torch.device) -> dict:
@@ -149,7 +222,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("planted", "predict", "cost"))
     parser.add_argument("directory", nargs="?", type=Path, help="folder of SAEs, for predict")
-    parser.add_argument("--activations", type=Path, help="activation store, for predict")
+    parser.add_argument("--activations", type=Path, help="activation store, with a folder")
+    parser.add_argument("--cache", type=Path, default=Path(".bench/passport"), help="for predict")
+    parser.add_argument(
+        "--configfile", nargs="+", type=Path, default=[], help="laid over config/config.yaml"
+    )
+    parser.add_argument("--steps", type=int, default=1500, help="of training, for predict")
     parser.add_argument("--campaigns", type=int, default=20, help="per plan")
     parser.add_argument("--d-sae", type=int, default=16384)
     parser.add_argument("--d-in", type=int, default=2304)
@@ -165,10 +243,8 @@ def main() -> int:
             found = run_planted(args.campaigns)
         elif args.what == "cost":
             found = run_cost(args.d_sae, args.d_in, args.seeds, args.rows, args.k, device)
-        elif args.directory is None or args.activations is None:
-            raise HusaiError("predict needs a folder of SAEs and --activations STORE")
         else:
-            found = run_predict(args.directory, args.activations, device)
+            found = both_predictions(args, device)
     except HusaiError as error:
         print(f"bench_passport: {error}", file=sys.stderr)
         return 1

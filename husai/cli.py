@@ -30,6 +30,8 @@ VERBS = {
     "gate": "Judge a candidate: policy x evidence -> decision; `gate selftest` and `gate assert` "
     "beside it.",
     "passport": "Certify single latents: which of them reappear in fresh seeds.",
+    "export": "Write the representative SAE with its passports, model card and verdict.",
+    "publish": "Upload an exported SAE to the model hub.",
     "claim": "Record a claim, if and only if the strict gate passed for its evidence.",
     "report": "Write the gate report.",
     "log": "Write the experiment log, or note an event of a run.",

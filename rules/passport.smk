@@ -3,7 +3,8 @@
 
 rule passport:
     input:
-        "results/confirmation/candidate/manifest.json",
+        saes="results/confirmation/candidate/manifest.json",
+        model=f"results/subjects/{LANGUAGE}/model/manifest.json",
     output:
         table="results/passport/passport.parquet",
         record="results/passport/passport.json",
@@ -23,5 +24,5 @@ rule passport:
     message:
         "Passports of the candidate's latents"
     shell:
-        "husai passport {input:q} --split confirmation --out results/passport --page {output.page:q} --report gate_report.html"
+        "husai passport {input.saes:q} --model {input.model:q} --split confirmation --out results/passport --page {output.page:q} --report gate_report.html"
         " --device {resources.device} --threads {threads} > {log:q} 2>&1"

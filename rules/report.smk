@@ -15,6 +15,7 @@ rule report:
         external=["results/external/frontier.json", "results/external/scaling.json"],
         decisions=expand("results/gate/{policy}/release_policy.json", policy=POLICIES),
         selftest="results/gate/selftest.json",
+        passport="results/passport/passport.json",
     output:
         html="reports/gate_report.html",
         md="reports/gate_report.md",

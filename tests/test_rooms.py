@@ -51,6 +51,7 @@ MAY_IMPORT = {
         "stability",
         "statistics",
     },
+    "release": {"gate", "report"},
     "verify": {"gate", "report"},
 }
 """Rooms that a room may import, besides the modules of LIGHT. ``jobs`` may import every room."""
@@ -176,6 +177,7 @@ TORCHLESS = (
     "selection",
     "verify",
     "report",
+    "release",
     "evidence",
     "planning",
     "statistics",

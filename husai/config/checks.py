@@ -146,9 +146,12 @@ def _widths(cfg: Config) -> list[str]:
         ("calibration.k", k, cfg.calibration.d_sae)
         for k in (*cfg.calibration.k, cfg.calibration.default_k)
     ]
-    pairs += [("frontier.k", cfg.frontier.k, cfg.frontier.d_sae)] + [
-        ("scaling.k", cfg.scaling.k, d) for d in cfg.scaling.d_sae
+    pairs += [("frontier.k", cfg.frontier.k, cfg.frontier.d_sae)]
+    pairs += [
+        (f"frontier.recipes.{i}.l0", one.l0, one.d_sae)
+        for i, one in enumerate(cfg.frontier.recipes or [])
     ]
+    pairs += [("scaling.k", cfg.scaling.k, d) for d in cfg.scaling.d_sae]
     return [
         f"{key}: k = {k} is larger than d_sae = {d}; a row cannot use more latents than there are"
         for key, k, d in pairs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -86,8 +86,30 @@ class Consistency(OnSubjects):
     max_ev_drop: Fraction = Field(0.05, description="accepted loss of explained variance")
 
 
+class FrontierRecipe(Section):
+    """A recipe of its own; what it leaves out is as in `training` of the subject."""
+
+    architecture: Architecture = Field(description="architecture")
+    d_sae: PositiveInt = Field(description="latents")
+    l0: CalibratedOrInt = Field(
+        description="k of the TopK family, the L0 aimed at of the others; 'calibrated' takes the "
+        "choice of the calibration stage"
+    )
+    steps: PositiveInt | None = Field(None, description="optimiser steps")
+    batch_size: PositiveInt | None = Field(None, description="rows per step")
+    learning_rate: float | None = Field(None, gt=0, description="Adam learning rate")
+    decay_fraction: Fraction | None = Field(
+        None, description="share of the steps with linear decay to zero"
+    )
+
+    def given(self) -> dict[str, Any]:
+        """What the entry says beyond architecture, width and L0."""
+        values = self.model_dump(exclude={"architecture", "d_sae", "l0"})
+        return {key: value for key, value in values.items() if value is not None}
+
+
 class Frontier(Section):
-    """Architectures at matched L0."""
+    """Recipes compared, each with a frozen-decoder control at its width and L0."""
 
     architectures: list[Architecture] = Field(min_length=1, description="architectures compared")
     d_sae: PositiveInt = Field(description="latents")
@@ -95,7 +117,13 @@ class Frontier(Section):
         description="L0 of every architecture; 'calibrated' takes the choice of the calibration "
         "stage"
     )
-    seeds: list[Seed] = Field(min_length=3, description="seeds of every architecture")
+    recipes: list[FrontierRecipe] | None = Field(
+        None,
+        min_length=1,
+        description="what is compared in place of `architectures` at one `d_sae` and `k`; null "
+        "compares those",
+    )
+    seeds: list[Seed] = Field(min_length=3, description="seeds of every recipe")
 
 
 class Scaling(Section):

@@ -9,13 +9,21 @@ from pydantic import Field
 from husai.config.fields import Fraction, PositiveInt, Section, Seed
 
 
+class OwnText(Section):
+    """What text of your own says of itself."""
+
+    licence: str | None = Field(
+        None, description="licence of the text, shown wherever excerpts of it are"
+    )
+
+
 class ProbingText(Section):
     """Rows of the shipped probing data sets that are no evaluation text."""
 
     kind: Literal["probing"]
 
 
-class FileText(Section):
+class FileText(OwnText):
     """Text files of your own."""
 
     kind: Literal["files"]
@@ -28,7 +36,7 @@ class FileText(Section):
     encoding: str = Field("utf-8", description="encoding of .txt and .jsonl")
 
 
-class DatasetText(Section):
+class DatasetText(OwnText):
     """A data set of the model hub."""
 
     kind: Literal["dataset"]

@@ -11,10 +11,10 @@ from typing import Any
 
 from husai import provenance, sae_files
 from husai.errors import HusaiError
-from husai.jobs.arguments import add_compute, describe, optional_path
+from husai.jobs.arguments import add_compute, describe, optional_path, positive
 
-PAGE_BINS = 24
-"""Bars of a latent's histogram on the page."""
+REPORTED = ("name", "living", "certified", "certified_share", "certified_variance_share")
+"""What the gate report shows of each SAE."""
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -46,10 +46,24 @@ def add_arguments(command: ArgumentParser) -> None:
     command.add_argument("--out", type=Path, required=True, help="folder to write")
     command.add_argument("--page", type=Path, help="page to write (default: OUT/passport.html)")
     command.add_argument("--report", help="address of the gate report, for a link on the page")
+    optional_path(
+        command,
+        "--model",
+        "model/ folder of the subject, or its manifest: the page then quotes the held-out texts in "
+        "which each latent fires most",
+    )
+    command.add_argument(
+        "--contexts",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="texts quoted per latent at most (default %(default)s)",
+    )
     command.add_argument(
         "--page-of",
         metavar="NAME",
-        help="SAE whose latents the page shows, as named in the table (default: the first)",
+        help="SAE whose latents the page shows, as named in the table (default: the one whose latents "
+        "reappear most)",
     )
     command.add_argument(
         "--fdr", type=float, default=0.05, help="share of false certificates (default %(default)s)"
@@ -70,6 +84,8 @@ def run(args: Namespace) -> None:
         page=args.page,
         page_of=args.page_of,
         report=args.report,
+        model=args.model,
+        per_latent=args.contexts,
         fdr=args.fdr,
         device=resolve_device(args.device),
     )
@@ -92,6 +108,8 @@ def passport_job(
     page: str | Path | None = None,
     page_of: str | None = None,
     report: str | None = None,
+    model: str | Path | None = None,
+    per_latent: int = 4,
     fdr: float = 0.05,
     device: Any = "cpu",
 ) -> dict[str, Any]:
@@ -108,9 +126,14 @@ def passport_job(
     page : path or None
         Where the page goes; ``passport.html`` in ``out`` by default.
     page_of : str or None
-        Name of the SAE that the page shows; the first by default.
+        Name of the SAE that the page shows; the representative by default, that is, the one whose
+        living latents reappear in most of the others on average.
     report : str or None
         Address of the gate report, linked from the page.
+    model : path or None
+        Model folder of the subject. Without it the page has no excerpts.
+    per_latent : int
+        Excerpts of a latent at most.
 
     Returns
     -------
@@ -120,11 +143,12 @@ def passport_job(
     Raises
     ------
     HusaiError
-        See :func:`husai.passport.certify`; no SAE of the name ``page_of``.
+        See :func:`husai.passport.certify`; no SAE of the name ``page_of``; a subject without text.
     """
     from husai.activations import ActivationStore
     from husai.activations.files import open_rows
     from husai.activations.store import HEADER
+    from husai.jobs.passport_page import quoted_texts, write_passport_page
     from husai.passport import certify
     from husai.sae import load_sae
 
@@ -134,6 +158,8 @@ def passport_job(
     if page_of is not None and page_of not in names:
         raise HusaiError(f"--page-of: no SAE is named '{page_of}'; there are {', '.join(names)}")
     config = {"saes": [str(p) for p in places], "split": split, "fdr": fdr}
+    if model is not None:
+        config["contexts"] = per_latent
     with provenance.job(out / "manifest.json", config=config) as work:
         saes = [load_sae(place, device) for place in places]
         where = activations or trained_on(paths)
@@ -151,11 +177,15 @@ def passport_job(
         _check_origins(names, saes, rows)
         seeds = [sae_files.declared_seed(place) for place in places]
         found = certify(saes, rows, names=names, related=_same_seeds(seeds), fdr=fdr, device=device)
-        shown = names.index(page_of) if page_of else 0
         _write_table(out / "passport.parquet", found)
         record = _record(found, saes, work.inputs, config, seeds)
         provenance.write_json(out / "passport.json", record)
-        _write_page(page, found, saes[shown], shown, rows, record, report)
+        shown = names.index(page_of or record["representative"])
+        quoted = {}
+        if model is not None:
+            work.reads(provenance.folder(model) / "config.json")
+            quoted = quoted_texts(saes[shown], names[shown], model, split, per_latent, device)
+        write_passport_page(page, found, saes[shown], shown, rows, record, report, quoted)
         work.writes(out / "passport.parquet", out / "passport.json", page)
     return record
 
@@ -253,34 +283,15 @@ def _record(found, saes, inputs, config, seeds) -> dict[str, Any]:
         config,
         [s for s in seeds if s is not None],
         hook_name=common("hook_name"),
+        representative=representative(found).name,
+        columns=list(REPORTED),
         **provenance.finite(found.summary()),
     )
 
 
-def _write_page(path: Path, found, sae, shown: int, rows, record, report) -> None:
-    """The page of one SAE, with links to the gate report where its address is given."""
-    from husai.passport.page import write_page
-    from husai.stability.firing import activation_histograms
-
-    table, histograms = found.tables[shown], None
-    if rows is not None:
-        histograms = activation_histograms(sae, rows, table.max_activation, PAGE_BINS)
-    facts = {
-        "subject": record["subject"],
-        "hook": record["hook_name"],
-        "recipe": record["recipe"],
-        "held-out rows": found.n_rows,
-        "expected share of false certificates": f"at most {found.fdr:.0%}",
-        "remarks": " ".join(found.remarks) or None,
-    }
-    facts = {name: value for name, value in facts.items() if value}
-    title = f"Passports of {record['recipe'] or 'an SAE'}, {table.name}"
-    write_page(
-        path,
-        table,
-        title=title,
-        bar=found.bar,
-        facts=facts,
-        histograms=histograms,
-        links={"Gate report": report} if report else {},
+def representative(found):
+    """The table of the SAE whose living latents reappear in most of the others on average: the one
+    that stands for its recipe. The first of several."""
+    return max(
+        found.tables, key=lambda table: float(table.reappearances[table.alive].double().mean())
     )

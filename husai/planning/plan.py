@@ -13,6 +13,7 @@ from functools import cached_property
 from husai.config import Config
 from husai.config.brought import Brought, bring
 from husai.errors import HusaiError, nearest
+from husai.planning.frontier import compared_recipes
 from husai.recipe import CALIBRATED, MATCHED, RANDOM, Recipe
 
 
@@ -71,7 +72,7 @@ class Plan:
         training = self.config.training[subject.removesuffix(RANDOM)].model_dump()
         hook = fields.pop("hook_name", section.hooks[0])
         tag = [] if hook == section.hooks[0] else [hook.replace("hook_", "")]
-        tag += [fields.pop("tag")] if fields.get("tag") else []
+        tag += list(filter(None, [fields.pop("tag", "")]))
         values = {**training, **fields, "hook_name": hook, "tag": "-".join(tag)}
         return Recipe(subject=subject, architecture=architecture, d_sae=d_sae, **values)
 
@@ -159,11 +160,11 @@ class Plan:
 
     @cached_property
     def frontier(self) -> list[Recipe]:
-        """Every architecture at one L0, and the frozen-decoder TopK at the same width and L0."""
-        f = self.config.frontier
-        subject = self.config.external.subject
-        recipes = [self.sized(subject, a, f.d_sae, f.k) for a in f.architectures]
-        return [*recipes, self.sized(subject, "topk", f.d_sae, f.k, frozen_decoder=True)]
+        """Every recipe that is compared, and a frozen-decoder TopK for each width and L0 among
+        them.
+        """
+        recipes = compared_recipes(self.config, self.sized)
+        return [*recipes, *dict.fromkeys(self.frozen_control(r) for r in recipes)]
 
     @cached_property
     def scaling(self) -> list[Recipe]:

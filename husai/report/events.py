@@ -240,5 +240,19 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
         "data_slice": distinct,
         "code_hashes": sorted(filter(None, codes)),
         "confirmations": confirmed,
+        "passports": passport_counts(results),
         "last_end": last,
     }
+
+
+def passport_counts(results: str | Path) -> dict[str, Any] | None:
+    """``{"sae", "certified", "living"}`` of the representative SAE; None without passports."""
+    record = read_object(Path(results) / "passport/passport.json")
+    for sae in record.get("saes") or []:
+        if sae["name"] == record.get("representative"):
+            return {
+                "sae": sae["name"],
+                "certified": sae["certified"],
+                "living": sae["living"],
+            }
+    return None

@@ -50,6 +50,7 @@ def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
         ("jobs finished", str(end.get("jobs", 0))),
         ("duration", _duration(start.get("time"), end.get("time"))),
         ("confirmation", _attempts(end.get("confirmations") or [])),
+        ("passports", _passports(end.get("passports"))),
         ("gates", _gates(end.get("gates"))),
     ]
     lines = [f"## {start.get('time')} {word} ({end['run_id']})", ""]
@@ -69,6 +70,12 @@ def _attempts(found: list[dict[str, Any]]) -> str:
         for e in found
     )
     return "; ".join(marks) or "no attempt"
+
+
+def _passports(found: dict[str, Any] | None) -> str:
+    if not found:
+        return "none"
+    return f"{found['certified']} of {found['living']} living latents of {found['sae']} certified"
 
 
 def _by_stage(found: dict[str, Any], otherwise: str) -> str:

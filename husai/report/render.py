@@ -121,11 +121,12 @@ def _quote(quote: Quote) -> str:
 
 
 def _text(text: str) -> str:
-    """The little Markdown that the report's own sentences use: `code` and **bold**, and HTML
-    character references.
+    """The little Markdown that the report's own sentences use: `code`, **bold** and [links](page),
+    and HTML character references.
     """
     text = html.escape(html.unescape(text), quote=False)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    text = re.sub(r"\[([\w. ]+)\]\(([\w./#-]+)\)", r'<a href="\2">\1</a>', text)
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
 
 

@@ -16,10 +16,11 @@ from husai.report.document import (
 from husai.report.gates import decision_tables
 from husai.report.quotes import Quote, Source, gate_names
 from husai.report.records import missing, records_blocks, selftest_blocks, summary_blocks
-from husai.report.tables import compare_table
+from husai.report.tables import compare_table, rows_table
 
 STRICT = "results/gate/strict/release_policy.json"
 CYCLE3 = "results/gate/cycle3/release_policy.json"
+PASSPORT = "results/passport/passport.json"
 STAGES = {
     "Baseline": (
         "results/baseline/summary.json",
@@ -68,6 +69,7 @@ def build(source: Source) -> Document:
             for title, (file, asked) in STAGES.items()
         ),
         *(Section(title, records_blocks(source, *where)) for title, where in RECORDS.items()),
+        Section("Passports of latents", _passports(source)),
         Section("Provenance", _provenance(source)),
     ]
     return Document(status_line(strict), released, sections)
@@ -104,6 +106,17 @@ def status_line(strict: Quote) -> Inline:
         " of ",
         gates.by("gate_count"),
         " gates)",
+    ]
+
+
+def _passports(source: Source) -> list[Any]:
+    record = source.open(PASSPORT)
+    if not record.exists:
+        return [missing(PASSPORT, "run husai passport")]
+    return [
+        _question("Which single latents come back in fresh seeds?"),
+        Paragraph(["Every latent, with the text it fires on: [passport.html](passport.html)."]),
+        rows_table(record["saes"], record["columns"]),
     ]
 
 

@@ -52,7 +52,10 @@ COLUMNS = {
         "status",
     ],
 }
-AXES = {"frontier": ("architecture", "d_sae"), "scaling": ("n_rows", "hook_name", "d_sae")}
+AXES = {
+    "frontier": ("architecture", "d_sae", "target_l0"),
+    "scaling": ("n_rows", "hook_name", "d_sae"),
+}
 MEASURED = (
     "explained_variance",
     "auc",
@@ -148,6 +151,7 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
         "n_rows": r.n_rows,
         "n_seeds": len(measured.seeds),
         "explained_variance": jackknife_t(measured.final("explained_variance")),
+        "target_l0": measured.l0,
         "l0": jackknife_t(measured.final("l0")),
         "auc": jackknife_t([float(np.mean(list(aucs(m, k).values()))) for m in measured.saebench]),
         "delta_vs_frozen": crossed_interval(frozen, family),

@@ -81,6 +81,57 @@ def test_frozen_control_of_a_frontier_recipe_is_trained():
         assert (control.subject, control.id) in p.trained
 
 
+ENTRIES = [
+    {"architecture": "relu", "d_sae": 384, "l0": 16},
+    {"architecture": "topk", "d_sae": 384, "l0": 16},
+    {"architecture": "relu", "d_sae": 384, "l0": 16, "steps": 3000, "learning_rate": 5.0e-4},
+    {"architecture": "topk", "d_sae": 192, "l0": 8, "steps": 1000},
+]
+
+
+def test_the_frontier_compares_the_listed_recipes_and_shares_controls_of_equal_width_and_l0():
+    usual, p = plan(), plan({"frontier": {"recipes": ENTRIES}})
+    assert [r.id for r in p.frontier] == [
+        "relu-d384-l0_16",
+        "topk-d384-k16",
+        "relu-d384-l0_16-steps3000-lr0.0005",
+        "topk-d192-k8",  # 1000 steps are the subject's own
+        "topk-d384-k16-frozen",
+        "topk-d192-k8-frozen",
+    ]
+    assert (p.frontier[2].steps, p.frontier[2].learning_rate) == (3000, 5.0e-4)
+    assert p.trained_control("language", "relu-d384-l0_16-steps3000-lr0.0005") == p.frontier[4]
+    assert all(p.may_fail(r) for r in p.frontier)
+    assert p.compared() == p.frontier and len(p.reproducible()) == 4
+    plain = usual.recipe("language", "topk", 384, k=16)
+    assert p.frontier[1].hash == plain.hash
+
+
+def test_without_a_list_the_frontier_is_every_architecture_at_one_l0():
+    p = plan()
+    listed = [
+        {"architecture": a, "d_sae": p.config.frontier.d_sae, "l0": p.config.frontier.k}
+        for a in p.config.frontier.architectures
+    ]
+    assert plan({"frontier": {"recipes": listed}}).frontier == p.frontier
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (ENTRIES[0], r"frontier.recipes.4: relu-d384-l0_16 is frontier.recipes.0 already"),
+        ({**ENTRIES[1], "steps": 1000}, r"frontier.recipes.4: .* is frontier.recipes.1 already"),
+        ({**ENTRIES[0], "step": 7}, r"frontier.recipes.4.step: unknown key.*did you mean 'steps'"),
+        ({"architecture": "relu", "d_sae": 8}, r"frontier.recipes.4.l0: missing"),
+        ({**ENTRIES[1], "d_sae": 8}, r"frontier.recipes.4.l0: k = 16 is larger than d_sae = 8"),
+    ],
+)
+def test_an_entry_that_is_no_recipe_of_its_own_is_refused_in_one_line(entry, message):
+    with pytest.raises(HusaiError, match=message) as caught:
+        plan({"frontier": {"recipes": [*ENTRIES, entry]}})
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def brought(tmp_path, monkeypatch):
     """A plan with one brought ensemble of two, at a hook that no recipe uses."""

@@ -194,6 +194,17 @@ def test_a_run_ends_with_the_strict_decision_a_line_for_each_gate(places, capsys
     )
 
 
+def test_the_passports_are_part_of_an_entry(places):
+    finished_run(places)
+    sae = {"name": "seed7", "certified": 12, "living": 40}
+    passports = {"saes": [{**sae, "name": "seed3", "certified": 9}, sae], "representative": "seed7"}
+    write_json(places[0] / "passport/passport.json", passports)
+    finished_run(places)
+    first, second = write_log(*places).read_text().split("- passports: ")[1:]
+    assert first.startswith("none\n")
+    assert second.startswith("12 of 40 living latents of seed7 certified\n")
+
+
 def test_a_confirmation_attempt_is_part_of_its_runs_entry(places):
     from husai.gate.ledger import begin_confirmation
 

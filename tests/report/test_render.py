@@ -223,3 +223,12 @@ def test_the_room_imports_no_torch():
         "husai.verify.run, husai.verify.decision; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_report_leads_to_the_page_of_passports(tmp_path):
+    sae = {"name": "seed7", "living": 40, "certified": 12, "certified_share": 0.3}
+    columns = ["name", "living", "certified", "certified_share"]
+    write_json(tmp_path / "results/passport/passport.json", {"saes": [sae], "columns": columns})
+    rendered = render(tmp_path)
+    assert '<a href="passport.html">passport.html</a>' in rendered.html
+    assert "| seed7 | 40 | 12 | 0.3 |" in rendered.markdown

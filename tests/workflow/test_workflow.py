@@ -101,6 +101,7 @@ def test_the_default_configuration_plans_every_stage(tmp_path):
         "cebench",
         "faithfulness",
         "passport",
+        "release",
     ):
         assert found[rule] >= 1
     for rule in (
