@@ -45,7 +45,12 @@ class Probes(GateProbe):
         "fast", description="engine of frontier and scaling"
     )
     ks: list[PositiveInt] = Field(
-        [1, 2, 5, 16], min_length=1, description="numbers of latents a probe may use"
+        [1, 2, 5, 16, 128], min_length=1, description="numbers of latents a probe may use"
+    )
+    dense_k: PositiveInt = Field(
+        128,
+        description="the k at which SAEs are compared with the dense probe; must be one of ks; an "
+        "SAE with fewer latents is probed on all of them",
     )
 
 

@@ -51,8 +51,9 @@ def ood_job(
     """Out-of-domain stress test of one recipe over its seeds; writes ``results/stress/ood.json``.
 
     ``excess_drop`` is (SAE drop - dense drop) on the shipped OOD sets, crossed over seeds and
-    families; ``ood_drop`` is the original's number on its alphabetical partition of all given data
-    sets.
+    families: of the data sets that took no part in the selection, those that are informative in
+    their domain. ``ood_drop`` is the original's number on its alphabetical partition of all given
+    data sets.
 
     Parameters
     ----------
@@ -66,7 +67,8 @@ def ood_job(
     from husai.probing import datasets
     from husai.probing.files import load_probe_data, probe_path
     from husai.probing.solver import unconverged
-    from husai.statistics import crossed_metric, jackknife_t
+    from husai.probing.tables import NONE_INFORMATIVE, counts, drop_metric
+    from husai.statistics import jackknife_t
     from husai.stress import out_of_domain
 
     use_threads(threads)
@@ -75,9 +77,10 @@ def ood_job(
         raise HusaiError("ood: no SAE was given; name at least one seed of the candidate")
     saes = [identified(d, spec, where) for d in sae_dirs]
     first = saes[0]
-    names = datasets.check_names(
+    wanted = datasets.check_names(
         spec.ood or datasets.ood_names(), "external.datasets.ood: data set"
     )
+    names = [name for name in wanted if name not in spec.selection]
     pairs = [
         tuple(
             load_probe_data(probes, first.hook_name, n, spec.pooling, spec.max_rows, ood=o)
@@ -96,7 +99,8 @@ def ood_job(
             ]
             for sae in saes
         ]
-    table = [out_of_domain.excess_drops(found, dense).tolist() for found in drops]
+    rows = _rows(saes, pairs, drops, dense, spec.gate_k)
+    metrics = drop_metric(rows)
     alphabetical = _alphabetical(spec, [sae.sae for sae in saes], first.hook_name, probes, where)
     old = [a["ood_drop"] for a in alphabetical]
     record = new_record(
@@ -104,17 +108,18 @@ def ood_job(
         first.name["subject"],
         first.name["recipe"],
         first.name["recipe_hash"],
-        {
-            "excess_drop": crossed_metric(table, [data.family for data, _ in pairs]),
-            "ood_drop": jackknife_t(old),
-        },
+        metrics | {"ood_drop": jackknife_t(old)},
         [p for sae in saes for p in sae.files]
         + [probe_path(probes, first.hook_name, n, o) for n in names for o in (False, True)],
         spec.values(),
         [sae.name["seed"] for sae in saes if sae.name["seed"] is not None],
         hook_name=first.hook_name,
         k=spec.gate_k,
-        per_dataset=_rows(saes, pairs, drops, dense, spec.gate_k),
+        pooling=spec.pooling,
+        took_part_in_selection=[name for name in wanted if name not in names],
+        **counts(rows),
+        **({} if metrics else {"reason": NONE_INFORMATIVE}),
+        per_dataset=rows,
         alphabetical={**alphabetical[0], "per_seed": old},
     )
     provenance.write_json(out, record)
@@ -125,8 +130,10 @@ def _rows(
     saes: Sequence[Identified], pairs: Sequence, drops: Sequence, dense: Sequence, k: int
 ) -> list[dict]:
     """One row per seed and data set: AUC in and out of domain of the SAE's probe and of the dense
-    probe.
+    probe, and whether the data set is informative in its domain.
     """
+    from husai.probing.tables import INFORMATIVE
+
     return [
         {
             "dataset": data.name,
@@ -137,6 +144,8 @@ def _rows(
             "sae_ood": s["ood"],
             "llm_id": d["id"],
             "llm_ood": d["ood"],
+            "dense_val_lcb": d["val_lcb"],
+            "informative": d["val_lcb"] >= INFORMATIVE,
         }
         for sae, found in zip(saes, drops, strict=True)
         for (data, _), s, d in zip(pairs, found, dense, strict=True)

@@ -45,16 +45,18 @@ def settings_of(spec) -> dict[str, Any]:
 
     if spec.engine == "fast":
         check_ks(spec.ks)
-    if spec.gate_k not in spec.ks:
-        raise HusaiError(
-            f"external.probing.gate_k: {spec.gate_k} is not among external.probing.ks {spec.ks}; "
-            "add it"
-        )
+    for key in ("gate_k", "dense_k"):
+        if getattr(spec, key) not in spec.ks:
+            raise HusaiError(
+                f"external.probing.{key}: {getattr(spec, key)} is not among external.probing.ks "
+                f"{spec.ks}; add it"
+            )
     names = spec.datasets or list(datasets.dataset_names())
     return {
         "engine": spec.engine,
         "ks": spec.ks,
         "gate_k": spec.gate_k,
+        "dense_k": spec.dense_k,
         "penalty": spec.penalty,
         "pooling": spec.pooling,
         "max_rows": spec.max_rows,

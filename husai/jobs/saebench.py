@@ -122,6 +122,7 @@ def saebench_job(
     from husai.compute import resolve_device, use_threads
     from husai.probing.paired import cycle3_summary, metrics, paired_rows, validation_k
     from husai.probing.partial import Partial
+    from husai.probing.tables import NONE_INFORMATIVE, counts
 
     use_threads(threads)
     settings, where = settings_of(spec), resolve_device(device)
@@ -137,13 +138,13 @@ def saebench_job(
     partial = Partial(out, {n: provenance.hash_json([content, sha]) for n, sha in hashes.items()})
     _probe_missing(measured, partial, probes, settings, content, hashes, where, Path(out).parent)
     rows = paired_rows([row for value in partial.values() for row in value], base["datasets"])
-    name = measured.name
+    name, found = measured.name, counts(rows)
     record = new_record(
         "saebench",
         name["subject"],
         name["recipe"],
         name["recipe_hash"],
-        metrics(rows, spec.gate_k),
+        metrics(rows, spec.gate_k, spec.dense_k),
         [*measured.files, Path(baselines)],
         spec.values(),
         [] if name["seed"] is None else [name["seed"]],
@@ -153,6 +154,8 @@ def saebench_job(
         sae_sha256=measured.weights,
         engine=spec.engine,
         probing=settings,
+        **found,
+        **({} if found["n_informative"] else {"reason": NONE_INFORMATIVE}),
         activations=hashes,
         validation_k=validation_k(rows),
         summary=cycle3_summary(rows, {n: base["datasets"][n]["dense"] for n in hashes}),

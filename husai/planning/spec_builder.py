@@ -89,7 +89,8 @@ class SpecBuilder:
         found = fields(probing)
         engine = found.pop("confirmation_engine")
         if split == "confirmation":
-            found |= {"engine": engine, "ks": [probing.gate_k]}
+            ks = sorted({probing.gate_k, probing.dense_k})
+            found |= {"engine": engine, "ks": ks}
         return specs.ProbingSpec(
             **found, split=split, datasets=self.sets[split], max_rows=self.sets["max_rows"]
         ).text()

@@ -12,7 +12,7 @@ import numpy as np
 
 from husai.errors import HusaiError
 from husai.probing import scores
-from husai.probing.baselines import fit_dense
+from husai.probing.baselines import fit_dense, validate_dense
 from husai.probing.encoders import ProbeData, codes_of
 from husai.probing.paired import cycle3_summary
 from husai.probing.protocol import as_array, select_features
@@ -52,12 +52,15 @@ def ood_rows(
 
 
 def dense_drop(data: ProbeData, out: ProbeData, seed: int = PROBE_SEED) -> dict[str, float]:
-    """AUC of the subject's dense probe in and out of its domain: ``{"id", "ood"}``."""
+    """AUC of the subject's dense probe in and out of its domain, ``{"id", "ood"}``, and the lower
+    bound ``"val_lcb"`` of its AUC on training rows (:func:`validate_dense`).
+    """
     train, rest = ood_rows(data.y, seed, data.name)
     x, x_out = as_array(data.activations()), as_array(out.activations())
     found, classifier = fit_dense(x[train], data.y[train], x[rest], data.y[rest], seed)
     ood = scores.auc(classifier.predict_proba(x_out)[:, 1], out.y)
-    return {"id": found.auc, "ood": ood}
+    validation = validate_dense(x[train], data.y[train], found.C, seed)
+    return {"id": found.auc, "ood": ood, "val_lcb": validation.lcb}
 
 
 def sae_drop(
@@ -80,13 +83,6 @@ def sae_drop(
         "id": float(auc_on_test(features, models)[0]),
         "ood": float(auc_on_test(moved, models)[0]),
     }
-
-
-def excess_drops(sae: Sequence[dict[str, float]], dense: Sequence[dict[str, float]]) -> np.ndarray:
-    """(SAE in-domain - SAE out) - (dense in-domain - dense out), one value per data set."""
-    return np.array(
-        [(s["id"] - s["ood"]) - (d["id"] - d["ood"]) for s, d in zip(sae, dense, strict=True)]
-    )
 
 
 def alphabetical_partition(names: Sequence[str], fraction: float = 0.25) -> dict[str, list[str]]:

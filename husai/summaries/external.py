@@ -4,6 +4,7 @@ selectors.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 from husai import provenance
 from husai.cebench.evidence import delta_table, mismatch, pair_delta, with_baseline
 from husai.errors import HusaiError
+from husai.evidence import Metric
 from husai.planning.specs import FrontierSpec, ScalingSpec
-from husai.probing.tables import aucs, probe_table
+from husai.probing.tables import INFORMATIVE, NONE_INFORMATIVE, aucs, probe_table
 from husai.provenance import failure
 from husai.recipe import Recipe
 from husai.report.axes import axis_tables
@@ -139,7 +141,8 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
     """
     r = measured.recipe
     frozen, family = probe_table(measured.saebench, k, control.saebench)
-    dense, _ = probe_table(measured.saebench, k, "dense_auc")
+    dense, _ = probe_table(measured.saebench, dense_k(measured), "dense_auc")
+    auc = [list(aucs(record, k).values()) for record in measured.saebench]
     ce, _, ce_family = delta_table(measured.cebench, control.cebench)
     problems = sorted({mismatch(a, b) for a in measured.cebench for b in control.cebench} - {None})
     return {
@@ -153,13 +156,19 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
         "explained_variance": jackknife_t(measured.final("explained_variance")),
         "target_l0": measured.l0,
         "l0": jackknife_t(measured.final("l0")),
-        "auc": jackknife_t([float(np.mean(list(aucs(m, k).values()))) for m in measured.saebench]),
-        "delta_vs_frozen": crossed_interval(frozen, family),
-        "delta_vs_dense": crossed_interval(dense, family),
+        "n_informative": len(family),
+        "auc": jackknife_t([float(np.mean(one)) for one in auc]) if family else None,
+        "delta_vs_frozen": crossed_interval(frozen, family) if family else None,
+        "delta_vs_dense": crossed_interval(dense, family) if family else None,
         "cebench_delta_vs_frozen": crossed_interval(ce, ce_family),
         "cebench_control": "; ".join(problems) or "matched",
         "status": "measured",
     }
+
+
+def dense_k(measured: Measured) -> int:
+    """The k at which a recipe is compared with the dense probe."""
+    return measured.saebench[0]["probing"]["dense_k"]
 
 
 def failed_row(measured: Measured, reason: str) -> dict:
@@ -179,8 +188,10 @@ def failed_row(measured: Measured, reason: str) -> dict:
 def mark_pareto(
     rows: list[dict], keys: Sequence[str] = ("delta_vs_frozen", "cebench_delta_vs_frozen")
 ) -> None:
-    """Set ``pareto`` on every row no other row beats on all keys."""
-    points = [[row[key].value for key in keys] for row in rows]
+    """Set ``pareto`` on every row no other row beats on all keys; what was not measured is beaten by
+    anything.
+    """
+    points = [[value_of(row[key]) for key in keys] for row in rows]
     for row, mine in zip(rows, points, strict=True):
         row["pareto"] = not any(
             all(o >= m for o, m in zip(other, mine, strict=True)) and other != mine
@@ -188,11 +199,16 @@ def mark_pareto(
         )
 
 
+def value_of(found: Metric | None) -> float:
+    """The value of a measured delta; minus infinity where there is none."""
+    return -math.inf if found is None else found.value
+
+
 def selector_records(measured: Measured, control: Measured, k: int) -> list[dict]:
     """One record per SAE, in the shape the selectors read."""
     by_seed = {r["seed"]: r for r in control.cebench}
-    frozen, _ = probe_table(measured.saebench, k, control.saebench)
-    dense, _ = probe_table(measured.saebench, k, "dense_auc")
+    frozen, family = probe_table(measured.saebench, k, control.saebench)
+    dense, _ = probe_table(measured.saebench, dense_k(measured), "dense_auc")
     out = []
     for i, (sae, ce) in enumerate(zip(measured.saebench, measured.cebench, strict=True)):
         baseline = by_seed.get(ce["seed"], control.cebench[0])
@@ -218,8 +234,8 @@ def selector_records(measured: Measured, control: Measured, k: int) -> list[dict
                     key: paired[key] for key in ("custom_metrics", "delta_vs_matched_baseline")
                 },
                 "strict": {
-                    "delta_vs_frozen": float(frozen[i].mean()),
-                    "delta_vs_dense": float(dense[i].mean()),
+                    "delta_vs_frozen": float(frozen[i].mean()) if family else None,
+                    "delta_vs_dense": float(dense[i].mean()) if family else None,
                     "cebench_delta_vs_frozen_fraction": fraction,
                 },
             }
@@ -276,8 +292,10 @@ def table(stage: str, spec: FrontierSpec | ScalingSpec, inputs: Sequence[str]) -
         }
     ]
     notes = [
+        f"AUCs and deltas are over informative data sets, where the lower bound of the dense probe's "
+        f"validation AUC reaches {INFORMATIVE:.2f}; delta_vs_dense is at dense_k.",
         "Deltas are paired per data set; intervals are the widest of the crossed (seeds x "
-        "families) bootstrap and the family-level and seed-level t intervals."
+        "families) bootstrap and the family-level and seed-level t intervals.",
     ]
     notes += [
         f"{row['recipe']}: CE-Bench control not matched ({row['cebench_control']})."
@@ -303,7 +321,9 @@ def headline_of(rows: list[dict], failed: list[dict], k: int) -> str:
     lost = f" Failed: {', '.join(row['recipe'] for row in failed)}." if failed else ""
     if not rows:
         return f"No recipe could be measured.{lost}"
-    best = max(rows, key=lambda r: r["delta_vs_frozen"].value)
+    best = max(rows, key=lambda r: value_of(r["delta_vs_frozen"]))
+    if best["delta_vs_frozen"] is None:
+        return f"{len(rows)} recipes; {NONE_INFORMATIVE}.{lost}"
     gain = f"{best['delta_vs_frozen'].value:+.4f} AUC"
     return (
         f"{len(rows)} recipes at probe k = {k}; best against its frozen control: "
