@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --nolock
+SNAKEMAKE := $(BIN)/snakemake --logger husai --cores $(CORES) --nolock
 EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
 .PHONY: run test test-real test-slurm smoke lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
         bench-probes bench-cebench bench-stability bench-stability-memory
+
+# The logger shows stages instead of a diary (docs/terminal.md); Snakemake finds it there.
+run smoke: export PYTHONPATH := $(CURDIR)/workflow/logger
 
 run: $(READY)
 	$(EXCLUSIVE) .snakemake/run.lock $(SNAKEMAKE) --profile profiles/local

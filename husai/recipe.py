@@ -10,10 +10,19 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from husai.errors import HusaiError, nearest
 
-ARCHITECTURES = ("topk", "batchtopk", "relu", "jumprelu", "transcoder")
+BATCH_TOP_K = ("batchtopk", "matryoshka")
+"""Trained with the k*B largest pre-activations of a batch; exported with one threshold."""
+FIXED_K = ("topk", *BATCH_TOP_K, "transcoder")
+ARCHITECTURES = ("topk", *BATCH_TOP_K, "relu", "jumprelu", "transcoder")
 READ_ONLY = ("abstopk", "matching_pursuit")
 """Architectures of SAEs that are read and compared, but not trained here."""
-FIXED_K = ("topk", "batchtopk", "transcoder")
+OPTIONS = {
+    "aligned": False,
+    "weight_decay": 0.0,
+    "frozen_encoder": False,
+    "soft_frozen": 0.0,
+}
+"""Options of training, and the value at which each is off. A recipe names only those it uses."""
 CALIBRATED = "calibrated"
 MATCHED = "matched"
 RANDOM = "-random"  # suffix of a subject's randomised copy
@@ -28,13 +37,13 @@ class Recipe:
     subject, hook_name : str
         Where the activations come from; ``target_hook_name`` is what a transcoder reconstructs.
     architecture : str
-        One of ``topk``, ``batchtopk``, ``relu``, ``jumprelu``, ``transcoder`` (TopK from one hook
-        to another).
+        One of ``topk``, ``batchtopk``, ``matryoshka`` (BatchTopK with nested reconstructions),
+        ``relu``, ``jumprelu``, ``transcoder`` (TopK from one hook to another).
     d_sae : int or "matched"
         Number of latents; ``matched``, with ``k: matched``, takes width and L0 of a brought SAE
         once it is imported.
     k : int or "calibrated" or "matched" or None
-        Active latents per row (``topk``, ``batchtopk``, ``transcoder``).
+        Active latents per row (``topk``, ``batchtopk``, ``matryoshka``, ``transcoder``).
     l0_target : float or "calibrated" or None
         ``relu``/``jumprelu``: the sparsity coefficient is searched so that held-out L0 matches this
         number. Of a brought SAE: its L0.
@@ -52,6 +61,16 @@ class Recipe:
         latent is dead.
     frozen_decoder : bool
         Train everything but the decoder, which stays at its initialisation (the ``frozen`` null).
+    aligned : bool
+        The inner product of each latent's encoder and decoder is 1 (2605.18629).
+    weight_decay : float
+        Weight of the squared weights of encoder and decoder in the loss (2603.04198). Decoder rows
+        have length one here, so that only the encoder feels it.
+    frozen_encoder : bool
+        Train everything but the encoder's weights (a control of 2602.14111).
+    soft_frozen : float
+        Smallest cosine of a decoder row to where it started; 0 leaves it free (a control of
+        2602.14111, where it is 0.8).
     consistency_weight, consistency_interval, reference_seed
         Hungarian-assignment alignment to the decoder of ``reference_seed`` of the plain twin of
         this recipe.
@@ -84,6 +103,10 @@ class Recipe:
     dead_after_rows: int = 200_000
     target_hook_name: str | None = None
     frozen_decoder: bool = False
+    aligned: bool = False
+    weight_decay: float = 0.0
+    frozen_encoder: bool = False
+    soft_frozen: float = 0.0
     consistency_weight: float = 0.0
     consistency_interval: int = 50
     reference_seed: int | None = None
@@ -109,11 +132,28 @@ class Recipe:
             parts.append(f"rows{self.n_rows}")
         if self.consistency_weight:
             parts.append(f"lambda{self.consistency_weight:g}")
+        parts += self.options
         if self.frozen_decoder:
             parts.append("frozen")
         if self.tag:
             parts.append(self.tag)
         return "-".join(parts)
+
+    @property
+    def options(self) -> list[str]:
+        """The options in use, as parts of the id."""
+        words = {
+            "aligned": self.aligned,
+            f"decay{self.weight_decay:g}": self.weight_decay,
+            "frozenencoder": self.frozen_encoder,
+            f"soft{self.soft_frozen:g}": self.soft_frozen,
+        }
+        return [word for word, used in words.items() if used]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether weights are held where they started: something to compare with, no candidate."""
+        return bool(self.frozen_decoder or self.frozen_encoder or self.soft_frozen)
 
     def _size(self) -> list[str]:
         """Width and sparsity as parts of the id."""
@@ -175,10 +215,11 @@ class Recipe:
         )
 
     def to_dict(self) -> dict:
-        """All fields as plain JSON values; those only a brought SAE has are left out of all
-        others.
+        """All fields as plain JSON values, without the options that are off and without the fields
+        that only a brought SAE has, in all others.
         """
-        return {k: v for k, v in asdict(self).items() if v or k not in ("brought", "content")}
+        left_out = ("brought", "content", *OPTIONS)
+        return {k: v for k, v in asdict(self).items() if v or k not in left_out}
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:
@@ -231,6 +272,16 @@ def recipe_problems(r: dict) -> list[str]:
         out.append(f"consistency_weight must be >= 0, got {r['consistency_weight']}")
     if r["consistency_weight"] and r["reference_seed"] is None:
         out.append("a consistency objective needs reference_seed")
+    if r["weight_decay"] < 0:
+        out.append(f"weight_decay must be >= 0, got {r['weight_decay']}")
+    if not 0 <= r["soft_frozen"] < 1:
+        out.append(f"soft_frozen is a cosine in [0, 1), got {r['soft_frozen']}")
+    if r["frozen_encoder"] and (r["aligned"] or r["weight_decay"]):
+        out.append("a frozen encoder can be neither aligned nor decayed")
+    if r["frozen_decoder"] and (r["frozen_encoder"] or r["soft_frozen"]):
+        out.append("a frozen decoder leaves no frozen_encoder or soft_frozen beside it")
+    if r["aligned"] and r["architecture"] == "transcoder":
+        out.append("aligned needs an encoder and a decoder of one space, not a transcoder's")
     if r["b_dec_init"] not in ("geometric_median", "mean", "zero"):
         out.append(f"b_dec_init '{r['b_dec_init']}' is not geometric_median, mean or zero")
     if (r["architecture"] == "transcoder") != (r["target_hook_name"] is not None):

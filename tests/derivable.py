@@ -12,13 +12,16 @@ from gate_records import HASH, record, write
 from husai.cebench.evidence import recipe_metrics
 from husai.evidence import Metric
 from husai.gate.integrity import integrity_metrics
-from husai.probing.tables import probe_table
+from husai.probing.tables import drop_metric, probing_metrics
 from husai.provenance import file_records, finite
-from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
-from husai.stress import stress_metrics
+from husai.statistics import ensemble_metrics, jackknife_t
+from husai.statistics.recovered import faithfulness_metrics, losses_of
+from husai.stress import probing_difference, stress_metrics
 
 SEEDS = list(range(8))
 SETS = [f"set{i}" for i in range(8)]
+PROBED = {f"set{i}": f"set{i % 8}" for i in range(12)}
+"""Twelve probing data sets and their eight families."""
 ROOT = Path("results/confirmation")
 
 
@@ -48,9 +51,22 @@ def write_confirmation(root: Path, barely: bool = False) -> list[Path]:
     others = (("random_model", 0.4), ("transcoder", 0.5 if barely else 0.79))
     for kind, value in others:
         other = _stability(root, kind, f"of {kind}", value, [])
-        metrics = stress_metrics(kind, ours[1], other[1])
-        out.append(_save(root, kind, metrics, [ours[0], other[0]]))
-    return [path for path, _ in [*out, _ood(root), _saebench(root), _cebench(root)]]
+        metrics, extra = stress_metrics(kind, ours[1], other[1]), {}
+        if kind == "random_model":
+            extra = {"probing": _against_random()}
+            metrics["delta_probing"] = probing_difference(extra["probing"])
+        out.append(_save(root, kind, metrics, [ours[0], other[0]], **extra))
+    external = (_ood(root), _saebench(root), _cebench(root), _faithfulness(root))
+    return [path for path, _ in [*out, *external]]
+
+
+def _against_random():
+    rng = np.random.default_rng(4)
+    return [
+        {"seed": s, "dataset": d, "family": f, "auc": 0.8 + rng.normal(0, 0.01), "random_auc": 0.6}
+        for s in SEEDS[:5]
+        for d, f in PROBED.items()
+    ]
 
 
 def _save(root, name, metrics, inputs, recipe_hash=HASH, kind=None, **extra):
@@ -100,13 +116,11 @@ def _ood(root):
     rng = np.random.default_rng(1)
     rows = [
         {"dataset": d, "family": d, "seed": s, "sae_id": 0.8, "sae_ood": 0.8 + rng.normal(0, 0.005)}
-        | {"llm_id": 0.8, "llm_ood": 0.78}
+        | {"llm_id": 0.8, "llm_ood": 0.78, "dense_val_lcb": 0.75}
         for s in SEEDS
         for d in SETS
     ]
-    drops = [r["sae_id"] - r["sae_ood"] - (r["llm_id"] - r["llm_ood"]) for r in rows]
-    table = [drops[8 * i : 8 * i + 8] for i in SEEDS]
-    metrics = {"excess_drop": crossed_metric(table, SETS), "ood_drop": jackknife_t([0.0] * 8)}
+    metrics = drop_metric(rows) | {"ood_drop": jackknife_t([0.0] * 8)}
     extra = {"per_dataset": rows, "alphabetical": {"per_seed": [0.0] * 8}}
     return _save(root, "ood", metrics, _weights(root, "candidate"), **extra)
 
@@ -130,32 +144,43 @@ def _saebench(root):
 
     def make(role, seed):
         auc = 0.85 if role == "candidate" else 0.7
-        others = {"dense_auc": 0.84, "neurons_auc": 0.7, "pca_auc": 0.8}
+        others = {"dense_auc": 0.84, "neurons_auc": 0.7, "pca_auc": 0.8, "dense_val_lcb": 0.75}
         rows = [
-            {"dataset": d, "family": d, "k": 16, "auc": auc + rng.normal(0, 0.005), **others}
-            for d in SETS
+            {"dataset": d, "family": f, "k": k, "auc": auc + rng.normal(0, 0.005), **others}
+            for d, f in PROBED.items()
+            for k in (16, 128)
         ]
         return {}, {"per_dataset": rows}
 
     paths, records = _singles(root, "saebench", make)
-    own, against = records["candidate"], {"frozen": records["frozen"]}
-    against |= {n: f"{n}_auc" for n in ("dense", "neurons", "pca")}
-    metrics = {
-        f"delta_vs_{n}": crossed_metric(*probe_table(own, 16, of)) for n, of in against.items()
-    }
-    return _save(root, "saebench", metrics, paths, k=16)
+    metrics = probing_metrics(records["candidate"], records["frozen"])
+    return _save(root, "saebench", metrics, paths)
 
 
 def _cebench(root):
     rng = np.random.default_rng(3)
 
     def make(role, seed):
-        score = (10.0 if role == "candidate" else 5.0) + rng.normal(0, 0.1, 8)
-        metrics = {"interpretability_fixed": Metric(float(score.mean()), n=8)}
+        score = (10.0 if role == "candidate" else 5.0) + rng.normal(0, 0.1, 104)
+        metrics = {"interpretability_fixed": Metric(float(score.mean()), n=104)}
         stored = {"per_pair": {"interpretability_fixed": score.tolist()}, "bound": 31.97}
-        stored |= {"pairs_hash": "p", "themes": SETS, "families": SETS, "d_sae": 1024, "l0": 8.0}
+        stored |= {"pairs_hash": "p", "themes": SETS * 13, "families": SETS * 13}
+        stored |= {"n_pairs": 104, "d_sae": 1024, "l0": 8.0}
         return metrics, stored
 
     paths, records = _singles(root, "cebench", make)
     metrics = recipe_metrics(records["candidate"], records["frozen"])
     return _save(root, "cebench", metrics, paths)
+
+
+def _faithfulness(root):
+    rng = np.random.default_rng(5)
+
+    def make(role, seed):
+        lost = 0.2 if role == "candidate" else 0.8
+        texts = {"spliced": (lost + rng.normal(0, 0.01, 100)).tolist(), "ablated": [1.0] * 100}
+        return {"recovered": Metric(1 - lost, n=100)}, {"texts": texts}
+
+    paths, records = _singles(root, "faithfulness", make)
+    losses = [losses_of(records[role]) for role in ("candidate", "frozen")]
+    return _save(root, "faithfulness", faithfulness_metrics(*losses), paths)

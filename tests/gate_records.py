@@ -36,7 +36,7 @@ PASSING = {
         "assessable": 1,
         "clone_pairs": 0,
     },
-    "random_model": {"delta_S": 0.3},
+    "random_model": {"delta_S": 0.3, "delta_probing": 0.1},
     "transcoder": {"delta_S": 0.02},
     "ood": {"excess_drop": 0.0},
     "saebench": {
@@ -46,7 +46,19 @@ PASSING = {
         "delta_vs_dense": 0.0,
     },
     "cebench": {"delta_vs_frozen": 0.1},
+    "faithfulness": {"recovered": 0.8, "recovered_vs_frozen": 0.5},
 }
+SETTINGS = {
+    "saebench": {
+        "probing": {"engine": "official", "pooling": "mean", "penalty": "l1"}
+        | {"gate_k": 16, "dense_k": 128},
+        "n_informative": 12,
+        "n_families": 8,
+    },
+    "cebench": {"n_pairs": 100},
+    "faithfulness": {"n_texts": 100},
+}
+"""What the strict policy fixes, as the records of each kind state it."""
 EXACT = ("text_overlap_rows", "shared_init_pairs", "clone_pairs", "assessable")
 
 
@@ -68,7 +80,8 @@ def record(kind: str, metrics: dict, recipe_hash: str = HASH, seeds: int = 8, **
         "recipe": "topk-d1024-k32",
         "recipe_hash": recipe_hash,
     }
-    return {**head, "metrics": full, "inputs": [], "provenance": about, **extra}
+    body = {"metrics": full, "inputs": [], "provenance": about}
+    return {**head, **body, **SETTINGS.get(kind, {}), **extra}
 
 
 def interval(name: str, value: float, half: float = 0.01, n: int = 8) -> dict:

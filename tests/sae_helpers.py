@@ -2,7 +2,7 @@
 
 import torch
 
-from husai.recipe import Recipe
+from husai.recipe import FIXED_K, Recipe
 
 
 def rows(n, d=16, seed=0, features=40):
@@ -15,8 +15,7 @@ def rows(n, d=16, seed=0, features=40):
 
 def recipe(architecture="topk", d_sae=48, **changes):
     """A recipe that trains in a fraction of a second."""
-    fixed_k = architecture in ("topk", "batchtopk", "transcoder")
-    sparsity = {"k": 4} if fixed_k else {"sparsity_coefficient": 0.5}
+    sparsity = {"k": 4} if architecture in FIXED_K else {"sparsity_coefficient": 0.5}
     target = {"target_hook_name": "out"} if architecture == "transcoder" else {}
     defaults = {"steps": 40, "batch_size": 64, **sparsity, **target}
     return Recipe("subject", "hook", architecture, d_sae, **{**defaults, **changes})

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "stability": {"statistics", "activations"},
     "sae": {"stability", "statistics", "activations"},
     "passport": {"sae", "stability", "statistics", "activations"},
-    "probing": {"compiled", "sae"},
+    "probing": {"compiled", "sae", "statistics"},
     "cebench": {"compiled", "probing", "sae", "statistics"},
     "subjects": {"activations", "probing"},
     "faithfulness": {"subjects", "statistics"},

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+
+from husai.config.external import Drawn
 from husai.config.schema import Config
 from husai.errors import nearest
 
@@ -11,12 +16,18 @@ def data_set_checks(cfg: Config) -> list[str]:
     from husai.probing import datasets
 
     known, sets = datasets.dataset_names(), cfg.external.datasets
-    named = [("selection", n) for n in sets.selection if sets.selection != "all"]
-    named += [("confirmation", n) for n in sets.confirmation if sets.confirmation != "rest"]
+    drawn = isinstance(sets.confirmation, Drawn)
+    named = {
+        "selection": sets.selection,
+        "confirmation.among" if drawn else "confirmation": sets.confirmation.among
+        if drawn
+        else sets.confirmation,
+    }
     out = [
         f"external.datasets.{k}: '{n}' is not one of the {len(known)} probing data "
         f"sets{nearest(n, known)}"
-        for k, n in named
+        for k, names in named.items()
+        for n in (names if isinstance(names, list) else [])
         if n not in known
     ]
     with_twin = datasets.ood_names()
@@ -25,25 +36,87 @@ def data_set_checks(cfg: Config) -> list[str]:
         for n in sets.ood
         if n not in with_twin
     ]
-    if not out:
-        a, b = (set(map(datasets.family, names)) for names in resolved_data_sets(cfg))
-        if a & b:
-            out.append(
-                f"external.datasets: families {sorted(a & b)} are in both selection and "
-                "confirmation; a family belongs to one side"
-            )
+    return out or _apart(cfg)
+
+
+def _apart(cfg: Config) -> list[str]:
+    """Selection, confirmation and out-of-domain sets have nothing in common that they must not."""
+    from husai.probing import datasets
+
+    sets, out = cfg.external.datasets, []
+    selection, confirmation = resolved_data_sets(cfg)
+    a, b = (set(map(datasets.family, names)) for names in (selection, confirmation))
+    if a & b:
+        out.append(
+            f"external.datasets: families {sorted(a & b)} are in both selection and "
+            "confirmation; a family belongs to one side"
+        )
+    seen = sorted(set(selection) & set(sets.ood))
+    if seen:
+        out.append(
+            f"external.datasets.ood: {seen} are in the selection too; what chose the candidate "
+            "cannot test it, so take them out of one of the two"
+        )
+    if isinstance(sets.confirmation, Drawn) and len(confirmation) < sets.confirmation.draw:
+        out.append(
+            f"external.datasets.confirmation.draw: {sets.confirmation.draw} data sets are asked "
+            f"for, but {len(confirmation)} are of families outside the selection; draw fewer, or "
+            "among more"
+        )
     return out
 
 
 def resolved_data_sets(cfg: Config) -> tuple[list[str], list[str]]:
-    """Names of the selection and the confirmation data sets, with ``all`` and ``rest`` filled
-    in.
+    """Names of the selection and the confirmation data sets, with ``all`` and ``rest`` filled in and
+    those drawn that are to be drawn.
+    """
+    sets = cfg.external.datasets
+    if isinstance(sets.confirmation, Drawn):
+        names = confirmation_pool(cfg)
+        return _selection(cfg), draw(names, sets.confirmation.draw, cfg.draw_key)
+    return _selection(cfg), confirmation_pool(cfg)
+
+
+def confirmation_pool(cfg: Config) -> list[str]:
+    """Data sets that the confirmation uses, or may be drawn from: whatever the draw, the training
+    text keeps clear of them.
     """
     from husai.probing import datasets
 
+    sets = cfg.external.datasets.confirmation
+    if sets == "rest":
+        return list(datasets.split(datasets.dataset_names(), "B"))
+    if not isinstance(sets, Drawn):
+        return list(sets)
+    seen = set(map(datasets.family, _selection(cfg)))
+    names = datasets.dataset_names() if sets.among == "all" else sets.among
+    return [name for name in names if datasets.family(name) not in seen]
+
+
+def _selection(cfg: Config) -> list[str]:
+    from husai.probing import datasets
+
     sets = cfg.external.datasets
-    half_a, half_b = datasets.split(datasets.dataset_names())
-    return (
-        list(half_a) if sets.selection == "all" else list(sets.selection),
-        list(half_b) if sets.confirmation == "rest" else list(sets.confirmation),
-    )
+    if sets.selection != "all":
+        return list(sets.selection)
+    half = datasets.split(datasets.dataset_names(), "A")
+    return [name for name in half if name not in sets.ood]
+
+
+def draw(names: Iterable[str], count: int, key: str) -> list[str]:
+    """``count`` of the data sets, in the order given: families take turns, in an order that the
+    SHA-256 of ``key`` and their name sets, and so do the data sets within a family.
+    """
+    from husai.probing import datasets
+
+    def place(name: str) -> str:
+        return hashlib.sha256(f"{key}\n{name}".encode()).hexdigest()
+
+    turn: Counter[str] = Counter()
+    order = {}
+    for name in sorted(names, key=place):
+        family = datasets.family(name)
+        order[name] = turn[family], place(family)
+        turn[family] += 1
+    chosen = sorted(order, key=order.__getitem__)[:count]
+    return [name for name in names if name in chosen]

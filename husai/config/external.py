@@ -4,23 +4,49 @@ that are brought.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from husai.config.fields import Name, PositiveInt, Section, Seed
+
+
+class Drawn(Section):
+    """Confirmation data sets drawn by a rule from the hash of the configuration, before any weights
+    exist, from families that took no part in the selection.
+    """
+
+    draw: PositiveInt = Field(description="how many; as many families as possible are in it")
+    among: list[str] | Literal["all"] = Field(
+        "all",
+        description="data sets to draw from; the training text keeps clear of them all, so that "
+        "another draw trains nothing again",
+    )
+    salt: Seed = Field(0, description="part of what is hashed: another number, another draw")
+
+
+def _form(value: object) -> str:
+    return "one" if isinstance(value, str) else "each" if isinstance(value, list) else "block"
 
 
 class DataSets(Section):
     """Which probing data sets are evaluated; names as in sae-probes, e.g. 87_glue_cola."""
 
     selection: list[str] | Literal["all"] = Field(
-        description="split A: data sets that may choose the candidate"
+        description="split A: data sets that may choose the candidate; 'all' is half of the "
+        "families, less the data sets of `ood`"
     )
-    confirmation: list[str] | Literal["rest"] = Field(
-        description="split B, other families: data sets that confirm it"
+    confirmation: Annotated[
+        Annotated[Literal["rest"], Tag("one")]
+        | Annotated[list[str], Tag("each")]
+        | Annotated[Drawn, Tag("block")],
+        Discriminator(_form),
+    ] = Field(
+        description="split B, other families: data sets that confirm it; 'rest' is the other half"
     )
-    ood: list[str] = Field(description="data sets with a shipped out-of-domain twin")
+    ood: list[str] = Field(
+        description="data sets with a shipped out-of-domain twin, none of them in `selection`"
+    )
     max_rows: PositiveInt | None = Field(None, description="use the first rows only; null for all")
 
 

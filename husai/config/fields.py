@@ -16,7 +16,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 # 2**53: the largest whole number that a float holds exactly, which every figure becomes somewhere.
 PositiveInt = Annotated[int, Field(ge=1, le=2**53)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Architecture = Literal["topk", "batchtopk", "relu", "jumprelu"]
+Architecture = Literal["topk", "batchtopk", "matryoshka", "relu", "jumprelu"]
 CalibratedOrInt = PositiveInt | Literal["calibrated"]
 
 

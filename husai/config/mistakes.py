@@ -13,7 +13,7 @@ from husai.errors import nearest
 
 # What pydantic puts into the place of an error besides the keys: the form of a value that may have
 # several.
-FORMS = ("int", "float", "str", "one", "each", "union")
+FORMS = ("int", "float", "str", "one", "each", "block", "union")
 FORM_PREFIXES = ("function-", "list[", "dict[", "literal[", "constrained-", "tuple[", "union[")
 
 

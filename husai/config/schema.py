@@ -63,3 +63,10 @@ class Config(Section):
     def hash(self) -> str:
         """SHA-256 of the whole configuration, 16 hex digits; where jobs run is left out."""
         return hash_json(self.model_dump(exclude={"compute"}))[:16]
+
+    @property
+    def draw_key(self) -> str:
+        """What the drawing of the confirmation's data sets starts from: the hash of all that decides
+        on weights and measurements, and so not of where jobs run or how a run ends.
+        """
+        return hash_json(self.model_dump(exclude={"compute", "gate"}))

@@ -101,6 +101,22 @@ class FrontierRecipe(Section):
     decay_fraction: Fraction | None = Field(
         None, description="share of the steps with linear decay to zero"
     )
+    aligned: bool = Field(
+        False, description="inner product of each latent's encoder and decoder held at 1"
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, description="weight of the squared encoder weights in the loss"
+    )
+    frozen_encoder: bool = Field(
+        False, description="a control: encoder weights stay where they started"
+    )
+    soft_frozen: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="a control: smallest cosine of a decoder row to its start (0.8 in "
+        "2602.14111); 0 leaves it free",
+    )
 
     def given(self) -> dict[str, Any]:
         """What the entry says beyond architecture, width and L0."""

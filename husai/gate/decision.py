@@ -5,11 +5,17 @@ condition.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from husai.gate.policy import is_shipped, policy_label
+
+ASKED = re.compile(r"(point|lcb|ucb) (>=|<=|>|<) (\S+)")
+UNIT_AT_ZERO = 0.05
+"""What a margin is measured in where the threshold is 0 and gives no unit: the difference in AUC,
+or in agreement, that the selection counts as one step."""
 
 
 class Row(NamedTuple):
@@ -42,6 +48,33 @@ class Row(NamedTuple):
             f"[{'-inf' if self.lcb is None else f'{self.lcb:.4g}'}, "
             f"{'inf' if self.ucb is None else f'{self.ucb:.4g}'}]"
         )
+
+    @property
+    def required(self) -> tuple[str, str, float] | None:
+        """Basis (``point``, ``lcb`` or ``ucb``), operator and threshold; None for a check that
+        compares no number.
+        """
+        found = ASKED.fullmatch(self.asked)
+        return (found[1], found[2], float(found[3])) if found else None
+
+    @property
+    def bound(self) -> float | None:
+        """The number that was compared with the threshold."""
+        if self.required is None:
+            return None
+        return {"point": self.value, "lcb": self.lcb, "ucb": self.ucb}[self.required[0]]
+
+    @property
+    def margin(self) -> float | None:
+        """How far the bound lies on the passing side of the threshold, in units of the threshold's
+        own size (of :data:`UNIT_AT_ZERO` where it is 0); negative where it fails, None where
+        nothing was measured.
+        """
+        if self.bound is None:
+            return None
+        _, operator, threshold = self.required
+        distance = (self.bound - threshold) / (abs(threshold) or UNIT_AT_ZERO)
+        return distance if operator.startswith(">") else -distance
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from husai.probing.tables import drop_metric, probing_metrics
 from husai.provenance import failure, finite
 from husai.statistics import ensemble_metrics, jackknife_t
 from husai.statistics.ensemble import SINGLE
-from husai.stress import stress_metrics
+from husai.statistics.recovered import faithfulness_metrics, losses_of
+from husai.stress import probing_difference, stress_metrics
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
 """How far a number derived again may lie from the one that was written: the sums of another machine
@@ -30,7 +31,7 @@ NOT_GATED = {"stability": SINGLE, "saebench": ("auc",)}
 """Metrics that are reported only, or (``shared_init_pairs``) judged as part of the integrity record,
 and that nothing stored beside them gives."""
 STRESS = ("random_model", "transcoder")
-KINDS = ("integrity", "stability", *STRESS, "ood", "saebench", "cebench")
+KINDS = ("integrity", "stability", *STRESS, "ood", "saebench", "cebench", "faithfulness")
 """Kinds that policies gate and that rest on trained SAEs."""
 _SEED = re.compile(r"seed-?\d+")
 
@@ -96,7 +97,14 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
         pair = [b for b in item.behind if b.kind == "stability"][:2]
         if len(pair) < 2 or pair[0].recipe_hash != item.recipe_hash:
             raise ValueError("it rests on no two stability records, the first of its own recipe")
-        return stress_metrics(item.kind, *(b.record for b in pair)), "two stability records"
+        metrics, source = (
+            stress_metrics(item.kind, *(b.record for b in pair)),
+            "two stability records",
+        )
+        if item.kind == "random_model" and "probing" in record:
+            metrics["delta_probing"] = probing_difference(record["probing"])
+            source += " and probes"
+        return metrics, source
     if item.kind == "ood":
         return _ood(record), "values per data set"
     if item.kind == "integrity":
@@ -104,6 +112,8 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
     own, control = _sides(item)
     if item.kind == "saebench":
         return probing_metrics(own, control), "records per seed"
+    if item.kind == "faithfulness":
+        return faithfulness_metrics(losses_of(own), losses_of(control)), "losses per text"
     from husai.cebench.evidence import recipe_metrics
 
     return recipe_metrics(own, control), "records per seed"

@@ -11,11 +11,13 @@ from typing import Any
 
 from husai.cycle3.importer import ORIGINAL, as_the_original
 from husai.evidence import Evidence, Metric
-from husai.gate.bounds import FIRST, restate
+from husai.gate.bounds import FIRST
 from husai.gate.checks import CHECKS
 from husai.gate.decision import Decision, Row, finite_or_none, reason_of
 from husai.gate.feasibility import Finding, assess
+from husai.gate.fixed import deviations
 from husai.gate.policy import Condition, Gate, Policy
+from husai.gate.pool import Pool
 
 
 def evaluate(
@@ -53,7 +55,7 @@ def evaluate(
     if policy.original:
         recipe_hash = recipe_hash or ORIGINAL
         items = as_the_original(items, recipe_hash)
-    return _Evaluation(policy, items, recipe_hash, alpha).decision(about)
+    return _Evaluation(policy, Pool(items, recipe_hash, alpha)).decision(about)
 
 
 def named_candidate(candidate: str | Mapping | None, items: Sequence[Evidence]) -> dict[str, Any]:
@@ -76,42 +78,11 @@ def _only_hash(items: Sequence[Evidence]) -> str:
 
 
 class _Evaluation:
-    """Everything one evaluation looks at; built once, read by every gate."""
+    """One policy on one pool of evidence."""
 
-    def __init__(self, policy: Policy, items: list[Evidence], recipe_hash: str, alpha: float):
-        self.policy, self.recipe_hash, self.alpha = policy, recipe_hash, alpha
-        self.by_kind: dict[str, list[Evidence]] = defaultdict(list)
-        self.foreign: dict[str, set[str]] = defaultdict(set)
-        self.unreadable = sorted(
-            f"{e.label} {e.problems[0]}" for e in items if not e.kind and e.problems
-        )
+    def __init__(self, policy: Policy, pool: Pool):
+        self.policy, self.pool = policy, pool
         self.findings: dict[Finding, None] = {}
-        self._usable: dict[tuple[str, str, str], list[tuple[Evidence, Metric]]] = {}
-        for item in items:
-            if item.recipe_hash == recipe_hash:
-                self.by_kind[item.kind].append(item)
-            else:
-                self.foreign[item.kind].add(item.recipe or item.recipe_hash)
-
-    def usable(self, condition: Condition) -> list[tuple[Evidence, Metric]]:
-        """Records that hold the metric, and the metric at the level in force; confirmation outranks
-        the rest, the selection's own data never counts.
-        """
-        key = condition.evidence, condition.metric, condition.basis
-        if key not in self._usable:
-            name = condition.metric
-            found = [e for e in self.by_kind.get(condition.evidence, ()) if name in e.metrics]
-            confirmed = [e for e in found if e.phase == "confirmation"]
-            found = confirmed or [e for e in found if e.phase != "selection"]
-            self._usable[key] = [(e, self._at_level(e.metrics[name], condition)) for e in found]
-        return self._usable[key]
-
-    def _at_level(self, metric: Metric, condition: Condition) -> Metric:
-        """Bounds at the level in force; where a point is judged, bounds that cannot be restated
-        stay as they are.
-        """
-        restated = restate(metric, self.alpha)
-        return restated if restated.bounded or condition.basis != "point" else metric
 
     def decision(self, about: dict[str, Any]) -> Decision:
         policy = self.policy
@@ -134,10 +105,8 @@ class _Evaluation:
             counted=counted,
             modes={g.name: g.mode for g in policy.gates if len(g.modes) > 1},
             required={g.name: g.required for g in policy.gates},
-            alpha=self.alpha if policy.judges_bounds else None,
-            sources=sorted(
-                {item.path for found in self._usable.values() for item, _ in found if item.path}
-            ),
+            alpha=self.pool.alpha if policy.judges_bounds else None,
+            sources=self.pool.sources(),
         )
 
     def _gate(self, gate: Gate) -> list[Row]:
@@ -146,27 +115,41 @@ class _Evaluation:
             gate.alternatives[-1],
         )
         rows = [self._condition(gate, c) for c in chosen]
+        rows += self._settings(gate, chosen)
         if not chosen:
             text = "is missing" if gate.required else "is missing, and not required"
             rows = [Row.unmeasured(gate.name, "evidence", not gate.required, text)]
-        items = self._behind() if gate.checks else []
+        items = self.pool.behind(self.policy) if gate.checks else []
         for check in gate.checks:
-            text = CHECKS[check](items, self.unreadable)
+            text = CHECKS[check](items, self.pool.unreadable)
             rows.append(Row.unmeasured(gate.name, check, not text, text or "holds"))
+        return rows
+
+    def _settings(self, gate: Gate, chosen: Sequence[Condition]) -> list[Row]:
+        """One row per kind of evidence whose settings the policy fixes, where there is any."""
+        read: dict[str, dict[int, Evidence]] = defaultdict(dict)
+        for condition in chosen:
+            if condition.evidence in self.policy.fixed:
+                found = self.pool.usable(condition)
+                read[condition.evidence] |= {id(item): item for item, _ in found}
+        rows = []
+        for kind, items in read.items():
+            text = deviations(self.policy.fixed[kind], list(items.values())) if items else ""
+            rows.append(Row.unmeasured(gate.name, f"{kind} settings", not text, text or "as fixed"))
         return rows
 
     def _there(self, condition: Condition) -> bool:
         """Whether a number, good or bad, can be read for the condition."""
         return any(
             metric.problem or finite_or_none(metric.at(condition.basis)) is not None
-            for _, metric in self.usable(condition)
+            for _, metric in self.pool.usable(condition)
         )
 
     def _condition(self, gate: Gate, condition: Condition) -> Row:
-        found = self.usable(condition)
+        found = self.pool.usable(condition)
         if not found:
             required = gate.required and condition.required
-            text = self._absence(condition) + ("" if required else " (not required)")
+            text = self.pool.absence(condition) + ("" if required else " (not required)")
             return Row.unmeasured(gate.name, condition.name, not required, text, condition.asked)
         judged = [self._judge(gate, condition, item, metric) for item, metric in found]
         if len(judged) == 1:
@@ -215,8 +198,8 @@ class _Evaluation:
         number = metric.at(condition.basis)
         passed = condition.holds(number)
         shown = "unbounded" if math.isinf(number) else _digits(number, condition)
-        if self.alpha < FIRST and condition.basis != "point":
-            shown += f" at one-sided level {self.alpha:.2g}"
+        if self.pool.alpha < FIRST and condition.basis != "point":
+            shown += f" at one-sided level {self.pool.alpha:.2g}"
         text = f"= {shown} {'meets' if passed else 'fails'} {condition.op} {condition.threshold:g}"
         seeds = _seeds_behind(condition, item, metric)
         few = seeds < gate.min_n
@@ -225,39 +208,6 @@ class _Evaluation:
         if blocking or few:
             return False, "; ".join([text, *blocking])
         return passed, text if passed else "; ".join([text, *(f.reason for f in findings)])
-
-    def _absence(self, condition: Condition) -> str:
-        kind, name = condition.evidence, condition.metric
-        if not self.recipe_hash:
-            return (
-                "is missing: the candidate is not named, and the evidence is not all of one recipe"
-            )
-        here = self.by_kind.get(kind, [])
-        held = sorted(e.label for e in here if name in e.metrics)
-        if held:
-            return (
-                f"is missing: {held[0]} is the selection's own data; confirm on fresh seeds "
-                "and held-out data"
-            )
-        if here:
-            problems = "".join(f"; {e.label} {p}" for e in here for p in e.problems)
-            what = name if condition.basis == "point" else condition.basis
-            return f"is missing: no {what} in {min(e.label for e in here)}" + problems
-        if self.foreign.get(kind):
-            others = ", ".join(sorted(self.foreign[kind])[:3])
-            return f"is missing: there is {kind} evidence for {others}, not for the candidate"
-        return f"is missing: there is no {kind} evidence" + "".join(
-            f"; {text}" for text in self.unreadable
-        )
-
-    def _behind(self) -> list[Evidence]:
-        """Records the decision rests on, and any of the same kinds that have problems."""
-        conditions = [c for g in self.policy.gates for c in g.conditions()]
-        found = {id(e): e for c in conditions for e, _ in self.usable(c)}
-        for kind in {c.evidence for c in conditions}:
-            bad = (e for e in self.by_kind.get(kind, ()) if e.problems and e.phase != "selection")
-            found.update({id(e): e for e in bad})
-        return list(found.values())
 
     def _metrics(self) -> dict[str, Any]:
         """What the decision reports of each metric that the policy speaks of: the worst of it."""
@@ -268,7 +218,7 @@ class _Evaluation:
                 continue
             sign = 1 if condition.op in (">=", ">") else -1
             worst = min(
-                (metric for _, metric in self.usable(condition)),
+                (metric for _, metric in self.pool.usable(condition)),
                 key=lambda m, sign=sign: (m.value is None, sign * (m.value or 0.0), m.lcb, -m.ucb),
                 default=None,
             )

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from husai.errors import HusaiError, nearest
 
 PINNED = {
     "cycle3": "f6a89d353222645f85c8a6bd7368111745f59123a26d6dc20eb3f16110ce8fda",
-    "strict": "ca81fbb77656dc4039219bce018c073823fb61cd601cb55f2959105d80e4138e",
+    "strict": "729b4b8084f7d4771a33eb04b20d3dfaa9992147850c1a391a68d187c2a9f512",
 }
 """SHA-256 of the policy files that ship with this version. A name promises nothing: whoever may edit
 a file may call it strict."""
@@ -100,11 +100,13 @@ class Policy:
     meet.
 
     ``original``: the evidence is taken as the original study took it, which
-    :func:`husai.cycle3.importer.as_the_original` turns into evidence of this kind."""
+    :func:`husai.cycle3.importer.as_the_original` turns into evidence of this kind. ``fixed``: by
+    evidence kind, what the evidence must have been measured with (:mod:`husai.gate.fixed`)."""
 
     name: str
     gates: tuple[Gate, ...]
     original: bool = False
+    fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sha256: str = ""
     path: str = ""
 

@@ -13,13 +13,14 @@ from typing import Any
 import yaml
 
 from husai.errors import HusaiError, nearest
+from husai.gate.fixed import read_fixed
 from husai.gate.policy import Condition, Gate, Policy
 from husai.gate.vocabulary import CHECKS, metric_names
 
 SCHEMA = "husai.policy/1"
 BASES = ("point", "lcb", "ucb")
 OPERATORS = (">=", ">", "<=", "<")
-POLICY_KEYS = ("policy", "schema", "evidence", "declares", "gates")
+POLICY_KEYS = ("policy", "schema", "evidence", "declares", "fixed", "gates")
 EVIDENCE_KEYS = ("one_candidate", "confirmation", "checked")
 GATE_KEYS = ("why", "min_n", "required", "counts", "checks", "conditions", "mode", "modes")
 CONDITION_KEYS = (
@@ -142,6 +143,7 @@ class Reader:
             name=str(data.get("policy")),
             gates=tuple(read),
             original=self._evidence(data.get("evidence") or {}),
+            fixed=read_fixed(data.get("fixed") or {}, self.wrong),
         )
 
     def _evidence(self, data: Any) -> bool:

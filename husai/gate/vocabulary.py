@@ -61,7 +61,7 @@ METRICS: dict[str, tuple[str, ...]] = {
         "shared_init_pairs",
     ),
     "stability": STABILITY,
-    "random_model": ("delta_S",),
+    "random_model": ("delta_S", "delta_probing"),
     "transcoder": ("delta_S", "transcoder_delta"),
     "ood": ("excess_drop", "ood_drop"),
     "saebench": ("delta_vs_frozen", "delta_vs_dense", "delta_vs_neurons", "delta_vs_pca"),

@@ -51,9 +51,8 @@ def ood_job(
     """Out-of-domain stress test of one recipe over its seeds; writes ``results/stress/ood.json``.
 
     ``excess_drop`` is (SAE drop - dense drop) on the shipped OOD sets, crossed over seeds and
-    families: of the data sets that took no part in the selection, those that are informative in
-    their domain. ``ood_drop`` is the original's number on its alphabetical partition of all given
-    data sets.
+    families of those that are informative in their domain; ``ood_drop`` is the original's number on
+    its alphabetical partition of all given data sets.
 
     Parameters
     ----------
@@ -77,10 +76,9 @@ def ood_job(
         raise HusaiError("ood: no SAE was given; name at least one seed of the candidate")
     saes = [identified(d, spec, where) for d in sae_dirs]
     first = saes[0]
-    wanted = datasets.check_names(
+    names = datasets.check_names(
         spec.ood or datasets.ood_names(), "external.datasets.ood: data set"
     )
-    names = [name for name in wanted if name not in spec.selection]
     pairs = [
         tuple(
             load_probe_data(probes, first.hook_name, n, spec.pooling, spec.max_rows, ood=o)
@@ -116,7 +114,6 @@ def ood_job(
         hook_name=first.hook_name,
         k=spec.gate_k,
         pooling=spec.pooling,
-        took_part_in_selection=[name for name in wanted if name not in names],
         **counts(rows),
         **({} if metrics else {"reason": NONE_INFORMATIVE}),
         per_dataset=rows,

@@ -14,7 +14,7 @@ from husai.config import Config
 from husai.config.brought import Brought, bring
 from husai.errors import HusaiError, nearest
 from husai.planning.frontier import compared_recipes
-from husai.recipe import CALIBRATED, MATCHED, RANDOM, Recipe
+from husai.recipe import CALIBRATED, FIXED_K, MATCHED, RANDOM, Recipe
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Plan:
         """
         sparsity = (
             {"k": l0}
-            if architecture in ("topk", "batchtopk")
+            if architecture in FIXED_K
             else {"l0_target": l0 if l0 == CALIBRATED else float(l0)}
         )
         return self.recipe(subject, architecture, d_sae, **sparsity, **fields)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from husai.errors import HusaiError
 from husai.planning.specs import ConfirmationSpec
-from husai.recipe import FIXED_K, RANDOM, Recipe
+from husai.recipe import FIXED_K, OPTIONS, RANDOM, Recipe
 
 ROLES = ("candidate", "frozen", "random_model", "transcoder")
 
@@ -44,6 +44,7 @@ def role_recipe(role: str, candidate: Recipe, resolved: Recipe, spec: Confirmati
             l0_target=None,
             sparsity_coefficient=None,
             frozen_decoder=True,
+            **OPTIONS,
         )
     if role == "random_model":
         return replace(resolved, subject=resolved.subject + RANDOM)

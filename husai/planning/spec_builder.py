@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from husai.config.data_sets import resolved_data_sets
+from husai.config.data_sets import confirmation_pool, resolved_data_sets
 from husai.config.external import GateProbe
 from husai.config.fields import Section
 from husai.planning import specs
@@ -26,7 +26,8 @@ class SpecBuilder:
         }
 
     def _corpus(self) -> specs.CorpusSpec:
-        return specs.CorpusSpec(**fields(self.config.corpus), **self.sets)
+        kept_clear_of = self.sets | {"confirmation": confirmation_pool(self.config)}
+        return specs.CorpusSpec(**fields(self.config.corpus), **kept_clear_of)
 
     def subject(self, name: str) -> str:
         """Making of a subject."""

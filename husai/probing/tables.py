@@ -86,14 +86,14 @@ def drop_metric(rows: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
     Parameters
     ----------
     rows : sequence of mapping
-        One per seed and data set, seeds outermost.
+        One per SAE and data set; of every data set the SAEs in the same order.
     """
     counted = informative(rows)
-    drops: dict[Any, list[float]] = {}
+    drops: dict[str, list[float]] = {name: [] for name in counted}
     for row in rows:
         if row["dataset"] in counted:
             drop = (row["sae_id"] - row["sae_ood"]) - (row["llm_id"] - row["llm_ood"])
-            drops.setdefault(row["seed"], []).append(drop)
+            drops[row["dataset"]].append(drop)
     if not counted:
         return {}
-    return {"excess_drop": crossed_metric(list(drops.values()), list(counted.values()))}
+    return {"excess_drop": crossed_metric(np.transpose(list(drops.values())), [*counted.values()])}

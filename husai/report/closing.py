@@ -4,6 +4,7 @@ where to look.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from husai.errors import HusaiError
@@ -18,13 +19,17 @@ from husai.report.events import (
     runs_path,
 )
 
+LINE = 118
+"""Characters of a gate's line: verdict, value and what was asked fit; the report has every reason."""
+
 
 def strict_lines(results: str | Path = "results") -> list[str]:
-    """The strict decision, one line a gate: verdict, value, interval, threshold, reason. Empty when
-    there is none.
+    """The strict decision, one short line a gate: verdict, value, interval, threshold, and as much
+    of the reason as fits. Empty when there is none.
     """
     try:
-        return gate_lines(read_json(Path(results) / "gate/strict/release_policy.json"))
+        lines = gate_lines(read_json(Path(results) / "gate/strict/release_policy.json"))
+        return [textwrap.shorten(line, LINE, placeholder=" ...") for line in lines]
     except (HusaiError, KeyError, TypeError, ValueError):
         return []
 

@@ -41,12 +41,19 @@ class Figure(NamedTuple):
     caption: Inline
 
 
+class Words(NamedTuple):
+    """Words and their meanings, for a reader to look up."""
+
+    entries: list[tuple[str, str]]
+
+
 class Section(NamedTuple):
-    """A titled part of the report."""
+    """A titled part of the report; a folded one is opened by its heading (HTML only)."""
 
     title: str
     blocks: list[Any]
     level: int = 2
+    folded: bool = False
 
     @property
     def slug(self) -> str:
@@ -118,6 +125,8 @@ def _block_lines(block: Any, inline: Any) -> list[str]:
         return [f"- {inline(item)}" for item in block.items]
     if isinstance(block, Figure):
         return [f"*Figure (in gate_report.html): {inline(block.caption)}*"]
+    if isinstance(block, Words):
+        return [f"- `{word}`: {meaning}" for word, meaning in block.entries]
     head = "| " + " | ".join(inline(cell) for cell in block.header) + " |"
     rule = "|" + " --- |" * len(block.header)
     return [

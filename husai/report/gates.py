@@ -4,7 +4,6 @@ a ``release_policy.json``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from husai.gate.decision import Row, telling
@@ -72,11 +71,12 @@ def _cells(gate: Quote, row: Quote, reason: Quote, passed: bool) -> list[Inline]
 
 
 def _strip(row: Quote, passed: bool) -> str:
-    found = re.search(r"(>=|<=|>|<)\s*([-+.\deE]+)\s*$", str(row["asked"].value or ""))
-    if not found:
+    required = Row(**row.value).required if row.value else None
+    if required is None:
         return ""
+    _, operator, threshold = required
     numbers = (row[name].value for name in ("value", "lcb", "ucb"))
-    return interval_strip(*numbers, float(found.group(2)), found.group(1), passed)
+    return interval_strip(*numbers, threshold, operator, passed)
 
 
 def interval_strip(

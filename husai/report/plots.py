@@ -152,7 +152,7 @@ def line_plot(
                 bbox_to_anchor=(1.01, 0.5),
             )
 
-    return _svg(draw, size)
+    return draw_svg(draw, size)
 
 
 def _spread(one: Series, y: Sequence[float]) -> list[list[float]]:
@@ -200,7 +200,7 @@ def heat_map(
         axes.set_ylim(n, 0)
         axes.grid(False)
 
-    return _svg(draw, size)
+    return draw_svg(draw, size)
 
 
 def _positions(one: Series, index: int, categories: dict[str, int], log: bool) -> list[float]:
@@ -232,7 +232,8 @@ def _log_axis(axes: Any, positions: list[float]) -> None:
         axes.minorticks_off()
 
 
-def _svg(draw: Callable[[Any], None], size: tuple) -> str:
+def draw_svg(draw: Callable[[Any], None], size: tuple) -> str:
+    """SVG of what ``draw`` puts on a pair of axes, in inches, in the report's style."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from husai.errors import HusaiError
+from husai.gate.decision import Row
 from husai.provenance import read_json
 
 MISSING = "missing"
@@ -158,7 +159,20 @@ def gate_names(gates: dict) -> list[str]:
     return [name for name in gates if name != "pass_all"]
 
 
+def format_short(value: Any) -> str:
+    """A number as printed on the first screen: three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else format_value(value)
+
+
+def format_margin(value: Any) -> str:
+    """A margin as printed: its sign, and two digits after the point."""
+    return MISSING if value is None else f"{value:+.2f}"
+
+
 DERIVE = {
+    "bound": lambda row: Row(**row).bound,
+    "margin": lambda row: Row(**row).margin,
+    "threshold": lambda row: Row(**row).required[2],
     "lower": lambda value: value,
     "upper": lambda value: value,
     "length": len,
@@ -166,7 +180,28 @@ DERIVE = {
     "failed_count": lambda gates: sum(gates[name] is not True for name in gate_names(gates)),
     "failed_names": lambda gates: [name for name in gate_names(gates) if gates[name] is not True],
 }
-FORMAT = {"lower": format_lower, "upper": format_upper}
+MOST_DECIMALS = 6
+"""Beyond these a value is printed by its significant digits."""
+
+
+def with_decimals(name: str, decimals: int) -> str:
+    """Name of the derivation that prints ``value``, ``lower`` or ``upper`` with so many digits
+    after the point.
+    """
+    return f"{name}.{decimals}"
+
+
+FORMAT = {
+    "lower": format_lower,
+    "upper": format_upper,
+    "bound": format_short,
+    "margin": format_margin,
+    "threshold": format_short,
+}
+for _name in ("value", "lower", "upper"):
+    for _decimals in range(MOST_DECIMALS + 1):
+        DERIVE[with_decimals(_name, _decimals)] = lambda value: value
+        FORMAT[with_decimals(_name, _decimals)] = f"{{:.{_decimals}f}}".format
 
 
 def derived(value: Any, pointer: str, derive: str | None) -> Any:

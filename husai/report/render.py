@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import re
 from functools import cache
@@ -21,8 +23,10 @@ from husai.report.document import (
     Paragraph,
     Section,
     Table,
+    Words,
     markdown,
 )
+from husai.report.front.words import word_of
 from husai.report.quotes import Quote, Source
 from husai.report.sections import build
 
@@ -89,13 +93,16 @@ def page(document: Document) -> str:
         {
             "title": s.title,
             "slug": s.slug,
-            "level": s.level,
-            "body": "\n".join(_block(b) for b in s.blocks),
+            "folded": s.folded,
+            "body": _body(s),
         }
         for s in document.sections
     ]
     status = _plain(document.status)
+    script = template("gate_report.js").render()
     return template("gate_report.html").render(
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=html.escape(status),
         status=_inline(document.status),
         released=document.released,
@@ -130,7 +137,13 @@ def _text(text: str) -> str:
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
 
 
-def _block(block: Any) -> str:
+def _body(section: Section) -> str:
+    told: set[str] = set()
+    return "\n".join(_block(block, told) for block in section.blocks)
+
+
+def _block(block: Any, told: set[str]) -> str:
+    """One block; the words in ``told`` were explained earlier in its section."""
     if isinstance(block, Paragraph):
         role = f' class="{block.role}"' if block.role else ""
         return f"<p{role}>{_inline(block.inline)}</p>"
@@ -140,42 +153,66 @@ def _block(block: Any) -> str:
         label = html.escape(_plain(block.caption))
         svg = block.svg.replace("role='img'", f'role="img" aria-label="{label}"', 1)
         return f"<figure>{svg}<figcaption>{_inline(block.caption)}</figcaption></figure>"
-    if isinstance(block, Section):
-        return "\n".join(_block(b) for b in block.blocks)
-    return _table(block)
+    if isinstance(block, Words):
+        entries = "".join(
+            f'<dt>{html.escape(word)}</dt><dd id="{_word_id(word)}">{_text(meaning)}</dd>'
+            for word, meaning in block.entries
+        )
+        return f"<dl>{entries}</dl>"
+    return _table(block, told)
 
 
-def _table(table: Table) -> str:
-    numeric = [
-        _is_numeric([row[i] for row in table.rows if i < len(row)])
-        for i in range(len(table.header))
-    ]
+def _table(table: Table, told: set[str]) -> str:
+    """A table in a region that scrolls by itself; it can be reached by keyboard."""
+    columns = zip(*[row[: len(table.header)] for row in table.rows], strict=True)
+    numeric = [_is_numeric(list(column)) for column in columns] or [False] * len(table.header)
     classes = [' class="number"' if flag else "" for flag in numeric]
     strips = any(table.graphics)
-    head = "".join(
-        f"<th{c}>{_inline(cell)}</th>" for c, cell in zip(classes, table.header, strict=True)
-    )
+    head = [
+        f"<th{c}{_described(cell, told)}>{_inline(cell)}</th>"
+        for c, cell in zip(classes, table.header, strict=True)
+    ]
     rows = []
     for index, row in enumerate(table.rows):
-        cells = [f"<td{c}>{_inline(cell)}</td>" for c, cell in zip(classes, row, strict=True)]
+        cells = [f"<td{c}>{_term(cell, told)}</td>" for c, cell in zip(classes, row, strict=True)]
         if strips:
             cells.insert(-1, f'<td class="graphic">{table.graphics[index]}</td>')
         role = f' class="{table.roles[index]}"' if table.roles else ""
         rows.append(f"<tr{role}>{''.join(cells)}</tr>")
     if strips:
-        before, last = head[: head.rindex("<th")], head[head.rindex("<th") :]
-        head = f"{before}<th>on one scale</th>{last}"
+        head.insert(-1, "<th>on one scale</th>")
     kind = ' class="gate"' if table.roles else ""
-    return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    name = html.escape(_plain(table.header[0]))
+    return (
+        f'<div class="wide" tabindex="0" role="group" aria-label="Table by {name}"><table{kind}>'
+        f"<thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _word_id(word: str) -> str:
+    return "w-" + re.sub(r"[^A-Za-z0-9]+", "-", word)
+
+
+def _described(cell: Inline, told: set[str]) -> str:
+    """Where the meaning of a cell stands, if it is a word of the glossary that is new here."""
+    word = word_of(cell)
+    if word is None or word in told:
+        return ""
+    told.add(word)
+    return f' aria-describedby="{_word_id(word)}"'
+
+
+def _term(cell: Inline, told: set[str]) -> str:
+    """A cell; a new word of the glossary becomes a button that shows its meaning."""
+    described, text = _described(cell, told), _inline(cell)
+    return f'<button type="button" class="term"{described}>{text}</button>' if described else text
 
 
 def _is_numeric(column: list[Inline]) -> bool:
-    values = [
-        part.printed
-        for cell in column
-        for part in cell
-        if isinstance(part, Quote) and part.derive != "key" and part.printed is not None
-    ]
-    return bool(values) and all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
-    )
+    """Whether a column holds numbers, with at most brackets and a few words around them."""
+    parts = [part for cell in column for part in cell]
+    quotes = [p for p in parts if isinstance(p, Quote) and p.derive != "key"]
+    values = [q.printed for q in quotes if q.printed is not None]
+    prose = any(isinstance(p, str) and len(p) > len(" (no interval)") for p in parts)
+    numbers = (isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    return bool(values) and not prose and all(numbers)

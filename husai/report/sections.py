@@ -13,6 +13,9 @@ from husai.report.document import (
     Section,
     Table,
 )
+from husai.report.front.candidates import candidates_section
+from husai.report.front.verdict import verdict_section
+from husai.report.front.words import words_section
 from husai.report.gates import decision_tables
 from husai.report.quotes import Quote, Source, gate_names
 from husai.report.records import missing, records_blocks, selftest_blocks, summary_blocks
@@ -55,7 +58,7 @@ def build(source: Source) -> Document:
     """The whole report from the evidence below ``source.root``."""
     strict = source.open(STRICT)
     released = strict["gates"]["pass_all"].value is True and _shipped(strict)
-    sections = [
+    details = [
         Section("Decision", _decision(source)),
         Section("Negative results", _failures(source)),
         Section("Original policy (cycle3)", _policy(source, CYCLE3)),
@@ -72,7 +75,13 @@ def build(source: Source) -> Document:
         Section("Passports of latents", _passports(source)),
         Section("Provenance", _provenance(source)),
     ]
-    return Document(status_line(strict), released, sections)
+    sections = [
+        verdict_section(strict),
+        candidates_section(source),
+        *(section._replace(folded=True) for section in details),
+    ]
+    words = words_section(sections)._replace(folded=True)
+    return Document(status_line(strict), released, [*sections, words])
 
 
 def _shipped(decision: Quote) -> bool:

@@ -4,10 +4,11 @@ value.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from husai.report.document import Inline, Table
-from husai.report.quotes import Quote
+from husai.report.quotes import MOST_DECIMALS, Quote, with_decimals
 
 DEPTH = 3
 
@@ -23,10 +24,28 @@ def metric_cell(ref: Quote) -> Inline:
     """
     if ref["value"].value is None and str(ref["method"].value).startswith("not assessable"):
         return [ref["method"]]
-    value = ref["value"]
+    value, lcb, ucb = rounded(ref)
     if ref["lcb"].value is None and ref["ucb"].value is None:
         return [value] if ref["value"].value is None else [value, " (no interval)"]
-    return [value, " [", ref["lcb"].by("lower"), ", ", ref["ucb"].by("upper"), "]"]
+    return [value, " [", lcb, ", ", ucb, "]"]
+
+
+def rounded(ref: Quote) -> tuple[Quote, Quote, Quote]:
+    """Value and bounds of a metric as they are printed: where there is an interval, with two
+    significant digits of its half-width, as more would say nothing; else with four of each.
+    """
+    found = ref["value"], ref["lcb"], ref["ucb"]
+    numbers = [one.value for one in found]
+    if all(isinstance(v, float) and math.isfinite(v) for v in numbers) and numbers[1] < numbers[2]:
+        decimals = max(0, 1 - math.floor(math.log10((numbers[2] - numbers[1]) / 2)))
+        if decimals <= MOST_DECIMALS:
+            value, lcb, ucb = found
+            return (
+                value.by(with_decimals("value", decimals)),
+                lcb.by(with_decimals("lower", decimals)),
+                ucb.by(with_decimals("upper", decimals)),
+            )
+    return found[0], found[1].by("lower"), found[2].by("upper")
 
 
 def cell(ref: Quote) -> Inline:
@@ -114,12 +133,13 @@ def metrics_table(metrics: Quote) -> Table | None:
     rows = []
     for _, ref in metrics.items():
         if is_metric(ref.value):
-            bounds: Inline = ["[", ref["lcb"].by("lower"), ", ", ref["ucb"].by("upper"), "]"]
+            value, lcb, ucb = rounded(ref)
+            bounds: Inline = ["[", lcb, ", ", ucb, "]"]
             unbounded = ref["lcb"].value is None and ref["ucb"].value is None
             rows.append(
                 [
                     [ref.name()],
-                    [ref["value"]],
+                    [value],
                     ["none"] if unbounded else bounds,
                     cell(ref["n"]),
                     cell(ref["method"]),

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from husai.errors import HusaiError, nearest
-from husai.recipe import ARCHITECTURES, READ_ONLY
+from husai.recipe import READ_ONLY
 from husai.sae.kernels import top_k
 
 THRESHOLDED = ("batchtopk", "jumprelu")
 TOP_K = ("topk", "transcoder")
+KNOWN = (*TOP_K, *THRESHOLDED, "relu", *READ_ONLY)
+"""How a code is made; what differs in training alone, as Matryoshka does, is no rule of its own."""
 
 
 class SAE:
@@ -173,10 +175,9 @@ class SAE:
         return f"SAE({self.architecture}, d_in={self.d_in}, d_sae={self.d_sae}{sparsity})"
 
     def _problem(self) -> str | None:
-        known = (*ARCHITECTURES, *READ_ONLY)
-        if self.architecture not in known:
+        if self.architecture not in KNOWN:
             return (
-                f"architecture is not one of {', '.join(known)}{nearest(self.architecture, known)}"
+                f"architecture is not one of {', '.join(KNOWN)}{nearest(self.architecture, KNOWN)}"
             )
         if (
             self.W_enc.ndim != 2

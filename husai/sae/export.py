@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from husai.recipe import Recipe
+from husai.recipe import BATCH_TOP_K, Recipe
 from husai.sae.architectures import SAE
 from husai.sae.training.initialise import Units
 
@@ -27,11 +27,13 @@ def exported(recipe: Recipe, seed: int, parameters: dict[str, torch.Tensor], uni
         b_enc = b_enc - (units.centre_in * units.scale_in).to(parameters["b_enc"]).double() @ W_enc
     W_enc, b_enc = W_enc * (units.scale_in / units.scale_out), b_enc / units.scale_out
     threshold = p["threshold"] / units.scale_out if "threshold" in p else None
-    if recipe.architecture == "batchtopk":
+    architecture = recipe.architecture
+    if architecture in BATCH_TOP_K:
+        architecture = "batchtopk"
         threshold = torch.zeros_like(b_enc)
     parts = [W_enc, p["W_dec"], b_enc, p["b_dec"] / units.scale_out, threshold]
     parts = [None if t is None else t.to(dtype).contiguous() for t in parts]
-    return SAE(recipe.architecture, *parts, k=recipe.k, cfg=_notes(recipe, seed))
+    return SAE(architecture, *parts, k=recipe.k, cfg=_notes(recipe, seed))
 
 
 def _notes(recipe: Recipe, seed: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -156,6 +157,22 @@ def batch_top_k(pre: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return flat[chosen], chosen
 
 
+def by_group(code: Code, groups: Sequence[int], d_sae: int) -> Code:
+    """The same entries with a row for every group of latents: row ``r`` becomes ``r * n_groups`` to
+    ``r * n_groups + n_groups - 1``. Entries of a row must be in the order of their latents.
+
+    Parameters
+    ----------
+    groups : sequence of int
+        Latents up to the end of each group; the last is ``d_sae``.
+    """
+    ends = torch.tensor(groups[:-1], device=code.columns.device)
+    rows = code.rows * len(groups) + torch.bucketize(code.columns % d_sae, ends, right=True)
+    n_rows = (len(code.starts) - 1) * len(groups)
+    starts = torch.searchsorted(rows, torch.arange(n_rows + 1, device=rows.device))
+    return code._replace(rows=rows, starts=starts)
+
+
 def decode(code: Code, W_dec: torch.Tensor) -> torch.Tensor:
     """``z @ W_dec``: (S*B, d_out) from W_dec (S, d_sae, d_out)."""
     return embedding_bag(
@@ -192,7 +209,7 @@ def weight_gradients(
     g: torch.Tensor,
     x: torch.Tensor,
     n_latents: int,
-    decoder: bool = True,
+    g_rows: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """``dpre^T x`` and ``z^T g`` by summing, for every latent, over the rows in which it has an
     entry.
@@ -208,8 +225,8 @@ def weight_gradients(
         Centred input.
     n_latents : int
         S*d_sae.
-    decoder : bool
-        False skips ``z^T g`` (frozen decoder).
+    g_rows : Tensor (n,) or None
+        Row of ``g`` that each entry belongs to; None skips ``z^T g`` (frozen decoder).
 
     Returns
     -------
@@ -220,8 +237,8 @@ def weight_gradients(
     rows, starts = code.rows[order], ends[:-1]
     dW_enc = embedding_bag(rows, x, starts, per_sample_weights=dpre[order], mode="sum")
     dW_dec = (
-        embedding_bag(rows, g, starts, per_sample_weights=code.values[order], mode="sum")
-        if decoder
+        embedding_bag(g_rows[order], g, starts, per_sample_weights=code.values[order], mode="sum")
+        if g_rows is not None
         else None
     )
     return dW_enc, dW_dec

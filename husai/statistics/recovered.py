@@ -1,14 +1,20 @@
-"""The share of a loss that is recovered, from losses per text, with its interval."""
+"""The share of a loss that is recovered, from losses per text, with its interval: of one SAE, and of
+a recipe from the records of its seeds.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from husai.errors import HusaiError
 from husai.evidence import Metric
-from husai.statistics.intervals import as_array, jackknife_t, t_quantile
+from husai.statistics.intervals import as_array, jackknife_difference, jackknife_t, t_quantile
+from husai.statistics.levels import stated_bounds
 
 
 def recovered_interval(spliced, ablated, confidence: float = 0.95) -> Metric:
@@ -66,3 +72,35 @@ def _over_texts(spliced: np.ndarray, ablated: np.ndarray, confidence: float) -> 
     left_out = 1.0 - (spliced.sum() - spliced) / rest
     half = t_quantile(n - 1, confidence) * math.sqrt((n - 1) * left_out.var())
     return Metric(float(value), float(value - half), float(value + half), n, "jackknife-t")
+
+
+def losses_of(records: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    """Losses above the clean model from records of single SAEs: ``spliced`` per seed and text,
+    ``ablated`` per text.
+    """
+    ablated = records[0]["texts"]["ablated"]
+    if not all(np.allclose(r["texts"]["ablated"], ablated, rtol=1e-3) for r in records):
+        raise HusaiError(
+            "faithfulness: the records of one recipe were measured on different texts; measure "
+            "them again"
+        )
+    return {"spliced": [r["texts"]["spliced"] for r in records], "ablated": ablated}
+
+
+def faithfulness_metrics(
+    mine: Mapping[str, list], control: Mapping[str, list]
+) -> dict[str, Metric]:
+    """``recovered`` of a recipe over its seeds and texts, with the bounds that further candidates
+    are judged by, and ``recovered_vs_frozen``: by how much more than its control.
+
+    ``mine`` and ``control`` are from :func:`losses_of`.
+    """
+    spliced, ablated = mine["spliced"], mine["ablated"]
+    bounds = stated_bounds(lambda confidence: recovered_interval(spliced, ablated, confidence))
+    per_seed = [
+        1.0 - np.sum(of["spliced"], axis=1) / np.sum(of["ablated"]) for of in (mine, control)
+    ]
+    return {
+        "recovered": replace(recovered_interval(spliced, ablated), bounds=tuple(bounds)),
+        "recovered_vs_frozen": jackknife_difference(*per_seed),
+    }

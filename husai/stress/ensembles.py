@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from husai.evidence import Metric, read_metric
-from husai.statistics import chance_corrected, jackknife_difference, matrix_interval
+from husai.statistics import (
+    chance_corrected,
+    crossed_metric,
+    jackknife_difference,
+    matrix_interval,
+)
 from husai.statistics.ensemble import square
 
 
@@ -31,6 +36,23 @@ def stability_difference(a: np.ndarray, b: np.ndarray) -> Metric:
         if not np.isfinite(matrix[~np.eye(len(matrix), dtype=bool)]).all():
             return Metric(math.nan, -math.inf, math.inf, min(len(a), len(b)), "undefined")
     return jackknife_difference(a, b)
+
+
+def probing_difference(rows: Sequence[Mapping[str, Any]]) -> Metric:
+    """AUC of probes on the candidate minus that of probes on the SAE of the randomised subject, in
+    pairs of seed and data set, crossed over seeds and families.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        ``seed``, ``dataset``, ``family``, ``auc`` and ``random_auc``; every seed has every data
+        set.
+    """
+    families = {row["dataset"]: row["family"] for row in rows}
+    delta = {(row["seed"], row["dataset"]): row["auc"] - row["random_auc"] for row in rows}
+    seeds = dict.fromkeys(row["seed"] for row in rows)
+    table = [[delta[seed, name] for name in families] for seed in seeds]
+    return crossed_metric(table, list(families.values()))
 
 
 def stress_metrics(

@@ -5,24 +5,19 @@ selectors.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from husai import provenance
 from husai.cebench.evidence import delta_table, mismatch, pair_delta, with_baseline
-from husai.errors import HusaiError
 from husai.evidence import Metric
 from husai.planning.specs import FrontierSpec, ScalingSpec
 from husai.probing.tables import INFORMATIVE, NONE_INFORMATIVE, aucs, probe_table
-from husai.provenance import failure
-from husai.recipe import Recipe
 from husai.report.axes import axis_tables
 from husai.stability.record import failed_records, load_records
 from husai.statistics import crossed_interval, jackknife_t
 from husai.summaries.faithfulness import load_faithfulness
+from husai.summaries.measured import Measured, control_of, load_measured
 from husai.summaries.table import StageTable
 
 COLUMNS = {
@@ -55,7 +50,7 @@ COLUMNS = {
     ],
 }
 AXES = {
-    "frontier": ("architecture", "d_sae", "target_l0"),
+    "frontier": ("architecture", "d_sae", "target_l0", "options"),
     "scaling": ("n_rows", "hook_name", "d_sae"),
 }
 MEASURED = (
@@ -67,81 +62,13 @@ MEASURED = (
 )
 
 
-class Measured:
-    """External records of one recipe over its seeds, in the order of the seeds; ``failure`` says
-    why when the recipe failed.
-    """
-
-    def __init__(self, saebench: Sequence[dict], cebench: Sequence[dict], recipe_dir: Path):
-        self.saebench, self.cebench = list(saebench), list(cebench)
-        self.described = provenance.read_json(recipe_dir / "recipe.json")
-        self.recipe = Recipe.from_dict(self.described["recipe"])
-        self.resolved = Recipe.from_dict(self.described.get("resolved") or self.described["recipe"])
-        self.seeds = [r["seed"] for r in self.saebench]
-        self.failure = failure(self.described) or next(
-            filter(None, map(seed_failure, (*self.saebench, *self.cebench))), None
-        )
-        if self.seeds != [r["seed"] for r in self.cebench]:
-            raise HusaiError(
-                f"{self.recipe.id}: SAEBench measured seeds {self.seeds}, CE-Bench "
-                f"{[r['seed'] for r in self.cebench]}; rerun the missing one"
-            )
-
-    @property
-    def l0(self) -> float:
-        """Target L0 after calibration: what a matched control shares."""
-        return self.resolved.matched_l0
-
-    def final(self, name: str) -> list[float]:
-        """A training result per seed."""
-        by_seed = {f["seed"]: f[name] for f in self.described["final"]}
-        return [by_seed[s] for s in self.seeds]
-
-
-def seed_failure(record: dict) -> str | None:
-    """Why the measurement of one SAE failed; None when it did not."""
-    reason = failure(record)
-    return f"{record['kind']} of seed {record['seed']}: {reason}" if reason else None
-
-
-def load_measured(inputs: Sequence[str]) -> dict[str, Measured]:
-    """``{recipe id: Measured}`` from the external records among ``inputs``."""
-    found: dict[str, dict[str, list[dict]]] = defaultdict(lambda: {"saebench": [], "cebench": []})
-    for path in map(Path, inputs):
-        if path.stem in ("saebench", "cebench") and path.parent.name.startswith("seed"):
-            found[path.parent.parent.name][path.stem].append(provenance.read_json(path))
-    out = {}
-    for name, records in found.items():
-        subject = records["saebench"][0]["subject"]
-        out[name] = Measured(
-            records["saebench"], records["cebench"], Path("results/saes") / subject / name
-        )
-    return out
-
-
-def control_of(measured: Measured, pool: dict[str, Measured]) -> Measured:
-    """The frozen-decoder control of the same hook, width and L0."""
-    for other in pool.values():
-        r, mine = other.resolved, measured.resolved
-        if r.frozen_decoder and (r.hook_name, r.d_sae, other.l0) == (
-            mine.hook_name,
-            mine.d_sae,
-            measured.l0,
-        ):
-            return other
-    raise HusaiError(
-        f"{measured.recipe.id}: no frozen-decoder control of hook {measured.recipe.hook_name}, "
-        f"d_sae {measured.recipe.d_sae}, L0 {measured.l0:g}"
-    )
-
-
 def external_row(measured: Measured, control: Measured, k: int) -> dict:
     """One recipe: training quality, mean AUC, deltas with crossed intervals over seeds and
     families.
     """
     r = measured.recipe
     frozen, family = probe_table(measured.saebench, k, control.saebench)
-    dense, _ = probe_table(measured.saebench, dense_k(measured), "dense_auc")
+    dense, _ = probe_table(measured.saebench, measured.dense_k, "dense_auc")
     auc = [list(aucs(record, k).values()) for record in measured.saebench]
     ce, _, ce_family = delta_table(measured.cebench, control.cebench)
     problems = sorted({mismatch(a, b) for a in measured.cebench for b in control.cebench} - {None})
@@ -155,6 +82,7 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
         "n_seeds": len(measured.seeds),
         "explained_variance": jackknife_t(measured.final("explained_variance")),
         "target_l0": measured.l0,
+        "options": "-".join(r.options) or "none",
         "l0": jackknife_t(measured.final("l0")),
         "n_informative": len(family),
         "auc": jackknife_t([float(np.mean(one)) for one in auc]) if family else None,
@@ -164,11 +92,6 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
         "cebench_control": "; ".join(problems) or "matched",
         "status": "measured",
     }
-
-
-def dense_k(measured: Measured) -> int:
-    """The k at which a recipe is compared with the dense probe."""
-    return measured.saebench[0]["probing"]["dense_k"]
 
 
 def failed_row(measured: Measured, reason: str) -> dict:
@@ -208,7 +131,7 @@ def selector_records(measured: Measured, control: Measured, k: int) -> list[dict
     """One record per SAE, in the shape the selectors read."""
     by_seed = {r["seed"]: r for r in control.cebench}
     frozen, family = probe_table(measured.saebench, k, control.saebench)
-    dense, _ = probe_table(measured.saebench, dense_k(measured), "dense_auc")
+    dense, _ = probe_table(measured.saebench, measured.dense_k, "dense_auc")
     out = []
     for i, (sae, ce) in enumerate(zip(measured.saebench, measured.cebench, strict=True)):
         baseline = by_seed.get(ce["seed"], control.cebench[0])
@@ -245,7 +168,7 @@ def selector_records(measured: Measured, control: Measured, k: int) -> list[dict
 
 def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list[dict]]:
     """Rows of the recipes that were measured, rows of those that failed, and the selectors' records
-    of the first.
+    of the first; controls whose weights are held in part are rows, but no candidates.
     """
     pool, stability, unstable = load_measured(inputs), load_records(inputs), failed_records(inputs)
     faithful = load_faithfulness(inputs)
@@ -266,7 +189,8 @@ def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list
         if measured.recipe.id in stability:
             row["S"] = stability[measured.recipe.id].metric("S")
         rows.append(row)
-        records += selector_records(measured, control, k)
+        if not measured.recipe.is_control:
+            records += selector_records(measured, control, k)
     return rows, failed, records
 
 

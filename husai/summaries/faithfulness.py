@@ -9,14 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from husai.errors import HusaiError
 from husai.evidence import Metric, new_record
 from husai.planning.specs import ConfirmationSpec
 from husai.provenance import failure, read_json
 from husai.recipe import Recipe
-from husai.statistics import jackknife_difference, recovered_interval
+from husai.statistics.recovered import faithfulness_metrics, losses_of, recovered_interval
 
 
 def load_faithfulness(inputs: Sequence[str]) -> dict[str, Metric]:
@@ -50,7 +47,7 @@ def evidence(
         recipe.subject,
         recipe.id,
         recipe.hash,
-        faithfulness_metrics(losses),
+        faithfulness_metrics(losses["candidate"], losses["frozen"]),
         [*candidate, *frozen],
         spec.values(),
         [r["seed"] for r in records],
@@ -59,28 +56,3 @@ def evidence(
         losses=losses,
         phase="confirmation",
     )
-
-
-def losses_of(records: Sequence[dict]) -> dict[str, list]:
-    """Losses above the clean model from records of single SAEs: ``spliced`` per seed and text,
-    ``ablated`` per text.
-    """
-    ablated = records[0]["texts"]["ablated"]
-    if not all(np.allclose(r["texts"]["ablated"], ablated, rtol=1e-3) for r in records):
-        raise HusaiError(
-            "faithfulness: the records of one recipe were measured on different texts; measure "
-            "them again"
-        )
-    return {"spliced": [r["texts"]["spliced"] for r in records], "ablated": ablated}
-
-
-def faithfulness_metrics(losses: dict[str, dict[str, list]]) -> dict[str, Metric]:
-    """Metrics of the losses that a confirmation record keeps."""
-    mine, control = (losses[role] for role in ("candidate", "frozen"))
-    per_seed = [
-        1.0 - np.sum(of["spliced"], axis=1) / np.sum(of["ablated"]) for of in (mine, control)
-    ]
-    return {
-        "recovered": recovered_interval(mine["spliced"], mine["ablated"]),
-        "recovered_vs_frozen": jackknife_difference(*per_seed),
-    }

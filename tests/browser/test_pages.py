@@ -37,6 +37,7 @@ def test_dark_is_dark(reports, visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_an_accessibility_checker_finds_nothing(reports, visit, scheme):
     page = visit(reports / "gate_report.html", scheme=scheme).page
+    page.click("#unfold")
     found = Axe().run(page).response["violations"]
     told = [f"{v['id']}: {v['help']} ({n['html'][:90]})" for v in found for n in v["nodes"][:2]]
     assert not told, "\n".join(told)
@@ -57,11 +58,47 @@ def test_every_link_and_folded_section_is_reached_by_keyboard(reports, visit):
 
 def test_names_from_files_stay_text(reports, visit):
     page = visit(reports / "gate_report.html").page
+    page.click("#unfold")
     assert page.title() != "owned"
     assert page.locator("img[src=x]").count() == 0
     assert "onerror" in page.inner_text("body")
 
 
-def test_it_prints(reports, visit):
+def test_it_prints_with_every_section_open(reports, visit):
     opened = visit(reports / "gate_report.html")
     assert len(opened.page.pdf(format="A4")) > 10_000
+    assert opened.page.locator("details:not([open])").count() == 0
+
+
+def test_the_verdict_is_seen_first_and_the_rest_is_folded(reports, visit):
+    page = visit(reports / "gate_report.html").page
+    assert page.get_by_text("Do not use these SAEs as evidence").is_visible()
+    assert page.get_by_text("find the same features?").is_visible()
+    assert not page.get_by_text("Does the gate say no when it should?").is_visible()
+    page.get_by_role("link", name="Self-test").click()
+    page.get_by_text("Does the gate say no when it should?").wait_for(timeout=5000)
+
+
+def test_a_table_is_sorted_by_keyboard(reports, visit):
+    page = visit(reports / "gate_report.html").page
+    margins = page.locator("#verdict tbody td.number")
+    head = page.get_by_role("button", name="margin")
+    head.focus()
+    page.keyboard.press("Enter")
+    rising = [float(text) for text in margins.all_inner_texts()]
+    assert rising == sorted(rising) and len(rising) > 2
+    assert page.locator("#verdict th[aria-sort]").get_attribute("aria-sort") == "ascending"
+    page.keyboard.press("Enter")
+    assert [float(text) for text in margins.all_inner_texts()] == sorted(rising, reverse=True)
+
+
+def test_a_word_is_explained_on_focus_and_on_hover_until_escape(reports, visit):
+    page = visit(reports / "gate_report.html").page
+    page.click("#unfold")
+    word = page.locator("button[aria-describedby='w-S']").first
+    word.focus()
+    assert "corrected for chance" in page.locator("#tip").inner_text()
+    page.keyboard.press("Escape")
+    assert not page.locator("#tip").is_visible()
+    word.hover()
+    assert page.locator("#tip").is_visible()

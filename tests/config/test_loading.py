@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from husai.config import load, merge, read_yaml
+from husai.config.data_sets import confirmation_pool, resolved_data_sets
 from husai.config.docs import key_table, schema_text
 from husai.errors import HusaiError
+from husai.probing.datasets import family
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "config/config.yaml"
@@ -61,7 +63,8 @@ def test_unknown_data_set_names_the_nearest_known_one(tmp_path):
 
 def test_a_family_may_not_stand_on_both_sides(tmp_path):
     (line,) = problems(
-        tmp_path, "external: {datasets: {selection: [87_glue_cola], confirmation: [92_glue_sst2]}}"
+        tmp_path,
+        "external: {datasets: {selection: [87_glue_cola], confirmation: [92_glue_sst2], ood: []}}",
     )
     assert "glue" in line
     assert "belongs to one side" in line
@@ -281,3 +284,44 @@ def test_a_block_of_another_kind_replaces_the_whole_block():
 def test_generated_documents_are_current():
     assert (ROOT / "config/schema.json").read_text() == schema_text(), "run `make schema`"
     assert key_table() in (ROOT / "config/README.md").read_text(), "run `make schema`"
+
+
+DRAW = "external: {datasets: {selection: [87_glue_cola], ood: [], confirmation: {draw: 20%s}}}"
+
+
+def drawn(tmp_path, more="", rest=""):
+    overlay = tmp_path / "draw.yaml"
+    overlay.write_text(DRAW % more + rest)
+    return resolved_data_sets(load([BASE, overlay]))[1]
+
+
+def test_confirmation_sets_are_drawn_by_rule_from_the_configuration(tmp_path):
+    first = drawn(tmp_path)
+    assert len(set(first)) == 20 and drawn(tmp_path) == first
+    families = [family(name) for name in first]
+    assert "glue" not in families and len(set(families)) == 20, "as many families as there are"
+    assert drawn(tmp_path, rest="\ncompute: {device: cpu, mem_mb: 9000}") == first
+    assert drawn(tmp_path, rest="\ngate: {fail_on_gate_fail: true}") == first
+    assert drawn(tmp_path, more=", salt: 1") != first
+    assert drawn(tmp_path, rest="\ntraining: {language: {learning_rate: 1.0e-4}}") != first
+
+
+def test_the_training_text_keeps_clear_of_whatever_may_be_drawn(tmp_path):
+    more = ", among: [96_spam_is, 54_cs_tf, 92_glue_sst2, 105_click_bait]"
+    overlay = tmp_path / "draw.yaml"
+    overlay.write_text((DRAW % more).replace("20", "2"))
+    config = load([BASE, overlay])
+    assert confirmation_pool(config) == ["96_spam_is", "54_cs_tf", "105_click_bait"]
+    names = resolved_data_sets(config)[1]
+    assert len(names) == 2 and set(names) < set(confirmation_pool(config))
+
+
+def test_a_draw_that_cannot_be_and_ood_sets_that_chose_the_candidate(tmp_path):
+    (line,) = problems(tmp_path, (DRAW % ", among: [96_spam_is, 92_glue_sst2]"))
+    assert "external.datasets.confirmation.draw: 20 data sets are asked for, but 1 are" in line
+    (line,) = problems(tmp_path, (DRAW % ", among: [96_spam]"))
+    assert "external.datasets.confirmation.among: '96_spam' is not one of" in line
+    (line,) = problems(tmp_path, DRAW.replace("20%s", "many"))
+    assert "external.datasets.confirmation.draw: " in line
+    (line,) = problems(tmp_path, "external: {datasets: {selection: [66_living-room]}}")
+    assert "external.datasets.ood: ['66_living-room'] are in the selection too" in line

@@ -16,6 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "config/smoke.yaml")
 BIN = Path(sys.executable).parent
+AS_MAKE = {**os.environ, "PYTHONPATH": str(ROOT / "workflow/logger")}
+"""Where Snakemake finds the logger that `make run` asks for."""
 
 
 def command(directory, *args):
@@ -24,6 +26,8 @@ def command(directory, *args):
         sys.executable,
         "-m",
         "snakemake",
+        "--logger",
+        "husai",
         "--nolock",
         "--profile",
         str(ROOT / "profiles/local"),
@@ -44,7 +48,9 @@ def command(directory, *args):
 
 
 def snakemake(directory, *args):
-    return subprocess.run(command(directory, *args), capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(
+        command(directory, *args), capture_output=True, text=True, cwd=ROOT, env=AS_MAKE
+    )
 
 
 def killed_run(directory):
@@ -54,6 +60,7 @@ def killed_run(directory):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
+        env=AS_MAKE,
         start_new_session=True,
     )
     deadline = time.monotonic() + 300
@@ -127,6 +134,13 @@ def test_the_run_ends_with_one_paragraph_and_exit_status_0_although_the_gate_fai
     assert not load(directory / "results/gate/strict/release_policy.json")["gates"]["pass_all"]
     assert "NOT RELEASED: the strict gate failed on" in done.stdout + done.stderr
     assert "reports/gate_report.html" in done.stdout + done.stderr
+
+
+def test_without_a_terminal_a_run_is_fewer_than_60_lines(run):
+    _, done = run
+    lines = (done.stdout + done.stderr).splitlines()
+    assert 10 < len(lines) < 60
+    assert any(" stages: " in line for line in lines)
 
 
 def test_the_report_states_the_status_first_and_names_every_strict_gate(run):

@@ -53,7 +53,7 @@ def decide(**options):
 def test_a_run_that_passes_may_claim(run):
     assert decide().pass_all
     entry = claim_job("Features of  topk are\nreproducible.", "results/gate/strict")
-    assert entry["claim"] == "Features of topk are reproducible." and len(entry["evidence"]) == 8
+    assert entry["claim"] == "Features of topk are reproducible." and len(entry["evidence"]) == 9
     claim_job("Another.", "results/gate/strict/release_policy.json")
     assert [e["claim"] for e in read_ledger("reports/claims.jsonl")] == [entry["claim"], "Another."]
     assert gate_assert_job("results/gate/strict/release_policy.json")["pass_all"]
@@ -152,8 +152,8 @@ def test_files_that_hold_several_records(run):
         if p.name not in ("manifest.json", "notes.json")
     ]
     for value in (records, {"evidence": records}):
-        assert len(load_evidence([write(run / "all.json", value)])) == 7
-    assert [e.problems for e in load_evidence(["all.json"])] == [()] * 7
+        assert len(load_evidence([write(run / "all.json", value)])) == 8
+    assert [e.problems for e in load_evidence(["all.json"])] == [()] * 8
 
 
 SEEDS = list(range(100, 108))

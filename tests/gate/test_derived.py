@@ -46,6 +46,8 @@ def test_evidence_that_follows_from_what_is_stored_passes(run):
         ("transcoder", "delta_S"),
         ("ood", "excess_drop"),
         ("saebench", "delta_vs_neurons"),
+        ("random_model", "delta_probing"),
+        ("faithfulness", "recovered_vs_frozen"),
         ("cebench", "delta_vs_frozen"),
     ],
 )
@@ -90,3 +92,13 @@ def test_stress_must_rest_on_the_stability_of_its_own_recipe(run):
 
 def test_records_in_memory_rest_on_no_files():
     assert evaluate(STRICT, passing(), HASH).pass_all
+
+
+def test_settings_are_those_of_the_records_behind_and_not_what_the_summary_says(run, tmp_path):
+    single = tmp_path / "results/confirmation/external/frozen/seed3/saebench.json"
+    edit(single, lambda r: r["probing"].update(penalty="l2"))
+    files = sorted(p.relative_to(tmp_path) for p in single.parents[2].rglob("saebench.json"))
+    edit(run["saebench"], lambda r: r.update(inputs=file_records(files)))
+    decision = decide(run)
+    assert decision.failing == ["saebench"]
+    assert "has penalty ['l1', 'l2'], the policy fixes l1" in decision.reasons["saebench"]

@@ -61,12 +61,15 @@ TRUTH = [
     ),
     ("functional", "stability__activation_agreement", 0.3101, 0.3099),
     ("random_model", "random_model__delta_S", 0.0101, 0.01),
+    ("random_model", "random_model__delta_probing", 0.0101, 0.01),
+    ("is_sae", "faithfulness__recovered", 0.7101, 0.7099),
+    ("is_sae", "faithfulness__recovered_vs_frozen", 0.0101, 0.01),
     ("transcoder", "transcoder__delta_S", -0.0399, -0.0401),
     ("ood", "ood__excess_drop", 0.0199, 0.0201),
     ("saebench", "saebench__delta_vs_frozen", 0.0101, 0.01),
     ("saebench", "saebench__delta_vs_neurons", 0.0101, 0.01),
     ("saebench", "saebench__delta_vs_pca", -0.0099, -0.0101),
-    ("saebench", "saebench__delta_vs_dense", -0.0099, -0.0101),
+    ("saebench", "saebench__delta_vs_dense", -0.0399, -0.0401),
     ("cebench", "cebench__delta_vs_frozen", 0.0101, 0.01),
 ]
 
@@ -357,3 +360,26 @@ def test_the_decision_as_text_and_json():
         "reasons",
         "unattainable",
     } <= decision.to_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "gate", "said"),
+    [
+        ("saebench", {"engine": "fast"}, "saebench", "has engine fast, the policy fixes official"),
+        ("saebench", {"dense_k": 512}, "saebench", "has dense_k 512, the policy fixes 128"),
+        ("saebench", {"pooling": None}, "saebench", "does not say its pooling"),
+        ("saebench", {"n_informative": 11}, "saebench", "has 11 datasets, the policy asks for 12"),
+        ("saebench", {"n_families": 7}, "saebench", "has 7 families, the policy asks for 8"),
+        ("cebench", {"n_pairs": 20}, "cebench", "has 20 pairs, the policy asks for 100"),
+        ("faithfulness", {"n_texts": None}, "is_sae", "does not say its texts"),
+    ],
+)
+def test_what_was_measured_otherwise_than_the_policy_fixes_fails(kind, change, gate, said):
+    records = passing()
+    record = next(r for r in records if r["kind"] == kind)
+    settings = record.get("probing", {})
+    record |= {k: v for k, v in change.items() if k not in settings}
+    if "probing" in record:
+        record["probing"] = settings | {k: v for k, v in change.items() if k in settings}
+    decision = decide(records)
+    assert decision.failing == [gate] and said in decision.reasons[gate]

@@ -72,7 +72,10 @@ def test_strict_is_section_4_of_the_method():
         ("ood", "excess_drop", "ucb", "<=", 0.03),
         ("saebench", "delta_vs_frozen", "lcb", ">", 0.0),
         ("saebench", "delta_vs_frozen", "point", ">=", 0.01),
-        ("saebench", "delta_vs_dense", "lcb", ">=", -0.02),
+        ("saebench", "delta_vs_dense", "lcb", ">=", -0.05),
+        ("is_sae", "recovered", "lcb", ">=", 0.70),
+        ("is_sae", "recovered_vs_frozen", "lcb", ">", 0.0),
+        ("random_model", "delta_probing", "lcb", ">", 0.0),
         ("cebench", "delta_vs_frozen", "lcb", ">", 0.0),
     ):
         assert row in asked
@@ -171,6 +174,10 @@ def test_all_mistakes_are_listed_at_once_with_the_nearest_name():
         ("gates:", "evidence: {checked: false}\ngates:", "evidence.checked: False is not true"),
         ("gates:", "evidence: orginal\ngates:", "evidence: expected 'original'"),
         ("policy: mine", "policy: [", "not readable as YAML"),
+        ("gates:", "fixed: {saebench: {penalt: l1}}\ngates:", "did you mean 'penalty'"),
+        ("gates:", "fixed: {sebench: {}}\ngates:", "did you mean 'saebench'"),
+        ("gates:", "fixed: {cebench: {min_pairs: few}}\ngates:", "expected a positive integer"),
+        ("gates:", "fixed: [saebench]\ngates:", "fixed: expected evidence kinds"),
     ],
 )
 def test_single_mistakes(old, new, part):

@@ -104,7 +104,7 @@ def test_simulated_intervals_are_the_real_ones():
     assert (drawn.value[0], drawn.lcb[0], drawn.ucb[0]) == pytest.approx(
         (real.value, real.lcb, real.ucb), abs=1e-12
     )
-    crossed = next(s for s in STATISTICS if s.design == "crossed")._replace(
+    crossed = next(s for s in STATISTICS if s.evidence == "saebench")._replace(
         sd_seed=0.1, sd_rest=0.0, sd_family=0.0, families=(3, 1, 2)
     )
     drawn = draw(crossed, 0.1, effects, rng)
@@ -118,15 +118,17 @@ def test_simulated_intervals_are_the_real_ones():
     ) == pytest.approx((real.value, real.lcb, real.ucb))
 
 
-def test_simulated_families_are_those_of_the_default_configuration():
+def test_simulated_families_are_those_of_the_policy_and_of_the_default_configuration():
     from collections import Counter
 
     from husai.config import load
     from husai.probing.datasets import family
 
     config = load([ROOT / "config/config.yaml"]).external.datasets
-    for names, sizes in ((config.ood, OOD_FAMILIES), (config.confirmation, PROBING_FAMILIES)):
-        assert sorted(Counter(map(family, names)).values()) == sorted(sizes)
+    assert sorted(Counter(map(family, config.ood)).values()) == sorted(OOD_FAMILIES)
+    fixed = STRICT.fixed["saebench"]
+    fewest = (sum(PROBING_FAMILIES), len(PROBING_FAMILIES))
+    assert fewest == (fixed["min_datasets"], fixed["min_families"])
 
 
 def test_simulated_campaigns_are_judged_as_the_gate_judges_them():
@@ -134,7 +136,7 @@ def test_simulated_campaigns_are_judged_as_the_gate_judges_them():
     vector = passes(STRICT, drawn)
     assert 0 < vector.sum() < 50
     assert [
-        evaluate(STRICT, records(drawn, i), "simulated").pass_all for i in range(50)
+        evaluate(STRICT, records(STRICT, drawn, i), "simulated").pass_all for i in range(50)
     ] == vector.tolist()
 
 

@@ -16,7 +16,8 @@ from husai.planning.specs import SubjectSpec, read_spec
 from husai.provenance import read_json, write_json
 from husai.sae import SAE, save_sae
 from husai.statistics import recovered_interval
-from husai.summaries.faithfulness import faithfulness_metrics, load_faithfulness, losses_of
+from husai.statistics.recovered import faithfulness_metrics, losses_of
+from husai.summaries.faithfulness import load_faithfulness
 
 HOOK = "blocks.0.hook_resid_post"
 SPEC = {
@@ -78,7 +79,7 @@ def test_a_record_holds_what_its_metric_is_derived_from(root):
 
 def test_a_recipe_is_compared_with_its_control_over_seeds(root):
     good, bad = (losses_of(records(root, name)) for name in ("good", "bad"))
-    metrics = faithfulness_metrics({"candidate": good, "frozen": bad})
+    metrics = faithfulness_metrics(good, bad)
     ratio = [1 - sum(s) / sum(good["ablated"]) for s in good["spliced"]]
     assert metrics["recovered"].value == pytest.approx(np.mean(ratio))
     assert metrics["recovered"].n == 3

@@ -29,6 +29,7 @@ SPEC = {
     "datasets": NAMES,
     "ks": [1, 4],
     "gate_k": 4,
+    "dense_k": 4,
     "recipe": "mine",
     "seed": 3,
     "subject": "toy",
@@ -86,13 +87,35 @@ def test_record_pairs_every_data_set_with_its_own_baselines(world, tmp_path):
         assert row["dense_auc"] == base[row["dataset"]]["dense"]["auc"]
         assert row["neurons_auc"] == base[row["dataset"]]["neurons"][str(row["k"])]["auc"]
         assert row["family"] == datasets.family(row["dataset"])
-    at_gate = [r for r in rows if r["k"] == 4]
+        assert row["informative"] == base[row["dataset"]]["informative"]
+        assert row["dense_val_lcb"] == base[row["dataset"]]["validation"]["lcb"]
+    at_gate = [r for r in rows if r["k"] == 4 and r["informative"]]
+    assert record["n_informative"] == len(at_gate) > 0
     assert record["metrics"]["delta_vs_dense"].value == pytest.approx(
         np.mean([r["auc"] - r["dense_auc"] for r in at_gate])
     )
     assert record["metrics"]["delta_vs_dense"].lcb == -np.inf, "one seed gives no interval"
     assert provenance.read_json(tmp_path / "saebench.json")["kind"] == "saebench"
     assert not list(tmp_path.glob("*.partial.json"))
+
+
+def test_where_no_data_set_is_informative_the_metrics_are_missing_and_the_record_says_why(
+    world, tmp_path
+):
+    base = provenance.read_json(world / "baselines.json")
+    for row in base["datasets"].values():
+        row["validation"]["lcb"], row["informative"] = 0.59, False
+    provenance.write_json(tmp_path / "baselines.json", base)
+    record = saebench_job(
+        read_spec(ProbingSpec, SPEC),
+        world / "sae0",
+        world / "toy" / "probes",
+        tmp_path / "baselines.json",
+        tmp_path / "saebench.json",
+    )
+    assert record["metrics"] == {} and record["n_informative"] == 0
+    assert "no data set is informative" in record["reason"]
+    assert len(record["per_dataset"]) == 6, "they are listed all the same"
 
 
 def test_llm_mean_is_over_exactly_the_data_sets_evaluated(world, tmp_path):
@@ -172,7 +195,8 @@ def test_changed_activations_make_the_baselines_stale(world, tmp_path):
     [
         ({"hook_name": "blocks.0.hook_resid_pre"}, "blocks.0.hook_resid_pre"),
         ({"gate_k": 16}, "gate_k: 16 is not among"),
-        ({"ks": [1, 2], "gate_k": 2}, "baselines were measured with ks"),
+        ({"dense_k": 8}, "dense_k: 8 is not among"),
+        ({"ks": [1, 2], "gate_k": 2, "dense_k": 2}, "baselines were measured with ks"),
         ({"pooling": "last"}, "holds tokens for pooling 'mean'|measured with pooling = mean"),
         ({"penalty": "l0"}, "penalty: got \"l0\", it should be 'l1' or 'l2'"),
         ({"engine": "turbo"}, "engine: got \"turbo\", it should be 'fast' or 'official'"),

@@ -86,6 +86,9 @@ ENTRIES = [
     {"architecture": "topk", "d_sae": 384, "l0": 16},
     {"architecture": "relu", "d_sae": 384, "l0": 16, "steps": 3000, "learning_rate": 5.0e-4},
     {"architecture": "topk", "d_sae": 192, "l0": 8, "steps": 1000},
+    {"architecture": "matryoshka", "d_sae": 192, "l0": 8},
+    {"architecture": "relu", "d_sae": 192, "l0": 8, "aligned": True, "weight_decay": 0.1},
+    {"architecture": "topk", "d_sae": 192, "l0": 8, "soft_frozen": 0.8},
 ]
 
 
@@ -96,13 +99,16 @@ def test_the_frontier_compares_the_listed_recipes_and_shares_controls_of_equal_w
         "topk-d384-k16",
         "relu-d384-l0_16-steps3000-lr0.0005",
         "topk-d192-k8",  # 1000 steps are the subject's own
+        "matryoshka-d192-k8",
+        "relu-d192-l0_8-aligned-decay0.1",
+        "topk-d192-k8-soft0.8",
         "topk-d384-k16-frozen",
         "topk-d192-k8-frozen",
     ]
     assert (p.frontier[2].steps, p.frontier[2].learning_rate) == (3000, 5.0e-4)
-    assert p.trained_control("language", "relu-d384-l0_16-steps3000-lr0.0005") == p.frontier[4]
+    assert p.trained_control("language", "relu-d384-l0_16-steps3000-lr0.0005") == p.frontier[7]
     assert all(p.may_fail(r) for r in p.frontier)
-    assert p.compared() == p.frontier and len(p.reproducible()) == 4
+    assert p.compared() == p.frontier and len(p.reproducible()) == 7
     plain = usual.recipe("language", "topk", 384, k=16)
     assert p.frontier[1].hash == plain.hash
 
@@ -119,11 +125,11 @@ def test_without_a_list_the_frontier_is_every_architecture_at_one_l0():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (ENTRIES[0], r"frontier.recipes.4: relu-d384-l0_16 is frontier.recipes.0 already"),
-        ({**ENTRIES[1], "steps": 1000}, r"frontier.recipes.4: .* is frontier.recipes.1 already"),
-        ({**ENTRIES[0], "step": 7}, r"frontier.recipes.4.step: unknown key.*did you mean 'steps'"),
-        ({"architecture": "relu", "d_sae": 8}, r"frontier.recipes.4.l0: missing"),
-        ({**ENTRIES[1], "d_sae": 8}, r"frontier.recipes.4.l0: k = 16 is larger than d_sae = 8"),
+        (ENTRIES[0], r"frontier.recipes.7: relu-d384-l0_16 is frontier.recipes.0 already"),
+        ({**ENTRIES[1], "steps": 1000}, r"frontier.recipes.7: .* is frontier.recipes.1 already"),
+        ({**ENTRIES[0], "step": 7}, r"frontier.recipes.7.step: unknown key.*did you mean 'steps'"),
+        ({"architecture": "relu", "d_sae": 8}, r"frontier.recipes.7.l0: missing"),
+        ({**ENTRIES[1], "d_sae": 8}, r"frontier.recipes.7.l0: k = 16 is larger than d_sae = 8"),
     ],
 )
 def test_an_entry_that_is_no_recipe_of_its_own_is_refused_in_one_line(entry, message):

@@ -284,3 +284,13 @@ def test_baselines_have_every_k_and_find_planted_signal():
         and row["dense"]["auc"] >= row["neurons"]["1"]["auc"] - 0.02
     )
     assert row["pca"]["4"]["auc"] > 0.5
+
+
+def test_a_data_set_is_informative_where_the_dense_probe_beats_chance_by_its_lower_bound():
+    clear, chance = sparse_data(700, seed=5), sparse_data(700, seed=6)
+    y = np.random.default_rng(0).permutation(chance.y)
+    found = baseline_rows([clear, chance._replace(y=y)], [1])
+    assert [row["informative"] for row in found] == [True, False]
+    assert found[0]["validation"]["n"] == 600, "every training row, not 100 of them"
+    assert found[0]["validation"]["lcb"] < found[0]["validation"]["auc"] < 1
+    assert abs(found[1]["validation"]["auc"] - 0.5) < 0.1

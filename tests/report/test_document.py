@@ -104,6 +104,15 @@ def test_an_absent_bound_is_unbounded_and_an_absent_interval_is_said():
     assert text_of(metric_cell(Quote("f", {**metric, "value": None}))) == "missing [-inf, 0.5]"
 
 
+def test_a_value_has_two_digits_of_its_half_width():
+    half = {"value": -0.010999, "lcb": -0.19911, "ucb": 0.17711}
+    assert text_of(metric_cell(Quote("f", half))) == "-0.01 [-0.20, 0.18]"
+    exact = {"value": 4.0, "lcb": 4.0, "ucb": 4.0}
+    assert text_of(metric_cell(Quote("f", exact))) == "4 [4, 4]"
+    tiny = {"value": 2e-9, "lcb": 1e-9, "ucb": 3e-9}
+    assert text_of(metric_cell(Quote("f", tiny))) == "2e-09 [1e-09, 3e-09]"
+
+
 def test_rows_use_the_named_columns_and_leave_a_cell_empty_where_a_row_has_none():
     rows = Quote(
         "f", {"columns": ["k", "fit.ev"], "rows": [{"k": 4, "fit": {"ev": 0.91239}}, {"k": 8}]}
@@ -133,13 +142,13 @@ def test_metrics_and_facts_tables_print_all_leaves():
     )
     assert [text_of(c) for c in metrics_table(record["metrics"]).rows[0]] == [
         "S",
-        "0.5",
+        "0.50",
         "[0.25, 0.75]",
         "8",
         "jackknife-t",
     ]
     assert [[text_of(c) for c in row] for row in facts_table(record).rows] == [
-        ["metrics S", "0.5 [0.25, 0.75]"],
+        ["metrics S", "0.50 [0.25, 0.75]"],
         ["score", "0.125"],
     ]
 

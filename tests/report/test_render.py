@@ -100,7 +100,7 @@ def test_rendering_twice_gives_the_same_bytes(finished):
 def test_the_page_fetches_nothing_and_its_tags_balance(finished):
     page = (finished / "reports/gate_report.html").read_text()
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!#)", page)
-    assert "<script" not in page and "@import" not in page and "url(http" not in page
+    assert page.count("<script") == 1 and "@import" not in page and "url(http" not in page
     open_tags, void = [], {"meta", "line", "rect", "circle", "path", "use", "br", "link"}
 
     class Checker(HTMLParser):
@@ -128,7 +128,7 @@ def test_hostile_text_is_shown_and_not_run(tmp_path):
     row = {**report_tree.STRICT_ROWS[2], "reason": "<script>alert(1)</script> | x"}
     report_tree.decision(tmp_path, [row])
     rendered = render(tmp_path)
-    assert "<script" not in rendered.html
+    assert rendered.html.count("<script") == 1, "the page's own"
     assert "&lt;script&gt;" in rendered.html
     assert r"\<script>alert(1)\</script> \| x" in rendered.markdown
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from husai.sae import kernels
 from husai.sae.training.gradients import Settings, gradients
-from husai.sae.training.objectives import Consistency, auxk
+from husai.sae.training.objectives import Consistency, auxk, matryoshka_groups
 from husai.sae.training.optimiser import remove_parallel
 
 S, B, D_IN, D_SAE, K = 2, 24, 10, 32, 3
@@ -58,7 +58,7 @@ def reference_loss(architecture, p, x, y, coefficient, bandwidth):
     penalty = 0.0
     if architecture in ("topk", "transcoder"):
         z = torch.zeros_like(pre).scatter(1, pre.topk(K).indices, pre.topk(K).values.relu())
-    elif architecture == "batchtopk":
+    elif architecture in ("batchtopk", "matryoshka"):
         z = torch.where(pre >= pre.flatten().topk(K * len(x)).values[-1], pre, 0.0).relu()
     elif architecture == "relu":
         z = pre.relu()
@@ -66,12 +66,13 @@ def reference_loss(architecture, p, x, y, coefficient, bandwidth):
     else:
         z, count = _Gate.apply(pre, p["threshold"], bandwidth)
         penalty = coefficient * count.sum(1).mean()
-    error = z @ p["W_dec"] + p["b_dec"] - y
-    return (error.square().sum(1).mean() + penalty) / y.shape[1]
+    ends = matryoshka_groups(D_SAE) if architecture == "matryoshka" else [D_SAE]
+    errors = [z[:, :end] @ p["W_dec"][:end] + p["b_dec"] - y for end in ends]
+    return (sum(e.square().sum(1).mean() for e in errors) + penalty) / y.shape[1]
 
 
 CASES = [("relu", False), ("jumprelu", False)] + [
-    (a, s) for a in ("topk", "batchtopk", "transcoder") for s in (True, False)
+    (a, s) for a in ("topk", "batchtopk", "matryoshka", "transcoder") for s in (True, False)
 ]
 
 
@@ -82,7 +83,10 @@ def test_gradients_equal_float64_autograd_of_the_definition(architecture, sparse
     y = y if architecture == "transcoder" else x
     coefficient = torch.tensor([0.7, 1.9], dtype=torch.float64)
     bandwidth = 0.8
-    settings = Settings(architecture, K, sparse, bandwidth=bandwidth, count_fired=True)
+    groups = matryoshka_groups(D_SAE) if architecture == "matryoshka" else ()
+    settings = Settings(
+        architecture, K, sparse, groups=groups, bandwidth=bandwidth, count_fired=True
+    )
     b_dec = p["b_dec"].unsqueeze(1)
     got = gradients(
         settings, p, x if architecture == "transcoder" else x - b_dec, y - b_dec, coefficient

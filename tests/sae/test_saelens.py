@@ -196,6 +196,20 @@ def test_a_version_5_topk_config_reads_as_saelens_reads_it(tmp_path):
     same(ours, sae_lens.SAE.load_from_disk(tmp_path), tensor(300, 12, seed=9))
 
 
+def test_saelens_reproduces_a_trained_matryoshka_sae(tmp_path):
+    from sae_helpers import recipe, rows
+
+    from husai.sae import train_ensemble
+
+    held_out = rows(300, seed=1)
+    ours = train_ensemble(recipe("matryoshka"), [0], rows(1000), held_out=held_out).saes[0]
+    save_sae(ours, tmp_path)
+    theirs = sae_lens.SAE.load_from_disk(tmp_path)
+    assert theirs.cfg.architecture() == "jumprelu" and ours.architecture == "batchtopk"
+    same(ours, theirs, held_out)
+    assert evaluate_sae(load_sae(tmp_path), held_out)["l0"] == pytest.approx(4.0, rel=0.02)
+
+
 def test_neither_writing_nor_reading_imports_sae_lens(tmp_path):
     save_sae(make("topk", 12, 40), tmp_path)
     code = (

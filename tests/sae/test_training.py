@@ -19,7 +19,7 @@ from husai.sae.training.optimiser import Optimiser, clip, learning_rate_factor
 from husai.sae.training.run import curve_steps, plateau_gain
 
 DATA, HELD_OUT = rows(1000), rows(300, seed=1)
-ARCHITECTURES = ("topk", "batchtopk", "relu", "jumprelu", "transcoder")
+ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "relu", "jumprelu", "transcoder")
 
 
 def train(r, seeds, **changes):
@@ -45,7 +45,7 @@ def test_a_member_equals_training_it_alone(architecture):
 
 
 def test_sparse_and_dense_kernels_train_the_same_sae():
-    for architecture in ("topk", "batchtopk", "transcoder"):
+    for architecture in ("topk", "batchtopk", "matryoshka", "transcoder"):
         r = recipe(architecture, steps=20)
         a, b = (train(r, [0], sparse=s, dtype="float64").saes[0] for s in (True, False))
         torch.testing.assert_close(weights(a), weights(b), rtol=1e-8, atol=1e-8)

@@ -106,7 +106,7 @@ def test_the_optimiser_takes_the_same_steps(clip, frozen, threshold):
     for fused_steps in (True, False):
         p = {name: value.clone() for name, value in parameters().items()}
         p |= {"threshold": drawn(S, D_SAE).abs()} if threshold else {}
-        optimiser = Optimiser(p, clip, frozen)
+        optimiser = Optimiser(p, clip, ["W_dec"] if frozen else [])
         optimiser._fused = fused_steps
         for step in range(4):
             trained = {n: v for n, v in p.items() if not (frozen and n == "W_dec")}

@@ -12,6 +12,7 @@ from scipy import stats
 
 GATE_K = 16  # latents a probe may read, as in the strict saebench gate
 RIDGE = 1.0e-2
+ROWS_OF_A_TEXT = 4  # so that texts differ, and many remain
 
 
 class Rows(NamedTuple):
@@ -147,6 +148,29 @@ def contrastive_scores(
     total = contrast + np.abs(own - own.mean(0))
     z = (total - total.mean(1, keepdims=True)) / (total.std(1, ddof=1, keepdims=True) + 1e-12)
     return z.max(1)
+
+
+def downstream(x: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """What the planted subject makes of its activations: per text (:data:`ROWS_OF_A_TEXT` rows), the
+    normalised mean of how strongly each row holds each feature, ``(n_texts, n_features)``.
+    """
+    held = np.maximum(x @ features.T - 0.25, 0.0)  # neighbouring features overlap by less
+    pooled = held.reshape(-1, ROWS_OF_A_TEXT, len(features)).mean(1)
+    return pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+
+
+def splicing_losses(
+    x: np.ndarray, reconstructed: np.ndarray, features: np.ndarray
+) -> dict[str, list[float]]:
+    """Loss of each text with the reconstruction, and with the mean, in place of the activations: the
+    squared distance of :func:`downstream` to that of the activations.
+    """
+    clean = downstream(x, features)
+    mean = np.broadcast_to(x.mean(0), x.shape)
+    return {
+        name: ((downstream(rows, features) - clean) ** 2).sum(1).tolist()
+        for name, rows in (("spliced", reconstructed), ("ablated", mean))
+    }
 
 
 def leak_excess(x: np.ndarray, answers: np.ndarray, n_answers: int) -> float:

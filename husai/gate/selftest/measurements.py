@@ -10,6 +10,8 @@ import torch
 from husai import provenance
 from husai.cebench.bound import score_bound
 from husai.evidence import SCHEMA, Metric
+from husai.gate.fixed import as_fixed
+from husai.gate.policy import Policy
 from husai.gate.selftest import ground_truth
 from husai.gate.selftest.worlds import (
     D_SAE,
@@ -24,6 +26,7 @@ from husai.gate.selftest.worlds import (
 from husai.sae import SAE, Recipe, evaluate_sae
 from husai.stability import StabilityReport, measure_stability
 from husai.statistics import crossed_interval, jackknife_difference, jackknife_t
+from husai.statistics.recovered import faithfulness_metrics, losses_of
 
 
 def stability(
@@ -46,8 +49,12 @@ def records(
     frozen: Ensemble,
     randomised: StabilityReport,
     transcoder: StabilityReport,
+    random_scores: np.ndarray,
+    policy: Policy,
 ) -> list[dict]:
-    """All evidence of one case under one recipe hash."""
+    """All evidence of one case under one recipe hash; ``random_scores`` are from
+    :func:`random_scores`.
+    """
     held = as_tensor(world.held_out.x)
     report = stability(ensemble, held, frozen)
     found = report.metrics()
@@ -55,12 +62,17 @@ def records(
         kind: {"delta_S": _difference(report, other)}
         for kind, other in (("random_model", randomised), ("transcoder", transcoder))
     }
+    probed, own = probing(ensemble, frozen, world)
+    versus["random_model"]["delta_probing"] = crossed_interval(
+        own[: len(random_scores)] - random_scores, list(range(N_TASKS))
+    )
     kinds = {
         "integrity": integrity(ensemble, world, found),
         "stability": found,
         **versus,
-        **probing(ensemble, frozen, world),
+        **probed,
         "cebench": contrastive(ensemble, frozen, world),
+        "faithfulness": faithfulness(ensemble, frozen, world),
     }
     config = {"case": name, "recipe": recipe.to_dict()}
     recipe_hash = provenance.hash_json(config)[:16]
@@ -73,7 +85,7 @@ def records(
         "inputs": [],
     }
     return [
-        {**head, "kind": kind, "metrics": metrics, "provenance": about}
+        {**head, "kind": kind, "metrics": metrics, "provenance": about, **as_fixed(policy, kind)}
         for kind, metrics in kinds.items()
     ]
 
@@ -117,9 +129,13 @@ def _encode(sae: SAE) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: sae.encode(as_tensor(x)).numpy().astype(np.float64)
 
 
-def probing(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str, dict[str, dict]]:
+def probing(
+    ensemble: Ensemble, frozen: Ensemble, world: World
+) -> tuple[dict[str, dict[str, Metric]], np.ndarray]:
     """``saebench`` and ``ood`` metrics: probes for planted features at fixed k, in the domain and
-    out of it.
+    out of it; beside them the AUC in the domain, ``(n_seeds, n_tasks)``.
+
+    These SAEs have fewer latents than the larger k that the dense probe is compared at.
     """
     labels = [ground_truth.task_labels(rows, N_TASKS) for rows in world.task_rows]
 
@@ -135,15 +151,48 @@ def probing(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str, dic
     neurons = scores(lambda x: x.astype(np.float64), ground_truth.GATE_K)
     axes = ground_truth.principal_axes(world.train.x)
     components = scores(lambda x: x.astype(np.float64) @ axes, ground_truth.GATE_K)
+    wide = np.stack([scores(_encode(sae), None) for sae in ensemble.saes])
     tasks = list(range(N_TASKS))
     drop = (own[:, 0] - own[:, 1]) - (dense[0] - dense[1])
     saebench = {
         "delta_vs_frozen": crossed_interval(own[:, 0] - control[:, 0], tasks),
         "delta_vs_neurons": crossed_interval(own[:, 0] - neurons[0], tasks),
         "delta_vs_pca": crossed_interval(own[:, 0] - components[0], tasks),
-        "delta_vs_dense": crossed_interval(own[:, 0] - dense[0], tasks),
+        "delta_vs_dense": crossed_interval(wide[:, 0] - dense[0], tasks),
     }
-    return {"saebench": saebench, "ood": {"excess_drop": crossed_interval(drop, tasks)}}
+    metrics = {"saebench": saebench, "ood": {"excess_drop": crossed_interval(drop, tasks)}}
+    return metrics, own[:, 0]
+
+
+def random_scores(randomised: Ensemble, world: World) -> np.ndarray:
+    """AUC ``(n_seeds, n_tasks)`` of the same probes on SAEs of the randomised subject, whose
+    activations say nothing about the tasks.
+    """
+    labels = [ground_truth.task_labels(rows, N_TASKS) for rows in world.task_rows[:2]]
+    rows = [
+        ground_truth.gaussian_twin(rows.x, seed)
+        for seed, rows in enumerate(world.task_rows[:2], start=31)
+    ]
+    found = []
+    for sae in randomised.saes:
+        z = [_encode(sae)(x) for x in rows]
+        tests = [(z[1], labels[1])]
+        found.append(ground_truth.probe_scores(z[0], labels[0], tests, ground_truth.GATE_K)[0])
+    return np.stack(found)
+
+
+def faithfulness(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str, Metric]:
+    """``faithfulness`` metrics: what the planted subject loses when reconstructions of held-out rows
+    take the place of its activations.
+    """
+    x = world.held_out.x
+
+    def losses(of: Ensemble) -> dict[str, list]:
+        rows = [sae(as_tensor(x)).numpy() for sae in of.saes]
+        texts = [ground_truth.splicing_losses(x, found, world.features) for found in rows]
+        return losses_of([{"texts": one} for one in texts])
+
+    return faithfulness_metrics(losses(ensemble), losses(frozen))
 
 
 def contrastive(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str, dict]:

@@ -12,10 +12,11 @@ import torch
 
 from husai import provenance
 from husai.gate.ledger import GateFailed
+from husai.gate.policy import Policy
 from husai.gate.policy_files import load_policy
 from husai.gate.selftest import ground_truth
 from husai.gate.selftest.adversaries import judge, summary
-from husai.gate.selftest.measurements import records, stability
+from husai.gate.selftest.measurements import random_scores, records, stability
 from husai.gate.selftest.simulation import simulate
 from husai.gate.selftest.worlds import (
     D_IN,
@@ -55,7 +56,7 @@ def selftest_job(
     out = Path(out)
     with provenance.job(out.with_suffix(".manifest.json"), config=spec, seeds=SEEDS) as work:
         policy = load_policy("strict")
-        evidence = cases(device, int(spec.get("steps", RECIPE.steps)))
+        evidence = cases(policy, device, int(spec.get("steps", RECIPE.steps)))
         rows = judge(policy, evidence)
         log("gate selftest: simulating campaigns")
         simulation = simulate(
@@ -72,7 +73,7 @@ def selftest_job(
     return body
 
 
-def cases(device: str = "cpu", steps: int = RECIPE.steps) -> dict[str, list[dict]]:
+def cases(policy: Policy, device: str = "cpu", steps: int = RECIPE.steps) -> dict[str, list[dict]]:
     """Evidence records of the oracle and of every adversary, from real trainings."""
     recipe = replace(RECIPE, steps=steps)
     world = build_world()
@@ -120,6 +121,8 @@ def cases(device: str = "cpu", steps: int = RECIPE.steps) -> dict[str, list[dict
         "frozen": frozen,
         "randomised": stability(randomised, as_tensor(twin[1]), None),
         "transcoder": stability(transcoder, held, None, held @ turn),
+        "random_scores": random_scores(randomised, world),
+        "policy": policy,
     }
     measure = {name: leaky_world if name == "leaky_subject" else world for name in ensembles}
     return {

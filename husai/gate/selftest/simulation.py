@@ -16,6 +16,7 @@ from scipy import stats
 
 from husai.evidence import SCHEMA, Metric
 from husai.gate.evaluate import evaluate
+from husai.gate.fixed import as_fixed
 from husai.gate.policy import Condition, Policy
 from husai.gate.selftest.designs import (
     OOD_FAMILIES,
@@ -43,7 +44,12 @@ STATISTICS = (
     Statistic(
         "stability", "explained_variance_vs_frozen", "seed difference", 0.0, 0.40, 0.005, 0.005
     ),
+    Statistic("faithfulness", "recovered", "seeds", 0.70, 0.90, 0.01, 0.01),
+    Statistic("faithfulness", "recovered_vs_frozen", "seed difference", 0.0, 0.40, 0.01, 0.01),
     Statistic("random_model", "delta_S", "difference", 0.0, 0.50, 0.01, 0.01, 5),
+    Statistic(
+        "random_model", "delta_probing", "crossed", 0.0, 0.20, 0.01, 0.04, 5, PROBING_FAMILIES, 0.05
+    ),
     Statistic("transcoder", "delta_S", "difference", -0.05, 0.30, 0.02, 0.02, 5),
     Statistic("ood", "excess_drop", "crossed", 0.03, -0.30, 0.005, 0.05, 8, OOD_FAMILIES, 0.045),
     Statistic(
@@ -56,7 +62,7 @@ STATISTICS = (
         "saebench", "delta_vs_pca", "crossed", -0.02, 0.20, 0.01, 0.04, 8, PROBING_FAMILIES, 0.03
     ),
     Statistic(
-        "saebench", "delta_vs_dense", "crossed", -0.02, 0.30, 0.005, 0.03, 8, PROBING_FAMILIES, 0.11
+        "saebench", "delta_vs_dense", "crossed", -0.05, 0.30, 0.005, 0.03, 8, PROBING_FAMILIES, 0.05
     ),
     Statistic(
         "cebench", "delta_vs_frozen", "crossed", 0.0, 0.30, 0.05, 0.05, 8, PAIR_FAMILIES, 0.025
@@ -137,7 +143,7 @@ def _holds(condition: Condition, drawn: Draw) -> np.ndarray:
     return compare(number, condition.threshold)
 
 
-def records(drawn: Mapping[str, Draw], campaign: int) -> list[dict[str, Any]]:
+def records(policy: Policy, drawn: Mapping[str, Draw], campaign: int) -> list[dict[str, Any]]:
     """One campaign as evidence records, to put the same numbers through
     :func:`husai.gate.evaluate`.
     """
@@ -165,7 +171,7 @@ def records(drawn: Mapping[str, Draw], campaign: int) -> list[dict[str, Any]]:
         "inputs": [],
     }
     return [
-        {**head, "kind": kind, "metrics": metrics, "provenance": about}
+        {**head, "kind": kind, "metrics": metrics, "provenance": about, **as_fixed(policy, kind)}
         for kind, metrics in kinds.items()
     ]
 
@@ -236,7 +242,7 @@ def simulate(
         rows.append({"null": case.name, "rate": rate(passed)})
         for index in range(min(CROSS_CHECKED, null_campaigns)):
             checked += 1
-            agreed += evaluate(policy, records(drawn, index), "simulated").pass_all == bool(
+            agreed += evaluate(policy, records(policy, drawn, index), "simulated").pass_all == bool(
                 passed[index]
             )
     worst = max(rows, key=lambda row: row["rate"].value)

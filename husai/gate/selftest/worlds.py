@@ -47,6 +47,7 @@ class World:
     the benchmarks.
     """
 
+    features: np.ndarray
     train: ground_truth.Rows
     held_out: ground_truth.Rows
     task_rows: tuple[
@@ -77,7 +78,7 @@ def build_world() -> World:
         ground_truth.planted_rows(features, N_HELD_OUT, L0, seed=2),
     )
     answers = np.random.default_rng(3).integers(0, N_ANSWERS, N_HELD_OUT)
-    return World(train, held_out, tasks, stories, answers)
+    return World(features, train, held_out, tasks, stories, answers)
 
 
 def leaky(rows: ground_truth.Rows, seed: int) -> ground_truth.Rows:

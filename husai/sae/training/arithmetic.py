@@ -137,7 +137,7 @@ def choose(
             else [True, False]
         )
     exact = [Arithmetic(kind, None, False) for kind in kinds]
-    if measure and any(kinds) and fits_code(problem.p):
+    if measure and any(kinds) and not settings.groups and fits_code(problem.p):
         exact.insert(0, Arithmetic(True, None, False, fused=True))
     wanted = [kind._replace(products=format.products, tf32=format.tf32) for kind in exact]
     if not measure and exact == wanted:

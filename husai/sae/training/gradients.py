@@ -13,6 +13,8 @@ recipe's ``sparsity_coefficient`` (the unit of the papers, where errors are summ
 - ``topk``: the k largest pre-activations of a row, then ReLU (Gao et al. 2406.04093, eq. 2); AuxK
   is in :mod:`husai.sae.training.objectives`.
 - ``batchtopk``: the k*B largest of a batch (Bussmann et al. 2412.06410, eq. 3).
+- ``matryoshka``: BatchTopK whose error is summed over the reconstructions by nested prefixes of the
+  latents (Bussmann et al. 2503.17547, eq. 5; SAELens sums as well).
 - ``relu``: L1 of the activations weighted by the norms of their decoder rows (Bricken et al. 2023;
   Anthropic, April 2024 update), which are 1.
 - ``jumprelu``: L0 through a step with a rectangle of width ``bandwidth`` for its derivative
@@ -22,10 +24,12 @@ recipe's ``sparsity_coefficient`` (the unit of the papers, where errors are summ
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 
+from husai.recipe import BATCH_TOP_K
 from husai.sae import kernels
 from husai.sae.kernels import matmul
 
@@ -41,6 +45,8 @@ class Settings(NamedTuple):
     sparse: bool = False
     """Use the k-sparse kernels rather than dense products."""
     frozen_decoder: bool = False
+    groups: tuple[int, ...] = ()
+    """Matryoshka: latents of each prefix that reconstructs by itself; the last has all."""
     matmul_dtype: torch.dtype | None = None
     """Round operands of dense products to this format (bfloat16 on a GPU)."""
     count_fired: bool = False
@@ -86,8 +92,8 @@ def gradients(
         Sparsity coefficient per member (ReLU, JumpReLU).
     """
     compute = _fused if settings.fused else _sparse if settings.sparse else _dense
-    loss, residual, found, fired = compute(settings, p, x, y, coefficient)
-    db_dec = residual.sum(1).mul_(2.0 / (residual.shape[1] * residual.shape[2]))
+    loss, residual, pull, found, fired = compute(settings, p, x, y, coefficient)
+    db_dec = pull.sum(1).mul_(2.0 / (residual.shape[1] * residual.shape[2]))
     if settings.architecture != "transcoder":
         db_dec -= matmul(found["b_enc"].unsqueeze(1), p["W_enc"]).squeeze(1)
     return Gradients(loss, {**found, "b_dec": db_dec}, residual, fired)
@@ -102,14 +108,23 @@ def _sparse(
 ):
     S, B, d_in = x.shape
     d_sae, d_out = p["W_dec"].shape[1:]
-    make = kernels.batch_top_k_code if settings.architecture == "batchtopk" else kernels.top_k_code
+    by_batch = settings.architecture in BATCH_TOP_K
+    make = kernels.batch_top_k_code if by_batch else kernels.top_k_code
     code = make(x, p["W_enc"], p["b_enc"], settings.k, settings.matmul_dtype)
-    residual = kernels.decode(code, p["W_dec"]).sub_(y.reshape(S * B, d_out))
+    if settings.groups:
+        wide = kernels.by_group(code, settings.groups, d_sae)
+        parts = kernels.decode(wide, p["W_dec"]).view(S * B, -1, d_out)
+        loss, residual, pull = _nested(parts, y)
+    else:
+        wide = code
+        residual = pull = kernels.decode(code, p["W_dec"]).sub_(y.reshape(S * B, d_out))
+        loss = _mean_square(residual.view(S, B, d_out))
     scale = 2.0 / (B * d_out)
-    dpre = kernels.code_gradient(code, residual, p["W_dec"]).mul_(scale)
+    dpre = kernels.code_gradient(wide, pull, p["W_dec"]).mul_(scale)
     scaled = code._replace(values=code.values * scale)
+    g_rows = None if settings.frozen_decoder else wide.rows
     dW_enc, dW_dec = kernels.weight_gradients(
-        scaled, dpre, residual, x.reshape(S * B, d_in), S * d_sae, not settings.frozen_decoder
+        scaled, dpre, pull, x.reshape(S * B, d_in), S * d_sae, g_rows
     )
     found = {
         "W_enc": dW_enc.view(S, d_sae, d_in),
@@ -122,8 +137,25 @@ def _sparse(
         if settings.count_fired
         else None
     )
-    residual = residual.view(S, B, d_out)
-    return _mean_square(residual), residual, found, fired
+    whole = pull.view(S, B, -1, d_out)[:, :, 0]
+    return loss, residual.view(S, B, d_out), whole, found, fired
+
+
+def _nested(parts: torch.Tensor, y: torch.Tensor):
+    """Loss (S,) summed over prefixes, residual (S*B, d_out) of all latents, and what the loss asks
+    of each group: the sum of the residuals it takes part in, (S*B*n_groups, d_out).
+
+    ``parts`` (S*B, n_groups, d_out), what each group writes, is overwritten.
+    """
+    n_groups = parts.shape[1]
+    parts[:, 0].sub_(y.reshape(parts[:, 0].shape))
+    for g in range(1, n_groups):
+        parts[:, g] += parts[:, g - 1]
+    loss = _mean_square(parts.view(len(y), -1, y.shape[2])).mul_(n_groups)
+    residual = parts[:, -1].clone()
+    for g in reversed(range(n_groups - 1)):
+        parts[:, g] += parts[:, g + 1]
+    return loss, residual, parts.view(-1, y.shape[2])
 
 
 def _fused(
@@ -138,7 +170,7 @@ def _fused(
 
     S, B, d_in = x.shape
     d_sae, d_out = p["W_dec"].shape[1:]
-    k = None if settings.architecture == "batchtopk" else settings.k
+    k = None if settings.architecture in BATCH_TOP_K else settings.k
     if k is None:
         encoder = p["W_enc"], p["b_enc"]
         code = kernels.batch_top_k_code(x, *encoder, settings.k, settings.matmul_dtype)
@@ -162,7 +194,8 @@ def _fused(
         activity = kernels.sum_by_latent(code, code.values, S * d_sae)
     fired = (activity > 0).view(S, d_sae) if settings.count_fired else None
     loss = squares.view(S, B).sum(1).div_(B * d_out)
-    return loss, residual.view(S, B, d_out), found, fired
+    residual = residual.view(S, B, d_out)
+    return loss, residual, residual, found, fired
 
 
 def _dense(
@@ -176,10 +209,18 @@ def _dense(
     half = settings.matmul_dtype
     pre = kernels.pre_activations(x, p["W_enc"], p["b_enc"], half)
     z = _activate(settings, pre, p.get("threshold"))
-    residual = matmul(z, p["W_dec"], half).sub_(y)
-    loss = _mean_square(residual)
+    spans = [slice(*ends) for ends in pairwise((0, *(settings.groups or z.shape[2:])))]
+    residuals: list[torch.Tensor] = []
+    for span in spans:
+        part = matmul(z[..., span], p["W_dec"][:, span], half)
+        residuals.append(part.add_(residuals[-1]) if residuals else part.sub_(y))
+    loss = torch.stack([_mean_square(r) for r in residuals]).sum(0)
+    pulls = residuals[-1:]
+    for residual in reversed(residuals[:-1]):
+        pulls.insert(0, residual + pulls[0])
     scale = 2.0 / (B * d_out)
-    dz = matmul(residual, p["W_dec"].mT, half).mul_(scale)
+    grouped = list(zip(spans, pulls, strict=True))
+    dz = _joined([matmul(g, p["W_dec"][:, s].mT, half) for s, g in grouped], 2).mul_(scale)
     found = {}
     if settings.architecture == "relu":
         per_row = coefficient / (B * d_out)
@@ -195,9 +236,13 @@ def _dense(
     dpre = dz.mul_(z > 0)
     found |= {"W_enc": matmul(dpre.mT, x, half), "b_enc": dpre.sum(1)}
     if not settings.frozen_decoder:
-        found["W_dec"] = matmul(z.mT, residual, half).mul_(scale)
+        found["W_dec"] = _joined([matmul(z[..., s].mT, g, half) for s, g in grouped], 1).mul_(scale)
     fired = (z > 0).any(1) if settings.count_fired else None
-    return loss, residual, found, fired
+    return loss, residuals[-1], pulls[0], found, fired
+
+
+def _joined(parts: list[torch.Tensor], dim: int) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _activate(
@@ -209,7 +254,7 @@ def _activate(
         return pre.relu()
     if settings.architecture == "jumprelu":
         return pre.relu() * (pre > threshold.unsqueeze(1))
-    if settings.architecture == "batchtopk":
+    if settings.architecture in BATCH_TOP_K:
         z = torch.zeros_like(pre)
         for member, flat in zip(z, pre.view(S, -1), strict=True):
             values, place = kernels.batch_top_k(flat, settings.k * B)

@@ -146,6 +146,7 @@ def initial_parameters(
     A.1); a transcoder, whose spaces differ, draws its own. The multiple is the least-squares one
     for the first reconstructions, between 0.1 and 1: unit rows overshoot by the number of active
     latents, and undoing that takes Adam hundreds of steps.
+    An aligned recipe starts, and stays, at the multiple 1.
 
     ReLU and JumpReLU recipes with an ``l0_target`` start near it: the bias (ReLU) or the threshold
     (JumpReLU) of each latent is set so that it fires on ``INITIAL_L0_FACTOR * l0_target / d_sae``
@@ -164,6 +165,8 @@ def initial_parameters(
     factor = float(
         ((first * units.sample_out).sum() / first.square().sum().clamp_min(1e-12)).clamp(0.1, 1.0)
     )
+    if recipe.aligned:
+        factor = 1.0
     b_enc = -level * factor if recipe.architecture == "relu" else torch.zeros(recipe.d_sae)
     found = {
         "W_enc": W_enc * factor,

@@ -14,10 +14,11 @@ from husai.errors import RecipeFailed
 from husai.recipe import FIXED_K, Recipe
 from husai.sae import kernels
 from husai.sae.training.arithmetic import Arithmetic, Problem, tf32
+from husai.sae.training.constraints import align, align_gradients, keep_near
 from husai.sae.training.gradients import Gradients, Parameters, Settings, gradients
 from husai.sae.training.graphs import ReplayedStep, recorder_for
 from husai.sae.training.initialise import Units
-from husai.sae.training.objectives import Consistency, auxk
+from husai.sae.training.objectives import Consistency, auxk, matryoshka_groups, weight_decay
 from husai.sae.training.optimiser import Optimiser, learning_rate_factor
 
 SPARSITY_WARMUP = 0.1
@@ -79,9 +80,13 @@ class Lane:
             recipe.architecture,
             recipe.k,
             frozen_decoder=recipe.frozen_decoder,
+            groups=matryoshka_groups(recipe.d_sae) if recipe.architecture == "matryoshka" else (),
             count_fired=recipe.architecture in FIXED_K and recipe.auxk_coefficient > 0,
         )
-        self._optimiser = Optimiser(parameters, recipe.gradient_clip, recipe.frozen_decoder)
+        held = {"W_enc": recipe.frozen_encoder, "W_dec": recipe.frozen_decoder}
+        frozen = [name for name, is_held in held.items() if is_held]
+        self._optimiser = Optimiser(parameters, recipe.gradient_clip, frozen)
+        self._start = parameters["W_dec"].clone() if recipe.soft_frozen else None
         self._consistency = None
         if reference is not None:
             self._consistency = Consistency(
@@ -148,6 +153,10 @@ class Lane:
         n = len(self.readers)
         loss, found = self._gradients(*self._normalised(batches[:n], batches[n:]))
         self._optimiser.step(found, self._clock.rate)
+        if self._start is not None:
+            keep_near(self.parameters["W_dec"], self._start, self.recipe.soft_frozen)
+        if self.recipe.aligned:
+            align(self.parameters)
         self._loss_sum.add_(loss)
         seen = self._bad_step
         seen.copy_(torch.where((seen < 0) & ~torch.isfinite(loss), self._clock.step, seen))
@@ -174,6 +183,10 @@ class Lane:
                     )
         if self._consistency is not None:
             loss = loss + self._consistency.add(p["W_dec"], found["W_dec"])
+        if self.recipe.weight_decay:
+            loss = loss + weight_decay(p, found, self.recipe.weight_decay)
+        if self.recipe.aligned:
+            align_gradients(p, found)
         return loss, found
 
     def _normalised(

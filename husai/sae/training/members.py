@@ -11,7 +11,7 @@ import torch
 
 from husai.activations import BatchReader, Rows
 from husai.compute import free_bytes, single_threaded
-from husai.recipe import Recipe
+from husai.recipe import BATCH_TOP_K, Recipe
 from husai.sae.architectures import SAE
 from husai.sae.export import exported
 from husai.sae.threshold import batch_top_k_threshold
@@ -98,8 +98,8 @@ class Ensemble:
             for name in starts[0]
         }
         self.initial_decoders = self.parameters["W_dec"].clone()
-        aligned = recipe.consistency_weight and not recipe.frozen_decoder
-        self.lanes = self._make_lanes(data, target, reference if aligned else None)
+        consistent = recipe.consistency_weight and not recipe.frozen_decoder
+        self.lanes = self._make_lanes(data, target, reference if consistent else None)
         arithmetic = choose(self.lanes[0].settings, FORMATS[dtype], self.lanes[0].problem(), sparse)
         for lane in self.lanes:
             lane.compute_in(arithmetic)
@@ -131,7 +131,7 @@ class Ensemble:
         ``calibration_rows``."""
         own = {name: value[index] for name, value in self.parameters.items()}
         sae = exported(self.recipe, self.members[index].seed, own, self.units)
-        if self.recipe.architecture == "batchtopk" and calibration_rows is not None:
+        if self.recipe.architecture in BATCH_TOP_K and calibration_rows is not None:
             sae.threshold.fill_(
                 batch_top_k_threshold(sae, calibration_rows, self.recipe.k, max_rows)
             )

@@ -1,5 +1,5 @@
-"""What is added to the reconstruction loss: AuxK for dead latents, and alignment to a reference
-decoder by one-to-one assignment.
+"""What is added to the reconstruction loss: AuxK for dead latents, a penalty on large weights, and
+alignment to a reference decoder by one-to-one assignment.
 """
 
 from __future__ import annotations
@@ -61,6 +61,30 @@ def auxk(
     if centred:
         found["b_dec"] -= db_enc @ W_enc
     return error.square().sum() * scale
+
+
+def weight_decay(
+    p: dict[str, torch.Tensor], found: dict[str, torch.Tensor], weight: float
+) -> torch.Tensor:
+    """Add the gradient of ``weight / d_out * (||W_enc||^2 + ||W_dec||^2)`` in place and return the
+    penalty of each member (S,) (2603.04198, where errors are summed over d_out).
+
+    Decoder rows have length one: their part is a constant, without a gradient on the sphere.
+    """
+    W_enc, (d_sae, d_out) = p["W_enc"], p["W_dec"].shape[1:]
+    found["W_enc"].add_(W_enc, alpha=2.0 * weight / d_out)
+    squares = torch.linalg.vector_norm(W_enc.flatten(1), dim=1).square()
+    return (squares + d_sae) * (weight / d_out)
+
+
+def matryoshka_groups(d_sae: int) -> tuple[int, ...]:
+    """Latents up to the end of each group of a Matryoshka SAE: strictly increasing, ``d_sae`` last.
+
+    Groups hold 1/32, 1/16, 1/8, 1/4 and the rest of the latents, as in 2503.17547; groups that
+    rounding leaves empty go.
+    """
+    ends = [round(d_sae * share / 32) for share in (1, 3, 7, 15, 32)]
+    return tuple(e for e in dict.fromkeys(ends) if e)
 
 
 class Consistency:

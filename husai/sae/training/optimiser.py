@@ -4,6 +4,7 @@ fused Adam, unit decoder rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,12 +42,12 @@ class Optimiser:
         errors over the d_out dimensions (the convention of SAELens and dictionary_learning). The
         default of 1 is then reached at almost every step: what is passed on has constant length,
         and the large gradients of the first steps do not linger in Adam's second moments.
-    frozen_decoder : bool
-        ``W_dec`` is never touched.
+    frozen : sequence of str
+        Parameters that are never touched.
     """
 
     def __init__(
-        self, parameters: Parameters, gradient_clip: float | None, frozen_decoder: bool = False
+        self, parameters: Parameters, gradient_clip: float | None, frozen: Sequence[str] = ()
     ):
         d_out = parameters["W_dec"].shape[-1]
         self.parameters, self.gradient_clip = (
@@ -54,7 +55,7 @@ class Optimiser:
             None if gradient_clip is None else gradient_clip / d_out,
         )
         self._eps = 1e-8 / d_out
-        self._trained = [n for n in parameters if not (frozen_decoder and n == "W_dec")]
+        self._trained = [n for n in parameters if n not in frozen]
         self._first = {n: torch.zeros_like(parameters[n]) for n in self._trained}
         self._second = {n: torch.zeros_like(parameters[n]) for n in self._trained}
         self._fused = fits(parameters)
@@ -70,6 +71,7 @@ class Optimiser:
         On a GPU a ``learning_rate`` that is a tensor () in float32 there is read by the kernels,
         never by the host.
         """
+        gradients = {n: g for n, g in gradients.items() if n in self._trained}
         if self._fused:
             self._fused_step(gradients, learning_rate)
             return
@@ -121,7 +123,7 @@ class Optimiser:
 
         p = self.parameters
         rate = torch.as_tensor(learning_rate, dtype=torch.float32, device=p["W_enc"].device)
-        large = [n for n in ("W_enc", "W_dec") if n in gradients and n in self._trained]
+        large = [n for n in ("W_enc", "W_dec") if n in gradients]
         small = {n: g for n, g in gradients.items() if n not in large}
         factor = torch.ones(len(p["W_enc"]), device=rate.device)
         if self.gradient_clip is not None:
@@ -133,7 +135,7 @@ class Optimiser:
         self._adam([n for n in small if n != "threshold"], small, rate)
         self._adam([n for n in small if n == "threshold"], small, THRESHOLD_RATE * rate)
         torch._foreach_add_([self._steps[n] for n in large], 1.0)
-        rest = -torch.expm1(self._steps["W_enc"] * torch.log(self._betas))  # 1 - beta^t
+        rest = -torch.expm1(self._steps[large[0]] * torch.log(self._betas))  # 1 - beta^t
         corrections = torch.stack([rest[0].reciprocal(), rest[1].rsqrt()])
         for n in large:
             moments = self._first[n], self._second[n]

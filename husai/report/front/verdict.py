@@ -1,0 +1,133 @@
+"""The verdict for a reader who is no statistician: one sentence, and for every gate a question, its
+answer, how clear the answer is, and what would have to change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from husai.gate.decision import UNIT_AT_ZERO, Row
+from husai.gate.policy import CHANGED, is_shipped
+from husai.report.document import Inline, Paragraph, Section, Table
+from husai.report.front.words import meaning, question
+from husai.report.quotes import Quote, gate_names
+
+BASIS = {"point": "", "lcb": " (lower bound)", "ucb": " (upper bound)"}
+REACH = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
+SCALE = (
+    "Margin: how far the measured value, taken at the unfavourable end of its uncertainty, lies on "
+    f"the passing side of the threshold, in units of the threshold itself (of `{UNIT_AT_ZERO}` where "
+    "the threshold is `0`). A margin of `0` is exactly at the threshold, a negative one fails. The "
+    "bar ends at `-1` and `+1`."
+)
+
+
+def verdict_section(strict: Quote) -> Section:
+    """The first section of the report."""
+    if not strict.exists:
+        return Section("Verdict", [Paragraph(["Nothing was decided yet."], "verdict")])
+    blocks: list[Any] = [Paragraph(_sentence(strict), "verdict")]
+    blocks += [
+        Paragraph(_who(strict["candidate"])),
+        _questions(strict),
+        Paragraph([SCALE], "small"),
+    ]
+    return Section("Verdict", blocks)
+
+
+def _sentence(strict: Quote) -> Inline:
+    gates = strict["gates"]
+    count: Inline = [gates.by("gate_count"), " questions below"]
+    if not is_shipped(strict["policy"].value, strict["policy_sha256"].value):
+        return [f"The answers below are those of {CHANGED}; they release nothing."]
+    if gates["pass_all"].value is True:
+        return [
+            "These SAEs can be used as evidence about the model: each of the ",
+            *count,
+            " is answered yes.",
+        ]
+    return [
+        "Do not use these SAEs as evidence about the model: ",
+        gates.by("failed_count"),
+        " of the ",
+        *count,
+        " are answered no. That is a result, not an error of the run.",
+    ]
+
+
+def _who(candidate: Quote) -> Inline:
+    names = ("condition", "recipe", "recipe_hash")
+    name = next((candidate[n] for n in names if isinstance(candidate[n].value, str)), None)
+    hook = candidate["hook_name"]
+    at: Inline = [", trained at ", hook] if isinstance(hook.value, str) else []
+    return ["What was judged: ", name, *at, "."] if name else ["No candidate was selected."]
+
+
+def _questions(strict: Quote) -> Table:
+    rows, bars, roles = [], [], []
+    for gate in gate_names(strict["gates"].value or {}):
+        verdict = strict["gates"][gate]
+        judged = [row for row in strict["rows"] if row["gate"].value == gate]
+        failed = [row for row in judged if row["passed"].value is not True]
+        telling = _narrowest(failed or judged)
+        margin: Inline = [telling.by("margin")] if telling else ["–"]
+        passed = verdict.value is True
+        change = ["nothing"] if passed else _changes(failed, strict["reasons"][gate])
+        answer = "yes" if passed else "**no**"
+        rows.append([[question(gate), " (", verdict.name(), ")"], [answer], margin, change])
+        bars.append(bar(telling.by("margin").printed, passed) if telling else "")
+        roles.append("pass" if passed else "fail")
+    header: list[Inline] = [
+        ["question"],
+        ["answer"],
+        ["margin"],
+        ["what would have to change"],
+    ]
+    return Table(header, rows, tuple(bars), tuple(roles))
+
+
+def _narrowest(rows: list[Quote]) -> Quote | None:
+    """The row with the smallest margin. Counts that have to be 0 and are have no margin to speak of
+    and are named only where nothing else is.
+    """
+    known = [(row, Row(**row.value).margin) for row in rows]
+    measured = [(row, margin) for row, margin in known if margin is not None]
+    telling = [pair for pair in measured if pair[1] != 0] or measured
+    return min(telling, key=lambda pair: pair[1])[0] if telling else None
+
+
+def _changes(failed: list[Quote], reason: Quote) -> Inline:
+    """Each failed condition as: what, from where, to where."""
+    out: Inline = []
+    for row in failed:
+        out += ["; "] if out else []
+        judged = Row(**row.value)
+        if judged.margin is None:
+            own = row["reason"] if row["reason"].value else reason
+            out += [row["condition"], ": ", own]
+            continue
+        basis, operator, _ = judged.required
+        name = row["condition"].value.removesuffix(f" {basis}")
+        verb = "rise" if operator.startswith(">") else "fall"
+        out += [
+            f"{meaning(name) or name}{BASIS[basis]} has to {verb} from ",
+            row.by("bound"),
+            f" to {REACH[operator]} ",
+            row.by("threshold"),
+        ]
+    return out or [reason]
+
+
+def bar(margin: float | None, passed: bool) -> str:
+    """Small inline SVG of a margin on the scale from -1 to 1, the threshold in its middle."""
+    if margin is None:
+        return ""
+    length = round(56 * min(abs(margin), 1.0), 1)
+    start = 60 if margin >= 0 else round(60 - length, 1)
+    colour = "var(--pass)" if passed else "var(--fail)"
+    return (
+        "<svg class='strip' viewBox='0 0 120 18' width='120' height='18' aria-hidden='true'>"
+        "<rect x='60' y='2' width='56' height='14' fill='var(--pass)' opacity='.13'/>"
+        f"<rect x='{start}' y='6' width='{length}' height='6' fill='{colour}'/>"
+        "<line x1='60' x2='60' y1='1' y2='17' stroke='var(--ink)' stroke-width='1'/></svg>"
+    )
