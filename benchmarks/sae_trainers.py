@@ -57,12 +57,16 @@ def rate(step, spec):
 def saelens(rows, spec, seed, watch):
     """SAELens' SAETrainer at its defaults but for the schedule and AuxK."""
     from sae_lens.config import SAETrainerConfig
-    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.registry import get_sae_training_class
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(seed)
     device = str(rows.device)
-    config = TopKTrainingSAEConfig(
+    name = spec.get("architecture", "topk")
+    nested = {"matryoshka_widths": spec["groups"]} if name == "matryoshka" else {}
+    sae_class, config_class = get_sae_training_class("matryoshka_batchtopk" if nested else name)
+    config = config_class(
+        **nested,
         d_in=spec["d_in"],
         d_sae=spec["d_sae"],
         k=spec["k"],
@@ -80,7 +84,7 @@ def saelens(rows, spec, seed, watch):
         device=device,
         autocast=spec["bf16"],
     )
-    sae = TopKTrainingSAE(config).to(device)
+    sae = sae_class(config).to(device)
     sae.b_dec.data = rows[:4096].mean(0)
     sae = SAETrainer(trainer_config, sae, batches(rows, spec, seed, watch)).fit()
     return lambda x: sae(x)
@@ -150,9 +154,9 @@ def husai(rows, spec, seed, watch):
     recipe = Recipe(
         "bench",
         "rows",
-        "topk",
+        spec.get("architecture", "topk"),
         spec["d_sae"],
-        k=spec["k"],
+        **spec.get("recipe", {"k": spec["k"]}),
         steps=spec["steps"],
         batch_size=spec["batch_size"],
         learning_rate=spec["lr"],

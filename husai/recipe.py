@@ -9,22 +9,39 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 
 from husai.errors import HusaiError, nearest
+from husai.recipe_problems import (
+    ARCHITECTURES,
+    BATCH_TOP_K,
+    CALIBRATED,
+    FIXED_K,
+    MATCHED,
+    READ_ONLY,
+    recipe_problems,
+)
 
-BATCH_TOP_K = ("batchtopk", "matryoshka")
-"""Trained with the k*B largest pre-activations of a batch; exported with one threshold."""
-FIXED_K = ("topk", *BATCH_TOP_K, "transcoder")
-ARCHITECTURES = ("topk", *BATCH_TOP_K, "relu", "jumprelu", "transcoder")
-READ_ONLY = ("abstopk", "matching_pursuit")
-"""Architectures of SAEs that are read and compared, but not trained here."""
+__all__ = [
+    "ARCHITECTURES",
+    "BATCH_TOP_K",
+    "CALIBRATED",
+    "CONSENSUS",
+    "FIXED_K",
+    "MATCHED",
+    "OPTIONS",
+    "RANDOM",
+    "READ_ONLY",
+    "Recipe",
+    "brought_id",
+]
+
 OPTIONS = {
     "aligned": False,
     "weight_decay": 0.0,
+    "whitening": False,
     "frozen_encoder": False,
     "soft_frozen": 0.0,
 }
 """Options of training, and the value at which each is off. A recipe names only those it uses."""
-CALIBRATED = "calibrated"
-MATCHED = "matched"
+CONSENSUS = ("consensus_members", "consensus_min_share", "consensus_d_sae")
 RANDOM = "-random"  # suffix of a subject's randomised copy
 
 
@@ -66,6 +83,8 @@ class Recipe:
     weight_decay : float
         Weight of the squared weights of encoder and decoder in the loss (2603.04198). Decoder rows
         have length one here, so that only the encoder feels it.
+    whitening : bool
+        Train on whitened rows (2511.13981); the saved SAE reads and writes raw ones.
     frozen_encoder : bool
         Train everything but the encoder's weights (a control of 2602.14111).
     soft_frozen : float
@@ -76,6 +95,10 @@ class Recipe:
         this recipe.
     shared_data_order : bool
         All seeds read the rows in one order; by default each has its own.
+    consensus_members, consensus_min_share, consensus_d_sae
+        A consensus SAE per seed (:mod:`husai.passport.train_consensus`): of so many members, each
+        of the width ``consensus_d_sae``, the ``d_sae`` latents that recur in most of them, in at
+        least this share. 0 members: a plain recipe.
     tag : str
         Readable suffix of the id naming what deviates from the subject's default training.
     brought, content : str
@@ -105,6 +128,7 @@ class Recipe:
     frozen_decoder: bool = False
     aligned: bool = False
     weight_decay: float = 0.0
+    whitening: bool = False
     frozen_encoder: bool = False
     soft_frozen: float = 0.0
     consistency_weight: float = 0.0
@@ -114,6 +138,9 @@ class Recipe:
     tag: str = ""
     brought: str = ""
     content: str = ""
+    consensus_members: int = 0
+    consensus_min_share: float = 0.0
+    consensus_d_sae: int = 0
 
     def __post_init__(self):
         problems = recipe_problems(asdict(self))
@@ -135,6 +162,8 @@ class Recipe:
         parts += self.options
         if self.frozen_decoder:
             parts.append("frozen")
+        if self.consensus_members:
+            parts.append(f"consensus{self.consensus_members}x{self.consensus_d_sae}")
         if self.tag:
             parts.append(self.tag)
         return "-".join(parts)
@@ -145,6 +174,7 @@ class Recipe:
         words = {
             "aligned": self.aligned,
             f"decay{self.weight_decay:g}": self.weight_decay,
+            "whitened": self.whitening,
             "frozenencoder": self.frozen_encoder,
             f"soft{self.soft_frozen:g}": self.soft_frozen,
         }
@@ -214,11 +244,21 @@ class Recipe:
             consistency_interval=Recipe.consistency_interval,
         )
 
+    @property
+    def member(self) -> Recipe:
+        """The plain recipe of a consensus SAE's members."""
+        return replace(self.without_consensus, d_sae=self.consensus_d_sae)
+
+    @property
+    def without_consensus(self) -> Recipe:
+        """The same recipe trained plainly, at the width of the consensus SAE."""
+        return replace(self, **dict.fromkeys(CONSENSUS, 0))
+
     def to_dict(self) -> dict:
         """All fields as plain JSON values, without the options that are off and without the fields
-        that only a brought SAE has, in all others.
+        that only brought SAEs or consensus SAEs have, in all others.
         """
-        left_out = ("brought", "content", *OPTIONS)
+        left_out = ("brought", "content", *CONSENSUS, *OPTIONS)
         return {k: v for k, v in asdict(self).items() if v or k not in left_out}
 
     @classmethod
@@ -234,56 +274,3 @@ class Recipe:
 def brought_id(name: str) -> str:
     """Id of the recipe of a brought SAE."""
     return f"brought-{name}"
-
-
-def recipe_problems(r: dict) -> list[str]:
-    """Everything wrong with the fields of a recipe, as readable phrases; empty when it is sound."""
-    out = []
-    known = (*ARCHITECTURES, *READ_ONLY) if r["brought"] else ARCHITECTURES
-    if r["architecture"] not in known:
-        return [f"architecture '{r['architecture']}' is not one of {', '.join(known)}"]
-    if MATCHED in (r["d_sae"], r["k"]):
-        return (
-            []
-            if r["d_sae"] == r["k"] == MATCHED and r["architecture"] in FIXED_K
-            else ["width and k are matched together, for TopK only"]
-        )
-    if not isinstance(r["d_sae"], int) or r["d_sae"] < 1:
-        return [f"d_sae must be a positive integer, got {r['d_sae']!r}"]
-    if r["brought"] and not (r["content"] and isinstance(r["l0_target"], (int, float))):
-        return ["a brought SAE needs the hash of its files and its measured L0"]
-    if r["architecture"] in FIXED_K:
-        k = r["k"]
-        if k != CALIBRATED and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
-            out.append(f"k must be a positive integer or 'calibrated', got {k!r}")
-        elif k != CALIBRATED and k > r["d_sae"]:
-            out.append(f"k = {k} is larger than d_sae = {r['d_sae']}")
-    elif r["l0_target"] is None and r["sparsity_coefficient"] is None:
-        out.append("needs l0_target or sparsity_coefficient")
-    if isinstance(r["l0_target"], (int, float)) and not 0 < r["l0_target"] <= r["d_sae"]:
-        out.append(f"l0_target must be in (0, d_sae], got {r['l0_target']}")
-    for name in ("steps", "batch_size", "consistency_interval"):
-        if not isinstance(r[name], int) or r[name] < 1:
-            out.append(f"{name} must be a positive integer, got {r[name]!r}")
-    for name in ("learning_rate",):
-        if not isinstance(r[name], (int, float)) or not r[name] > 0:
-            out.append(f"{name} must be a positive number, got {r[name]!r}")
-    if r["consistency_weight"] < 0:
-        out.append(f"consistency_weight must be >= 0, got {r['consistency_weight']}")
-    if r["consistency_weight"] and r["reference_seed"] is None:
-        out.append("a consistency objective needs reference_seed")
-    if r["weight_decay"] < 0:
-        out.append(f"weight_decay must be >= 0, got {r['weight_decay']}")
-    if not 0 <= r["soft_frozen"] < 1:
-        out.append(f"soft_frozen is a cosine in [0, 1), got {r['soft_frozen']}")
-    if r["frozen_encoder"] and (r["aligned"] or r["weight_decay"]):
-        out.append("a frozen encoder can be neither aligned nor decayed")
-    if r["frozen_decoder"] and (r["frozen_encoder"] or r["soft_frozen"]):
-        out.append("a frozen decoder leaves no frozen_encoder or soft_frozen beside it")
-    if r["aligned"] and r["architecture"] == "transcoder":
-        out.append("aligned needs an encoder and a decoder of one space, not a transcoder's")
-    if r["b_dec_init"] not in ("geometric_median", "mean", "zero"):
-        out.append(f"b_dec_init '{r['b_dec_init']}' is not geometric_median, mean or zero")
-    if (r["architecture"] == "transcoder") != (r["target_hook_name"] is not None):
-        out.append("target_hook_name belongs to, and is needed by, architecture transcoder")
-    return out

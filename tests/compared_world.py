@@ -12,12 +12,14 @@ from husai import cli, provenance
 from husai.activations import write_store
 from husai.cebench.pairs import Pair
 from husai.cebench.store import save_pairs
+from husai.evidence import new_record
 from husai.jobs.probe_baselines import baselines_job
 from husai.jobs.summarize import summarize_job
 from husai.jobs.train_recipe import train_job
 from husai.planning.specs import ProbingSpec, TrainSpec
 from husai.probing import datasets
 from husai.probing.files import save_probe_data
+from husai.statistics.recovered import recovered_interval
 
 D_IN, D_SAE, K = 12, 32, 4
 SUBJECT, HOOK = "language", "blocks.1.hook_resid_post"
@@ -135,6 +137,7 @@ def measure(recipe_id, seeds, stability=True, frozen=None):
         )
         husai("cebench", "--spec", "{}", *common, "--pairs", PAIRS, "--out", out / "cebench.json")
         found += [out / "saebench.json", out / "cebench.json"]
+        found += splicing(saes.parent / f"seed{seed}", out / "faithfulness.json")
     if stability:
         out = Path(f"results/stability/{SUBJECT}/{recipe_id}.json")
         twin = [f"results/saes/{SUBJECT}/{frozen}/manifest.json"] if frozen else []
@@ -153,6 +156,35 @@ def measure(recipe_id, seeds, stability=True, frozen=None):
         )
         found.append(out)
     return [str(p) for p in found]
+
+
+def splicing(sae, out):
+    """A record of faithfulness as it would be, of a subject whose model is not here; none of an SAE
+    that is not there.
+    """
+    weights = sae / "sae_weights.safetensors"
+    if not weights.is_file():
+        return []
+    described = provenance.read_json(sae.parent / "recipe.json")
+    lost = 0.8 if described["recipe"].get("frozen_decoder") else 0.3
+    texts = {"spliced": [lost, lost + 0.01, lost - 0.01], "ablated": [1.0] * 3}
+    seed = int(sae.name.removeprefix("seed"))
+    record = new_record(
+        "faithfulness",
+        SUBJECT,
+        described["id"],
+        described["hash"],
+        {"recovered": recovered_interval(texts["spliced"], texts["ablated"])},
+        [weights],
+        {},
+        [seed],
+        seed=seed,
+        hook_name=HOOK,
+        loss="encoder",
+        texts=texts,
+    )
+    provenance.write_json(out, record)
+    return [out]
 
 
 def frontier(inputs):

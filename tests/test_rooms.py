@@ -19,6 +19,7 @@ LIGHT = {
     "progress",
     "provenance",
     "recipe",
+    "recipe_problems",
     "sae_files",
 }
 """Modules that any room may import."""

@@ -175,6 +175,13 @@ def _seeds(cfg: Config) -> list[str]:
     for key, seeds in lists.items():
         if len(set(seeds)) < len(seeds):
             out.append(f"{key}: {seeds} names a seed twice; one seed is one observation")
+    for i, one in enumerate(cfg.frontier.recipes or []):
+        groups = (one.consensus and one.consensus.groups) or 0
+        if groups > len(cfg.frontier.seeds):
+            out.append(
+                f"frontier.recipes.{i}.consensus.groups: {groups} groups, but frontier.seeds has "
+                f"{len(cfg.frontier.seeds)}; each group takes the name of one"
+            )
     used = set(cfg.frontier.seeds) | set(cfg.scaling.seeds)
     stale = sorted(used & set(cfg.confirmation.seeds))
     if stale:

@@ -86,6 +86,24 @@ class Consistency(OnSubjects):
     max_ev_drop: Fraction = Field(0.05, description="accepted loss of explained variance")
 
 
+class Consensus(Section):
+    """One SAE out of several: the latents that recur in a group of seeds, averaged and refitted.
+    Each seed of the recipe stands for a group of its own, and no two groups share a seed.
+    """
+
+    groups: int | None = Field(
+        None, ge=3, description="groups, one SAE each; null makes one per seed of the frontier"
+    )
+    members: int = Field(4, ge=2, description="SAEs of a group")
+    min_share: float = Field(
+        0.5, gt=0, le=1, description="share of a group's members in which a latent must occur"
+    )
+    d_sae: PositiveInt = Field(
+        description="latents of a member; the recipe's own `d_sae` is how many recurring ones are "
+        "kept"
+    )
+
+
 class FrontierRecipe(Section):
     """A recipe of its own; what it leaves out is as in `training` of the subject."""
 
@@ -107,6 +125,9 @@ class FrontierRecipe(Section):
     weight_decay: float = Field(
         0.0, ge=0, description="weight of the squared encoder weights in the loss"
     )
+    whitening: bool = Field(
+        False, description="training on whitened rows, folded into the weights when saved"
+    )
     frozen_encoder: bool = Field(
         False, description="a control: encoder weights stay where they started"
     )
@@ -117,10 +138,16 @@ class FrontierRecipe(Section):
         description="a control: smallest cosine of a decoder row to its start (0.8 in "
         "2602.14111); 0 leaves it free",
     )
+    consensus: Consensus | None = Field(
+        None, description="a consensus of several seeds in place of single SAEs"
+    )
 
     def given(self) -> dict[str, Any]:
-        """What the entry says beyond architecture, width and L0."""
-        values = self.model_dump(exclude={"architecture", "d_sae", "l0"})
+        """What the entry says beyond architecture, width and L0, as fields of a recipe."""
+        values = self.model_dump(exclude={"architecture", "d_sae", "l0", "consensus"})
+        if self.consensus is not None:
+            made_of = self.consensus.model_dump(exclude={"groups"})
+            values |= {f"consensus_{key}": value for key, value in made_of.items()}
         return {key: value for key, value in values.items() if value is not None}
 
 

@@ -117,6 +117,7 @@ def _candidate(record: Mapping, source: str, path: str, config: Any) -> Candidat
         recipe=record.get("recipe"),
         recipe_hash=record.get("recipe_hash"),
         strict={k: _number(v) for k, v in strict.items()} if isinstance(strict, Mapping) else {},
+        gated=gated if isinstance(gated := _at(record, "gated"), Mapping) else {},
         cebench_max=cebench_attainable(record),
         d_sae=_width(record, sae, ce),
         source_results=path,

@@ -102,6 +102,7 @@ def select_job(
     """
     from husai.cycle3.candidates import load_candidates
     from husai.cycle3.selector import select_cycle3
+    from husai.gate.policy_files import load_policy
     from husai.planning.specs import SelectionSpec
     from husai.selection.strict import select_strict
 
@@ -131,7 +132,8 @@ def select_job(
         candidates = load_candidates(frontier_results, scaling_results, assignment_results)
         work.reads(*paths)
         if policy == "strict":
-            selection = select_strict(candidates, min_seeds=min_seeds)
+            conditions = load_policy("strict").all_conditions()
+            selection = select_strict(candidates, conditions, min_seeds=min_seeds)
         else:
             selection = select_cycle3(
                 candidates,

@@ -57,6 +57,7 @@ def train_job(
     weights on a CPU.
     """
     from husai.compute import resolve_device
+    from husai.passport.train_consensus import train_consensus
     from husai.sae import train_ensemble
 
     configured, seeds, store, out = spec.recipe, spec.seeds, folder(store), folder(out)
@@ -77,7 +78,8 @@ def train_job(
         )
         progress = Progress(resolved.steps, f"{resolved.id}, {len(seeds)} seeds: steps")
         try:
-            result = train_ensemble(
+            train = train_consensus if resolved.consensus_members else train_ensemble
+            result = train(
                 resolved,
                 list(seeds),
                 rows["train"],

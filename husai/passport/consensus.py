@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from husai.activations import ActivationStore
-from husai.errors import HusaiError
+from husai.errors import HusaiError, RecipeFailed
 from husai.passport.assemble import Found, reappearance
 from husai.passport.certify import measured, relatives
 from husai.passport.ensemble import names_of
@@ -43,6 +43,9 @@ def consensus(
     *,
     min_share: float = MIN_SHARE,
     seeds: Sequence[Sequence[int]] | None = None,
+    d_sae: int | None = None,
+    l0: float | None = None,
+    complete: bool = False,
     steps: int = STEPS,
     device=None,
 ) -> list[Consensus]:
@@ -64,6 +67,13 @@ def consensus(
         In (0, 1].
     seeds : sequence of sequence of int or None
         Of the members; one that appears twice is refused.
+    d_sae : int or None
+        Keep so many of the recurring latents, those of most members first; None keeps all.
+    l0 : float or None
+        Active latents per row of the consensus; None is the members' mean.
+    complete : bool
+        Where fewer than ``d_sae`` latents recur, make up the number with those of fewer members,
+        down to one.
     steps : int
         Steps of the refit, see :func:`husai.passport.refit.refit`.
     device
@@ -73,7 +83,8 @@ def consensus(
     ------
     HusaiError
         A group of one, groups that share a seed or descend from one another, other widths or
-        architectures, or no latent that recurs.
+        architectures, or no latent that recurs; a :class:`husai.errors.RecipeFailed` where fewer
+        recur than ``d_sae`` asks for.
 
     References
     ----------
@@ -97,10 +108,12 @@ def consensus(
             f"consensus: {names[pair.a]} and {names[pair.b]} are no trainings of their own "
             f"({pair.reason}); groups that share a seed agree for that"
         )
-    return [
-        _of_group(found, [i for i, of in enumerate(group_of) if of == g], rows, min_share, steps)
-        for g in range(len(groups))
-    ]
+    made = []
+    for g in range(len(groups)):
+        group = [i for i, of in enumerate(group_of) if of == g]
+        clusters = _chosen(found, group, min_share, d_sae, complete)
+        made.append(_of_group(found, group, clusters, rows, min_share, l0, steps))
+    return made
 
 
 def _checked(groups, members, seeds) -> list[str]:
@@ -122,15 +135,34 @@ def _checked(groups, members, seeds) -> list[str]:
     return names_of(members, flat, None)
 
 
-def _of_group(found: Found, group: list[int], rows, min_share: float, steps: int) -> Consensus:
-    clusters = recurring(found, group, math.ceil(min_share * len(group) - 1e-9))
-    if not clusters:
-        raise HusaiError(
-            f"consensus: no latent occurs in {min_share:.0%} of the {len(group)} members "
-            f"{', '.join(found.ensemble.names[i] for i in group)}; lower min_share"
-        )
+def _chosen(
+    found: Found, group: list[int], min_share: float, d_sae: int | None, complete: bool
+) -> list[list[tuple[int, int]]]:
+    """The latents of a group's consensus, each as the latents of the members it is the mean of."""
+    clusters = recurring(found, group, max(2, math.ceil(min_share * len(group) - 1e-9)))
+    names = ", ".join(found.ensemble.names[i] for i in group)
+    share = f"{min_share:.0%} of the {len(group)} members {names}"
+    if not clusters and not complete:
+        raise RecipeFailed(f"consensus: no latent occurs in {share}; lower min_share")
+    if d_sae is None:
+        return clusters
+    if len(clusters) < d_sae:
+        what = f"consensus: {len(clusters)} latents occur in {share}, d_sae asks for {d_sae}"
+        if not complete:
+            raise RecipeFailed(f"{what}; lower d_sae or min_share")
+        taken = {one for cluster in clusters for one in cluster}
+        clusters += recurring(found, group, 1, taken)
+        if len(clusters) < d_sae:
+            raise RecipeFailed(f"{what}, and all members together have {len(clusters)}")
+    return clusters[:d_sae]
+
+
+def _of_group(
+    found: Found, group: list[int], clusters, rows, min_share: float, l0: float | None, steps: int
+) -> Consensus:
     start = _averaged(found, group, clusters)
-    l0 = sum(found.ensemble.firing[i].l0 for i in group) / len(group)
+    if l0 is None:
+        l0 = sum(found.ensemble.firing[i].l0 for i in group) / len(group)
     names = [found.ensemble.names[i] for i in group]
     member = found.ensemble.saes[group[0]]
     start.cfg = _notes(member, names, min_share)
@@ -138,9 +170,11 @@ def _of_group(found: Found, group: list[int], rows, min_share: float, steps: int
     return Consensus(sae.to("cpu"), names, torch.tensor([len(c) for c in clusters]), fit)
 
 
-def recurring(found: Found, group: Sequence[int], fewest: int) -> list[list[tuple[int, int]]]:
+def recurring(
+    found: Found, group: Sequence[int], fewest: int, taken: set[tuple[int, int]] = frozenset()
+) -> list[list[tuple[int, int]]]:
     """Sets of matching latents, at most one per member and ``fewest`` or more, as ``(SAE, living
-    latent)``; no latent is in two.
+    latent)``; no latent is in two, and none of those ``taken`` before is in any. Largest first.
 
     The latent with the most matches collects them first, among equals the one that lies closest
     to its matches; what is taken is not taken again.
@@ -151,7 +185,8 @@ def recurring(found: Found, group: Sequence[int], fewest: int) -> list[list[tupl
         matched = reappearance(found, i, others)
         close = found.matching.best[i][:, others].mean(1)
         strength = matched.sum(1).double() + 0.999 * close
-        for latent in matched.any(1).nonzero().flatten().tolist():
+        some = matched.any(1) if fewest > 1 else torch.ones(len(matched), dtype=torch.bool)
+        for latent in some.nonzero().flatten().tolist():
             partners = [
                 (j, int(found.matching.candidates[i, j].index[latent]))
                 for j, yes in zip(others, matched[latent].tolist(), strict=True)
@@ -159,10 +194,10 @@ def recurring(found: Found, group: Sequence[int], fewest: int) -> list[list[tupl
             ]
             candidates[i, latent] = [(i, latent), *partners]
             order.append((-float(strength[latent]), i, latent))
-    taken, found_sets = set(), []
+    taken, found_sets = set(taken), []
     for _, i, latent in sorted(order):
         cluster = [one for one in candidates[i, latent] if one not in taken]
-        if (i, latent) in taken or len(cluster) < max(2, fewest):
+        if (i, latent) in taken or len(cluster) < fewest:
             continue
         taken.update(cluster)
         found_sets.append(cluster)

@@ -49,7 +49,8 @@ class Plan:
         ):
             self._train(recipes, seeds)
         self._train(self.consistency, config.consistency.seeds)
-        self._train(self.frontier, config.frontier.seeds)
+        for recipe in self.frontier:
+            self._train([recipe], self._frontier_seeds(recipe))
         self._train(self.brought_controls, config.frontier.seeds)
         self._train(self.scaling, config.scaling.seeds)
 
@@ -165,6 +166,19 @@ class Plan:
         """
         recipes = compared_recipes(self.config, self.sized)
         return [*recipes, *dict.fromkeys(self.frozen_control(r) for r in recipes)]
+
+    def _frontier_seeds(self, recipe: Recipe) -> list[int]:
+        """Seeds of a recipe of the frontier; a consensus may ask for fewer groups."""
+        f = self.config.frontier
+        groups = next(
+            (
+                entry.consensus.groups
+                for entry, made in zip(f.recipes or [], self.frontier, strict=False)
+                if made == recipe and entry.consensus
+            ),
+            None,
+        )
+        return f.seeds[:groups]
 
     @cached_property
     def scaling(self) -> list[Recipe]:

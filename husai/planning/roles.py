@@ -38,7 +38,7 @@ def role_recipe(role: str, candidate: Recipe, resolved: Recipe, spec: Confirmati
         resolved = replace(resolved, brought="", content="", **sparsity)
     if role == "frozen":
         return replace(
-            resolved,
+            resolved.without_consensus,
             architecture="topk",
             k=l0,
             l0_target=None,

@@ -17,12 +17,17 @@ def exported(recipe: Recipe, seed: int, parameters: dict[str, torch.Tensor], uni
     """One member's parameters (without the member axis, see ``gradients``) as an :class:`SAE`;
     float64 stays, anything else gives float32.
 
-    Folding the units into the weights is exact, as every activation here is positively homogeneous.
+    Folding the units into the weights is exact, as every activation here is positively homogeneous;
+    whitened units leave decoder rows of unequal lengths.
     The threshold of a BatchTopK SAE is 0; it is measured on held-out rows
     (:func:`husai.sae.threshold.batch_top_k_threshold`)."""
     dtype = torch.float64 if parameters["W_dec"].dtype == torch.float64 else torch.float32
     p = {name: value.double() for name, value in parameters.items()}
-    W_enc, b_enc = p["W_enc"].t(), p["b_enc"]
+    W_enc, b_enc, W_dec, b_dec = p["W_enc"].t(), p["b_enc"], p["W_dec"], p["b_dec"]
+    if units.whitening is not None:
+        raw = torch.linalg.inv(units.whitening).to(W_dec.device)
+        W_enc, W_dec = units.whitening.to(W_enc.device) @ W_enc, W_dec @ raw
+        b_dec = units.centre_in.to(b_dec.device) + b_dec @ raw
     if recipe.architecture == "transcoder":
         b_enc = b_enc - (units.centre_in * units.scale_in).to(parameters["b_enc"]).double() @ W_enc
     W_enc, b_enc = W_enc * (units.scale_in / units.scale_out), b_enc / units.scale_out
@@ -31,7 +36,7 @@ def exported(recipe: Recipe, seed: int, parameters: dict[str, torch.Tensor], uni
     if architecture in BATCH_TOP_K:
         architecture = "batchtopk"
         threshold = torch.zeros_like(b_enc)
-    parts = [W_enc, p["W_dec"], b_enc, p["b_dec"] / units.scale_out, threshold]
+    parts = [W_enc, W_dec, b_enc, b_dec / units.scale_out, threshold]
     parts = [None if t is None else t.to(dtype).contiguous() for t in parts]
     return SAE(architecture, *parts, k=recipe.k, cfg=_notes(recipe, seed))
 

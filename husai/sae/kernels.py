@@ -128,15 +128,28 @@ def batch_top_k_code(
     """BatchTopK code: the k*B largest positive pre-activations of each member's batch (Bussmann et
     al. 2412.06410, eq. 3).
     """
-    S, B, _ = x.shape
     pre = pre_activations(x, W_enc, b_enc, dtype)
-    found = [batch_top_k(p, k * B) for p in pre]
+    found = [batch_top_k(p, k * x.shape[1]) for p in pre]
     values = torch.cat([v for v, _ in found])
     place = torch.cat([i + s * pre[0].numel() for s, (_, i) in enumerate(found)])
-    rows = place // pre.shape[2]
-    columns = place % pre.shape[2] + torch.div(rows, B, rounding_mode="floor") * pre.shape[2]
-    starts = torch.searchsorted(rows, torch.arange(S * B + 1, device=x.device))
-    return Code(values.relu_(), columns, rows, starts)
+    return _code_at(place, values.relu_(), pre.shape)
+
+
+def positive_code(pre: torch.Tensor) -> Code:
+    """ReLU code: the positive entries of pre-activations (S, B, d_sae)."""
+    place = (pre > 0).view(-1).nonzero().view(-1)
+    return _code_at(place, pre.view(-1)[place], pre.shape)
+
+
+def _code_at(place: torch.Tensor, values: torch.Tensor, shape: torch.Size) -> Code:
+    """The code with ``values`` at flat positions ``place``, ascending, of a tensor of ``shape`` (S,
+    B, d_sae).
+    """
+    S, B, d_sae = shape
+    rows = place // d_sae
+    columns = place % d_sae + torch.div(rows, B, rounding_mode="floor") * d_sae
+    starts = torch.searchsorted(rows, torch.arange(S * B + 1, device=place.device))
+    return Code(values, columns, rows, starts)
 
 
 def batch_top_k(pre: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:

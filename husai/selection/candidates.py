@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
+from husai.selection.margins import Margin, table
+
 EXTERNAL = ("saebench_delta", "cebench_interp_delta_vs_baseline")
 METRICS = (*EXTERNAL, "train_explained_variance", "cebench_interpretability_max")
 
@@ -29,6 +31,10 @@ class Candidate:
     recipe: Any = None
     recipe_hash: str | None = None
     strict: dict[str, float | None] = field(default_factory=dict)
+    gated: Mapping[str, Any] = field(default_factory=dict)
+    """Metrics of its condition over seeds, by ``evidence.metric``, as far as the strict policy gates
+    them.
+    """
     cebench_max: float | None = None
     d_sae: int | None = None
     source_results: str = ""
@@ -68,6 +74,8 @@ class Entry:
     is_pareto: bool = False
     components: dict[str, float] = field(default_factory=dict)
     seed_scores: dict[str, float] = field(default_factory=dict)
+    margins: list[Margin] = field(default_factory=list)
+    """To the gates of the strict policy."""
 
     def table(self) -> dict[str, Any]:
         """This row for ``selected_candidate.json``."""
@@ -79,6 +87,7 @@ class Entry:
             "representative_seed": self.representative.seed,
             "components": self.components,
             "metrics": self.metrics,
+            "margins": [margin._asdict() for margin in self.margins],
         }
 
 
@@ -175,6 +184,12 @@ class Selection:
                 *shown,
             ]
             out.append(f"| {' | '.join(cells)} | seed {entry.representative.seed} |")
+        if self.selected.margins:
+            out += ["", "## Margin to each gate", ""]
+            out += [
+                "By how much each condition of the strict policy is met on the selection's data."
+            ]
+            out += ["", *table([(entry.name, entry.margins) for entry in self.ordered])]
         out += ["", "Could not be chosen:", ""] if self.left_out else []
         out += [f"- `{name}`: {reason}" for name, reason in self.left_out.items()]
         return "\n".join(out) + "\n"

@@ -4,21 +4,20 @@ selectors.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from husai.cebench.evidence import delta_table, mismatch, pair_delta, with_baseline
-from husai.evidence import Metric
 from husai.planning.specs import FrontierSpec, ScalingSpec
 from husai.probing.tables import INFORMATIVE, NONE_INFORMATIVE, aucs, probe_table
 from husai.report.axes import axis_tables
 from husai.stability.record import failed_records, load_records
 from husai.statistics import crossed_interval, jackknife_t
-from husai.summaries.faithfulness import load_faithfulness
+from husai.summaries.faithfulness import load_losses
+from husai.summaries.gated import gated_metrics
 from husai.summaries.measured import Measured, control_of, load_measured
-from husai.summaries.table import StageTable
+from husai.summaries.table import StageTable, mark_pareto, value_of
 
 COLUMNS = {
     "frontier": [
@@ -108,25 +107,6 @@ def failed_row(measured: Measured, reason: str) -> dict:
     return {**known, "n_seeds": len(measured.seeds), "status": f"failed: {reason}"}
 
 
-def mark_pareto(
-    rows: list[dict], keys: Sequence[str] = ("delta_vs_frozen", "cebench_delta_vs_frozen")
-) -> None:
-    """Set ``pareto`` on every row no other row beats on all keys; what was not measured is beaten by
-    anything.
-    """
-    points = [[value_of(row[key]) for key in keys] for row in rows]
-    for row, mine in zip(rows, points, strict=True):
-        row["pareto"] = not any(
-            all(o >= m for o, m in zip(other, mine, strict=True)) and other != mine
-            for other in points
-        )
-
-
-def value_of(found: Metric | None) -> float:
-    """The value of a measured delta; minus infinity where there is none."""
-    return -math.inf if found is None else found.value
-
-
 def selector_records(measured: Measured, control: Measured, k: int) -> list[dict]:
     """One record per SAE, in the shape the selectors read."""
     by_seed = {r["seed"]: r for r in control.cebench}
@@ -171,7 +151,7 @@ def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list
     of the first; controls whose weights are held in part are rows, but no candidates.
     """
     pool, stability, unstable = load_measured(inputs), load_records(inputs), failed_records(inputs)
-    faithful = load_faithfulness(inputs)
+    losses = load_losses(inputs)
     rows, failed, records = [], [], []
     for measured in (m for m in pool.values() if not m.recipe.frozen_decoder):
         reason, control = measured.failure or unstable.get(measured.recipe.id), None
@@ -184,13 +164,19 @@ def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list
             failed.append(failed_row(measured, reason))
             continue
         row = external_row(measured, control, k)
-        if measured.recipe.id in faithful:
-            row["faithfulness"] = faithful[measured.recipe.id]
-        if measured.recipe.id in stability:
-            row["S"] = stability[measured.recipe.id].metric("S")
+        gated = gated_metrics(
+            measured.described,
+            (measured.saebench, control.saebench),
+            (measured.cebench, control.cebench),
+            (losses.get(measured.recipe.id), losses.get(control.recipe.id)),
+            stability.get(measured.recipe.id),
+        )
+        shown = {"faithfulness": "faithfulness.recovered", "S": "stability.S"}
+        row |= {key: gated[name] for key, name in shown.items() if name in gated}
         rows.append(row)
         if not measured.recipe.is_control:
-            records += selector_records(measured, control, k)
+            mine = selector_records(measured, control, k)
+            records += [{**record, "gated": gated} for record in mine]
     return rows, failed, records
 
 

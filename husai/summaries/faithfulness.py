@@ -9,24 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from husai.evidence import Metric, new_record
+from husai.evidence import new_record
 from husai.planning.specs import ConfirmationSpec
 from husai.provenance import failure, read_json
 from husai.recipe import Recipe
-from husai.statistics.recovered import faithfulness_metrics, losses_of, recovered_interval
+from husai.statistics.recovered import faithfulness_metrics, losses_of
 
 
-def load_faithfulness(inputs: Sequence[str]) -> dict[str, Metric]:
-    """``{recipe id: recovered}`` over the seeds whose faithfulness is among ``inputs``."""
+def load_losses(inputs: Sequence[str]) -> dict[str, dict[str, list]]:
+    """``{recipe id: losses}`` (:func:`husai.statistics.recovered.losses_of`) over the seeds whose
+    faithfulness is among ``inputs``.
+    """
     found: dict[str, list[dict]] = defaultdict(list)
     for path in map(Path, inputs):
         if path.stem == "faithfulness":
             found[path.parent.parent.name].append(read_json(path))
     return {
-        name: recovered_interval(losses["spliced"], losses["ablated"])
+        name: losses_of(records)
         for name, records in found.items()
         if not any(map(failure, records))
-        for losses in [losses_of(records)]
     }
 
 

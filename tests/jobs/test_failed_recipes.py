@@ -11,6 +11,7 @@ from husai.config import load
 from husai.cycle3.candidates import load_candidates
 from husai.cycle3.selector import select_cycle3
 from husai.errors import HusaiError, RecipeFailed
+from husai.gate import load_policy
 from husai.jobs.summarize import summarize_job
 from husai.jobs.train_recipe import train_job
 from husai.planning.plan import Plan
@@ -49,7 +50,9 @@ def compared(tmp_path_factory):
                 Recipe.from_dict(recipe).id,
                 SEEDS,
                 not frozen,
-                "topk-d16-k4-frozen" if recipe is orphan else None,
+                {16: "topk-d16-k4-frozen", 32: "topk-d32-k4-frozen"}.get(recipe["d_sae"])
+                if recipe["architecture"] == "topk"
+                else None,
             )
         yield root, world.frontier(inputs)
 
@@ -130,7 +133,7 @@ def test_a_failed_recipe_is_no_candidate(compared):
     assert {c.condition for c in pool} == {"topk-d32-k4"}
     assert (
         select_cycle3(pool).selected.name
-        == select_strict(pool, min_seeds=3).selected.name
+        == select_strict(pool, load_policy("strict").all_conditions(), min_seeds=3).selected.name
         == "topk-d32-k4"
     )
 

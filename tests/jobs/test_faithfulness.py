@@ -17,7 +17,7 @@ from husai.provenance import read_json, write_json
 from husai.sae import SAE, save_sae
 from husai.statistics import recovered_interval
 from husai.statistics.recovered import faithfulness_metrics, losses_of
-from husai.summaries.faithfulness import load_faithfulness
+from husai.summaries.faithfulness import load_losses
 
 HOOK = "blocks.0.hook_resid_post"
 SPEC = {
@@ -88,8 +88,8 @@ def test_a_recipe_is_compared_with_its_control_over_seeds(root):
 
 def test_the_frontier_reads_the_records_of_a_recipe(root):
     paths = [str(root / f"records/good/seed{s}/faithfulness.json") for s in (1, 2, 3)]
-    found = load_faithfulness(paths)
-    assert set(found) == {"good"} and found["good"].n == 3
+    found = load_losses(paths)
+    assert set(found) == {"good"} and len(found["good"]["spliced"]) == 3
 
 
 def test_records_of_different_texts_are_not_mixed(root):

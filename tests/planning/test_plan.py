@@ -138,6 +138,48 @@ def test_an_entry_that_is_no_recipe_of_its_own_is_refused_in_one_line(entry, mes
     assert "\n" not in str(caught.value)
 
 
+CONSENSUS = {
+    "architecture": "relu",
+    "d_sae": 200,
+    "l0": 13,
+    "consensus": {"d_sae": 384, "groups": 3, "members": 4, "min_share": 0.75},
+}
+
+
+def test_a_consensus_is_an_ordinary_recipe_with_a_control_at_its_own_width():
+    p = plan({"frontier": {"recipes": [ENTRIES[0], CONSENSUS]}})
+    recipe = p.frontier[1]
+    assert recipe.id == "relu-d200-l0_13-consensus4x384"
+    assert p.get("language", recipe.id).seeds == p.config.frontier.seeds[:3]
+    assert recipe.member.to_dict() == p.recipe("language", "relu", 384, l0_target=13.0).to_dict()
+    control = p.trained_control("language", recipe.id)
+    assert (control.d_sae, control.k, control.consensus_members) == (200, 13, 0)
+    assert recipe in p.reproducible() and p.may_fail(recipe)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_recipes_without_a_consensus_have_the_hash_they_had():
+    plain = Recipe("s", "h", "topk", d_sae=64, k=8)
+    assert not any("consensus" in name for name in plain.to_dict())
+    assert plain.hash == "37fe955b3d79b071"
+    assert Recipe("s", "h", "relu", d_sae=64, l0_target=8.0).hash == "8f8f342af6fc9723"
+
+
+@pytest.mark.parametrize(
+    ("consensus", "message"),
+    [
+        ({"d_sae": 384, "members": 1}, r"consensus.members"),
+        ({"d_sae": 384, "groups": 99}, r"consensus.groups: 99 groups, but frontier.seeds has"),
+        ({"d_sae": 384, "min_share": 0}, r"consensus.min_share"),
+        ({}, r"consensus.d_sae: missing"),
+    ],
+)
+def test_a_consensus_that_cannot_be_made_is_refused_in_one_line(consensus, message):
+    with pytest.raises(HusaiError, match=message) as caught:
+        plan({"frontier": {"recipes": [{**CONSENSUS, "consensus": consensus}]}})
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def brought(tmp_path, monkeypatch):
     """A plan with one brought ensemble of two, at a hook that no recipe uses."""

@@ -105,9 +105,10 @@ def test_on_a_cpu_the_crossover_decides_and_nothing_is_tried(monkeypatch):
             expected, None, False
         )
     assert choose(settings, FORMATS["float32"], one, sparse=False) == Arithmetic(False, None, False)
-    assert choose(
-        *(problem("relu")[0], FORMATS["float64"], problem("relu")[1]), sparse=True
-    ) == Arithmetic(False, None, False)
+    for architecture, sparse in (("relu", True), ("jumprelu", False)):
+        settings, one = problem(architecture)
+        expected = Arithmetic(sparse, None, False)
+        assert choose(settings, FORMATS["float64"], one, sparse=True) == expected
 
 
 def test_where_kernels_are_measured_the_faster_is_taken(monkeypatch, capsys):

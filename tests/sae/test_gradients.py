@@ -71,13 +71,14 @@ def reference_loss(architecture, p, x, y, coefficient, bandwidth):
     return (sum(e.square().sum(1).mean() for e in errors) + penalty) / y.shape[1]
 
 
-CASES = [("relu", False), ("jumprelu", False)] + [
+CASES = [("relu", False), ("relu", True), ("jumprelu", False)] + [
     (a, s) for a in ("topk", "batchtopk", "matryoshka", "transcoder") for s in (True, False)
 ]
 
 
 @pytest.mark.parametrize(("architecture", "sparse"), CASES)
-def test_gradients_equal_float64_autograd_of_the_definition(architecture, sparse):
+def test_gradients_equal_float64_autograd_of_the_definition(architecture, sparse, monkeypatch):
+    monkeypatch.setattr("husai.sae.training.gradients.MEASURED_CROSSOVER", 1.0)
     d_out = 6 if architecture == "transcoder" else D_IN
     p, x, y = problem(architecture, d_out)
     y = y if architecture == "transcoder" else x
@@ -105,6 +106,21 @@ def test_gradients_equal_float64_autograd_of_the_definition(architecture, sparse
                 atol=1e-11,
                 msg=lambda m, n=name: f"{n}: {m}",
             )
+
+
+def test_a_relu_step_uses_sparse_kernels_only_while_few_latents_are_active(monkeypatch):
+    p, x, _ = problem("relu")
+    coefficient, used = torch.ones(S, dtype=torch.float64), []
+    make = kernels.positive_code
+    monkeypatch.setattr(kernels, "positive_code", lambda pre: used.append(pre) or make(pre))
+    for bias in (0.0, -4.0):  # half of the latents, and hardly one
+        p["b_enc"][:] = bias
+        sparse, dense = (
+            gradients(Settings("relu", sparse=s), p, x, x, coefficient) for s in (1, 0)
+        )
+        for name, value in dense.by_name.items():
+            torch.testing.assert_close(sparse.by_name[name], value)
+        assert len(used) == (bias < 0)
 
 
 def test_frozen_decoder_has_no_gradient_and_leaves_the_others_unchanged():

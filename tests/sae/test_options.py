@@ -2,6 +2,8 @@
 trained.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from sae_helpers import recipe, rows
@@ -21,6 +23,7 @@ DATA, HELD_OUT = rows(1000), rows(300, seed=1)
 OPTIONS = [
     {"aligned": True},
     {"weight_decay": 0.05},
+    {"whitening": True},
     {"frozen_encoder": True},
     {"soft_frozen": 0.99},
 ]
@@ -124,6 +127,33 @@ def test_weight_decay_makes_encoder_weights_smaller():
     assert sizes[1] < 0.95 * sizes[0]
 
 
+def whitened(x, units):
+    return (x.double() - units.centre_in) @ units.whitening
+
+
+def test_whitened_rows_have_unit_variance_in_every_direction():
+    units = measure_units(recipe(whitening=True, b_dec_init="mean"), DATA)
+    covariance = torch.cov(whitened(DATA, units).T, correction=0)
+    torch.testing.assert_close(covariance, torch.eye(16).double(), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("architecture", ["relu", "topk", "matryoshka", "jumprelu"])
+def test_training_with_whitening_is_training_on_whitened_rows_folded_into_the_weights(
+    architecture, monkeypatch
+):
+    monkeypatch.setattr("husai.sae.training.initialise.WHITENING_FLOOR", 1e-15)
+    r = recipe(architecture, whitening=True, b_dec_init="mean", steps=30)
+    units = measure_units(r, DATA)
+    ours = train_ensemble(r, [0], DATA, held_out=HELD_OUT, dtype="float64").saes[0]
+    plain = replace(r, whitening=False)
+    rows_, held = (whitened(x, units) for x in (DATA, HELD_OUT))
+    theirs = train_ensemble(plain, [0], rows_, held_out=held, dtype="float64").saes[0]
+    z = theirs.encode(held)
+    torch.testing.assert_close(ours.encode(HELD_OUT), z, rtol=1e-7, atol=1e-9)
+    raw = theirs.decode(z) @ torch.linalg.inv(units.whitening) + units.centre_in
+    torch.testing.assert_close(ours(HELD_OUT), raw, rtol=1e-7, atol=1e-9)
+
+
 def test_of_a_frozen_encoder_everything_else_is_trained():
     r = recipe(steps=60, frozen_encoder=True)
     result = train(r, [4])
@@ -165,7 +195,11 @@ def test_the_frozen_control_of_a_confirmation_has_no_option():
         ({"soft_frozen": 1.0}, r"a cosine in \[0, 1\)"),
         ({"frozen_encoder": True, "aligned": True}, "can be neither aligned nor decayed"),
         ({"frozen_decoder": True, "soft_frozen": 0.8}, "a frozen decoder leaves no"),
-        ({"architecture": "transcoder", "aligned": True}, "one space"),
+        ({"architecture": "transcoder", "aligned": True}, "need one space"),
+        (
+            {"whitening": True, "consistency_weight": 1.0, "reference_seed": 1},
+            "no reference decoder of raw rows",
+        ),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(changes, message):

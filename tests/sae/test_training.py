@@ -45,7 +45,7 @@ def test_a_member_equals_training_it_alone(architecture):
 
 
 def test_sparse_and_dense_kernels_train_the_same_sae():
-    for architecture in ("topk", "batchtopk", "matryoshka", "transcoder"):
+    for architecture in ("topk", "batchtopk", "matryoshka", "relu", "transcoder"):
         r = recipe(architecture, steps=20)
         a, b = (train(r, [0], sparse=s, dtype="float64").saes[0] for s in (True, False))
         torch.testing.assert_close(weights(a), weights(b), rtol=1e-8, atol=1e-8)

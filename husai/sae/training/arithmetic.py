@@ -15,10 +15,9 @@ import torch
 from husai.progress import log
 from husai.recipe import FIXED_K
 from husai.sae.fused import fits_code
-from husai.sae.training.gradients import Parameters, Settings, gradients
+from husai.sae.training.gradients import MEASURED_CROSSOVER, Parameters, Settings, gradients
 from husai.sae.training.graphs import CudaRecorder
 
-MEASURED_CROSSOVER = 0.2
 TRIAL_ROWS = 512
 TRIAL_SCALE = 1.05
 EXACT_LIMIT = 0.02
@@ -120,14 +119,14 @@ def choose(
     Parameters
     ----------
     sparse : bool or None
-        Kernels of the TopK family, when the caller has made that choice; ReLU and JumpReLU always
-        use dense products.
+        Kernels of the TopK family, when the caller has made that choice. JumpReLU always uses dense
+        products, and so does ReLU on a GPU or where ``sparse`` is False.
     measure : bool or None
         Try and time kernels; None does so anywhere but on a CPU.
     """
     measure = problem.x.device.type != "cpu" if measure is None else measure
-    if settings.architecture not in FIXED_K:
-        kinds = [False]
+    if settings.architecture not in FIXED_K:  # on a GPU a count of active latents would wait for it
+        kinds = [settings.architecture == "relu" and sparse is not False and not measure]
     elif sparse is not None:
         kinds = [sparse]
     else:

@@ -34,6 +34,9 @@ from husai.sae import kernels
 from husai.sae.kernels import matmul
 
 JUMPRELU_BANDWIDTH = 0.05
+MEASURED_CROSSOVER = 0.2
+"""Share of active latents up to which k-sparse kernels are the faster ones on a CPU, as
+``benchmarks/bench_sae.py --crossover`` measured."""
 Parameters = dict[str, torch.Tensor]
 
 
@@ -43,7 +46,7 @@ class Settings(NamedTuple):
     architecture: str
     k: int | None = None
     sparse: bool = False
-    """Use the k-sparse kernels rather than dense products."""
+    """Use the k-sparse kernels rather than dense products; of ReLU, in steps that are sparse."""
     frozen_decoder: bool = False
     groups: tuple[int, ...] = ()
     """Matryoshka: latents of each prefix that reconstructs by itself; the last has all."""
@@ -108,9 +111,16 @@ def _sparse(
 ):
     S, B, d_in = x.shape
     d_sae, d_out = p["W_dec"].shape[1:]
-    by_batch = settings.architecture in BATCH_TOP_K
-    make = kernels.batch_top_k_code if by_batch else kernels.top_k_code
-    code = make(x, p["W_enc"], p["b_enc"], settings.k, settings.matmul_dtype)
+    encoder, half = (p["W_enc"], p["b_enc"]), settings.matmul_dtype
+    if settings.architecture == "relu":
+        pre = kernels.pre_activations(x, *encoder, half)
+        if int((pre > 0).count_nonzero()) > MEASURED_CROSSOVER * pre.numel():
+            return _dense(settings, p, x, y, coefficient, pre)
+        code = kernels.positive_code(pre)
+    else:
+        by_batch = settings.architecture in BATCH_TOP_K
+        make = kernels.batch_top_k_code if by_batch else kernels.top_k_code
+        code = make(x, *encoder, settings.k, half)
     if settings.groups:
         wide = kernels.by_group(code, settings.groups, d_sae)
         parts = kernels.decode(wide, p["W_dec"]).view(S * B, -1, d_out)
@@ -121,6 +131,12 @@ def _sparse(
         loss = _mean_square(residual.view(S, B, d_out))
     scale = 2.0 / (B * d_out)
     dpre = kernels.code_gradient(wide, pull, p["W_dec"]).mul_(scale)
+    if settings.architecture == "relu":
+        per_row = coefficient / (B * d_out)
+        loss = loss + per_row * kernels.sum_by_latent(code, code.values, S * d_sae).view(S, -1).sum(
+            1
+        )
+        dpre += per_row[torch.div(code.rows, B, rounding_mode="floor")]
     scaled = code._replace(values=code.values * scale)
     g_rows = None if settings.frozen_decoder else wide.rows
     dW_enc, dW_dec = kernels.weight_gradients(
@@ -204,10 +220,12 @@ def _dense(
     x: torch.Tensor,
     y: torch.Tensor,
     coefficient: torch.Tensor | None,
+    pre: torch.Tensor | None = None,
 ):
     B, d_out = y.shape[1:]
     half = settings.matmul_dtype
-    pre = kernels.pre_activations(x, p["W_enc"], p["b_enc"], half)
+    if pre is None:
+        pre = kernels.pre_activations(x, p["W_enc"], p["b_enc"], half)
     z = _activate(settings, pre, p.get("threshold"))
     spans = [slice(*ends) for ends in pairwise((0, *(settings.groups or z.shape[2:])))]
     residuals: list[torch.Tensor] = []

@@ -23,6 +23,11 @@ JUMPRELU_INITIAL_THRESHOLD = 0.01
 INITIAL_L0_FACTOR = 2.0
 SAMPLE_ROWS = 4096
 INITIAL_ROWS = 2048
+WHITENING_ROWS = 32768
+"""Rows behind a covariance: 16 for each direction of a width of 2048, so that no variance of the
+sample is off by more than about half."""
+WHITENING_FLOOR = 1.0e-4
+"""Added to each variance, in units of their mean: what float32 rows resolve is below it."""
 
 
 class Units(NamedTuple):
@@ -40,6 +45,8 @@ class Units(NamedTuple):
     """Some centred input rows in normalised units (n, d_in), float32."""
     sample_out: torch.Tensor
     """The centred targets of these rows in normalised units (n, d_out), float32."""
+    whitening: torch.Tensor | None = None
+    """What normalises centred rows in place of a scale, float64 (d_in, d_in)."""
 
 
 def row_sample(source: Rows, n_rows: int | None = None, count: int = SAMPLE_ROWS) -> torch.Tensor:
@@ -82,6 +89,8 @@ def measure_units(recipe: Recipe, data: Rows, target: Rows | None = None) -> Uni
     HusaiError
         The sample holds NaN or infinite values, or all its rows are equal.
     """
+    if recipe.whitening:
+        return _whitened(recipe, row_sample(data, recipe.n_rows, WHITENING_ROWS))
     found = [_unit(recipe, row_sample(data, recipe.n_rows), "the activations")]
     found.append(
         found[0]
@@ -113,6 +122,22 @@ def _unit(
     }
     at, scale = centre[recipe.b_dec_init](rows), spread**-0.5
     return scale, at, ((rows - at) * scale)[:: max(1, len(rows) // INITIAL_ROWS)].float()
+
+
+def _whitened(recipe: Recipe, rows: torch.Tensor) -> Units:
+    """Units in which rows are PCA-whitened (Saraswatula and Klindt 2511.13981): principal components
+    scaled to variance one, and ``b_dec``, which starts at 0, counts from the centre.
+
+    The loss is that of whitened rows too. Directions of hardly any variance stay small
+    (``WHITENING_FLOOR``): what they hold is rounding, and noise of the sample.
+    """
+    _, centre, _ = _unit(recipe, rows, "the activations")
+    variances, directions = torch.linalg.eigh(torch.cov(rows.t(), correction=0))
+    floor = WHITENING_FLOOR * variances.mean()
+    whitening = directions / (variances.clamp_min(0.0) + floor).sqrt()
+    sample = (rows - centre)[:: max(1, len(rows) // INITIAL_ROWS)] @ whitening
+    start = torch.zeros_like(centre)
+    return Units(1.0, 1.0, centre, start, sample.float(), sample.float(), whitening)
 
 
 def member_generator(seed: int, purpose: str) -> torch.Generator:

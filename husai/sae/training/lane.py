@@ -98,6 +98,8 @@ class Lane:
         self.dead: list[torch.Tensor | None] = [None] * self.size
         self._loss_sum = self._tensor([0.0] * self.size, torch.float64)
         self._bad_step = self._tensor([-1] * self.size, torch.int64)
+        whitening = units.whitening
+        self._whitening = None if whitening is None else self._tensor(whitening, self.dtype)
         self._centre_in = self._tensor(units.centre_in * units.scale_in, self.dtype)
         # Torch's fused Adam reads a rate on a GPU as float32; on a CPU float64 is the number
         # itself.
@@ -197,6 +199,9 @@ class Lane:
         """
         b_dec = self.parameters["b_dec"].unsqueeze(1)
         x = _stacked(inputs, self.size)
+        if self._whitening is not None:
+            x = (x - self._centre_in) @ self._whitening - b_dec
+            return x, x
         if self.recipe.architecture != "transcoder":
             x = torch.add(b_dec.neg(), x, alpha=self.units.scale_in)
             return x, x
