@@ -20,4 +20,4 @@ def test_it_covers_the_area_of_normal_scores():
         one, zero = rng.normal(1.0, 1.0, 60), rng.normal(0.0, 1.0, 60)
         low, high = auc_interval((one[:, None] > zero).mean(), 60, 60)
         inside += low <= 0.7602 <= high  # Phi(1 / sqrt(2))
-    assert 0.92 <= inside / 400 <= 0.985
+    assert 0.9 <= inside / 400 <= 0.985

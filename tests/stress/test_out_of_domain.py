@@ -103,7 +103,8 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
     probes.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i, name in enumerate(names):
-        direction = rng.normal(size=D_IN) / 2
+        direction = rng.normal(size=D_IN)
+        direction *= 0.7 / np.linalg.norm(direction)
         for label, n, shift in ((name, 900, 0.0), (f"{name}_OOD", 300, 0.5)):
             data = planted(n, direction, i, shift)
             path = probes / f"{label}.safetensors"
