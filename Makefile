@@ -9,11 +9,11 @@ EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: run test test-real test-slurm smoke lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
+.PHONY: run test test-real test-slurm smoke search lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
         bench-probes bench-cebench bench-stability bench-stability-memory
 
 # The logger shows stages instead of a diary (docs/terminal.md); Snakemake finds it there.
-run smoke: export PYTHONPATH := $(CURDIR)/workflow/logger
+run smoke search: export PYTHONPATH := $(CURDIR)/workflow/logger
 
 run: $(READY)
 	$(EXCLUSIVE) .snakemake/run.lock $(SNAKEMAKE) --profile profiles/local
@@ -21,6 +21,11 @@ run: $(READY)
 smoke: $(READY)
 	mkdir -p .smoke
 	$(EXCLUSIVE) .smoke/run.lock $(SNAKEMAKE) --profile profiles/local --snakefile Snakefile --directory .smoke --configfile config/smoke.yaml
+
+# The search for a recipe (config/search.yaml), about 45 minutes on two cores; started again it goes on.
+search: $(READY)
+	mkdir -p .search
+	$(EXCLUSIVE) .search/run.lock $(SNAKEMAKE) --profile profiles/local --snakefile Snakefile --directory .search --configfile config/search.yaml -- search
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

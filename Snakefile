@@ -63,6 +63,12 @@ rule benchmarks:
         "results/external/scaling.json",
 
 
+# Of config/search.yaml: what selection data say of every recipe, before anything is chosen.
+rule search:
+    input:
+        "results/external/frontier.json",
+
+
 rule decision:
     input:
         expand("results/gate/{policy}/release_policy.json", policy=POLICIES),

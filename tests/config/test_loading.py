@@ -22,7 +22,7 @@ def problems(tmp_path, text):
     return str(caught.value).split("\n")
 
 
-@pytest.mark.parametrize("overlay", [None, "smoke.yaml", "b200.yaml"])
+@pytest.mark.parametrize("overlay", [None, "smoke.yaml", "b200.yaml", "search.yaml"])
 def test_shipped_configurations_are_valid(overlay):
     config = load([BASE, *([ROOT / "config" / overlay] if overlay else [])])
     assert set(config.subjects) == {"modular", "language"}

@@ -9,7 +9,7 @@ from husai.config import load
 from husai.errors import HusaiError
 from husai.planning.plan import Plan
 from husai.planning.spec_builder import SpecBuilder
-from husai.recipe import Recipe
+from husai.recipe import ARCHITECTURES, Recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +111,17 @@ def test_the_frontier_compares_the_listed_recipes_and_shares_controls_of_equal_w
     assert p.compared() == p.frontier and len(p.reproducible()) == 7
     plain = usual.recipe("language", "topk", 384, k=16)
     assert p.frontier[1].hash == plain.hash
+
+
+def test_the_search_varies_width_l0_architecture_and_regulariser_with_five_seeds_each():
+    p = Plan(load([ROOT / "config/config.yaml", ROOT / "config/search.yaml"]))
+    tried = [r for r in p.frontier if not r.frozen_decoder]
+    assert len(tried) >= 24 and len(p.config.frontier.seeds) >= 5
+    assert {r.d_sae for r in tried} == {192, 384, 768, 1536}
+    assert {r.matched_l0 for r in tried} == {8.0, 16.0, 32.0, 64.0}
+    assert {r.architecture for r in tried} == set(ARCHITECTURES) - {"transcoder"}
+    assert all(p.trained_control("language", r.id) in p.frontier for r in tried)
+    assert not any(r.needs_calibration for r in p.frontier)
 
 
 def test_without_a_list_the_frontier_is_every_architecture_at_one_l0():
