@@ -50,11 +50,12 @@ class SpecBuilder:
             corpus=self._corpus() if read else None,
         ).text()
 
-    def probes(self) -> str:
-        """Which rows get probe activations."""
+    def probes(self, subject: str) -> str:
+        """Which rows get probe activations; of the randomised subject those of the confirmation."""
         stored = self.config.activations.get(self.config.external.subject)
+        others = {"selection": [], "ood": []} if subject.endswith(RANDOM) else {}
         return specs.ProbesSpec(
-            **self.sets,
+            **{**self.sets, **others},
             hooks=self.plan.pool_hooks(),
             pooling=self.config.external.probing.pooling,
             **({"dtype": stored.dtype} if stored else {}),
@@ -84,14 +85,14 @@ class SpecBuilder:
         b = self.config.baseline
         return specs.PlantedSpec(**fields(b.planted), seeds=b.seeds).text()
 
-    def probing(self, split: str = "selection") -> str:
-        """Sparse probing of one split."""
-        probing = self.config.external.probing
-        found = fields(probing)
-        engine = found.pop("confirmation_engine")
+    def probing(self, split: str = "selection", role: str = "candidate") -> str:
+        """Sparse probing of one split; on the randomised subject at the gate's k alone."""
+        found = fields(self.config.external.probing)
+        engine, gate_k = found.pop("confirmation_engine"), found["gate_k"]
+        if role == "random_model":
+            found["dense_k"] = gate_k
         if split == "confirmation":
-            ks = sorted({probing.gate_k, probing.dense_k})
-            found |= {"engine": engine, "ks": ks}
+            found |= {"engine": engine, "ks": sorted({gate_k, found["dense_k"]})}
         return specs.ProbingSpec(
             **found, split=split, datasets=self.sets[split], max_rows=self.sets["max_rows"]
         ).text()

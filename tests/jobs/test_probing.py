@@ -118,6 +118,19 @@ def test_where_no_data_set_is_informative_the_metrics_are_missing_and_the_record
     assert len(record["per_dataset"]) == 6, "they are listed all the same"
 
 
+def test_without_baselines_a_record_has_the_same_aucs_and_no_deltas(world, tmp_path):
+    whole = run(world, tmp_path / "whole.json")["per_dataset"]
+    alone = saebench_job(
+        read_spec(ProbingSpec, SPEC),
+        world / "sae0",
+        world / "toy" / "probes",
+        None,
+        tmp_path / "alone.json",
+    )
+    assert alone["metrics"] == {}
+    assert [r["auc"] for r in alone["per_dataset"]] == [r["auc"] for r in whole]
+
+
 def test_llm_mean_is_over_exactly_the_data_sets_evaluated(world, tmp_path):
     subset = {**SPEC, "datasets": NAMES[:2]}
     record = run(world, tmp_path / "saebench.json", spec=subset)
