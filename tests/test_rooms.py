@@ -65,6 +65,7 @@ DOCUMENTED = (
     "stability.nulls.dictionaries",
     "stability.subspace",
     "passport.posterior",
+    "passport.train_consensus",
     "statistics.chance",
     "statistics.intervals",
     "statistics.resampling",

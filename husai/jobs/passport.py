@@ -176,7 +176,15 @@ def passport_job(
             work.reads(rows.path / HEADER if isinstance(rows, ActivationStore) else where)
         _check_origins(names, saes, rows)
         seeds = [sae_files.declared_seed(place) for place in places]
-        found = certify(saes, rows, names=names, related=_same_seeds(seeds), fdr=fdr, device=device)
+        found = certify(
+            saes,
+            rows,
+            names=names,
+            related=_same_seeds(seeds),
+            fdr=fdr,
+            alone=any((path / "recipe.json").is_file() for path in paths),
+            device=device,
+        )
         _write_table(out / "passport.parquet", found)
         record = _record(found, saes, work.inputs, config, seeds)
         provenance.write_json(out / "passport.json", record)

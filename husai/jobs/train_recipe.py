@@ -57,7 +57,7 @@ def train_job(
     weights on a CPU.
     """
     from husai.compute import resolve_device
-    from husai.passport.train_consensus import train_consensus
+    from husai.passport import train_consensus
     from husai.sae import train_ensemble
 
     configured, seeds, store, out = spec.recipe, spec.seeds, folder(store), folder(out)

@@ -14,6 +14,7 @@ from husai.passport.posterior import (
 )
 from husai.passport.prediction import Prediction, predict
 from husai.passport.table import LatentTable, Passports
+from husai.passport.train_consensus import train_consensus
 
 __all__ = [
     "BetaBinomial",
@@ -30,4 +31,5 @@ __all__ = [
     "mixture_doubt",
     "posterior",
     "predict",
+    "train_consensus",
 ]

@@ -37,6 +37,7 @@ def certify(
     bar: float = BAR,
     fdr: float = FDR,
     null_draws: int = NULL_DRAWS,
+    alone: bool = False,
     device=None,
     batch_size: int | None = None,
 ) -> Passports:
@@ -73,6 +74,8 @@ def certify(
         In (0, 1).
     null_draws : int
         Unrelated dictionaries per null, two or more, 0 to leave the p-values out.
+    alone : bool
+        Take one SAE too. Its passports say how its latents fire, and nothing about reappearance.
     device
         Where to compute; None is where the first SAE lies.
     batch_size : int or None
@@ -91,11 +94,11 @@ def certify(
     """
     if not (0 < bar < 1 and 0 < fdr < 1):
         raise HusaiError(f"passport: bar {bar} and fdr {fdr} must lie between 0 and 1")
-    names = names_of(saes, seeds, names)
+    names = names_of(saes, seeds, names, fewest=1 if alone else 2)
     found = measured(
         saes, activations, names, null_draws=null_draws, device=device, batch_size=batch_size
     )
-    found_kin = relatives(found)
+    found_kin = relatives(found) if len(names) > 1 else []
     known = {(k.a, k.b) for k in found_kin}
     found_kin += [k for k in related if (k.a, k.b) not in known]
     origin = origins(len(names), found_kin)

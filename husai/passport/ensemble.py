@@ -26,10 +26,10 @@ class Ensemble(NamedTuple):
     firing: list[Firing | None]
 
 
-def names_of(saes, seeds, names) -> list[str]:
+def names_of(saes, seeds, names, fewest: int = 2) -> list[str]:
     """Names of two or more SAEs, from their seeds or their places; repeated ones are an error."""
     n = len(saes)
-    if n < 2:
+    if n < fewest:
         raise HusaiError(
             f"passport: {n} SAE{'' if n == 1 else 's'} cannot show what reappears; give at least "
             f"{FEWEST_COMPARISONS + 1} of one recipe, each from a seed of its own"

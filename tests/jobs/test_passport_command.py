@@ -2,6 +2,7 @@
 as one line."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -134,3 +135,19 @@ def test_rows_of_a_file_give_what_a_store_of_them_gives(made, capsys):
     assert said[0] == said[1]
     manifest = json.loads((made / "out/manifest.json").read_text())
     assert any(entry["path"].endswith("rows.npy") for entry in manifest["inputs"])
+
+
+def test_a_recipe_that_has_one_seed_gets_passports_without_reappearance(made, capsys):
+    """SAEs that are brought alone go through the pipeline: it ends with a page all the same."""
+    for seed in (1, 2, 3):
+        shutil.rmtree(made / f"saes/seed{seed}")
+    (made / "saes/recipe.json").write_text("{}")
+    status, said, err = run(
+        capsys, made / "saes", "--activations", made / "rows", "--out", made / "out"
+    )
+    assert status == 0, err
+    assert "1 independent SAE give" in said
+    table = pd.read_parquet(made / "out/passport.parquet")
+    assert not table["certified"].any()
+    assert table["density"].notna().all() and table["theta"].isna().all()
+    assert (made / "out/passport.html").is_file()
