@@ -33,7 +33,7 @@ test: $(READY) lint
 # Needs programs of Debian: a browser here, Slurm below. They are installed where they are missing.
 test-real: $(READY) .venv/.browser
 	command -v chromium > /dev/null || $(call debian,chromium)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser tests/jobs/test_mlflow_runs.py
 
 test-slurm: $(READY)
 	command -v slurmctld munged > /dev/null || $(call debian,slurm-wlm munge)
