@@ -11,9 +11,10 @@ from gate_records import HASH, record, write
 
 from husai.cebench.evidence import recipe_metrics
 from husai.evidence import Metric
+from husai.gate.attempts import begin_confirmation, finish_confirmation
 from husai.gate.integrity import integrity_metrics
 from husai.probing.tables import probing_metrics
-from husai.provenance import file_records, finite
+from husai.provenance import file_records, finite, sha256_file
 from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
 from husai.statistics.recovered import faithfulness_metrics, losses_of
 from husai.stress import probing_difference, stress_metrics
@@ -186,3 +187,19 @@ def _faithfulness(root):
     paths, records = _singles(root, "faithfulness", make)
     losses = [losses_of(records[role]) for role in ("candidate", "frozen")]
     return _save(root, "faithfulness", faithfulness_metrics(*losses), paths)
+
+
+def attempt(after=(), **changes):
+    """Begin and finish the one attempt of the confirmation in the working directory, after those of
+    other candidates.
+    """
+    about = {"data": ["x", "y"], "subject": "language", "seeds": SEEDS}
+    for other in after:
+        begin_confirmation(other, **about)
+    about |= {"stress_seeds": SEEDS, "measured": {}} | changes
+    begun = begin_confirmation(HASH, **about)
+    weights = {
+        role: [sha256_file(path) for path in _weights(Path(), role)]
+        for role in ("candidate", "frozen")
+    }
+    finish_confirmation(HASH, begun["attempt"], weights=weights)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from husai.evidence import Metric, is_number
-from husai.gate.ledger import CONFIRMATION_LEDGER, confirmation_family
+from husai.gate.attempts import confirmation_family, entries_of
+from husai.gate.ledger import CONFIRMATION_LEDGER
 from husai.gate.policy import Policy
 from husai.statistics.levels import candidate_alpha
 
@@ -45,16 +46,20 @@ def restate(metric: Metric, alpha: float) -> Metric:
     return replace(metric, lcb=-math.inf, ucb=math.inf)
 
 
-def level_of(
+def standing(
     policy: Policy, candidate: Mapping[str, Any] | None, ledger: str | Path = CONFIRMATION_LEDGER
-) -> float:
-    """One-sided level at which a policy judges the bounds of a candidate: stricter for every test
-    on the same data that the ledger names before it.
+) -> dict[str, Any]:
+    """What the confirmation ledger says of a candidate, as :func:`husai.gate.evaluate` takes it:
+    ``alpha``, the one-sided level at which its bounds are judged, stricter for every test on the
+    same data before it; and its own entries as ``attempts``.
     """
     recipe_hash = candidate.get("recipe_hash") if isinstance(candidate, Mapping) else None
     if not (recipe_hash and policy.judges_bounds):
-        return FIRST
-    return candidate_alpha(confirmation_family(str(recipe_hash), ledger)["order"])
+        return {"alpha": FIRST, "attempts": ()}
+    return {
+        "alpha": candidate_alpha(confirmation_family(str(recipe_hash), ledger)["order"]),
+        "attempts": entries_of(str(recipe_hash), ledger),
+    }
 
 
 @functools.cache

@@ -26,6 +26,7 @@ def evaluate(
     candidate: str | Mapping | None = None,
     *,
     alpha: float = FIRST,
+    attempts: Sequence[Mapping[str, Any]] = (),
 ) -> Decision:
     """Judge one candidate by a policy.
 
@@ -42,6 +43,8 @@ def evaluate(
     alpha : float
         One-sided level of the bounds; below 0.025 for a candidate that is not the first confirmed
         on its data (:func:`husai.statistics.levels.candidate_alpha`).
+    attempts : sequence of mapping
+        The candidate's entries in the confirmation ledger, which evidence from files must match.
 
     Returns
     -------
@@ -55,7 +58,7 @@ def evaluate(
     if policy.original:
         recipe_hash = recipe_hash or ORIGINAL
         items = as_the_original(items, recipe_hash)
-    return _Evaluation(policy, Pool(items, recipe_hash, alpha)).decision(about)
+    return _Evaluation(policy, Pool(items, recipe_hash, alpha), attempts).decision(about)
 
 
 def named_candidate(candidate: str | Mapping | None, items: Sequence[Evidence]) -> dict[str, Any]:
@@ -80,8 +83,8 @@ def _only_hash(items: Sequence[Evidence]) -> str:
 class _Evaluation:
     """One policy on one pool of evidence."""
 
-    def __init__(self, policy: Policy, pool: Pool):
-        self.policy, self.pool = policy, pool
+    def __init__(self, policy: Policy, pool: Pool, attempts: Sequence[Mapping[str, Any]]):
+        self.policy, self.pool, self.attempts = policy, pool, attempts
         self.findings: dict[Finding, None] = {}
 
     def decision(self, about: dict[str, Any]) -> Decision:
@@ -121,7 +124,7 @@ class _Evaluation:
             rows = [Row.unmeasured(gate.name, "evidence", not gate.required, text)]
         items = self.pool.behind(self.policy) if gate.checks else []
         for check in gate.checks:
-            text = CHECKS[check](items, self.pool.unreadable)
+            text = CHECKS[check](items, self.pool.unreadable, self.attempts)
             rows.append(Row.unmeasured(gate.name, check, not text, text or "holds"))
         return rows
 

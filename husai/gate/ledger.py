@@ -1,5 +1,5 @@
-"""Append-only ledgers (JSON lines, each naming the hash of the line before): confirmation attempts
-and claims.
+"""Append-only ledgers: JSON lines, each naming the hash of the line before. What those of
+confirmation attempts mean is in :mod:`husai.gate.attempts`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from husai.errors import HusaiError
-from husai.provenance import canonical_json, finite, git_commit, utc_now
+from husai.progress import log
+from husai.provenance import atomic_path, finite, git_commit, utc_now
 
 CONFIRMATION_LEDGER = Path("results/confirmation/ledger.jsonl")
 CLAIM_LEDGER = Path("reports/claims.jsonl")
@@ -27,19 +28,43 @@ class GateFailed(HusaiError):
 
 
 def read_ledger(path: str | Path) -> list[dict[str, Any]]:
-    """All entries, oldest first; empty when there is no ledger yet.
+    """All entries, oldest first; empty when there is no ledger yet. A last line that was cut short,
+    by a kill or a full disk, is left out with a warning.
 
     Raises
     ------
     HusaiError
         When a line is not JSON, or was edited, removed or inserted (the chain of hashes is broken).
     """
-    path = Path(path)
-    entries, before = [], ""
-    for number, line in enumerate(path.read_text().splitlines() if path.is_file() else [], start=1):
+    return [json.loads(line) for line in _checked(Path(path))]
+
+
+def ledger_head(path: str | Path) -> dict[str, Any]:
+    """``{"entries", "sha256"}``: how many entries there are and the hash of the last, which covers
+    all before it. Kept elsewhere it shows whether a ledger was cut, rewritten or begun anew.
+    """
+    lines = _checked(Path(path))
+    return {"entries": len(lines), "sha256": _line_hash(lines[-1]) if lines else ""}
+
+
+def heads(path: str | Path) -> list[dict[str, Any]]:
+    """Every head that the ledger has had, from the empty one on."""
+    lines = _checked(Path(path))
+    known = [{"entries": n, "sha256": _line_hash(line)} for n, line in enumerate(lines, start=1)]
+    return [{"entries": 0, "sha256": ""}, *known]
+
+
+def _checked(path: Path) -> list[str]:
+    """Lines of a ledger, each found to follow the one before."""
+    text = path.read_text() if path.is_file() else ""
+    found, before = [], ""
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             entry = json.loads(line)
         except ValueError:
+            if number == len(text.splitlines()) and not text.endswith("\n"):
+                log(f"{path}: the last line was cut short while it was written; it is left out")
+                break
             raise HusaiError(
                 f"{path}: line {number} is not JSON; the ledger is append-only and must not be "
                 "edited"
@@ -49,9 +74,9 @@ def read_ledger(path: str | Path) -> list[dict[str, Any]]:
                 f"{path}: line {number} does not follow the line before; the ledger is "
                 "append-only and must not be edited"
             )
-        entries.append(entry)
+        found.append(line)
         before = _line_hash(line)
-    return entries
+    return found
 
 
 def append(path: str | Path, entry: dict[str, Any]) -> dict[str, Any]:
@@ -59,14 +84,15 @@ def append(path: str | Path, entry: dict[str, Any]) -> dict[str, Any]:
     written.
     """
     path = Path(path)
-    with _locked(path):
-        return _append(path, entry)
+    with locked(path):
+        return append_locked(path, entry)
 
 
-def _append(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    read_ledger(path)
-    text = path.read_text() if path.is_file() else ""
-    lines = text.splitlines()
+def append_locked(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """:func:`append` for whoever holds the lock. The whole file is written anew and moved into
+    place, so that a full disk or a kill leaves the old one.
+    """
+    lines = _checked(path)
     entry = finite(
         {
             **entry,
@@ -75,15 +101,17 @@ def _append(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
             "previous": _line_hash(lines[-1]) if lines else "",
         }
     )
-    with open(path, "a") as handle:
-        handle.write(
-            ("" if text.endswith("\n") or not text else "\n")
-            + json.dumps(entry, sort_keys=True, allow_nan=False)
-            + "\n"
-        )
+    lines.append(json.dumps(entry, sort_keys=True, allow_nan=False))
+    write_lines(path, lines)
+    return entry
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a file of lines whole, on the disk before it takes the place of the old one."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
+        handle.writelines(f"{line}\n" for line in lines)
         handle.flush()
         os.fsync(handle.fileno())
-    return entry
 
 
 def _line_hash(line: str) -> str:
@@ -91,7 +119,8 @@ def _line_hash(line: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of an append-only file; others wait."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(path.suffix + ".lock"), "w") as lock:
@@ -99,158 +128,3 @@ def _locked(path: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise HusaiError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def begin_confirmation(
-    config_hash: str,
-    *,
-    seeds: list[int],
-    data: Any,
-    selection_seeds: list[int] = (),
-    force: bool = False,
-    at_least: int = 8,
-    ledger: str | Path = CONFIRMATION_LEDGER,
-    **extra: Any,
-) -> dict[str, Any]:
-    """Record the start of a confirmation attempt, or refuse it.
-
-    Parameters
-    ----------
-    config_hash : str
-        Hash of the candidate's configuration (its recipe hash). One attempt is allowed for each.
-    seeds, selection_seeds : list of int
-        Seeds of this attempt (at least 8, method.md section 4) and those the selection saw, which
-        must not recur.
-    data : JSON value
-        The held-out data it uses; with the seeds it identifies the attempt.
-    force : bool
-        Allow a further attempt; it is marked ``forced`` and so is every report of it.
-    at_least : int
-        Fewest seeds; fewer than 8 where they were brought and no more exist (the gate then fails
-        for want of seeds).
-
-    Returns
-    -------
-    dict
-        The entry: ``attempt`` (from 1), ``forced``, and ``resumed`` when an interrupted attempt
-        with the same seeds and data goes on.
-
-    Raises
-    ------
-    HusaiError
-        A second attempt without ``force``, seeds that the selection has seen, or fewer than 8
-        seeds.
-    """
-    _check_seeds(seeds, selection_seeds, at_least)
-    path = Path(ledger)
-    with _locked(path):
-        mine = [e for e in read_ledger(path) if e.get("config_hash") == config_hash]
-        started = [e for e in mine if e.get("event") == "started" and not e.get("resumed")]
-        finished = {e.get("attempt") for e in mine if e.get("event") == "finished"}
-        entry = {
-            "event": "started",
-            "config_hash": config_hash,
-            "seeds": sorted(seeds),
-            "data": data,
-            **extra,
-        }
-        last = started[-1] if started else None
-        if (
-            last
-            and last["attempt"] not in finished
-            and (last["seeds"], last["data"]) == (finite(sorted(seeds)), finite(data))
-        ):
-            return _append(
-                path,
-                {**entry, "attempt": last["attempt"], "forced": last["forced"], "resumed": True},
-            )
-        if started and not force:
-            state = (
-                "finished" if last["attempt"] in finished else "started with other seeds or data"
-            )
-            raise HusaiError(
-                f"confirm: {path} holds attempt {last['attempt']} for candidate {config_hash} "
-                f"({state}, {last['time']}); "
-                "one attempt per configuration. Force a further one only knowingly: it is marked "
-                "in every report"
-            )
-        return _append(
-            path, {**entry, "attempt": len(started) + 1, "forced": bool(started), "resumed": False}
-        )
-
-
-def _check_seeds(seeds: list[int], selection_seeds: list[int], at_least: int) -> None:
-    seen = sorted(set(seeds) & set(selection_seeds))
-    if seen:
-        raise HusaiError(
-            f"confirm: seeds {seen} were already used for the selection; confirmation needs fresh "
-            "seeds"
-        )
-    if len(set(seeds)) < at_least:
-        raise HusaiError(
-            f"confirm: {len(set(seeds))} different seeds given, confirmation needs at least "
-            f"{at_least}"
-        )
-
-
-def finish_confirmation(
-    config_hash: str, attempt: int, ledger: str | Path = CONFIRMATION_LEDGER, **result: Any
-) -> dict[str, Any]:
-    """Record that an attempt has ended, with what it found; afterwards it can neither be resumed
-    nor repeated unforced.
-    """
-    return append(
-        ledger, {"event": "finished", "config_hash": config_hash, "attempt": attempt, **result}
-    )
-
-
-def confirmation_family(
-    config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER
-) -> dict[str, int]:
-    """How many tests of the same claim there were: ``{"order", "candidates"}``.
-
-    ``order`` is the number of attempts, of any candidate, on the same subject and on data that
-    overlap, up to and including this candidate's latest; it never changes afterwards.
-    ``candidates`` is the number of different candidates among all of them so far. A candidate that
-    the ledger does not know comes after all that it does."""
-    started = [
-        e for e in read_ledger(ledger) if e.get("event") == "started" and not e.get("resumed")
-    ]
-    own = [i for i, e in enumerate(started) if e.get("config_hash") == config_hash]
-    if not own:
-        return {
-            "order": len(started) + 1,
-            "candidates": len({e.get("config_hash") for e in started}) + 1,
-        }
-    same = [i for i, e in enumerate(started) if _same_claim(e, started[own[-1]])]
-    candidates = {started[i].get("config_hash") for i in same}
-    return {"order": sum(i <= own[-1] for i in same), "candidates": len(candidates)}
-
-
-def _same_claim(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two attempts were on one subject and on data that overlap; what an entry does not say
-    counts as the same.
-    """
-    subjects = [e.get("subject") for e in (a, b)]
-    data = [
-        e["data"].get("datasets") if isinstance(e.get("data"), dict) else e.get("data")
-        for e in (a, b)
-    ]
-    apart = all(isinstance(d, list) for d in data) and not {canonical_json(x) for x in data[0]} & {
-        canonical_json(x) for x in data[1]
-    }
-    return not apart and (None in subjects or subjects[0] == subjects[1])
-
-
-def confirmation_status(
-    config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER
-) -> dict[str, Any]:
-    """``{"attempts", "forced", "finished"}`` of a candidate, for reports."""
-    mine = [e for e in read_ledger(ledger) if e.get("config_hash") == config_hash]
-    started = [e for e in mine if e.get("event") == "started" and not e.get("resumed")]
-    finished = [e for e in mine if e.get("event") == "finished"]
-    return {
-        "attempts": len(started),
-        "forced": any(e.get("forced") for e in started),
-        "finished": len(finished),
-    }

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-CHECKS = ("one_version", "one_config", "verified", "derived")
+CHECKS = ("one_version", "one_config", "verified", "derived", "one_attempt")
 
 STABILITY = (
     "S",

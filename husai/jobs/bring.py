@@ -124,6 +124,7 @@ def confirm_brought(recipe: Recipe, spec, out: str | Path, *, device: str = "aut
     """
     from husai.brought import members as brought
     from husai.compute import resolve_device
+    from husai.jobs.attempt import begin
 
     out, about, where = folder(out), spec.brought.get(recipe.id), resolve_device(device)
     selected = Path("results/saes") / recipe.subject / recipe.id
@@ -147,7 +148,8 @@ def confirm_brought(recipe: Recipe, spec, out: str | Path, *, device: str = "aut
         not_fresh = f"no fresh seeds: {recipe.id} was brought without members for the confirmation"
     files = [f for member in members for f in sae_files(member.path)]
     if not_fresh is None:
-        _begin(recipe, spec, about.seeds, brought.content_hash(files), seen)
+        data = {"datasets": spec.datasets, "members": brought.content_hash(files)}
+        begin(recipe, spec, seeds=about.seeds, data=data, seen=seen, at_least=2)
     else:
         log(f"{recipe.id}: {not_fresh}; the integrity gate will fail")
     with provenance.job(
@@ -173,17 +175,3 @@ def _seen(chosen: Sequence, members: Sequence) -> str | None:
             "the same start"
         )
     return f"no fresh seeds: seeds {seeds} took part in the selection" if seeds else None
-
-
-def _begin(recipe: Recipe, spec, seeds: list[int], content: str, seen: Sequence[int]) -> None:
-    from husai.gate.ledger import begin_confirmation
-
-    begin_confirmation(
-        recipe.hash,
-        seeds=seeds,
-        data={"datasets": spec.datasets, "members": content},
-        selection_seeds=list(seen),
-        force=spec.force,
-        at_least=2,
-        subject=recipe.subject,
-    )

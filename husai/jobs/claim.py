@@ -10,10 +10,10 @@ from typing import Any
 from husai import provenance
 from husai.cycle3.artifacts import read_artifact
 from husai.errors import HusaiError
-from husai.gate.bounds import level_of
+from husai.gate.bounds import standing
 from husai.gate.evaluate import evaluate
 from husai.gate.inputs import load_evidence
-from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, GateFailed, append
+from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, GateFailed, append, ledger_head
 from husai.gate.policy import CHANGED, is_shipped
 from husai.gate.policy_files import load_policy
 from husai.jobs.arguments import describe
@@ -104,7 +104,7 @@ def claim_job(
     recipe_hash = about.get("recipe_hash") if isinstance(about, Mapping) else None
     records = load_evidence([Path(root) / s for s in sources], root=root, recipe_hash=recipe_hash)
     again = evaluate(
-        strict, records, about, alpha=level_of(strict, about, Path(root) / CONFIRMATION_LEDGER)
+        strict, records, about, **standing(strict, about, Path(root) / CONFIRMATION_LEDGER)
     )
     if not again.pass_all:
         why = "; ".join(f"{name}: {again.reasons[name]}" for name in again.failing)
@@ -121,5 +121,6 @@ def claim_job(
             "policy_sha256": strict.sha256,
             "decision": str(path),
             "evidence": files,
+            "confirmation_ledger": ledger_head(Path(root) / CONFIRMATION_LEDGER),
         },
     )

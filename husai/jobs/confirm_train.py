@@ -44,7 +44,7 @@ def confirm_train_job(
     ----------
     spec : ConfirmationSpec
     """
-    from husai.gate.ledger import begin_confirmation
+    from husai.jobs.attempt import begin
     from husai.jobs.bring import confirm_brought
     from husai.jobs.train_recipe import resolve, train_job
     from husai.planning.roles import role_recipe
@@ -57,14 +57,7 @@ def confirm_train_job(
         confirm_brought(recipe, spec, out, device=device)
         return
     if role == "candidate":
-        begin_confirmation(
-            recipe.hash,
-            seeds=spec.seeds,
-            data=spec.datasets,
-            selection_seeds=spec.selection_seeds,
-            force=spec.force,
-            subject=recipe.subject,
-        )
+        begin(recipe, spec, seeds=spec.seeds, data=spec.datasets, seen=spec.selection_seeds)
     seeds = spec.seeds if role in ("candidate", "frozen") else spec.stress.seeds
     train_job(
         TrainSpec(recipe=recipe, seeds=seeds),

@@ -23,7 +23,7 @@ def confirmation_job(spec, inputs: Sequence[str], out: Path) -> None:
     inputs : sequence of path
         Among them ``selected_candidate.json``; the rest lies in ``out``'s folder.
     """
-    from husai.gate.ledger import confirmation_status, finish_confirmation
+    from husai.jobs.attempt import finish
     from husai.selection.chosen import read_candidate
     from husai.stability.record import StabilityRecord
     from husai.summaries import confirmation, faithfulness
@@ -57,13 +57,9 @@ def confirmation_job(spec, inputs: Sequence[str], out: Path) -> None:
     }
     for name, record in written.items():
         provenance.write_json(folder / f"{name}.json", record)
-    status = confirmation_status(recipe.hash)
-    if status["finished"] < status["attempts"] and not candidate.get("not_fresh"):
-        finish_confirmation(
-            recipe.hash,
-            status["attempts"],
-            evidence=[str(folder / f"{n}.json") for n in ("integrity", "stability", *BENCHES)],
-        )
+    if not candidate.get("not_fresh"):
+        names = ("integrity", "stability", *BENCHES)
+        finish(recipe, folder, [str(folder / f"{name}.json") for name in names])
 
 
 def cebench_evidence(

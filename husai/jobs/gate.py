@@ -15,16 +15,12 @@ from husai.cycle3.artifacts import read_artifact
 from husai.cycle3.importer import cycle3_evidence
 from husai.cycle3.options import EXTERNAL_MODES, configured, require_flags
 from husai.errors import HusaiError
-from husai.gate.bounds import level_of
+from husai.gate.attempts import confirmation_family, confirmation_status
+from husai.gate.bounds import standing
 from husai.gate.decision import Decision
 from husai.gate.evaluate import evaluate, named_candidate
 from husai.gate.inputs import load_evidence
-from husai.gate.ledger import (
-    CONFIRMATION_LEDGER,
-    GateFailed,
-    confirmation_family,
-    confirmation_status,
-)
+from husai.gate.ledger import CONFIRMATION_LEDGER, GateFailed
 from husai.gate.policy import policy_label
 from husai.gate.policy_files import load_policy
 from husai.jobs.arguments import add_compute, add_paths, add_spec, describe
@@ -174,7 +170,7 @@ def gate_job(
     only = about.get("recipe_hash") if about and not loaded.original else None
     records = load_evidence([*evidence, *chosen], recipe_hash=only) + cycle3_evidence(**original)
     about = named_candidate("" if about is None and loaded.original else about, records)
-    decision = evaluate(loaded, records, about, alpha=level_of(loaded, about, ledger))
+    decision = evaluate(loaded, records, about, **standing(loaded, about, ledger))
     if loaded.original:
         decision = replace(decision, thresholds=decision.thresholds | require_flags(loaded))
     provenance.write_text(Path(output_dir) / "policy.yaml", Path(loaded.path).read_text())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from husai.config.data_sets import confirmation_pool, resolved_data_sets
+from husai.config.external import Drawn
 from husai.config.fields import Section
 from husai.planning import specs
 from husai.planning.plan import Plan
@@ -143,6 +146,13 @@ class SpecBuilder:
             selection_seeds=sorted({*c.frontier.seeds, *c.scaling.seeds}),
             datasets=self.sets["confirmation"],
             gate_k=c.external.probing.gate_k,
+            measured={
+                "saebench": json.loads(self.probing("confirmation")),
+                "cebench": json.loads(self.cebench("confirmation")),
+                "faithfulness": json.loads(self.faithfulness("confirmation")),
+                "ood": json.loads(self.ood()),
+            },
+            drawn=isinstance(c.external.datasets.confirmation, Drawn),
             brought={
                 b.id: specs.FreshMembers(
                     members=[str(p) for p in b.fresh], seeds=list(b.fresh_seeds)

@@ -278,6 +278,10 @@ class ConfirmationSpec(Spec, stages.Confirmation):
     datasets: list[str]
     gate_k: PositiveInt
     brought: dict[str, FreshMembers] = Field({})
+    measured: dict[str, dict[str, Any]] = Field({})
+    """By evidence kind, the spec that everything is measured with: part of the attempt."""
+    drawn: bool = False
+    """Whether the data sets were drawn by rule."""
 
 
 class SelectionSpec(Spec, stages.Selection):

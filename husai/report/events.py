@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from husai.errors import HusaiError
+from husai.gate.ledger import locked, write_lines
 from husai.gate.policy import is_shipped
 from husai.provenance import (
     canonical_json,
@@ -25,7 +26,6 @@ from husai.provenance import (
     library_versions,
     read_object,
     utc_now,
-    write_text,
 )
 from husai.report.quotes import format_value, gate_names
 
@@ -90,13 +90,14 @@ def append_events(results: str | Path, reports: str | Path, new: Iterable[dict[s
     copy is restored from the other.
     """
     paths = [Path(reports) / "runs.jsonl", runs_path(results)]
-    copies = [_complete_lines(path) for path in paths]
-    lines = [*copies[0], *(line for line in copies[1] if line not in set(copies[0]))]
-    for event in new:
-        previous = hashlib.sha256(lines[-1].encode()).hexdigest() if lines else ""
-        lines.append(canonical_json({**finite(event), "previous": previous}))
-    for path in paths:
-        write_text(path, "".join(line + "\n" for line in lines))
+    with locked(paths[1]):
+        copies = [_complete_lines(path) for path in paths]
+        lines = [*copies[0], *(line for line in copies[1] if line not in set(copies[0]))]
+        for event in new:
+            previous = hashlib.sha256(lines[-1].encode()).hexdigest() if lines else ""
+            lines.append(canonical_json({**finite(event), "previous": previous}))
+        for path in paths:
+            write_lines(path, lines)
 
 
 def open_run(events: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -10,12 +10,12 @@ from typing import Any
 
 from husai.errors import HusaiError
 from husai.evidence import Evidence
-from husai.gate.bounds import level_of
+from husai.gate.bounds import standing
+from husai.gate.checks.derived import alike
 from husai.gate.decision import Decision
-from husai.gate.derived import alike
 from husai.gate.evaluate import evaluate
 from husai.gate.inputs import load_evidence
-from husai.gate.ledger import CONFIRMATION_LEDGER
+from husai.gate.ledger import CONFIRMATION_LEDGER, heads
 from husai.gate.policy import Policy, is_shipped, policy_label
 from husai.gate.policy_files import load_policy, shipped_policies
 from husai.provenance import finite, read_json, sha256_file
@@ -36,8 +36,9 @@ def check_decisions(found: Findings) -> None:
             decision = read_json(path)
             policy = _policy(decision, [path.parent, copies / "policies", shipped_policies()])
             records = _records(decision, policy, base, whole=found.has_results)
-            alpha = level_of(policy, decision.get("candidate"), base / CONFIRMATION_LEDGER)
-            again = evaluate(policy, records, decision.get("candidate"), alpha=alpha)
+            about = decision.get("candidate")
+            said = standing(policy, about, base / CONFIRMATION_LEDGER)
+            again = evaluate(policy, records, about, **said)
         except (HusaiError, KeyError, TypeError, AttributeError) as error:
             found.notes.append(f"{found.name(path)}: the decision was not made again ({error})")
             continue
@@ -45,7 +46,8 @@ def check_decisions(found: Findings) -> None:
             label = policy_label(decision.get("policy"), decision.get("policy_sha256"))
             found.notes.append(f"{found.name(path)}: decided by policy {label}")
         found.count("decisions made again")
-        for line in [*_level(decision, again), *differences(decision, again)]:
+        found_again = [*_level(decision, again), *differences(decision, again)]
+        for line in [*found_again, *_ledger(decision, base / CONFIRMATION_LEDGER)]:
             found.mismatch(path, line)
 
 
@@ -57,6 +59,18 @@ def _level(decision: dict[str, Any], again: Decision) -> list[str]:
     return [
         f"the bounds were judged at one-sided level {judged:.3g} but the confirmation ledger asks "
         f"for {again.alpha:.3g}"
+    ]
+
+
+def _ledger(decision: dict[str, Any], ledger: Path) -> list[str]:
+    """Whether the ledger still begins with what it held when the decision was made."""
+    confirmation = decision.get("confirmation")
+    head = confirmation.get("ledger") if isinstance(confirmation, dict) else None
+    if head is None or head in heads(ledger):
+        return []
+    return [
+        f"the confirmation ledger does not hold the {head.get('entries')} entries that the decision "
+        "was made with; it was cut or begun anew"
     ]
 
 

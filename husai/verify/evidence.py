@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from husai.evidence import Evidence, records_in
-from husai.gate.derived import STRESS, differences, same_metric
+from husai.gate.checks.derived import STRESS, differences, same_metric
 from husai.gate.inputs import Inputs
 from husai.provenance import canonical_json, failure, hash_json
 from husai.verify.findings import Findings

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from derivable import write_confirmation
+from derivable import attempt, write_confirmation
 from gate_records import HASH, passing, record, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,9 +16,9 @@ from scipy import stats
 
 from husai.evidence import Metric, read_metric
 from husai.gate import load_policy
+from husai.gate.attempts import begin_confirmation, confirmation_family, finish_confirmation
 from husai.gate.bounds import restate
 from husai.gate.evaluate import evaluate
-from husai.gate.ledger import begin_confirmation, confirmation_family, finish_confirmation
 from husai.jobs.claim import claim_job
 from husai.jobs.gate import gate_job
 from husai.statistics import (
@@ -235,7 +235,7 @@ def run(tmp_path, monkeypatch):
     """Evidence of a candidate that passes alone with little to spare, on disk."""
     monkeypatch.chdir(tmp_path)
     write_confirmation(tmp_path, barely=True)
-    begin_confirmation("another", seeds=SEEDS, data=["x"], subject="language")
+    attempt(after=["another"])
     return tmp_path
 
 
@@ -254,7 +254,6 @@ def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
     from husai.verify.decision import check_decisions
     from husai.verify.findings import Findings
 
-    begin_confirmation(HASH, seeds=SEEDS, data=["x", "y"], subject="language")
     assert decide().failing == ["reproducibility"]
     body = json.loads((run / "results/gate/strict/release_policy.json").read_text())
     assert {k: body["confirmation"][k] for k in ("order", "candidates", "alpha")} == {
@@ -288,7 +287,6 @@ def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
 
 
 def test_a_candidate_that_is_not_named_is_judged_at_its_level_all_the_same(run):
-    begin_confirmation(HASH, seeds=SEEDS, data=["x", "y"], subject="language")
     evidence = sorted((run / "results/confirmation").glob("*.json"))
     decision = gate_job("strict", evidence=evidence, output_dir="results/gate/strict")
     assert (decision.candidate["recipe_hash"], decision.alpha) == (HASH, candidate_alpha(2))
@@ -300,6 +298,7 @@ def test_a_claim_is_judged_at_the_level_of_its_candidate(run):
     ledger = run / "results/confirmation/ledger.jsonl"
     text = ledger.read_text()
     ledger.unlink()
+    attempt()
     assert decide().pass_all
     claim_job("Alone it holds.", "results/gate/strict")
     ledger.write_text(text)

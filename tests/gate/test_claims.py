@@ -5,19 +5,13 @@ without a passing gate.
 import json
 
 import pytest
-from derivable import write_confirmation
+from derivable import attempt, write_confirmation
 from gate_records import HASH, write
 
 from husai.errors import HusaiError
 from husai.gate import load_evidence
-from husai.gate.ledger import (
-    GateFailed,
-    append,
-    begin_confirmation,
-    confirmation_status,
-    finish_confirmation,
-    read_ledger,
-)
+from husai.gate.attempts import begin_confirmation, confirmation_status, finish_confirmation
+from husai.gate.ledger import GateFailed, append, heads, ledger_head, read_ledger
 from husai.jobs.claim import claim_job
 from husai.jobs.gate import gate_job
 from husai.jobs.gate_assert import gate_assert_job
@@ -31,6 +25,7 @@ def run(tmp_path, monkeypatch):
     outputs = [
         {"path": path.name, "sha256": sha256_file(path)} for path in write_confirmation(tmp_path)
     ]
+    attempt()
     write(tmp_path / "results/confirmation/manifest.json", {"outputs": outputs})
     write(tmp_path / "results/confirmation/notes.json", {"schema": "something else"})
     write(
@@ -176,13 +171,16 @@ def test_one_confirmation_per_candidate(tmp_path):
     assert begin_confirmation("other", seeds=SEEDS, data=None, ledger=ledger)["attempt"] == 1
     forced = begin_confirmation("abc", seeds=SEEDS, data=None, force=True, ledger=ledger)
     assert (forced["attempt"], forced["forced"]) == (2, True)
-    assert confirmation_status("abc", ledger) == {"attempts": 2, "forced": True, "finished": 1}
+    found = confirmation_status("abc", ledger)
+    assert found.pop("ledger") == ledger_head(ledger) == heads(ledger)[-1]
+    assert found == {"attempts": 2, "forced": True, "finished": 1}
 
 
 def test_a_forced_confirmation_is_marked_in_the_decision(run):
-    for force in (False, True):
-        begin_confirmation(HASH, seeds=SEEDS, data=force, force=force)
-    decide()
+    begin_confirmation(HASH, seeds=SEEDS, data="once more", force=True)
+    decision = decide()
+    assert decision.failing == ["integrity"]
+    assert "holds 2 attempts of this candidate, 1 of them finished" in decision.reasons["integrity"]
     assert (
         json.loads((run / "results/gate/strict/release_policy.json").read_text())["confirmation"][
             "forced"

@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from derivable import write_confirmation
+from derivable import attempt, write_confirmation
 from gate_records import HASH, passing, write
 
 from husai.gate import evaluate, load_evidence, load_policy
+from husai.gate.bounds import standing
 from husai.provenance import file_records
 
 STRICT = load_policy("strict")
@@ -15,11 +16,15 @@ STRICT = load_policy("strict")
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return {path.stem: path for path in write_confirmation(tmp_path)}
+    written = {path.stem: path for path in write_confirmation(tmp_path)}
+    attempt()
+    return written
 
 
 def decide(run):
-    return evaluate(STRICT, load_evidence(list(run.values()), recipe_hash=HASH), HASH)
+    about = {"recipe_hash": HASH}
+    records = load_evidence(list(run.values()), recipe_hash=HASH)
+    return evaluate(STRICT, records, about, **standing(STRICT, about))
 
 
 def edit(path, change):

@@ -80,7 +80,7 @@ def test_strict_is_section_4_of_the_method():
     ):
         assert row in asked
     assert not load_policy("strict").original
-    assert {"one_version", "one_config", "verified", "derived"} == set(
+    assert {"one_version", "one_config", "verified", "derived", "one_attempt"} == set(
         load_policy("strict").gates[0].checks
     )
 

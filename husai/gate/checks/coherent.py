@@ -1,6 +1,4 @@
-"""Checks on the evidence as a whole: one code version, one configuration, every hash verified.
-Empty text means it holds.
-"""
+"""One code version, one configuration and verified files behind all evidence of a decision."""
 
 from __future__ import annotations
 
@@ -8,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from husai.evidence import Evidence
-from husai.gate.derived import derived
 from husai.gate.inputs import weights_behind
 from husai.provenance import canonical_json, hash_json
 
@@ -28,7 +25,9 @@ A partial rerun keeps them equal: whoever changes one runs every job again whose
 """
 
 
-def one_version(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
+def one_version(
+    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
+) -> str:
     """Fails when the evidence was made by several versions of the code, naming each."""
     versions: dict[str, set[str]] = defaultdict(set)
     for item in items:
@@ -36,7 +35,9 @@ def one_version(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
     return _several(versions, "code versions")
 
 
-def one_config(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
+def one_config(
+    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
+) -> str:
     """Fails when records name several run configurations, or cannot come from one configuration.
 
     Each kind of job hashes its own slice of the configuration, so hashes are compared within a
@@ -99,7 +100,9 @@ def _no_common_sae(items: Sequence[Evidence]) -> str:
     return f"fails: the evidence is about different SAEs, {named}"
 
 
-def verified(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
+def verified(
+    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
+) -> str:
     """Fails when a record is malformed, changed, unreadable, or rests on a file that is missing or
     changed.
     """
@@ -108,14 +111,6 @@ def verified(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
         bad.append("there is no evidence to verify")
     more = f"; and {len(bad) - 6} more" if len(bad) > 6 else ""
     return "fails: " + "; ".join(bad[:6]) + more if bad else ""
-
-
-CHECKS = {
-    "one_version": one_version,
-    "one_config": one_config,
-    "verified": verified,
-    "derived": derived,
-}
 
 
 def _made(item: Evidence, key: str) -> str:

@@ -36,7 +36,9 @@ KINDS = ("integrity", "stability", *STRESS, "ood", "saebench", "cebench", "faith
 _SEED = re.compile(r"seed-?\d+")
 
 
-def derived(items: Sequence[Evidence], unreadable: Sequence[str]) -> str:
+def derived(
+    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
+) -> str:
     """Fails when a record from a file does not rest on what its kind needs, or its metrics do not
     follow from what is stored.
     """

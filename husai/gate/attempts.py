@@ -1,0 +1,188 @@
+"""Confirmation attempts in their ledger: one for each candidate, begun before its weights exist and
+finished with their hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from husai.errors import HusaiError
+from husai.gate.ledger import (
+    CONFIRMATION_LEDGER,
+    append,
+    append_locked,
+    ledger_head,
+    locked,
+    read_ledger,
+)
+from husai.provenance import canonical_json, finite
+
+
+def begin_confirmation(
+    config_hash: str,
+    *,
+    seeds: list[int],
+    data: Any,
+    selection_seeds: list[int] = (),
+    force: bool = False,
+    at_least: int = 8,
+    ledger: str | Path = CONFIRMATION_LEDGER,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Record the start of a confirmation attempt, or refuse it.
+
+    Parameters
+    ----------
+    config_hash : str
+        Hash of the candidate's configuration (its recipe hash). One attempt is allowed for each.
+    seeds, selection_seeds : list of int
+        Seeds of this attempt (at least 8, method.md section 4) and those the selection saw, which
+        must not recur.
+    data : JSON value
+        The held-out data it uses; with the seeds it identifies the attempt.
+    extra
+        ``subject`` and ``model`` (hash of its weights), which say with ``data`` what other attempts
+        tested the same; ``measured``: by evidence kind, the settings that everything is measured
+        with; ``stress_seeds``. :func:`husai.gate.checks.one_attempt.one_attempt` holds the evidence against
+        them.
+    force : bool
+        Allow a further attempt; it is marked ``forced`` and so is every report of it.
+    at_least : int
+        Fewest seeds; fewer than 8 where they were brought and no more exist (the gate then fails
+        for want of seeds).
+
+    Returns
+    -------
+    dict
+        The entry: ``attempt`` (from 1), ``forced``, and ``resumed`` when an interrupted attempt
+        with the same seeds and data goes on.
+
+    Raises
+    ------
+    HusaiError
+        A second attempt without ``force``, seeds that the selection has seen, or fewer than 8
+        seeds.
+    """
+    _check_seeds(seeds, selection_seeds, at_least)
+    path = Path(ledger)
+    with locked(path):
+        mine = entries_of(config_hash, path)
+        started = [e for e in mine if e.get("event") == "started" and not e.get("resumed")]
+        finished = {e.get("attempt") for e in mine if e.get("event") == "finished"}
+        entry = {
+            "event": "started",
+            "config_hash": config_hash,
+            "seeds": sorted(seeds),
+            "data": data,
+            **extra,
+        }
+        last = started[-1] if started else None
+        if (
+            last
+            and last["attempt"] not in finished
+            and all(last.get(key) == finite(entry[key]) for key in entry)
+        ):
+            return append_locked(
+                path,
+                {**entry, "attempt": last["attempt"], "forced": last["forced"], "resumed": True},
+            )
+        if started and not force:
+            state = (
+                "finished" if last["attempt"] in finished else "started with other seeds or data"
+            )
+            raise HusaiError(
+                f"confirm: {path} holds attempt {last['attempt']} for candidate {config_hash} "
+                f"({state}, {last['time']}); "
+                "one attempt per configuration. Force a further one only knowingly: it is marked "
+                "in every report"
+            )
+        return append_locked(
+            path, {**entry, "attempt": len(started) + 1, "forced": bool(started), "resumed": False}
+        )
+
+
+def _check_seeds(seeds: list[int], selection_seeds: list[int], at_least: int) -> None:
+    seen = sorted(set(seeds) & set(selection_seeds))
+    if seen:
+        raise HusaiError(
+            f"confirm: seeds {seen} were already used for the selection; confirmation needs fresh "
+            "seeds"
+        )
+    if len(set(seeds)) < at_least:
+        raise HusaiError(
+            f"confirm: {len(set(seeds))} different seeds given, confirmation needs at least "
+            f"{at_least}"
+        )
+
+
+def finish_confirmation(
+    config_hash: str, attempt: int, ledger: str | Path = CONFIRMATION_LEDGER, **result: Any
+) -> dict[str, Any]:
+    """Record that an attempt has ended, with what it found; afterwards it can neither be resumed
+    nor repeated unforced.
+    """
+    return append(
+        ledger, {"event": "finished", "config_hash": config_hash, "attempt": attempt, **result}
+    )
+
+
+def confirmation_family(
+    config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER
+) -> dict[str, int]:
+    """How many tests of the same claim there were: ``{"order", "candidates"}``.
+
+    ``order`` is the number of attempts, of any candidate, on the same subject and on data that
+    overlap, up to and including this candidate's latest; it never changes afterwards.
+    ``candidates`` is the number of different candidates among all of them so far. A candidate that
+    the ledger does not know comes after all that it does."""
+    started = [
+        e for e in read_ledger(ledger) if e.get("event") == "started" and not e.get("resumed")
+    ]
+    own = [i for i, e in enumerate(started) if e.get("config_hash") == config_hash]
+    if not own:
+        return {
+            "order": len(started) + 1,
+            "candidates": len({e.get("config_hash") for e in started}) + 1,
+        }
+    same = [i for i, e in enumerate(started) if _same_claim(e, started[own[-1]])]
+    candidates = {started[i].get("config_hash") for i in same}
+    return {"order": sum(i <= own[-1] for i in same), "candidates": len(candidates)}
+
+
+def _same_claim(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two attempts were on one model and on data that overlap; what an entry does not say
+    counts as the same. A model is known by the hash of its weights: a new name makes it no other.
+    """
+    data = [
+        e["data"].get("datasets") if isinstance(e.get("data"), dict) else e.get("data")
+        for e in (a, b)
+    ]
+    apart = all(isinstance(d, list) for d in data) and not {canonical_json(x) for x in data[0]} & {
+        canonical_json(x) for x in data[1]
+    }
+    models = [e.get("model") for e in (a, b)]
+    named = models if None not in models else [e.get("subject") for e in (a, b)]
+    return not apart and (None in named or named[0] == named[1])
+
+
+def entries_of(config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER) -> list[dict[str, Any]]:
+    """A candidate's entries, oldest first."""
+    return [e for e in read_ledger(ledger) if e.get("config_hash") == config_hash]
+
+
+def confirmation_status(
+    config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER
+) -> dict[str, Any]:
+    """``{"attempts", "forced", "finished", "ledger"}`` of a candidate, for reports; ``ledger`` is its
+    head."""
+    mine = entries_of(config_hash, ledger)
+    started = [e for e in mine if e.get("event") == "started" and not e.get("resumed")]
+    finished = [e for e in mine if e.get("event") == "finished"]
+    return {
+        "attempts": len(started),
+        "forced": any(e.get("forced") for e in started),
+        "finished": len(finished),
+        "ledger": ledger_head(ledger),
+    }

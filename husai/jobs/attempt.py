@@ -1,0 +1,70 @@
+"""A confirmation attempt as the jobs begin and finish it: what it will measure is noted before its
+weights exist, and their hashes when everything is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from husai import provenance
+from husai.gate.attempts import begin_confirmation, confirmation_status, finish_confirmation
+from husai.gate.inputs import WEIGHTS
+from husai.recipe import Recipe
+
+
+def begin(
+    recipe: Recipe, spec, *, seeds: list[int], data: Any, seen: Sequence[int], at_least: int = 8
+) -> None:
+    """Note the start of a candidate's attempt, or refuse it.
+
+    Parameters
+    ----------
+    spec : ConfirmationSpec
+    seeds, seen : list of int
+        Its seeds, and those of the selection.
+    data : JSON value
+        See :func:`husai.gate.attempts.begin_confirmation`.
+    """
+    begin_confirmation(
+        recipe.hash,
+        seeds=seeds,
+        data=data,
+        selection_seeds=list(seen),
+        force=spec.force,
+        at_least=at_least,
+        subject=recipe.subject,
+        model=model_hash(Path("results/subjects") / recipe.subject / "model"),
+        stress_seeds=spec.stress.seeds,
+        measured=spec.measured,
+        trained_here=not recipe.brought,
+        drawn=spec.drawn,
+    )
+
+
+def model_hash(folder: Path) -> str | None:
+    """What the subject's weights are known by: the hash of those trained here, or of those that are
+    referred to; None where there is no model.
+    """
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if weights.is_file():
+        return provenance.sha256_file(weights)
+    if not config.is_file():
+        return None
+    reference = provenance.read_json(config).get("reference") or {}
+    return reference.get("sha256") or provenance.sha256_file(config)
+
+
+def finish(recipe: Recipe, folder: Path, evidence: Sequence[str]) -> None:
+    """Note the end of the attempt that is under way, if there is one, with the weights of its
+    SAEs.
+    """
+    status = confirmation_status(recipe.hash)
+    if status["finished"] >= status["attempts"]:
+        return
+    weights = {
+        role: sorted(map(provenance.sha256_file, (folder / role).glob(f"seed*/{WEIGHTS}")))
+        for role in ("candidate", "frozen")
+    }
+    finish_confirmation(recipe.hash, status["attempts"], evidence=list(evidence), weights=weights)
