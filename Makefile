@@ -9,7 +9,7 @@ EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: run test test-real test-slurm smoke search lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
+.PHONY: run test test-real test-slurm official-env smoke search lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
         bench-probes bench-cebench bench-stability bench-stability-memory
 
 # The logger shows stages instead of a diary (docs/terminal.md); Snakemake finds it there.
@@ -33,7 +33,15 @@ test: $(READY) lint
 # Needs programs of Debian: a browser here, Slurm below. They are installed where they are missing.
 test-real: $(READY) .venv/.browser
 	command -v chromium > /dev/null || $(call debian,chromium)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser tests/real tests/jobs/test_mlflow_runs.py
+
+# SAEBench's own programs, for `husai official --python .official-venv`: about 7 GB.
+official-env: .official-venv/.ready
+
+.official-venv/.ready: workflow/envs/saebench.txt
+	$(PYTHON) -m venv .official-venv
+	.official-venv/bin/python -m pip install --quiet --disable-pip-version-check -r workflow/envs/saebench.txt
+	touch $@
 
 test-slurm: $(READY)
 	command -v slurmctld munged > /dev/null || $(call debian,slurm-wlm munge)

@@ -13,9 +13,9 @@ from husai.cebench.evidence import recipe_metrics
 from husai.evidence import Metric
 from husai.gate.attempts import begin_confirmation, finish_confirmation
 from husai.gate.integrity import integrity_metrics
-from husai.probing.tables import probing_metrics
+from husai.probing.tables import drop_metric, probing_metrics
 from husai.provenance import file_records, finite, sha256_file
-from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
+from husai.statistics import ensemble_metrics, jackknife_t
 from husai.statistics.recovered import faithfulness_metrics, losses_of
 from husai.stress import probing_difference, stress_metrics
 
@@ -117,13 +117,11 @@ def _ood(root):
     rng = np.random.default_rng(1)
     rows = [
         {"dataset": d, "family": d, "seed": s, "sae_id": 0.8, "sae_ood": 0.8 + rng.normal(0, 0.005)}
-        | {"llm_id": 0.8, "llm_ood": 0.78}
+        | {"llm_id": 0.8, "llm_ood": 0.78, "dense_val_lcb": 0.75}
         for s in SEEDS
         for d in SETS
     ]
-    drops = [r["sae_id"] - r["sae_ood"] - (r["llm_id"] - r["llm_ood"]) for r in rows]
-    table = [drops[8 * i : 8 * i + 8] for i in SEEDS]
-    metrics = {"excess_drop": crossed_metric(table, SETS), "ood_drop": jackknife_t([0.0] * 8)}
+    metrics = drop_metric(rows) | {"ood_drop": jackknife_t([0.0] * 8)}
     extra = {"per_dataset": rows, "alphabetical": {"per_seed": [0.0] * 8}}
     return _save(root, "ood", metrics, _weights(root, "candidate"), **extra)
 
@@ -147,7 +145,7 @@ def _saebench(root):
 
     def make(role, seed):
         auc = 0.85 if role == "candidate" else 0.7
-        others = {"dense_auc": 0.84, "neurons_auc": 0.7, "pca_auc": 0.8}
+        others = {"dense_auc": 0.84, "neurons_auc": 0.7, "pca_auc": 0.8, "dense_val_lcb": 0.75}
         rows = [
             {"dataset": d, "family": f, "k": k, "auc": auc + rng.normal(0, 0.005), **others}
             for d, f in PROBED.items()

@@ -16,9 +16,9 @@ from husai.errors import HusaiError
 from husai.evidence import Evidence, Metric, read_metric
 from husai.gate.inputs import WEIGHTS
 from husai.gate.integrity import integrity_metrics
-from husai.probing.tables import probing_metrics
+from husai.probing.tables import drop_metric, probing_metrics
 from husai.provenance import failure, finite
-from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
+from husai.statistics import ensemble_metrics, jackknife_t
 from husai.statistics.ensemble import SINGLE
 from husai.statistics.recovered import faithfulness_metrics, losses_of
 from husai.stress import probing_difference, stress_metrics
@@ -132,12 +132,8 @@ def _sides(item: Evidence) -> tuple[list[dict], list[dict]]:
 
 
 def _ood(record: Mapping[str, Any]) -> dict[str, Metric]:
-    rows, old = record["per_dataset"], record["alphabetical"]["per_seed"]
-    names = list(dict.fromkeys(row["dataset"] for row in rows))
-    values = [(row["sae_id"] - row["sae_ood"]) - (row["llm_id"] - row["llm_ood"]) for row in rows]
-    table = [values[i : i + len(names)] for i in range(0, len(values), len(names))]
-    families = [row["family"] for row in rows[: len(names)]]
-    return {"excess_drop": crossed_metric(table, families), "ood_drop": jackknife_t(old)}
+    old = jackknife_t(record["alphabetical"]["per_seed"])
+    return drop_metric(record["per_dataset"]) | {"ood_drop": old}
 
 
 def _integrity(item: Evidence) -> dict[str, Metric]:
