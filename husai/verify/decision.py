@@ -40,7 +40,7 @@ def check_decisions(found: Findings) -> None:
             said = standing(policy, about, base / CONFIRMATION_LEDGER)
             again = evaluate(policy, records, about, **said)
         except (HusaiError, KeyError, TypeError, AttributeError) as error:
-            found.notes.append(f"{found.name(path)}: the decision was not made again ({error})")
+            found.mismatch(path, f"the decision cannot be made again ({error})")
             continue
         if not is_shipped(decision.get("policy"), decision.get("policy_sha256")):
             label = policy_label(decision.get("policy"), decision.get("policy_sha256"))
