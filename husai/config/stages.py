@@ -113,6 +113,12 @@ class FrontierRecipe(Section):
         description="k of the TopK family, the L0 aimed at of the others; 'calibrated' takes the "
         "choice of the calibration stage"
     )
+    sparsity_coefficient: float | None = Field(
+        None,
+        gt=0,
+        description="coefficient of the sparsity penalty (relu, jumprelu) that is known to give "
+        "`l0`; null searches it, for the price of five to eight trainings",
+    )
     steps: PositiveInt | None = Field(None, description="optimiser steps")
     batch_size: PositiveInt | None = Field(None, description="rows per step")
     learning_rate: float | None = Field(None, gt=0, description="Adam learning rate")

@@ -47,7 +47,11 @@ def role_recipe(role: str, candidate: Recipe, resolved: Recipe, spec: Confirmati
             **OPTIONS,
         )
     if role == "random_model":
-        return replace(resolved, subject=resolved.subject + RANDOM)
+        # The same L0 on other activations takes another coefficient.
+        coefficient = None if resolved.l0_target else resolved.sparsity_coefficient
+        return replace(
+            resolved, subject=resolved.subject + RANDOM, sparsity_coefficient=coefficient
+        )
     stress = spec.stress
     return Recipe(
         subject=stress.transcoder_subject,

@@ -4,11 +4,9 @@ where to look.
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 from husai.errors import HusaiError
-from husai.gate.decision import gate_lines
 from husai.gate.policy import CHANGED
 from husai.provenance import read_json
 from husai.report.events import (
@@ -18,18 +16,18 @@ from husai.report.events import (
     run_facts,
     runs_path,
 )
+from husai.report.front.verdict import answer_lines
+from husai.report.quotes import Quote
 
-LINE = 118
-"""Characters of a gate's line: verdict, value and what was asked fit; the report has every reason."""
+DECISION = "gate/strict/release_policy.json"
 
 
 def strict_lines(results: str | Path = "results") -> list[str]:
-    """The strict decision, one short line a gate: verdict, value, interval, threshold, and as much
-    of the reason as fits. Empty when there is none.
+    """The strict decision, one line a gate: the answer, its margin, the question. Empty when there
+    is none.
     """
     try:
-        lines = gate_lines(read_json(Path(results) / "gate/strict/release_policy.json"))
-        return [textwrap.shorten(line, LINE, placeholder=" ...") for line in lines]
+        return answer_lines(Quote(DECISION, read_json(Path(results) / DECISION)))
     except (HusaiError, KeyError, TypeError, ValueError):
         return []
 

@@ -85,7 +85,11 @@ def test_unknown_subject_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("baseline: {k: {modular: 4}}", "baseline.k: no value for subject 'language'"),
+        (
+            "subjects: {third: {kind: modular, hooks: [blocks.0.hook_resid_post]}}\n"
+            "baseline: {subject: [modular, third]}",
+            "baseline.k: no value for subject 'third'",
+        ),
         (
             "baseline: {k: {modular: 4, langauge: 4}}",
             "baseline.k: 'langauge' is not a subject; did you mean 'language'?",
@@ -107,7 +111,7 @@ def test_numbers_given_per_subject_are_checked(tmp_path, text, message):
     assert any(message in line for line in problems(tmp_path, text))
 
 
-HOOK = "blocks.1.hook_resid_post"
+HOOK = "blocks.3.hook_resid_post"
 
 
 @pytest.mark.parametrize(
@@ -289,7 +293,7 @@ def test_generated_documents_are_current():
 DRAW = "external: {datasets: {selection: [87_glue_cola], ood: [], confirmation: {draw: 20%s}}}"
 
 
-def drawn(tmp_path, more="", rest=""):
+def drawn(tmp_path, more=", among: all", rest=""):
     overlay = tmp_path / "draw.yaml"
     overlay.write_text(DRAW % more + rest)
     return resolved_data_sets(load([BASE, overlay]))[1]
@@ -302,7 +306,7 @@ def test_confirmation_sets_are_drawn_by_rule_from_the_configuration(tmp_path):
     assert "glue" not in families and len(set(families)) == 20, "as many families as there are"
     assert drawn(tmp_path, rest="\ncompute: {device: cpu, mem_mb: 9000}") == first
     assert drawn(tmp_path, rest="\ngate: {fail_on_gate_fail: true}") == first
-    assert drawn(tmp_path, more=", salt: 1") != first
+    assert drawn(tmp_path, more=", among: all, salt: 1") != first
     assert drawn(tmp_path, rest="\ntraining: {language: {learning_rate: 1.0e-4}}") != first
 
 

@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PAGES = [
+    "docs/tutorial.md",
+    "docs/index.md",
+    *sorted(f"docs/examples/{p.name}" for p in ROOT.glob("docs/examples/*.md")),
+]
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```", re.M | re.S)
 
 
@@ -32,7 +37,7 @@ def run_all(found, folder):
         yield done.stdout
 
 
-@pytest.mark.parametrize("name", ["docs/tutorial.md", "docs/index.md", "docs/examples/passport.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_every_block_runs(name, tmp_path):
     found = blocks(name)
     assert found, f"{name} holds no code"

@@ -7,7 +7,7 @@ import torch
 from sae_helpers import recipe, rows
 
 from husai.activations import ActivationStore, write_store
-from husai.errors import HusaiError
+from husai.errors import HusaiError, RecipeFailed
 from husai.sae import evaluate_sae
 from husai.sae.architectures import SAE
 from husai.sae.training.calibrate import Trial, interpolate, match_l0
@@ -286,6 +286,12 @@ def test_l0_is_matched_within_five_per_cent(architecture):
     coefficient = match_l0(r, DATA, HELD_OUT, seed=0)
     result = train(replace(r, sparsity_coefficient=coefficient), [0])
     assert result.final[0]["l0"] == pytest.approx(5.0, rel=0.05)
+
+
+def test_a_given_coefficient_must_give_the_l0_that_the_recipe_names():
+    r = replace(recipe("relu", steps=30), l0_target=5.0, sparsity_coefficient=1e-6)
+    with pytest.raises(RecipeFailed, match=r"gave L0 .* not 5; leave it out"):
+        train(r, [0])
 
 
 def test_interpolation_of_coefficients():

@@ -177,7 +177,7 @@ def test_one_output_needs_only_its_own_jobs(tmp_path):
     found = jobs(
         snakemake(
             "-n",
-            "results/external/topk-d256-k32/seed42/saebench.json",
+            "results/external/topk-d384-k16/seed42/saebench.json",
             "--configfile",
             overlay(tmp_path, "o.yaml", "frontier: {k: 32}\nscaling: {k: 32}\n"),
             directory=tmp_path,

@@ -4,7 +4,7 @@ answer, how clear the answer is, and what would have to change.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from husai.gate.decision import UNIT_AT_ZERO, Row
 from husai.gate.policy import CHANGED, is_shipped
@@ -63,26 +63,47 @@ def _who(candidate: Quote) -> Inline:
     return ["What was judged: ", name, *at, "."] if name else ["No candidate was selected."]
 
 
-def _questions(strict: Quote) -> Table:
-    rows, bars, roles = [], [], []
+class Answer(NamedTuple):
+    """What a gate said: its verdict, its failed rows, and the row with the narrowest margin."""
+
+    gate: Quote
+    passed: bool
+    failed: list[Quote]
+    telling: Quote | None
+
+
+def answers(strict: Quote) -> list[Answer]:
+    """What every gate of a decision said, in the policy's order."""
+    found = []
     for gate in gate_names(strict["gates"].value or {}):
-        verdict = strict["gates"][gate]
         judged = [row for row in strict["rows"] if row["gate"].value == gate]
         failed = [row for row in judged if row["passed"].value is not True]
-        telling = _narrowest(failed or judged)
+        verdict = strict["gates"][gate]
+        found.append(Answer(verdict, verdict.value is True, failed, _narrowest(failed or judged)))
+    return found
+
+
+def answer_lines(strict: Quote) -> list[str]:
+    """One plain line per gate, for the terminal: answer, margin, question."""
+    out = []
+    for gate, passed, _, telling in answers(strict):
+        margin = telling.by("margin").text if telling else ""
+        name = gate.name().text
+        out.append(f"{'yes' if passed else 'NO':3} {margin:>7}  {question(name)} ({name})")
+    return out
+
+
+def _questions(strict: Quote) -> Table:
+    rows, bars, roles = [], [], []
+    for gate, passed, failed, telling in answers(strict):
+        name = gate.name()
         margin: Inline = [telling.by("margin")] if telling else ["–"]
-        passed = verdict.value is True
-        change = ["nothing"] if passed else _changes(failed, strict["reasons"][gate])
+        change = ["nothing"] if passed else _changes(failed, strict["reasons"][name.text])
         answer = "yes" if passed else "**no**"
-        rows.append([[question(gate), " (", verdict.name(), ")"], [answer], margin, change])
+        rows.append([[question(name.text), " (", name, ")"], [answer], margin, change])
         bars.append(bar(telling.by("margin").printed, passed) if telling else "")
         roles.append("pass" if passed else "fail")
-    header: list[Inline] = [
-        ["question"],
-        ["answer"],
-        ["margin"],
-        ["what would have to change"],
-    ]
+    header: list[Inline] = [["question"], ["answer"], ["margin"], ["what would have to change"]]
     return Table(header, rows, tuple(bars), tuple(roles))
 
 

@@ -125,6 +125,27 @@ def match_l0(
     return best.coefficient
 
 
+def check_l0(recipe: Recipe, final: Sequence[dict]) -> None:
+    """Refuse an ensemble whose given coefficient does not give the L0 that the recipe names.
+
+    Parameters
+    ----------
+    final : sequence of dict
+        Held-out metrics of each member, with ``l0``.
+
+    Raises
+    ------
+    RecipeFailed
+        The members' mean L0 is more than 5% away from ``recipe.l0_target``.
+    """
+    reached = sum(row["l0"] for row in final) / len(final)
+    if abs(reached - recipe.l0_target) > TOLERANCE * recipe.l0_target:
+        raise RecipeFailed(
+            f"recipe {recipe.id}: sparsity_coefficient {recipe.sparsity_coefficient:g} gave L0 "
+            f"{reached:.2f}, not {recipe.l0_target:g}; leave it out to have it searched"
+        )
+
+
 def interpolate(trials: Sequence[Trial], target: float) -> float:
     """Coefficient at which L0 is ``target``, by log-log interpolation between the two nearest
     trials that enclose it.

@@ -16,7 +16,7 @@ from husai.errors import HusaiError
 from husai.recipe import FIXED_K, Recipe
 from husai.sae.architectures import SAE
 from husai.sae.training.arithmetic import FORMATS
-from husai.sae.training.calibrate import match_l0
+from husai.sae.training.calibrate import check_l0, match_l0
 from husai.sae.training.members import Member
 from husai.sae.training.resume import Checkpoint
 from husai.sae.training.run import CURVE_POINTS, run_members
@@ -105,6 +105,7 @@ def train_ensemble(
     _check(recipe, seeds, data, held_out, target, held_out_target, reference, dtype)
     rows = {"data": data, "held_out": held_out}
     rows |= {"target": target, "held_out_target": held_out_target}
+    given = recipe.l0_target is not None and recipe.sparsity_coefficient is not None
     if recipe.architecture not in FIXED_K and recipe.sparsity_coefficient is None:
         coefficient = match_l0(
             recipe,
@@ -133,6 +134,8 @@ def train_ensemble(
         curve_points=curve_points,
     )
     saes, initial_decoders, curves, final = trained
+    if given and l0_required:
+        check_l0(recipe, final)
     curves = [{name: value for name, value in row.items() if name != "member"} for row in curves]
     return EnsembleResult(saes, initial_decoders, curves, final, recipe)
 

@@ -22,6 +22,8 @@ from .progress import Run, stages_of_rules
 CHECKOUT = Path(__file__).parents[3]
 LOG_TAIL = 12
 """Lines of a failed job's log that are shown: an error of HUSAI is one, a traceback ends in these."""
+NOT_SAID = ("Warning: the following output files of rule log",)
+"""The experiment log is written when a run starts and again by its rule, as it should be."""
 SAID_AS_IT_IS = ("Nothing to be done", "Complete log", "This was a dry-run")
 
 
@@ -67,7 +69,8 @@ class LogHandler(LogHandlerBase):
         message = record.getMessage()
         if record.levelno >= logging.ERROR:
             self.display.ended()
-        if record.levelno >= logging.WARNING or message.startswith(SAID_AS_IT_IS):
+        told = record.levelno >= logging.WARNING and not message.startswith(NOT_SAID)
+        if told or message.startswith(SAID_AS_IT_IS):
             self.display.say(message)
 
     def close(self) -> None:
