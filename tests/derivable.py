@@ -12,7 +12,7 @@ from gate_records import HASH, record, write
 from husai.cebench.evidence import recipe_metrics
 from husai.evidence import Metric
 from husai.gate.attempts import begin_confirmation, finish_confirmation
-from husai.gate.integrity import integrity_metrics
+from husai.gate.checks.integrity import integrity_metrics
 from husai.probing.tables import probing_metrics
 from husai.provenance import file_records, finite, sha256_file
 from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from husai import provenance
 from husai.cycle3.artifacts import read_artifact
 from husai.errors import HusaiError
-from husai.gate.inputs import load_evidence
+from husai.gate.claims import judged_again
 from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, append, ledger_head
 from husai.jobs.arguments import describe
 
@@ -79,18 +78,12 @@ def claim_job(
         ledger,
         {
             "claim": statement,
-            "subject": _subject(sources, about, Path(root)),
+            "subject": again.subject,
             "candidate": about,
-            "verdict": body.get("verdict"),
+            "verdict": again.verdict,
             "policy_sha256": again.policy_sha256,
             "decision": str(path),
             "evidence": files,
             "confirmation_ledger": ledger_head(Path(root) / CONFIRMATION_LEDGER),
         },
     )
-
-
-def _subject(sources: list[str], about: Mapping[str, Any], root: Path) -> str:
-    """Whose features the claim is about: the subject that the candidate's evidence names."""
-    records = load_evidence([root / s for s in sources], root, recipe_hash="")
-    return next(r.subject for r in records if r.recipe_hash == about.get("recipe_hash"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from husai.cebench.evidence import recipe_metrics
 from husai.evidence import Metric
-from husai.gate.integrity import integrity_metrics
+from husai.gate.checks.integrity import integrity_metrics
 from husai.probing.tables import probing_metrics
 from husai.stability.record import StabilityRecord
 from husai.statistics.recovered import faithfulness_metrics

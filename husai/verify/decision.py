@@ -79,8 +79,6 @@ def _records(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) 
     here is not held against a record.
     """
     names = sources_of(decision)
-    if not names:
-        raise HusaiError("it names no evidence files")
     about = decision.get("candidate")
     only = about.get("recipe_hash") if isinstance(about, dict) and not policy.original else None
     out: list[Evidence] = []
@@ -134,6 +132,8 @@ def differences(decision: dict[str, Any], again: Decision) -> list[str]:
                 f"gate {gate} is {before} but the evidence gives {verdict}"
                 + (f" ({reason})" if reason else "")
             )
+    if decision.get("verdict") != again.verdict and not untrusted:
+        out.append(f"verdict is {decision.get('verdict')} but the evidence gives {again.verdict}")
     for name, value in finite(again.metrics).items():
         if not alike(decision.get("metrics", {}).get(name), value):
             out.append(

@@ -14,8 +14,8 @@ from typing import Any
 
 from husai.errors import HusaiError
 from husai.evidence import Evidence, Metric, read_metric
+from husai.gate.checks.integrity import integrity_metrics
 from husai.gate.inputs import WEIGHTS
-from husai.gate.integrity import integrity_metrics
 from husai.probing.tables import probing_metrics
 from husai.provenance import failure, finite
 from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
