@@ -9,18 +9,23 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
+from husai.cebench.bound import score_bound
 from husai.errors import HusaiError
 from husai.evidence import Evidence, Metric, read_metric
 from husai.gate.checks.integrity import integrity_metrics
 from husai.gate.inputs import WEIGHTS
+from husai.probing.paired import metrics
 from husai.probing.tables import probing_metrics
 from husai.provenance import failure, finite
 from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
 from husai.statistics.ensemble import SINGLE
-from husai.statistics.recovered import faithfulness_metrics, losses_of
+from husai.statistics.recovered import faithfulness_metrics, losses_of, recovered_interval
 from husai.stress import probing_difference, stress_metrics
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
@@ -33,6 +38,8 @@ and that nothing stored beside them gives."""
 STRESS = ("random_model", "transcoder")
 KINDS = ("integrity", "stability", *STRESS, "ood", "saebench", "cebench", "faithfulness")
 """Kinds that policies gate and that rest on trained SAEs."""
+RESTS_ON_RECORDS = ("integrity", *STRESS, "saebench", "cebench", "faithfulness")
+"""Kinds whose record over seeds is derived from the records that it rests on."""
 _SEED = re.compile(r"seed-?\d+")
 
 
@@ -93,6 +100,8 @@ def differences(item: Evidence) -> list[str]:
 def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
     """The metrics of a record, measured values taken as given, and what they are derived from."""
     record = item.record
+    if "seed" in record and item.kind in SINGLES:
+        return SINGLES[item.kind](record), "values per data set, pair or text"
     if item.kind == "stability":
         return ensemble_metrics(record), "pairwise values and nulls"
     if item.kind in STRESS:
@@ -119,6 +128,27 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
     from husai.cebench.evidence import recipe_metrics
 
     return recipe_metrics(own, control), "records per seed"
+
+
+def _probed(record: Mapping[str, Any]) -> dict[str, Metric]:
+    return metrics(record["per_dataset"], record["probing"]["gate_k"])
+
+
+def _contrasted(record: Mapping[str, Any]) -> dict[str, Metric]:
+    scores = {name: float(np.mean(values)) for name, values in record["per_pair"].items()}
+    shares = {f"{name}_fraction": value / record["bound"] for name, value in scores.items()}
+    known = scores | shares | {"bound": score_bound(record["d_sae"]), "l0": record["l0"]}
+    own = {name: read_metric(entry) for name, entry in record["metrics"].items()}
+    return {name: replace(own.get(name, Metric(None)), value=v) for name, v in known.items()}
+
+
+def _spliced(record: Mapping[str, Any]) -> dict[str, Metric]:
+    texts = record["texts"]
+    return {"recovered": recovered_interval(texts["spliced"], texts["ablated"])}
+
+
+SINGLES = {"saebench": _probed, "cebench": _contrasted, "faithfulness": _spliced}
+"""How the metrics of one SAE's record follow from the values beside them."""
 
 
 def _sides(item: Evidence) -> tuple[list[dict], list[dict]]:
