@@ -25,7 +25,6 @@ from husai.cebench.pairs import embedded_pairs
 from husai.cebench.scores import score_saes
 from husai.cebench.store import load_pairs, save_pairs
 from husai.jobs.pair_activations import story_activations
-from husai.probing import codes
 from husai.sae.architectures import SAE
 from husai.subjects import Subject, load_subject
 
@@ -156,7 +155,7 @@ def main() -> None:
     ]
 
     begun = time.perf_counter()
-    codes.kernels(), scores.kernels()
+    scores.kernels()
     start = time.perf_counter()
     found, counts = story_activations(subject, texts, [hook], args.max_tokens)
     with tempfile.TemporaryDirectory() as folder:

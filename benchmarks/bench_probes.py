@@ -33,11 +33,10 @@ import torch
 from probe_parity import parity, summary
 from probe_world import data_sae, write_probes
 
-from husai.official.engine import MODEL, Encoder, fill_cache
+from husai.official.engine import MODEL, fill_cache
 from husai.probing import datasets, solver
 from husai.probing.baselines import dense_probe
-from husai.probing.encoders import SAEEncoder
-from husai.probing.files import load_probe_data, probe_data
+from husai.probing.files import probe_data
 from husai.probing.protocol import KS, probe_datasets, reseed_noise
 from husai.probing.solver import unconverged
 from husai.sae.architectures import SAE
@@ -63,8 +62,7 @@ def first_use() -> dict[str, float]:
     machine's very first use).
     """
     program = (
-        "import time; t = time.perf_counter(); from husai.probing import codes, scores, solver; "
-        "codes.kernels(), scores.kernels(), solver.kernels()"
+        "import time; t = time.perf_counter(); from husai.probing import solver; solver.kernels()"
     )
     program = f"import torch, scipy.special; {program}; print(time.perf_counter() - t)"
 
@@ -107,7 +105,7 @@ def run_official(sae: SAE, names: list[str], cache: Path, results: Path, args) -
     ):
         warnings.simplefilter("ignore")
         run_sae_evals(
-            Encoder(sae.encode),
+            sae,
             MODEL,
             args.hook,
             args.penalty,
@@ -129,10 +127,8 @@ def run_official(sae: SAE, names: list[str], cache: Path, results: Path, args) -
 def run_fast(sae: SAE, names: list[str], probes: Path, args) -> tuple[list, dict]:
     """Results of the fast engine and seconds, activations read from disk."""
     start = clocks()
-    sources = probe_data(probes, args.hook, names)
-    found = probe_datasets(
-        SAEEncoder(sae), sources, args.ks, penalty=args.penalty, device=args.device
-    )
+    sources = probe_data(probes, args.hook, names, "last")
+    found = probe_datasets(sae, sources, args.ks, penalty=args.penalty, device=args.device)
     return found, elapsed(start)
 
 
@@ -147,7 +143,9 @@ def main() -> None:
     """Run and print; ``--out`` keeps every number."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--probes", type=Path, help="probe activations of a subject; by default hashed n-grams"
+        "--probes",
+        type=Path,
+        help="last-token probe activations of a subject; by default hashed n-grams",
     )
     parser.add_argument("--hook", default="blocks.0.hook_resid_post")
     parser.add_argument(
@@ -199,8 +197,10 @@ def bench(args, scratch: Path) -> dict:
         write_probes(
             probes, args.hook, every if args.all_datasets else names, args.d_in, args.scale
         )
-    fill_cache((load_probe_data(probes, args.hook, n) for n in names), scratch / "cache", args.hook)
-    rows = torch.cat([load_probe_data(probes, args.hook, n).x[:200] for n in names])
+    data = list(probe_data(probes, args.hook, names, "last"))
+    for source in data:
+        fill_cache(source.name, source.tokens, scratch / "cache", args.hook)
+    rows = torch.cat([source.tokens[:200] for source in data])
     if args.sae:
         from husai.sae import load_sae
 
@@ -221,7 +221,6 @@ def bench(args, scratch: Path) -> dict:
         "seconds": {},
         "parity": {},
     }
-    data = list(probe_data(probes, args.hook, names))
     with unconverged():
         informative = {d.name: dense_probe(d).val_auc >= INFORMATIVE for d in data}
     noise = {}
@@ -230,9 +229,7 @@ def bench(args, scratch: Path) -> dict:
             name, sae.to(args.device), names, probes, scratch, args
         )
         report["parity"][name] = [{**r, "informative": informative[r["dataset"]]} for r in rows]
-        noise[name] = reseed_noise(
-            SAEEncoder(sae), data, args.ks, penalty=args.penalty, device=args.device
-        )
+        noise[name] = reseed_noise(sae, data, args.ks, penalty=args.penalty, device=args.device)
     report["reseed_noise"] = {
         name: [{"dataset": d, "k": k, "std": v} for (d, k), v in found.items()]
         for name, found in noise.items()

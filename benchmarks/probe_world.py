@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from husai.probing import datasets
+from husai.probing.files import save_probe_data
 from husai.sae.architectures import SAE
 
 BUCKETS = 4096
@@ -44,10 +44,9 @@ def write_probes(root: Path, hook: str, names: list[str], d: int, scale: float) 
     (root / hook).mkdir(parents=True)
     for name in names:
         data = datasets.load_dataset(name)
-        save_file(
-            {"x": embed(data.prompts, d, scale), "y": torch.from_numpy(data.y)},
-            root / hook / f"{name}.safetensors",
-        )
+        rows = embed(data.prompts, d, scale)
+        path = root / hook / f"{name}.safetensors"
+        save_probe_data(path, rows, torch.arange(len(rows) + 1), data.y, "last")
 
 
 def data_sae(architecture: str, rows: torch.Tensor, d_sae: int, k: int, seed: int) -> SAE:

@@ -15,7 +15,7 @@ import tempfile
 from bench_sae import full_spec, run, write_rows
 
 PLAIN = {"topk": {}, "batchtopk": {}, "relu": {}, "jumprelu": {}}
-COEFFICIENTS = {"relu": 1.0, "jumprelu": 0.5}
+COEFFICIENTS = {"relu": 4.0, "jumprelu": 0.5}
 """Sparsity coefficients that leave a few dozen latents active on the rows made here."""
 OPTIONS = {
     "aligned": {"aligned": True},
@@ -38,7 +38,9 @@ def measured(args, rows, trainer, architecture, option):
 
     seeds = args.seeds if trainer == "husai" else 1
     coefficient = COEFFICIENTS.get(architecture)
-    own = {"k": args.k} if coefficient is None else {"sparsity_coefficient": coefficient}
+    own = {"k": args.k}
+    if coefficient is not None:
+        own = {"sparsity_coefficient": coefficient, "l0_target": float(args.k)}
     size = {"d_in": args.d_in, "d_sae": args.d_sae, "batch_size": args.batch, "k": args.k}
     changes = {"steps": args.steps, "seeds": seeds, "architecture": architecture}
     changes |= {"recipe": {**own, **option}, "groups": matryoshka_groups(args.d_sae)}
@@ -78,10 +80,10 @@ def arguments():
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=2)
-    for name, value in (("d-in", 384), ("d-sae", 1536), ("batch", 1024), ("k", 32)):
+    parser.add_argument("--threads", type=int, default=1)
+    for name, value in (("d-in", 384), ("d-sae", 768), ("batch", 1024), ("k", 32)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=2)
     return parser.parse_args(namespace=argparse.Namespace(quick=False))
 

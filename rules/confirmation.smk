@@ -54,8 +54,8 @@ rule confirm_stability:
 rule confirm_saebench:
     input:
         saes="results/confirmation/{role}/manifest.json",
-        probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
-        baselines=expand("results/external/baselines/confirmation/{hook}.json", hook=POOL_HOOKS),
+        probes=lambda w: f"results/subjects/{probed_subject(w)}/probes/manifest.json",
+        baselines=role_baselines,
     output:
         "results/confirmation/external/{role}/saebench.json",
     log:
@@ -68,7 +68,7 @@ rule confirm_saebench:
     resources:
         **GPU_JOB,
     params:
-        spec=SPECS.probing("confirmation"),
+        spec=lambda w: SPECS.probing("confirmation", w.role),
     message:
         "Confirmation: sparse probing of {wildcards.role} on split B"
     shell:

@@ -81,14 +81,25 @@ def probed_consistency():
     ]
 
 
+def probed_subject(wildcards):
+    """Subject whose activations the SAEs of a role are probed on."""
+    return RANDOM_LANGUAGE if wildcards.role == "random_model" else LANGUAGE
+
+
+def role_baselines(wildcards):
+    """Probing baselines of the subject; SAEs on the randomised one are compared with none."""
+    if wildcards.role == "random_model":
+        return []
+    return expand("results/external/baselines/confirmation/{hook}.json", hook=POOL_HOOKS)
+
+
 def role_sources(wildcards):
     """What a role may be made of: which recipe is the candidate is not known before the run, so all stores and all brought SAEs."""
     if wildcards.role == "transcoder":
         return [
             activations(CONFIG.stress.transcoder_subject, h) for h in CONFIG.stress.transcoder_hooks
         ]
-    subject = RANDOM_LANGUAGE if wildcards.role == "random_model" else LANGUAGE
     return [
-        *(activations(subject, h) for h in POOL_HOOKS),
+        *(activations(probed_subject(wildcards), h) for h in POOL_HOOKS),
         *(brought_sources() if wildcards.role == "candidate" else []),
     ]

@@ -5,6 +5,8 @@ rule random_model:
     input:
         candidate="results/confirmation/stability/candidate.json",
         other="results/confirmation/stability/random_model.json",
+        probed="results/confirmation/external/candidate/saebench.json",
+        probed_other="results/confirmation/external/random_model/saebench.json",
     output:
         "results/stress/random_model.json",
     log:

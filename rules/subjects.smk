@@ -47,22 +47,22 @@ rule activations:
 
 rule probe_activations:
     input:
-        model=f"results/subjects/{LANGUAGE}/model/manifest.json",
+        model="results/subjects/{subject}/model/manifest.json",
     output:
-        f"results/subjects/{LANGUAGE}/probes/manifest.json",
+        "results/subjects/{subject}/probes/manifest.json",
     log:
-        "logs/probe_activations.log",
+        "logs/probe_activations/{subject}.log",
     benchmark:
-        "results/benchmarks/probe_activations.tsv"
+        "results/benchmarks/probe_activations/{subject}.tsv"
     conda:
         ENV
     threads: THREADS
     resources:
         **GPU_JOB,
     params:
-        spec=SPECS.probes(),
+        spec=lambda w: SPECS.probes(w.subject),
     message:
-        "Activations of the probing data sets"
+        "Activations of {wildcards.subject} on the probing data sets"
     shell:
         "husai activations --probes --spec {params.spec:q} --model {input.model:q} --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from husai import cli, provenance
 from husai.activations import write_store
@@ -19,12 +18,13 @@ from husai.jobs.summarize import summarize_job
 from husai.jobs.train_recipe import train_job
 from husai.planning.specs import ProbingSpec, TrainSpec
 from husai.probing import datasets
+from husai.probing.files import save_probe_data
 from husai.statistics.recovered import recovered_interval
 
 D_IN, D_SAE, K = 12, 32, 4
 SUBJECT, HOOK = "language", "blocks.1.hook_resid_post"
 SELECTION, CONFIRMATION = ["96_spam_is", "87_glue_cola"], ["21_headline_istrump", "54_cs_tf"]
-PROBING = {"ks": [1, 4], "gate_k": 4, "penalty": "l1", "engine": "fast", "max_rows": None}
+PROBING = {"ks": [1, 4, 8], "gate_k": 4, "dense_k": 8, "penalty": "l1", "engine": "fast"}
 STORE = Path(f"results/subjects/{SUBJECT}/activations/{HOOK}")
 PROBES, PAIRS = (
     Path(f"results/subjects/{SUBJECT}/{name}/manifest.json") for name in ("probes", "pairs")
@@ -61,11 +61,9 @@ def build():
     rng = np.random.default_rng(0)
     for i, name in enumerate([*SELECTION, *CONFIRMATION]):
         y = datasets.load_dataset(name).y[:420]
-        x = rows(420, 100 + i).numpy() + 0.1 * y[:, None] * rng.normal(size=D_IN)
-        save_file(
-            {"x": torch.tensor(x, dtype=torch.float32), "y": torch.tensor(y)},
-            folder / f"{name}.safetensors",
-        )
+        x = rows(420, 100 + i).numpy() + 0.7 * y[:, None] * rng.normal(size=D_IN)
+        tokens = torch.tensor(x, dtype=torch.float32)
+        save_probe_data(folder / f"{name}.safetensors", tokens, torch.arange(len(y) + 1), y, "mean")
     provenance.write_json(PROBES, {"text_overlap_rows": 0})
     leak = {"excess": 0.0, "excess_lcb": -0.01, "n": 1000}
     provenance.write_json(f"results/subjects/{SUBJECT}/model/metrics.json", {"leak_probe": leak})

@@ -13,9 +13,10 @@ import torch
 
 from husai import compiled
 from husai.cebench.bound import score_bound
-from husai.cebench.means import CHUNK_VALUES, PairActivations, mean_latents
+from husai.cebench.means import PairActivations, mean_latents
 from husai.compute import side_by_side
 from husai.errors import HusaiError, RecipeFailed
+from husai.sae.pooled import CHUNK_VALUES
 
 SCORES = (
     "contrastive_published",

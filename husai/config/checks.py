@@ -201,11 +201,12 @@ def _seeds(cfg: Config) -> list[str]:
 def _external(cfg: Config) -> list[str]:
     out = []
     probing = cfg.external.probing
-    if probing.gate_k not in probing.ks:
-        out.append(
-            f"external.probing.gate_k: {probing.gate_k} is not among external.probing.ks "
-            f"{probing.ks}; add it"
-        )
+    for key in ("gate_k", "dense_k"):
+        k = getattr(probing, key)
+        if k not in probing.ks:
+            out.append(
+                f"external.probing.{key}: {k} is not among external.probing.ks {probing.ks}; add it"
+            )
     return [*out, *data_set_checks(cfg)]
 
 

@@ -57,6 +57,11 @@ class GateProbe(Section):
         16, description="the fixed k of the strict policy; must be one of ks"
     )
     penalty: Literal["l1", "l2"] = Field("l1", description="penalty of the SAE probes")
+    pooling: Literal["mean", "last"] = Field(
+        "mean",
+        description="what a probe reads of a row: the mean over its tokens (of their codes or "
+        "activations), as SAEBench, or the last token, as sae-probes",
+    )
 
 
 class Probes(GateProbe):
@@ -66,7 +71,12 @@ class Probes(GateProbe):
         "fast", description="engine of frontier and scaling"
     )
     ks: list[PositiveInt] = Field(
-        [1, 2, 5, 16], min_length=1, description="numbers of latents a probe may use"
+        [1, 2, 5, 16, 128], min_length=1, description="numbers of latents a probe may use"
+    )
+    dense_k: PositiveInt = Field(
+        128,
+        description="the k at which SAEs are compared with the dense probe; must be one of ks; an "
+        "SAE with fewer latents is probed on all of them",
     )
 
 

@@ -51,8 +51,8 @@ def ood_job(
     """Out-of-domain stress test of one recipe over its seeds; writes ``results/stress/ood.json``.
 
     ``excess_drop`` is (SAE drop - dense drop) on the shipped OOD sets, crossed over seeds and
-    families; ``ood_drop`` is the original's number on its alphabetical partition of all given data
-    sets.
+    families of those that are informative in their domain; ``ood_drop`` is the original's number on
+    its alphabetical partition of all given data sets.
 
     Parameters
     ----------
@@ -64,10 +64,10 @@ def ood_job(
     """
     from husai.compute import resolve_device, use_threads
     from husai.probing import datasets
-    from husai.probing.encoders import SAEEncoder
     from husai.probing.files import load_probe_data, probe_path
     from husai.probing.solver import unconverged
-    from husai.statistics import crossed_metric, jackknife_t
+    from husai.probing.tables import NONE_INFORMATIVE, counts, drop_metric
+    from husai.statistics import jackknife_t
     from husai.stress import out_of_domain
 
     use_threads(threads)
@@ -75,41 +75,48 @@ def ood_job(
     if not sae_dirs:
         raise HusaiError("ood: no SAE was given; name at least one seed of the candidate")
     saes = [identified(d, spec, where) for d in sae_dirs]
-    encoders, first = [SAEEncoder(sae.sae) for sae in saes], saes[0]
+    first = saes[0]
     names = datasets.check_names(
         spec.ood or datasets.ood_names(), "external.datasets.ood: data set"
     )
     pairs = [
         tuple(
-            load_probe_data(probes, first.hook_name, n, spec.max_rows, ood=o) for o in (False, True)
+            load_probe_data(probes, first.hook_name, n, spec.pooling, spec.max_rows, ood=o)
+            for o in (False, True)
         )
         for n in names
     ]
     with unconverged():
         dense = [out_of_domain.dense_drop(*pair) for pair in pairs]
         drops = [
-            out_of_domain.sae_drops(e, pairs, spec.gate_k, penalty=spec.penalty, device=where)
-            for e in encoders
+            [
+                out_of_domain.sae_drop(
+                    sae.sae, *pair, spec.gate_k, penalty=spec.penalty, device=where
+                )
+                for pair in pairs
+            ]
+            for sae in saes
         ]
-    table = [out_of_domain.excess_drops(found, dense).tolist() for found in drops]
-    alphabetical = _alphabetical(spec, encoders, first.hook_name, probes, where)
+    rows = _rows(saes, pairs, drops, dense, spec.gate_k)
+    metrics = drop_metric(rows)
+    alphabetical = _alphabetical(spec, [sae.sae for sae in saes], first.hook_name, probes, where)
     old = [a["ood_drop"] for a in alphabetical]
     record = new_record(
         "ood",
         first.name["subject"],
         first.name["recipe"],
         first.name["recipe_hash"],
-        {
-            "excess_drop": crossed_metric(table, [data.family for data, _ in pairs]),
-            "ood_drop": jackknife_t(old),
-        },
+        metrics | {"ood_drop": jackknife_t(old)},
         [p for sae in saes for p in sae.files]
         + [probe_path(probes, first.hook_name, n, o) for n in names for o in (False, True)],
         spec.values(),
         [sae.name["seed"] for sae in saes if sae.name["seed"] is not None],
         hook_name=first.hook_name,
         k=spec.gate_k,
-        per_dataset=_rows(saes, pairs, drops, dense, spec.gate_k),
+        pooling=spec.pooling,
+        **counts(rows),
+        **({} if metrics else {"reason": NONE_INFORMATIVE}),
+        per_dataset=rows,
         alphabetical={**alphabetical[0], "per_seed": old},
     )
     provenance.write_json(out, record)
@@ -120,8 +127,10 @@ def _rows(
     saes: Sequence[Identified], pairs: Sequence, drops: Sequence, dense: Sequence, k: int
 ) -> list[dict]:
     """One row per seed and data set: AUC in and out of domain of the SAE's probe and of the dense
-    probe.
+    probe, and whether the data set is informative in its domain.
     """
+    from husai.probing.tables import INFORMATIVE
+
     return [
         {
             "dataset": data.name,
@@ -132,13 +141,15 @@ def _rows(
             "sae_ood": s["ood"],
             "llm_id": d["id"],
             "llm_ood": d["ood"],
+            "dense_val_lcb": d["val_lcb"],
+            "informative": d["val_lcb"] >= INFORMATIVE,
         }
         for sae, found in zip(saes, drops, strict=True)
         for (data, _), s, d in zip(pairs, found, dense, strict=True)
     ]
 
 
-def _alphabetical(spec, encoders: Sequence, hook: str, probes, where) -> list[dict]:
+def _alphabetical(spec, saes: Sequence, hook: str, probes, where) -> list[dict]:
     """The original's drop for every SAE, on all data sets the spec names."""
     from husai.compute import side_by_side
     from husai.probing import datasets
@@ -150,16 +161,14 @@ def _alphabetical(spec, encoders: Sequence, hook: str, probes, where) -> list[di
 
     wanted = list(dict.fromkeys([*spec.selection, *spec.confirmation, *spec.ood]))
     names = datasets.check_names(wanted or datasets.ood_names(), "ood: data set")
-    rows: list[list[dict]] = [[] for _ in encoders]
+    rows: list[list[dict]] = [[] for _ in saes]
     dense: dict[str, dict] = {}
     for block in blocks(names):
-        sources = list(probe_data(probes, hook, block, spec.max_rows))
+        sources = list(probe_data(probes, hook, block, spec.pooling, spec.max_rows))
         with unconverged():
             found = side_by_side(dense_probe, sources)
         dense |= {data.name: fit._asdict() for data, fit in zip(sources, found, strict=True)}
-        for mine, encoder in zip(rows, encoders, strict=True):
-            results = probe_datasets(
-                encoder, sources, CYCLE3_KS, penalty=spec.penalty, device=where
-            )
+        for mine, sae in zip(rows, saes, strict=True):
+            results = probe_datasets(sae, sources, CYCLE3_KS, penalty=spec.penalty, device=where)
             mine += [result._asdict() for result in results]
     return [out_of_domain.alphabetical_drop(mine, dense) for mine in rows]

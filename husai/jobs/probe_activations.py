@@ -1,5 +1,5 @@
-"""Last-token activations of the probing data sets, at every hook a candidate may come from
-(``husai activations --probes``).
+"""Activations of the probing data sets, of every token or of the last, at every hook a candidate may
+come from (``husai activations --probes``).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ def probe_activations_job(
     ----------
     spec : ProbesSpec
     """
+    import torch
+
     from husai.compute import resolve_device
     from husai.probing import datasets
     from husai.subjects import load_subject
@@ -56,11 +58,18 @@ def probe_activations_job(
             # The OOD sets are small and are always read whole.
             data = datasets.load_ood(name) if is_ood else datasets.load_dataset(name, spec.max_rows)
             label = f"{name}_OOD" if is_ood else name
-            files = [out / hook / f"{label}.safetensors" for hook in hooks]
+            files = {hook: out / hook / f"{label}.safetensors" for hook in hooks}
             records[label] = write_probes(
-                subject, data, hooks, files, spec.max_tokens, known, is_ood
+                subject,
+                data,
+                files,
+                pooling=spec.pooling,
+                max_tokens=spec.max_tokens,
+                dtype=getattr(torch, spec.dtype),
+                known=known,
+                is_ood=is_ood,
             )
-            work.writes(*files)
+            work.writes(*files.values())
             progress.update(note=label)
         overlap = sum(record["text_overlap_rows"] for record in records.values())
         work.notes(

@@ -45,17 +45,20 @@ def settings_of(spec) -> dict[str, Any]:
 
     if spec.engine == "fast":
         check_ks(spec.ks)
-    if spec.gate_k not in spec.ks:
-        raise HusaiError(
-            f"external.probing.gate_k: {spec.gate_k} is not among external.probing.ks {spec.ks}; "
-            "add it"
-        )
+    for key in ("gate_k", "dense_k"):
+        if getattr(spec, key) not in spec.ks:
+            raise HusaiError(
+                f"external.probing.{key}: {getattr(spec, key)} is not among external.probing.ks "
+                f"{spec.ks}; add it"
+            )
     names = spec.datasets or list(datasets.dataset_names())
     return {
         "engine": spec.engine,
         "ks": spec.ks,
         "gate_k": spec.gate_k,
+        "dense_k": spec.dense_k,
         "penalty": spec.penalty,
+        "pooling": spec.pooling,
         "max_rows": spec.max_rows,
         "probe_seed": PROBE_SEED,
         "datasets": datasets.check_names(names, "external.datasets: data set"),
@@ -64,7 +67,7 @@ def settings_of(spec) -> dict[str, Any]:
 
 def protocol_of(settings: dict) -> dict:
     """What a probe result depends on besides weights and activations."""
-    return {key: settings[key] for key in ("ks", "penalty", "probe_seed", "max_rows")}
+    return {key: settings[key] for key in ("ks", "penalty", "pooling", "probe_seed", "max_rows")}
 
 
 def baselines_job(
@@ -101,7 +104,7 @@ def baselines_job(
     progress = Progress(len(hashes), f"baselines at {hook_name}: data sets")
     progress.update(len(hashes) - len(partial.missing))
     for names in blocks(partial.missing):
-        sources = list(probe_data(probes, hook_name, names, spec.max_rows))
+        sources = list(probe_data(probes, hook_name, names, spec.pooling, spec.max_rows))
         rows = baseline_rows(sources, spec.ks, penalty=spec.penalty, seed=settings["probe_seed"])
         if spec.engine == "official":
             rows = _official_baselines(rows, sources, hook_name, settings, hashes, Path(out).parent)
@@ -128,7 +131,6 @@ def _official_baselines(
     fixed k.
     """
     from husai.official.engine import dense_officially, probe_officially, results_dir
-    from husai.probing.encoders import Neurons
 
     out = []
     for row, source in zip(rows, sources, strict=True):
@@ -136,7 +138,7 @@ def _official_baselines(
         results = results_dir(out_dir / "official", content)
         seed = settings["probe_seed"]
         neurons = probe_officially(
-            Neurons(source.x.shape[1]),
+            source.activations(),
             source,
             hook,
             settings["ks"],

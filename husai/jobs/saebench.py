@@ -36,7 +36,11 @@ def add_arguments(command: ArgumentParser) -> None:
     command.add_argument(
         "--probes", type=Path, required=True, help="probe activations: folder or manifest"
     )
-    add_paths(command, "--baselines", "baseline records; the one of the SAE's hook is used")
+    add_paths(
+        command,
+        "--baselines",
+        "baseline records; the one of the SAE's hook is used. Without any, AUCs alone",
+    )
     command.add_argument(
         "--baselines-only",
         action="store_true",
@@ -60,6 +64,8 @@ def run(args: Namespace) -> None:
         raise HusaiError(
             "--saebench-json: SAEBench's file holds one SAE; give --seed instead of --all-seeds"
         )
+    if args.saebench_json and not args.baselines:
+        raise HusaiError("--saebench-json: SAEBench's file holds the dense probe; give --baselines")
     spec = read_spec(ProbingSpec, args.spec)
     where = {"device": args.device, "threads": args.threads}
 
@@ -83,13 +89,15 @@ def _write_as_saebench(record: Path, baselines: Path, out: Path) -> None:
     provenance.write_json(out, to_saebench_schema(provenance.read_json(record), dense))
 
 
-def _baselines_of(paths: list[Path], sae_dir: Path) -> Path:
-    """The baseline record of the SAE's hook, among those given."""
+def _baselines_of(paths: list[Path], sae_dir: Path) -> Path | None:
+    """The baseline record of the SAE's hook, among those given; None of none."""
+    if not paths:
+        return None
     hook = provenance.read_json(sae_dir.parent / "recipe.json")["recipe"]["hook_name"]
     found = [p for p in paths if p.stem == hook]
     if not found:
         raise HusaiError(
-            f"--baselines: none of {', '.join(map(str, paths)) or 'nothing'} is of hook {hook}; "
+            f"--baselines: none of {', '.join(map(str, paths))} is of hook {hook}; "
             "measure it with --baselines-only"
         )
     return found[0]
@@ -99,7 +107,7 @@ def saebench_job(
     spec,
     sae_dir: str | Path,
     probes: str | Path,
-    baselines: str | Path,
+    baselines: str | Path | None,
     out: str | Path,
     *,
     device: str = "auto",
@@ -117,50 +125,70 @@ def saebench_job(
         ``results/saes/{subject}/{recipe}/seed{seed}``, or any checkpoint that ``load_sae`` reads.
     baselines : path
         The record of :func:`husai.jobs.probe_baselines.baselines_job` for the SAE's hook and the
-        same data sets.
+        same data sets; None for the AUCs alone.
     """
     from husai.compute import resolve_device, use_threads
-    from husai.probing.paired import cycle3_summary, metrics, paired_rows, validation_k
+    from husai.probing.files import activation_hashes
     from husai.probing.partial import Partial
 
     use_threads(threads)
     settings, where = settings_of(spec), resolve_device(device)
     measured = identified(sae_dir, spec, where)
-    base = read_baselines(baselines, probes, measured.hook_name, settings)
-    hashes = {n: base["activations"][n] for n in settings["datasets"]}
+    hook, names, base = measured.hook_name, settings["datasets"], None
+    if baselines is None:
+        hashes = activation_hashes(probes, hook, names)
+    else:
+        base = read_baselines(baselines, probes, hook, settings)
+        hashes = {n: base["activations"][n] for n in names}
     content = {
         "weights": measured.weights,
-        "hook_name": measured.hook_name,
+        "hook_name": hook,
         "engine": spec.engine,
         **protocol_of(settings),
     }
     partial = Partial(out, {n: provenance.hash_json([content, sha]) for n, sha in hashes.items()})
     _probe_missing(measured, partial, probes, settings, content, hashes, where, Path(out).parent)
-    rows = paired_rows([row for value in partial.values() for row in value], base["datasets"])
+    rows = [row for value in partial.values() for row in value]
+    metrics, about = _compared(rows, base, spec) if base else ({}, {"per_dataset": rows})
     name = measured.name
     record = new_record(
         "saebench",
         name["subject"],
         name["recipe"],
         name["recipe_hash"],
-        metrics(rows, spec.gate_k),
-        [*measured.files, Path(baselines)],
+        metrics,
+        [*measured.files, *([] if baselines is None else [Path(baselines)])],
         spec.values(),
         [] if name["seed"] is None else [name["seed"]],
         seed=name["seed"],
-        hook_name=measured.hook_name,
+        hook_name=hook,
         sae_meta=name["sae_meta"],
         sae_sha256=measured.weights,
         engine=spec.engine,
         probing=settings,
         activations=hashes,
-        validation_k=validation_k(rows),
-        summary=cycle3_summary(rows, {n: base["datasets"][n]["dense"] for n in hashes}),
-        per_dataset=rows,
+        **about,
     )
     provenance.write_json(out, record)
     partial.finish()
     return record
+
+
+def _compared(rows: list[dict], base: dict, spec) -> tuple[dict, dict]:
+    """Metrics of probes against their baselines, and what the record keeps beside them."""
+    from husai.probing.paired import cycle3_summary, metrics, paired_rows, validation_k
+    from husai.probing.tables import NONE_INFORMATIVE, counts
+
+    rows = paired_rows(rows, base["datasets"])
+    found = counts(rows)
+    dense = {row["dataset"]: base["datasets"][row["dataset"]]["dense"] for row in rows}
+    return metrics(rows, spec.gate_k, spec.dense_k), {
+        **found,
+        **({} if found["n_informative"] else {"reason": NONE_INFORMATIVE}),
+        "validation_k": validation_k(rows),
+        "summary": cycle3_summary(rows, dense),
+        "per_dataset": rows,
+    }
 
 
 def _probe_missing(
@@ -174,11 +202,11 @@ def _probe_missing(
     out_dir: Path,
 ) -> None:
     """Probe the data sets that have no result yet, keeping each block as it is done."""
-    from husai.probing.encoders import SAEEncoder
+    from husai.probing.encoders import codes_of
     from husai.probing.files import probe_data
     from husai.probing.protocol import probe_datasets
 
-    encoder, hook = SAEEncoder(measured.sae), measured.hook_name
+    sae, hook = measured.sae, measured.hook_name
     progress = Progress(len(partial.keys), "sparse probing: data sets")
     progress.update(len(partial.keys) - len(partial.missing))
 
@@ -189,13 +217,14 @@ def _probe_missing(
         partial.add(rows)
         progress.update(len(rows))
 
-    options = {"penalty": settings["penalty"], "seed": settings["probe_seed"], "device": where}
-    sources = probe_data(probes, hook, partial.missing, settings["max_rows"])
+    options = {"penalty": settings["penalty"], "seed": settings["probe_seed"]}
+    sources = probe_data(probes, hook, partial.missing, settings["pooling"], settings["max_rows"])
     if settings["engine"] == "fast":
-        probe_datasets(encoder, sources, settings["ks"], on_done=keep, **options)
+        probe_datasets(sae, sources, settings["ks"], device=where, on_done=keep, **options)
         return
     from husai.official.engine import probe_officially, results_dir
 
     for source in sources:
         results = results_dir(out_dir / "official", {**content, "activations": hashes[source.name]})
-        keep(probe_officially(encoder, source, hook, settings["ks"], results=results, **options))
+        codes = codes_of(sae, source, where)
+        keep(probe_officially(codes, source, hook, settings["ks"], results=results, **options))

@@ -1,5 +1,5 @@
-"""The official engine: sae-probes' own evaluation of an SAE, fed with activations that are already
-computed.
+"""The official engine: sae-probes' own ranking, splits, solver and scores, fed with codes and
+activations that are already computed and pooled.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import io
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +18,24 @@ import torch
 from husai import provenance
 from husai.errors import HusaiError
 from husai.probing import datasets
-from husai.probing.protocol import ProbeData, ProbeResult, check_width
+from husai.probing.encoders import ProbeData
+from husai.probing.protocol import ProbeResult
 from husai.probing.splits import PROBE_SEED, probe_split
 
 MODEL = "husai-subject"
 
 
-class Encoder:
-    """What sae-probes asks of an SAE: ``encode``."""
+class Identity:
+    """What sae-probes asks of an SAE, ``encode``, for a cache that holds codes already."""
 
-    def __init__(self, encode):
-        self.encode = encode
+    @staticmethod
+    def encode(codes: torch.Tensor) -> torch.Tensor:
+        """The codes themselves."""
+        return codes
 
 
 def probe_officially(
-    encoder,
+    codes: torch.Tensor,
     source: ProbeData,
     hook_name: str,
     ks: Sequence[int],
@@ -40,28 +43,35 @@ def probe_officially(
     results: str | Path,
     penalty: str = "l1",
     seed: int = PROBE_SEED,
-    device: str = "cpu",
 ) -> list[ProbeResult]:
     """One data set through ``sae_probes.run_sae_evals``.
 
-    sae-probes names its results by data set and hook only and skips those that exist, so
-    ``results`` must be a directory of this encoder's content hash: see :func:`results_dir`."""
+    sae-probes reads a code from each row of its cache and has no pooling of its own, so the cache
+    gets the pooled codes in place of activations, and the SAE it is given changes nothing.
+
+    Parameters
+    ----------
+    codes : Tensor, ``(n_rows, d_sae)``
+        Pooled codes of the rows of ``source``; of the baseline its pooled activations.
+    results : path
+        sae-probes names its results by data set and hook only and skips those that exist, so this
+        must be a directory of the codes' content hash: see :func:`results_dir`.
+    """
     from sae_probes.run_sae_evals import get_save_metrics_path, run_sae_evals
 
-    check_width(encoder, source)
     datasets.check_names([source.name])
     names = {"model_name": MODEL, "hook_name": hook_name, "reg_type": penalty, "setting": "normal"}
     path = get_save_metrics_path(dataset=source.name, sae_results_path=results, **names)
     _drop_broken(path)
-    with _prepared(source, hook_name) as cache:
+    with _prepared(source, codes, hook_name) as cache:
         run_sae_evals(
-            Encoder(encoder.encode),
+            Identity(),
             **names,
             ks=list(ks),
             results_path=results,
             model_cache_path=cache,
             datasets=[source.name],
-            device=str(device),
+            device="cpu",
             seed=seed,
         )
     train, test = probe_split(source.y, seed, name=source.name)
@@ -93,7 +103,7 @@ def dense_officially(
 
     path = get_baseline_save_path(source.name, hook_name, "logreg", MODEL, results)
     _drop_broken(path)
-    with _prepared(source, hook_name) as cache:
+    with _prepared(source, source.activations(), hook_name) as cache:
         run_baseline_evals(
             MODEL,
             hook_name,
@@ -123,20 +133,23 @@ def results_dir(root: str | Path, content: dict) -> Path:
 
 
 def fill_cache(
-    sources: Iterable[ProbeData], cache: str | Path, hook_name: str, model_name: str = MODEL
+    name: str,
+    values: torch.Tensor,
+    cache: str | Path,
+    hook_name: str,
+    model_name: str = MODEL,
 ) -> None:
-    """Write activations where sae-probes looks for them: ``model_activations_{model}/{data
-    set}_{hook}.pt``, ``(n_rows, d)``.
+    """Write values ``(n_rows, d)`` of a data set where sae-probes looks for its activations:
+    ``model_activations_{model}/{data set}_{hook}.pt``.
     """
     folder = Path(cache) / f"model_activations_{model_name}"
     folder.mkdir(parents=True, exist_ok=True)
-    for source in sources:
-        with provenance.atomic_path(folder / f"{source.name}_{hook_name}.pt") as temporary:
-            torch.save(source.x.contiguous(), temporary)
+    with provenance.atomic_path(folder / f"{name}_{hook_name}.pt") as temporary:
+        torch.save(values.float().cpu().contiguous(), temporary)
 
 
 @contextlib.contextmanager
-def _prepared(source: ProbeData, hook_name: str) -> Iterator[Path]:
+def _prepared(source: ProbeData, values: torch.Tensor, hook_name: str) -> Iterator[Path]:
     """A cache with one data set, sae-probes' prints kept off the terminal, and its labels limited
     to the rows there are.
     """
@@ -149,7 +162,7 @@ def _prepared(source: ProbeData, hook_name: str) -> Iterator[Path]:
         _limited_rows(source),
     ):
         warnings.simplefilter("ignore")
-        fill_cache([source], cache, hook_name)
+        fill_cache(source.name, values, cache, hook_name)
         yield Path(cache)
 
 
@@ -164,12 +177,12 @@ def _limited_rows(source: ProbeData) -> Iterator[None]:
 
     sizes = utils_data.get_dataset_sizes()
     full = sizes[source.name]
-    if len(source.x) == full:
+    if len(source.y) == full:
         yield
         return
-    if len(source.x) > full:
+    if len(source.y) > full:
         raise HusaiError(
-            f"data set '{source.name}': {len(source.x)} activation rows but sae-probes has "
+            f"data set '{source.name}': {len(source.y)} activation rows but sae-probes has "
             f"{full}; run the activations again"
         )
     get_yvals, get_indices = utils_data.get_yvals, utils_data.get_train_test_indices
@@ -179,7 +192,7 @@ def _limited_rows(source: ProbeData) -> Iterator[None]:
         return get_indices(y, num_train, min(num_test, 2 * int(left)), pos_ratio, seed)
 
     try:
-        sizes[source.name] = len(source.x)
+        sizes[source.name] = len(source.y)
         utils_data.get_yvals = lambda name: np.asarray(source.y)
         utils_data.get_train_test_indices = capped
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from husai.config.data_sets import confirmation_pool, resolved_data_sets
-from husai.config.external import Drawn
+from husai.config.external import Drawn, GateProbe
 from husai.config.fields import Section
 from husai.planning import specs
 from husai.planning.plan import Plan
@@ -52,9 +52,16 @@ class SpecBuilder:
             corpus=self._corpus() if read else None,
         ).text()
 
-    def probes(self) -> str:
-        """Which rows get probe activations."""
-        return specs.ProbesSpec(**self.sets, hooks=self.plan.pool_hooks()).text()
+    def probes(self, subject: str) -> str:
+        """Which rows get probe activations; of the randomised subject those of the confirmation."""
+        stored = self.config.activations.get(self.config.external.subject)
+        others = {"selection": [], "ood": []} if subject.endswith(RANDOM) else {}
+        return specs.ProbesSpec(
+            **{**self.sets, **others},
+            hooks=self.plan.pool_hooks(),
+            pooling=self.config.external.probing.pooling,
+            **({"dtype": stored.dtype} if stored else {}),
+        ).text()
 
     def train(self, subject: str, recipe_id: str) -> str:
         """A recipe and its seeds."""
@@ -80,13 +87,14 @@ class SpecBuilder:
         b = self.config.baseline
         return specs.PlantedSpec(**fields(b.planted), seeds=b.seeds).text()
 
-    def probing(self, split: str = "selection") -> str:
-        """Sparse probing of one split."""
-        probing = self.config.external.probing
-        found = fields(probing)
-        engine = found.pop("confirmation_engine")
+    def probing(self, split: str = "selection", role: str = "candidate") -> str:
+        """Sparse probing of one split; on the randomised subject at the gate's k alone."""
+        found = fields(self.config.external.probing)
+        engine, gate_k = found.pop("confirmation_engine"), found["gate_k"]
+        if role == "random_model":
+            found["dense_k"] = gate_k
         if split == "confirmation":
-            found |= {"engine": engine, "ks": [probing.gate_k]}
+            found |= {"engine": engine, "ks": sorted({gate_k, found["dense_k"]})}
         return specs.ProbingSpec(
             **found, split=split, datasets=self.sets[split], max_rows=self.sets["max_rows"]
         ).text()
@@ -163,8 +171,9 @@ class SpecBuilder:
 
     def ood(self) -> str:
         """Out-of-domain probing of the candidate."""
-        probing = self.config.external.probing
-        return specs.OODSpec(**self.sets, gate_k=probing.gate_k, penalty=probing.penalty).text()
+        probing = fields(self.config.external.probing)
+        read = {name: probing[name] for name in GateProbe.model_fields}
+        return specs.OODSpec(**self.sets, **read).text()
 
     def selection(self) -> str:
         """How the candidate is chosen."""

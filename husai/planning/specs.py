@@ -152,6 +152,10 @@ class ProbesSpec(EvaluationSets):
     hooks: list[Name] = Field(min_length=1)
     max_tokens: PositiveInt = 1024
     """Tokens read of a row, at most the subject's context; SAEBench's own limit."""
+    pooling: Literal["mean", "last"] = "mean"
+    """Which tokens of a row are kept: those that count, or the last one."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Number format on disk."""
 
 
 class TrainSpec(Spec):

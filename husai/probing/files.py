@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from husai import provenance
+from husai.compute import side_by_side
 from husai.errors import HusaiError, nearest
 from husai.probing import datasets
-from husai.probing.protocol import ProbeData
+from husai.probing.encoders import ProbeData
 
 
 def probe_path(probes: str | Path, hook_name: str, name: str, ood: bool = False) -> Path:
@@ -45,49 +46,83 @@ def probe_path(probes: str | Path, hook_name: str, name: str, ood: bool = False)
 
 
 def load_probe_data(
-    probes: str | Path, hook_name: str, name: str, max_rows: int | None = None, ood: bool = False
+    probes: str | Path,
+    hook_name: str,
+    name: str,
+    pooling: str,
+    max_rows: int | None = None,
+    ood: bool = False,
 ) -> ProbeData:
-    """Activations and labels of one data set, the first ``max_rows`` rows of it."""
-    from safetensors.torch import load_file
+    """Activations and labels of one data set, the first ``max_rows`` rows of it.
+
+    Raises
+    ------
+    HusaiError
+        A file that is missing, damaged, of another layout or another pooling, or activations that
+        are not finite.
+    """
+    from safetensors import safe_open
 
     path = probe_path(probes, hook_name, name, ood)
+    again = "delete it and run the probe activations again"
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            stored = (file.metadata() or {}).get("pooling")
     except Exception as error:
+        raise HusaiError(f"{path}: not a readable safetensors file ({error}); {again}") from error
+    if {"tokens", "offsets", "y"} - tensors.keys() or tensors["tokens"].ndim != 2:
         raise HusaiError(
-            f"{path}: not a readable safetensors file ({error}); delete it and run the probe "
-            "activations again"
-        ) from error
-    if "x" not in tensors or tensors["x"].ndim != 2 or "y" not in tensors:
-        raise HusaiError(
-            f"{path}: holds no matrix 'x' (n_rows, d) with labels 'y'; delete it and run the probe "
-            "activations again"
+            f"{path}: holds no matrix 'tokens' (n_tokens, d) with 'offsets' and labels 'y'; {again}"
         )
-    x, y = tensors["x"][:max_rows].float(), tensors["y"][:max_rows].numpy().astype(np.int64)
-    if not x.sum().isfinite() and not torch.isfinite(x).all():  # a finite sum is quick proof
+    tokens, offsets, y = (tensors[key] for key in ("tokens", "offsets", "y"))
+    if len(offsets) != len(y) + 1 or int(offsets[-1]) != len(tokens) or offsets.diff().min() < 1:
+        raise HusaiError(
+            f"{path}: {len(tokens)} tokens and {len(y)} labels do not fit its offsets; {again}"
+        )
+    if stored != pooling:
+        raise HusaiError(
+            f"{path}: holds tokens for pooling '{stored}', but external.probing.pooling is "
+            f"'{pooling}'; run the probe activations again"
+        )
+    if max_rows is not None:
+        offsets, y = offsets[: max_rows + 1], y[:max_rows]
+        tokens = tokens[: int(offsets[-1])]
+    if not tokens.sum(dtype=torch.float64).isfinite():  # anything not finite makes it so
         raise HusaiError(
             f"{path}: NaN or infinite activations; run the probe activations again in float32"
         )
-    if len(x) != len(y):
-        raise HusaiError(
-            f"{path}: {len(x)} rows but {len(y)} labels; delete it and run the probe activations "
-            "again"
-        )
-    return ProbeData(name, datasets.family(name), x, y)
+    return ProbeData(name, datasets.family(name), tokens, offsets, y.numpy().astype(np.int64))
+
+
+def save_probe_data(
+    path: Path, tokens: torch.Tensor, offsets: torch.Tensor, y: np.ndarray, pooling: str
+) -> None:
+    """Write the activations of a data set at one hook; see :class:`ProbeData`."""
+    from safetensors.torch import save_file
+
+    content = {"tokens": tokens.contiguous(), "offsets": offsets, "y": torch.from_numpy(y)}
+    with provenance.atomic_path(path) as temporary:
+        save_file(content, temporary, metadata={"pooling": pooling})
 
 
 def probe_data(
-    probes: str | Path, hook_name: str, names: Sequence[str], max_rows: int | None = None
+    probes: str | Path,
+    hook_name: str,
+    names: Sequence[str],
+    pooling: str,
+    max_rows: int | None = None,
 ) -> Iterator[ProbeData]:
     """:func:`load_probe_data` of each name, one at a time."""
     for name in names:
-        yield load_probe_data(probes, hook_name, name, max_rows)
+        yield load_probe_data(probes, hook_name, name, pooling, max_rows)
 
 
 def activation_hashes(
     probes: str | Path, hook_name: str, names: Sequence[str], ood: bool = False
 ) -> dict[str, str]:
-    """``{data set: SHA-256 of its activation file}``."""
-    return {
-        name: provenance.sha256_file(probe_path(probes, hook_name, name, ood)) for name in names
-    }
+    """``{data set: SHA-256 of its activation file}``; several files at a time, as those of every
+    token are large.
+    """
+    paths = [probe_path(probes, hook_name, name, ood) for name in names]
+    return dict(zip(names, side_by_side(provenance.sha256_file, paths), strict=True))

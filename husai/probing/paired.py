@@ -5,13 +5,16 @@ them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from husai.errors import HusaiError
 from husai.evidence import Metric
-from husai.probing.protocol import ProbeResult
+from husai.probing.tables import informative
+
+if TYPE_CHECKING:  # which needs torch; these sums do not
+    from husai.probing.protocol import ProbeResult
 
 CYCLE3_MAX_K = 5
 BASELINES = ("dense", "neurons", "pca")
@@ -35,6 +38,8 @@ def paired_rows(results: Sequence[ProbeResult | dict], baselines: dict[str, dict
                 "saebench --baselines-only with the same spec"
             )
         row.update(
+            informative=base["informative"],
+            dense_val_lcb=base["validation"]["lcb"],
             dense_auc=base["dense"]["auc"],
             neurons_auc=base["neurons"][k]["auc"],
             pca_auc=base["pca"][k]["auc"],
@@ -55,24 +60,24 @@ def validation_k(rows: Sequence[dict]) -> int:
     return max(sorted({row["k"] for row in rows}), key=lambda k: at_k(rows, k, "val_auc").mean())
 
 
-def metrics(rows: Sequence[dict], gate_k: int) -> dict[str, dict]:
-    """Mean AUC per k and mean paired deltas at ``gate_k``; one SAE is one seed, so no metric has an
-    interval.
+def metrics(rows: Sequence[dict], gate_k: int, dense_k: int) -> dict[str, Metric]:
+    """Mean AUC per k and mean paired deltas, against the dense probe at ``dense_k``, otherwise at
+    ``gate_k``, over the informative data sets; nothing where there is none. One SAE is one seed, so
+    no metric has an interval.
     """
-    ks = sorted({row["k"] for row in rows})
-    if gate_k not in ks:
-        raise HusaiError(
-            f"external.probing.gate_k: {gate_k} is not among the probed ks {ks}; add it to "
-            "external.probing.ks"
-        )
-    out = {f"auc_k{k}": _mean(at_k(rows, k)) for k in ks}
+    counted = informative(rows)
+    rows = [row for row in rows if row["dataset"] in counted]
+    if not rows:
+        return {}
+    out = {f"auc_k{k}": _mean(at_k(rows, k)) for k in sorted({row["k"] for row in rows})}
     for name in BASELINES:
-        out[f"{name}_auc_k{gate_k}"] = _mean(at_k(rows, gate_k, f"{name}_auc"))
-        out[f"delta_vs_{name}"] = _mean(at_k(rows, gate_k) - at_k(rows, gate_k, f"{name}_auc"))
+        k = dense_k if name == "dense" else gate_k
+        out[f"{name}_auc_k{k}"] = _mean(at_k(rows, k, f"{name}_auc"))
+        out[f"delta_vs_{name}"] = _mean(at_k(rows, k) - at_k(rows, k, f"{name}_auc"))
     return out
 
 
-def _mean(values: np.ndarray) -> dict:
+def _mean(values: np.ndarray) -> Metric:
     return Metric(float(values.mean()), n=1, method=f"mean over {len(values)} data sets, one seed")
 
 

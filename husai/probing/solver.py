@@ -64,10 +64,6 @@ class Probes(NamedTuple):
     """``(K,)`` of the chosen C."""
     C: list[float]
 
-    def probabilities(self, x: np.ndarray) -> np.ndarray:
-        """Probabilities of class 1 ``(K, n)`` of rows ``x (n, m)``."""
-        return scores.probabilities(self.models, x)
-
 
 def validation_rows(n_train: int) -> int:
     """How many of the last training rows validate C: a fifth, at most 100 (``get_cv`` of sae-probes
@@ -188,18 +184,17 @@ def unconverged() -> Iterator[None]:
 
 
 def auc_on_validation(f: Features, models: np.ndarray) -> np.ndarray:
-    """AUC ``(N,)`` of models ``(N, 1 + m)`` on the validation rows; those that tie for the highest
-    by scikit-learn's arithmetic, whose last bits the official choice of C hangs on."""
-    found, y = scores.probabilities(models, f.train[f.n_fit :]), f.y_train[f.n_fit :]
-    areas = scores.auc(found, y)
-    tied = np.flatnonzero(areas > areas.max() - 1e-12)
-    areas[tied] = [scores.trapezoid_auc(found[i], y) for i in tied]
-    return areas
+    """AUC ``(N,)`` of models ``(N, 1 + m)`` on the validation rows."""
+    return _aucs(models, f.train[f.n_fit :], f.y_train[f.n_fit :])
 
 
 def auc_on_test(f: Features, models: np.ndarray) -> np.ndarray:
     """AUC ``(N,)`` of models ``(N, 1 + m)`` on the test rows."""
-    return scores.auc(scores.probabilities(models, f.test), f.y_test)
+    return _aucs(models, f.test, f.y_test)
+
+
+def _aucs(models: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.array([scores.auc(p, y) for p in scores.probabilities(models, x)])
 
 
 def check_ks(ks: Sequence[int]) -> None:

@@ -72,7 +72,9 @@ def probe_split(
         )
     rng = np.random.RandomState(seed)
     train = _draw(rng, positive, negative, num_train)
-    positive, negative = np.setdiff1d(positive, train[0]), np.setdiff1d(negative, train[1])
+    left = np.ones(len(y), bool)
+    left[np.concatenate(train)] = False
+    positive, negative = positive[left[positive]], negative[left[negative]]
     if num_test is None:
         num_test = min(len(y) - num_train - 1, 2 * min(len(positive), len(negative)))
     test = _draw(rng, positive, negative, num_test)

@@ -49,6 +49,8 @@ def axis_tables(rows: Sequence[dict], axes: Sequence[str], names: Sequence[str])
     return tables
 
 
-def _spread(rows: Sequence[dict], name: str) -> Metric:
-    points = [row[name].value for row in rows]
+def _spread(rows: Sequence[dict], name: str) -> Metric | None:
+    points = [row[name].value for row in rows if row[name] is not None]
+    if not points:
+        return None
     return Metric(sum(points) / len(points), min(points), max(points), len(points), METHOD)

@@ -10,6 +10,7 @@ import torch
 
 from husai.errors import HusaiError, nearest
 from husai.recipe import READ_ONLY
+from husai.sae.kernels import top_k
 
 THRESHOLDED = ("batchtopk", "jumprelu")
 TOP_K = ("topk", "transcoder")
@@ -130,8 +131,9 @@ class SAE:
         """
         pre = self.pre_activations(x)
         if self.architecture in TOP_K:
-            values, indices = pre.topk(self.k, dim=-1, sorted=False)
-            return torch.zeros_like(pre).scatter_(-1, indices, values.relu_())
+            rows = pre.reshape(-1, self.d_sae)
+            values, indices = top_k(rows, self.k)
+            return torch.zeros_like(rows).scatter_(-1, indices, values.relu_()).view_as(pre)
         if self.architecture == "abstopk":
             indices = pre.abs().topk(self.k, dim=-1, sorted=False).indices
             return torch.zeros_like(pre).scatter_(-1, indices, pre.gather(-1, indices))

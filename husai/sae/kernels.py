@@ -179,8 +179,9 @@ def by_group(code: Code, groups: Sequence[int], d_sae: int) -> Code:
     groups : sequence of int
         Latents up to the end of each group; the last is ``d_sae``.
     """
-    ends = torch.tensor(groups[:-1], device=code.columns.device)
-    rows = code.rows * len(groups) + torch.bucketize(code.columns % d_sae, ends, right=True)
+    latents, rows = code.columns % d_sae, code.rows * len(groups)
+    for end in groups[:-1]:  # a tensor of ends would be copied to a GPU, which no recorded step may
+        rows += latents >= end
     n_rows = (len(code.starts) - 1) * len(groups)
     starts = torch.searchsorted(rows, torch.arange(n_rows + 1, device=rows.device))
     return code._replace(rows=rows, starts=starts)

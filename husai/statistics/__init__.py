@@ -2,6 +2,7 @@
 pairs that share one.
 """
 
+from husai.statistics.areas import auc_interval
 from husai.statistics.chance import assessable, chance_corrected
 from husai.statistics.comparisons import (
     MannWhitney,
@@ -34,6 +35,7 @@ __all__ = [
     "Difference",
     "MannWhitney",
     "assessable",
+    "auc_interval",
     "bootstrap_percentile",
     "chance_corrected",
     "clone_pairs",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from husai.evidence import Metric, read_metric
+from husai.probing.tables import informative
 from husai.statistics import (
     chance_corrected,
     crossed_metric,
@@ -53,6 +54,33 @@ def probing_difference(rows: Sequence[Mapping[str, Any]]) -> Metric:
     seeds = dict.fromkeys(row["seed"] for row in rows)
     table = [[delta[seed, name] for name in families] for seed in seeds]
     return crossed_metric(table, list(families.values()))
+
+
+def paired_probes(ours: Sequence[dict], theirs: Sequence[dict]) -> list[dict]:
+    """Rows that :func:`probing_difference` reads, from probing records of single SAEs, ``ours`` on
+    the trained subject and ``theirs`` on the randomised one: AUC at the gate's k on the data sets
+    that are informative on the trained subject.
+
+    SAEs are paired in the order of the records, as many as the smaller ensemble has: seeds of two
+    subjects have nothing but their number in common."""
+    rows = []
+    for mine, other in zip(ours, theirs, strict=False):
+        k = mine["probing"]["gate_k"]
+        aucs = {row["dataset"]: row["auc"] for row in other["per_dataset"] if row["k"] == k}
+        families = informative(mine["per_dataset"])
+        rows += [
+            {
+                "seed": mine["seed"],
+                "random_seed": other["seed"],
+                "dataset": row["dataset"],
+                "family": families[row["dataset"]],
+                "auc": row["auc"],
+                "random_auc": aucs[row["dataset"]],
+            }
+            for row in mine["per_dataset"]
+            if row["k"] == k and row["dataset"] in families
+        ]
+    return rows
 
 
 def stress_metrics(

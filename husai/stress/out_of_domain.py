@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from husai.errors import HusaiError
 from husai.probing import scores
-from husai.probing.baselines import fit_dense
+from husai.probing.baselines import fit_dense, validate_dense
+from husai.probing.encoders import ProbeData, codes_of
 from husai.probing.paired import cycle3_summary
-from husai.probing.protocol import ProbeData, as_array, check_width, select_features
+from husai.probing.protocol import as_array, select_features
 from husai.probing.solver import auc_on_test, fit_probes
 from husai.probing.splits import MAX_TRAIN, MIN_TEST, PROBE_SEED, probe_split
 
@@ -52,51 +52,37 @@ def ood_rows(
 
 
 def dense_drop(data: ProbeData, out: ProbeData, seed: int = PROBE_SEED) -> dict[str, float]:
-    """AUC of the subject's dense probe in and out of its domain: ``{"id", "ood"}``."""
+    """AUC of the subject's dense probe in and out of its domain, ``{"id", "ood"}``, and the lower
+    bound ``"val_lcb"`` of its AUC on training rows (:func:`validate_dense`).
+    """
     train, rest = ood_rows(data.y, seed, data.name)
-    x = data.x.float().cpu().numpy()
+    x, x_out = as_array(data.activations()), as_array(out.activations())
     found, classifier = fit_dense(x[train], data.y[train], x[rest], data.y[rest], seed)
-    ood = scores.trapezoid_auc(classifier.predict_proba(out.x.float().cpu().numpy())[:, 1], out.y)
-    return {"id": found.auc, "ood": ood}
+    ood = scores.auc(classifier.predict_proba(x_out)[:, 1], out.y)
+    validation = validate_dense(x[train], data.y[train], found.C, seed)
+    return {"id": found.auc, "ood": ood, "val_lcb": validation.lcb}
 
 
-def sae_drops(
-    encoder,
-    pairs: Sequence[tuple[ProbeData, ProbeData]],
+def sae_drop(
+    sae,
+    data: ProbeData,
+    out: ProbeData,
     k: int,
     *,
     penalty: str = "l1",
     seed: int = PROBE_SEED,
     device="cpu",
-) -> list[dict[str, float]]:
-    """AUC of an SAE's k-sparse probe in and out of its domain, per pair of (data set, OOD twin):
-    ``{"id", "ood"}``.
-    """
-    return [_sae_drop(encoder, *pair, k, penalty, seed, device) for pair in pairs]
-
-
-def _sae_drop(
-    encoder, data: ProbeData, out: ProbeData, k: int, penalty: str, seed: int, device
 ) -> dict[str, float]:
-    check_width(encoder, data)
-    check_width(encoder, out)
+    """AUC of an SAE's k-sparse probe in and out of its domain: ``{"id", "ood"}``."""
     train, rest = ood_rows(data.y, seed, data.name)
-    features = select_features(encoder, data, train, rest, k, device=device)
+    features = select_features(codes_of(sae, data, device), data, train, rest, k)
     models = fit_probes(features, [k], penalty=penalty, seed=seed).models
-    latents = torch.tensor(features.latents, device=device)
-    outside = as_array(encoder.columns(out.x.to(device), latents))
+    outside = as_array(codes_of(sae, out, device)[:, features.latents])
     moved = features._replace(test=outside, y_test=np.asarray(out.y))
     return {
         "id": float(auc_on_test(features, models)[0]),
         "ood": float(auc_on_test(moved, models)[0]),
     }
-
-
-def excess_drops(sae: Sequence[dict[str, float]], dense: Sequence[dict[str, float]]) -> np.ndarray:
-    """(SAE in-domain - SAE out) - (dense in-domain - dense out), one value per data set."""
-    return np.array(
-        [(s["id"] - s["ood"]) - (d["id"] - d["ood"]) for s, d in zip(sae, dense, strict=True)]
-    )
 
 
 def alphabetical_partition(names: Sequence[str], fraction: float = 0.25) -> dict[str, list[str]]:

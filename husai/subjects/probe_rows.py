@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
+from husai.errors import HusaiError
 from husai.probing import datasets, splits
-from husai.provenance import atomic_path, hash_json
+from husai.probing.files import save_probe_data
+from husai.provenance import hash_json
 from husai.subjects import Subject
 
 
@@ -26,19 +26,27 @@ def corpus_hashes(model_dir: Path) -> np.ndarray | None:
 def write_probes(
     subject: Subject,
     data: datasets.Dataset,
-    hooks: Sequence[str],
-    files: Sequence[Path],
-    max_tokens: int,
-    known: np.ndarray | None,
+    files: dict[str, Path],
+    *,
+    pooling: str = "mean",
+    max_tokens: int = 1024,
+    dtype: torch.dtype = torch.float32,
+    known: np.ndarray | None = None,
     is_ood: bool = False,
 ) -> dict:
-    """Write the last-token activations of a data set, one file per hook: ``x`` (n_rows, d) float32
-    in file order and ``y`` (n_rows,) int64 labels.
+    """Write the activations of a data set, one file per hook; see
+    :func:`husai.probing.files.save_probe_data`.
 
     Parameters
     ----------
+    files : dict
+        ``{hook: file}``.
+    pooling : {"mean", "last"}
+        Which tokens of a row are kept: see :func:`kept_tokens`.
     max_tokens : int
         Tokens read of a row, at most the subject's context.
+    dtype : torch.dtype
+        Number format on disk.
     known : ndarray or None
         See :func:`corpus_hashes`.
     is_ood : bool
@@ -47,21 +55,48 @@ def write_probes(
     Returns
     -------
     dict
-        Rows, test rows, test rows whose text is ``known``, a hash of the rows, the family.
+        Rows, tokens, test rows, test rows whose text is ``known``, a hash of the rows, the family.
     """
     from husai.subjects.text.corpus import hash_numbers
 
     hashes = hash_numbers([datasets.row_hash(p) for p in data.prompts])
     train_rows = [] if is_ood else splits.probe_train_rows(data.y)
     test = np.setdiff1d(np.arange(len(data.y)), train_rows)
-    values = subject.activations(data.prompts, hooks, positions="last", max_tokens=max_tokens)
-    for hook, path in zip(hooks, files, strict=True):
-        with atomic_path(path) as temporary:
-            save_file({"x": values[hook].contiguous(), "y": torch.from_numpy(data.y)}, temporary)
+    ids = subject.encode(data.prompts, max_tokens)
+    kept = [kept_tokens(subject, row, pooling) for row in ids]
+    offsets = torch.tensor([0, *np.cumsum([len(k) for k in kept])])
+    tokens = {
+        hook: torch.empty(int(offsets[-1]), subject.width(hook), dtype=dtype) for hook in files
+    }
+    for rows, _, values in subject.passes(ids, list(files)):
+        for hook, found in values.items():
+            for row, value in zip(rows, found.cpu(), strict=True):
+                tokens[hook][offsets[row] : offsets[row + 1]] = value[kept[row]].to(dtype)
+    for hook, path in files.items():
+        if not tokens[hook].sum(dtype=torch.float64).isfinite():
+            raise HusaiError(
+                f"subject '{subject.name}': NaN or infinite activations at '{hook}' in data set "
+                f"'{data.name}' as {dtype}; store activations in float32 or load the subject again"
+            )
+        save_probe_data(path, tokens[hook], offsets, data.y, pooling)
     return {
         "n_rows": len(data.y),
+        "n_tokens": int(offsets[-1]),
         "n_test": len(test),
         "text_overlap_rows": 0 if known is None else int(np.isin(hashes[test], known).sum()),
         "rows_sha256": hash_json([f"{h & 0xFFFFFFFFFFFFFFFF:016x}" for h in hashes.tolist()]),
         "family": data.family,
     }
+
+
+def kept_tokens(subject: Subject, ids: np.ndarray, pooling: str) -> np.ndarray:
+    """Positions of the tokens of one row that its pooled activations are made of.
+
+    ``last`` is the last token, as sae-probes reads it. ``mean`` are those that SAEs are trained on
+    (:meth:`Subject.usable`): neither special tokens, nor the first token of a row, on which causal
+    models pile up activations of another size. A row that has no others keeps its last token."""
+    last = np.array([len(ids) - 1])
+    if pooling == "last":
+        return last
+    usable = subject.usable(torch.as_tensor(ids).unsqueeze(0))[0]
+    return np.flatnonzero(usable.numpy()) if usable.any() else last

@@ -13,7 +13,13 @@ import numpy as np
 from husai.evidence import Metric, new_record
 from husai.gate.checks.integrity import integrity_metrics
 from husai.planning.specs import ConfirmationSpec
-from husai.probing.tables import families, probing_metrics
+from husai.probing.tables import (
+    NONE_INFORMATIVE,
+    aucs,
+    counts,
+    informative,
+    probing_metrics,
+)
 from husai.provenance import read_json
 from husai.recipe import Recipe
 from husai.stability.record import StabilityRecord
@@ -58,7 +64,7 @@ def integrity(
 def saebench(
     spec: ConfirmationSpec, recipe: Recipe, candidate: Sequence[Path], frozen: Sequence[Path]
 ) -> dict[str, Any]:
-    """Paired deltas of AUC on the confirmation data sets
+    """Paired deltas of AUC on the informative confirmation data sets
     (:func:`husai.probing.tables.probing_metrics`).
 
     Parameters
@@ -66,14 +72,14 @@ def saebench(
     candidate, frozen : sequence of path
         Records of single SAEs: the candidate's and its frozen-decoder control's.
     """
-    k = spec.gate_k
     records, controls = ([read_json(p) for p in paths] for paths in (candidate, frozen))
-    seeds = [r["seed"] for r in records]
+    first, seeds = records[0], [r["seed"] for r in records]
     metrics = probing_metrics(records, controls)
-    aucs = [[row["auc"] for row in r["per_dataset"] if row["k"] == k] for r in records]
-    metrics["auc"] = Metric(
-        float(np.array(aucs).mean()), n=len(seeds), method="mean over seeds and data sets"
-    )
+    found = [list(aucs(r, spec.gate_k).values()) for r in records]
+    if found[0]:
+        metrics["auc"] = Metric(
+            float(np.mean(found)), n=len(seeds), method="mean over seeds and data sets"
+        )
     return new_record(
         "saebench",
         recipe.subject,
@@ -83,9 +89,11 @@ def saebench(
         [*candidate, *frozen],
         spec.values(),
         seeds,
-        k=k,
-        datasets=sorted({row["dataset"] for row in records[0]["per_dataset"]}),
-        families=families(records[0]),
-        probing=records[0]["probing"],
+        k=spec.gate_k,
+        datasets=sorted({row["dataset"] for row in first["per_dataset"]}),
+        informative=informative(first["per_dataset"]),
+        **counts(first["per_dataset"]),
+        **({} if found[0] else {"reason": NONE_INFORMATIVE}),
+        probing=first["probing"],
         phase="confirmation",
     )

@@ -145,12 +145,12 @@ def weight_row(
 def external_delta(
     record: StabilityRecord, control: StabilityRecord, external: dict, gate_k: int | None
 ) -> Metric | None:
-    """Probing AUC at the gate's k minus the control's, paired by seed and data set; None on a
-    subject without external benchmarks.
+    """Probing AUC at the gate's k minus the control's, paired by seed and informative data set;
+    None on a subject without external benchmarks or informative data sets.
     """
     subject = record.data["subject"]
     ours, theirs = external.get((subject, record.id)), external.get((subject, control.id))
     if not ours or not theirs:
         return None
     table, families = probe_table(ours, gate_k, theirs)
-    return crossed_interval(table, families)
+    return crossed_interval(table, families) if families else None

@@ -4,25 +4,20 @@ selectors.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from husai import provenance
 from husai.cebench.evidence import delta_table, mismatch, pair_delta, with_baseline
-from husai.errors import HusaiError
 from husai.planning.specs import FrontierSpec, ScalingSpec
-from husai.probing.tables import aucs, probe_table
-from husai.provenance import failure
-from husai.recipe import Recipe
+from husai.probing.tables import INFORMATIVE, NONE_INFORMATIVE, aucs, probe_table
 from husai.report.axes import axis_tables
 from husai.stability.record import failed_records, load_records
 from husai.statistics import crossed_interval, jackknife_t
 from husai.summaries.faithfulness import load_losses
 from husai.summaries.gated import gated_metrics
-from husai.summaries.table import StageTable, mark_pareto
+from husai.summaries.measured import Measured, control_of, load_measured
+from husai.summaries.table import StageTable, mark_pareto, value_of
 
 COLUMNS = {
     "frontier": [
@@ -66,81 +61,14 @@ MEASURED = (
 )
 
 
-class Measured:
-    """External records of one recipe over its seeds, in the order of the seeds; ``failure`` says
-    why when the recipe failed.
-    """
-
-    def __init__(self, saebench: Sequence[dict], cebench: Sequence[dict], recipe_dir: Path):
-        self.saebench, self.cebench = list(saebench), list(cebench)
-        self.described = provenance.read_json(recipe_dir / "recipe.json")
-        self.recipe = Recipe.from_dict(self.described["recipe"])
-        self.resolved = Recipe.from_dict(self.described.get("resolved") or self.described["recipe"])
-        self.seeds = [r["seed"] for r in self.saebench]
-        self.failure = failure(self.described) or next(
-            filter(None, map(seed_failure, (*self.saebench, *self.cebench))), None
-        )
-        if self.seeds != [r["seed"] for r in self.cebench]:
-            raise HusaiError(
-                f"{self.recipe.id}: SAEBench measured seeds {self.seeds}, CE-Bench "
-                f"{[r['seed'] for r in self.cebench]}; rerun the missing one"
-            )
-
-    @property
-    def l0(self) -> float:
-        """Target L0 after calibration: what a matched control shares."""
-        return self.resolved.matched_l0
-
-    def final(self, name: str) -> list[float]:
-        """A training result per seed."""
-        by_seed = {f["seed"]: f[name] for f in self.described["final"]}
-        return [by_seed[s] for s in self.seeds]
-
-
-def seed_failure(record: dict) -> str | None:
-    """Why the measurement of one SAE failed; None when it did not."""
-    reason = failure(record)
-    return f"{record['kind']} of seed {record['seed']}: {reason}" if reason else None
-
-
-def load_measured(inputs: Sequence[str]) -> dict[str, Measured]:
-    """``{recipe id: Measured}`` from the external records among ``inputs``."""
-    found: dict[str, dict[str, list[dict]]] = defaultdict(lambda: {"saebench": [], "cebench": []})
-    for path in map(Path, inputs):
-        if path.stem in ("saebench", "cebench") and path.parent.name.startswith("seed"):
-            found[path.parent.parent.name][path.stem].append(provenance.read_json(path))
-    out = {}
-    for name, records in found.items():
-        subject = records["saebench"][0]["subject"]
-        out[name] = Measured(
-            records["saebench"], records["cebench"], Path("results/saes") / subject / name
-        )
-    return out
-
-
-def control_of(measured: Measured, pool: dict[str, Measured]) -> Measured:
-    """The frozen-decoder control of the same hook, width and L0."""
-    for other in pool.values():
-        r, mine = other.resolved, measured.resolved
-        if r.frozen_decoder and (r.hook_name, r.d_sae, other.l0) == (
-            mine.hook_name,
-            mine.d_sae,
-            measured.l0,
-        ):
-            return other
-    raise HusaiError(
-        f"{measured.recipe.id}: no frozen-decoder control of hook {measured.recipe.hook_name}, "
-        f"d_sae {measured.recipe.d_sae}, L0 {measured.l0:g}"
-    )
-
-
 def external_row(measured: Measured, control: Measured, k: int) -> dict:
     """One recipe: training quality, mean AUC, deltas with crossed intervals over seeds and
     families.
     """
     r = measured.recipe
     frozen, family = probe_table(measured.saebench, k, control.saebench)
-    dense, _ = probe_table(measured.saebench, k, "dense_auc")
+    dense, _ = probe_table(measured.saebench, measured.dense_k, "dense_auc")
+    auc = [list(aucs(record, k).values()) for record in measured.saebench]
     ce, _, ce_family = delta_table(measured.cebench, control.cebench)
     problems = sorted({mismatch(a, b) for a in measured.cebench for b in control.cebench} - {None})
     return {
@@ -155,9 +83,10 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
         "target_l0": measured.l0,
         "options": "-".join(r.options) or "none",
         "l0": jackknife_t(measured.final("l0")),
-        "auc": jackknife_t([float(np.mean(list(aucs(m, k).values()))) for m in measured.saebench]),
-        "delta_vs_frozen": crossed_interval(frozen, family),
-        "delta_vs_dense": crossed_interval(dense, family),
+        "n_informative": len(family),
+        "auc": jackknife_t([float(np.mean(one)) for one in auc]) if family else None,
+        "delta_vs_frozen": crossed_interval(frozen, family) if family else None,
+        "delta_vs_dense": crossed_interval(dense, family) if family else None,
         "cebench_delta_vs_frozen": crossed_interval(ce, ce_family),
         "cebench_control": "; ".join(problems) or "matched",
         "status": "measured",
@@ -181,8 +110,8 @@ def failed_row(measured: Measured, reason: str) -> dict:
 def selector_records(measured: Measured, control: Measured, k: int) -> list[dict]:
     """One record per SAE, in the shape the selectors read."""
     by_seed = {r["seed"]: r for r in control.cebench}
-    frozen, _ = probe_table(measured.saebench, k, control.saebench)
-    dense, _ = probe_table(measured.saebench, k, "dense_auc")
+    frozen, family = probe_table(measured.saebench, k, control.saebench)
+    dense, _ = probe_table(measured.saebench, measured.dense_k, "dense_auc")
     out = []
     for i, (sae, ce) in enumerate(zip(measured.saebench, measured.cebench, strict=True)):
         baseline = by_seed.get(ce["seed"], control.cebench[0])
@@ -208,8 +137,8 @@ def selector_records(measured: Measured, control: Measured, k: int) -> list[dict
                     key: paired[key] for key in ("custom_metrics", "delta_vs_matched_baseline")
                 },
                 "strict": {
-                    "delta_vs_frozen": float(frozen[i].mean()),
-                    "delta_vs_dense": float(dense[i].mean()),
+                    "delta_vs_frozen": float(frozen[i].mean()) if family else None,
+                    "delta_vs_dense": float(dense[i].mean()) if family else None,
                     "cebench_delta_vs_frozen_fraction": fraction,
                 },
             }
@@ -273,8 +202,10 @@ def table(stage: str, spec: FrontierSpec | ScalingSpec, inputs: Sequence[str]) -
         }
     ]
     notes = [
+        f"AUCs and deltas are over informative data sets, where the lower bound of the dense probe's "
+        f"validation AUC reaches {INFORMATIVE:.2f}; delta_vs_dense is at dense_k.",
         "Deltas are paired per data set; intervals are the widest of the crossed (seeds x "
-        "families) bootstrap and the family-level and seed-level t intervals."
+        "families) bootstrap and the family-level and seed-level t intervals.",
     ]
     notes += [
         f"{row['recipe']}: CE-Bench control not matched ({row['cebench_control']})."
@@ -300,7 +231,9 @@ def headline_of(rows: list[dict], failed: list[dict], k: int) -> str:
     lost = f" Failed: {', '.join(row['recipe'] for row in failed)}." if failed else ""
     if not rows:
         return f"No recipe could be measured.{lost}"
-    best = max(rows, key=lambda r: r["delta_vs_frozen"].value)
+    best = max(rows, key=lambda r: value_of(r["delta_vs_frozen"]))
+    if best["delta_vs_frozen"] is None:
+        return f"{len(rows)} recipes; {NONE_INFORMATIVE}.{lost}"
     gain = f"{best['delta_vs_frozen'].value:+.4f} AUC"
     return (
         f"{len(rows)} recipes at probe k = {k}; best against its frozen control: "

@@ -101,7 +101,7 @@ def test_equals_the_authors_loop(architecture, fixed):
         )
 
 
-def test_many_saes_at_once_equal_each_alone_and_chunks_do_not_matter():
+def test_many_saes_at_once_equal_each_alone_and_chunks_do_not_matter(monkeypatch):
     saes = [
         make_sae("topk", seed=1),
         make_sae("relu", seed=2, d_sae=32),
@@ -111,7 +111,8 @@ def test_many_saes_at_once_equal_each_alone_and_chunks_do_not_matter():
     together, l0 = mean_latents(saes, pairs)
     for sae, means, active in zip(saes, together, l0, strict=True):
         for chunk in (1, 5, 64):
-            alone, alone_l0 = mean_latents([sae], pairs, chunk_tokens=chunk)
+            monkeypatch.setattr("husai.sae.pooled.CHUNK_VALUES", chunk * sae.d_sae)
+            alone, alone_l0 = mean_latents([sae], pairs)
             torch.testing.assert_close(alone[0], means, rtol=1e-5, atol=1e-6)
             assert alone_l0[0] == active
 
@@ -164,7 +165,7 @@ def test_limits_of_memory_and_cache_and_threads_only_divide_the_work(monkeypatch
         threaded = score_saes(saes, pairs)
         assert torch.get_num_threads() == 3
         monkeypatch.setattr("husai.cebench.scores.MEMORY_BYTES", 1)
-        monkeypatch.setattr("husai.cebench.means.CHUNK_VALUES", 64)
+        monkeypatch.setattr("husai.sae.pooled.CHUNK_VALUES", 64)
         divided = score_saes(saes, pairs)
     finally:
         torch.set_num_threads(threads)

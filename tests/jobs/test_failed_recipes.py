@@ -276,7 +276,7 @@ def test_the_calibration_lists_an_l0_matching_that_failed(compared, tmp_path, mo
 
 
 def test_codes_that_are_not_finite_are_a_failed_measurement(compared, monkeypatch):
-    from husai.probing import encoders
+    from husai.probing import protocol
 
     root, _ = compared
     monkeypatch.chdir(root)
@@ -284,7 +284,7 @@ def test_codes_that_are_not_finite_are_a_failed_measurement(compared, monkeypatc
     def overflow(*args):
         raise RecipeFailed("the SAE's code has NaN values")
 
-    monkeypatch.setattr(encoders.SAEEncoder, "best", overflow)
+    monkeypatch.setattr(protocol, "codes_of", overflow)
     out = root / "elsewhere/topk-d32-k4/seed0/saebench.json"
     spec = json.dumps(world.probing(world.SELECTION))
     world.husai(

@@ -8,7 +8,6 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from husai import provenance
 from husai.errors import HusaiError
@@ -19,8 +18,7 @@ from husai.official.engine import results_dir
 from husai.official.results import to_saebench_schema
 from husai.planning.specs import ProbingSpec, read_spec
 from husai.probing import datasets
-from husai.probing.encoders import SAEEncoder
-from husai.probing.files import load_probe_data
+from husai.probing.files import load_probe_data, save_probe_data
 from husai.probing.paired import cycle3_summary, validation_k
 from husai.probing.protocol import probe_datasets
 from husai.sae import SAE, save_sae
@@ -31,6 +29,7 @@ SPEC = {
     "datasets": NAMES,
     "ks": [1, 4],
     "gate_k": 4,
+    "dense_k": 4,
     "recipe": "mine",
     "seed": 3,
     "subject": "toy",
@@ -50,10 +49,10 @@ def world(tmp_path_factory):
     for name, direction in zip(NAMES, directions, strict=True):
         y = datasets.load_dataset(name).y[:420]
         x = rng.normal(size=(420, D_IN)) + 0.7 * y[:, None] * direction
-        save_file(
-            {"x": torch.tensor(x, dtype=torch.float32), "y": torch.tensor(y)},
-            hook / f"{name}.safetensors",
-        )
+        # Two tokens a row, the second of which carries the label twice as strongly.
+        tokens = torch.tensor(np.stack([0.5 * x, x], 1).reshape(-1, D_IN), dtype=torch.float32)
+        path = hook / f"{name}.safetensors"
+        save_probe_data(path, tokens, torch.arange(0, 2 * 420 + 1, 2), y, "mean")
     for seed in (0, 1):
         save_sae(relu_sae(seed), root / f"sae{seed}")
     baselines_job(
@@ -88,13 +87,48 @@ def test_record_pairs_every_data_set_with_its_own_baselines(world, tmp_path):
         assert row["dense_auc"] == base[row["dataset"]]["dense"]["auc"]
         assert row["neurons_auc"] == base[row["dataset"]]["neurons"][str(row["k"])]["auc"]
         assert row["family"] == datasets.family(row["dataset"])
-    at_gate = [r for r in rows if r["k"] == 4]
+        assert row["informative"] == base[row["dataset"]]["informative"]
+        assert row["dense_val_lcb"] == base[row["dataset"]]["validation"]["lcb"]
+    at_gate = [r for r in rows if r["k"] == 4 and r["informative"]]
+    assert record["n_informative"] == len(at_gate) > 0
     assert record["metrics"]["delta_vs_dense"].value == pytest.approx(
         np.mean([r["auc"] - r["dense_auc"] for r in at_gate])
     )
     assert record["metrics"]["delta_vs_dense"].lcb == -np.inf, "one seed gives no interval"
     assert provenance.read_json(tmp_path / "saebench.json")["kind"] == "saebench"
     assert not list(tmp_path.glob("*.partial.json"))
+
+
+def test_where_no_data_set_is_informative_the_metrics_are_missing_and_the_record_says_why(
+    world, tmp_path
+):
+    base = provenance.read_json(world / "baselines.json")
+    for row in base["datasets"].values():
+        row["validation"]["lcb"], row["informative"] = 0.59, False
+    provenance.write_json(tmp_path / "baselines.json", base)
+    record = saebench_job(
+        read_spec(ProbingSpec, SPEC),
+        world / "sae0",
+        world / "toy" / "probes",
+        tmp_path / "baselines.json",
+        tmp_path / "saebench.json",
+    )
+    assert record["metrics"] == {} and record["n_informative"] == 0
+    assert "no data set is informative" in record["reason"]
+    assert len(record["per_dataset"]) == 6, "they are listed all the same"
+
+
+def test_without_baselines_a_record_has_the_same_aucs_and_no_deltas(world, tmp_path):
+    whole = run(world, tmp_path / "whole.json")["per_dataset"]
+    alone = saebench_job(
+        read_spec(ProbingSpec, SPEC),
+        world / "sae0",
+        world / "toy" / "probes",
+        None,
+        tmp_path / "alone.json",
+    )
+    assert alone["metrics"] == {}
+    assert [r["auc"] for r in alone["per_dataset"]] == [r["auc"] for r in whole]
 
 
 def test_llm_mean_is_over_exactly_the_data_sets_evaluated(world, tmp_path):
@@ -128,12 +162,12 @@ def test_an_interrupted_evaluation_goes_on_with_the_missing_data_sets(world, tmp
     whole = run(world, tmp_path / "whole.json")
     seen = []
 
-    def stop_after_two(probes, hook, names, max_rows=None):
+    def stop_after_two(probes, hook, names, *options):
         for i, name in enumerate(names):
             if i == 2 and not seen:
                 seen.append("stopped")
                 raise KeyboardInterrupt
-            yield load_probe_data(probes, hook, name, max_rows)
+            yield load_probe_data(probes, hook, name, *options)
 
     monkeypatch.setattr("husai.probing.files.probe_data", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
@@ -141,9 +175,9 @@ def test_an_interrupted_evaluation_goes_on_with_the_missing_data_sets(world, tmp
     assert set(json.loads((tmp_path / "cut.partial.json").read_text())) == set(NAMES[:2])
     loaded = []
 
-    def count(probes, hook, names, max_rows=None):
+    def count(probes, hook, names, *options):
         loaded.extend(names)
-        return (load_probe_data(probes, hook, name, max_rows) for name in names)
+        return (load_probe_data(probes, hook, name, *options) for name in names)
 
     monkeypatch.setattr("husai.probing.files.probe_data", count)
     assert run(world, tmp_path / "cut.json")["per_dataset"] == whole["per_dataset"]
@@ -154,8 +188,9 @@ def test_changed_activations_make_the_baselines_stale(world, tmp_path):
     probes = tmp_path / "toy" / "probes" / HOOK
     probes.mkdir(parents=True)
     for name in NAMES:
-        data = load_probe_data(world / "toy" / "probes", HOOK, name)
-        save_file({"x": data.x + 1.0, "y": torch.tensor(data.y)}, probes / f"{name}.safetensors")
+        data = load_probe_data(world / "toy" / "probes", HOOK, name, "mean")
+        path = probes / f"{name}.safetensors"
+        save_probe_data(path, data.tokens + 1.0, data.offsets, data.y, "mean")
     with pytest.raises(
         HusaiError, match=r"no baseline for the present activations of data set '96_spam_is'"
     ):
@@ -173,7 +208,9 @@ def test_changed_activations_make_the_baselines_stale(world, tmp_path):
     [
         ({"hook_name": "blocks.0.hook_resid_pre"}, "blocks.0.hook_resid_pre"),
         ({"gate_k": 16}, "gate_k: 16 is not among"),
-        ({"ks": [1, 2], "gate_k": 2}, "baselines were measured with ks"),
+        ({"dense_k": 8}, "dense_k: 8 is not among"),
+        ({"ks": [1, 2], "gate_k": 2, "dense_k": 2}, "baselines were measured with ks"),
+        ({"pooling": "last"}, "holds tokens for pooling 'mean'|measured with pooling = mean"),
         ({"penalty": "l0"}, "penalty: got \"l0\", it should be 'l1' or 'l2'"),
         ({"engine": "turbo"}, "engine: got \"turbo\", it should be 'fast' or 'official'"),
         ({"datasets": ["87_glue_colla"]}, "87_glue_cola"),
@@ -339,8 +376,8 @@ def test_official_engine_agrees_and_leaves_sae_probes_as_it_was(world, tmp_path)
     assert len(utils_data.get_yvals("87_glue_cola")) == 5000
     other = run(world, tmp_path / "other.json", "sae1", {**SPEC, "engine": "official"})
     mine = probe_datasets(
-        SAEEncoder(relu_sae(1)),
-        [load_probe_data(world / "toy" / "probes", HOOK, n) for n in NAMES],
+        relu_sae(1),
+        [load_probe_data(world / "toy" / "probes", HOOK, n, "mean") for n in NAMES],
         [1, 4],
     )
     assert [r["latents"] for r in other["per_dataset"]] == [r.latents for r in mine]

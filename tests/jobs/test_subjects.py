@@ -5,7 +5,6 @@ randomised copies, and their manifests.
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from husai.activations import ActivationStore
 from husai.errors import HusaiError
@@ -14,6 +13,7 @@ from husai.jobs.probe_activations import probe_activations_job
 from husai.jobs.subject import subject_job
 from husai.planning.specs import ActivationsSpec, ProbesSpec, SubjectSpec, read_spec
 from husai.probing import datasets
+from husai.probing.files import load_probe_data
 from husai.provenance import read_json, sha256_file
 from husai.subjects import load_subject
 from husai.subjects.rows import text_rows
@@ -158,13 +158,15 @@ def test_too_many_rows_and_unknown_hooks_or_keys_are_one_clear_line(root, tmp_pa
     )
 
 
-def test_probe_activations_are_last_tokens_in_file_order(root, tmp_path):
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_probe_activations_are_the_tokens_that_count_in_file_order(root, tmp_path, pooling):
     spec = {
         "selection": ["95_toxic_is"],
         "confirmation": [],
         "ood": ["87_glue_cola"],
         "max_rows": 200,
         "hooks": HOOKS,
+        "pooling": pooling,
     }
     probe_activations_job(
         ProbesSpec(**spec), root / "language/model", tmp_path / "manifest.json", device="cpu"
@@ -172,16 +174,26 @@ def test_probe_activations_are_last_tokens_in_file_order(root, tmp_path):
     data = datasets.load_dataset("95_toxic_is", 200)
     loaded = load_subject(root / "language/model")
     for hook in HOOKS:
-        record = load_file(tmp_path / hook / "95_toxic_is.safetensors")
-        assert record["x"].shape == (200, 16) and np.array_equal(record["y"].numpy(), data.y)
+        record = load_probe_data(tmp_path, hook, "95_toxic_is", pooling)
+        assert len(record.offsets) == 201 and np.array_equal(record.y, data.y)
         ids = loaded.encode(data.prompts[7:8])[0]
-        alone = loaded.model.run_with_cache(torch.from_numpy(ids)[None])[1][hook][0, -1]
-        torch.testing.assert_close(record["x"][7], alone, rtol=1e-4, atol=1e-5)
-        assert load_file(tmp_path / hook / "87_glue_cola.safetensors")["x"].shape == (200, 16)
-        assert load_file(tmp_path / hook / "87_glue_cola_OOD.safetensors")["x"].shape == (300, 16)
+        alone = loaded.model.run_with_cache(torch.from_numpy(ids)[None])[1][hook][0]
+        # SAEs are not trained on the first token of a context.
+        wanted = alone[1:] if pooling == "mean" else alone[-1:]
+        kept = record.tokens[record.offsets[7] : record.offsets[8]]
+        torch.testing.assert_close(kept, wanted, rtol=1e-4, atol=1e-5)
+        assert len(load_probe_data(tmp_path, hook, "87_glue_cola", pooling).y) == 200
+        assert len(load_probe_data(tmp_path, hook, "87_glue_cola", pooling, ood=True).y) == 300
     manifest = read_json(tmp_path / "manifest.json")
     assert manifest["text_overlap_rows"] == 0 and manifest["corpus_checked"]
     assert set(manifest["datasets"]) == {"95_toxic_is", "87_glue_cola", "87_glue_cola_OOD"}
+
+
+def test_probe_activations_are_stored_in_the_format_of_the_store(root, tmp_path):
+    spec = {"selection": ["95_toxic_is"], "max_rows": 200, "hooks": HOOKS[:1], "dtype": "float16"}
+    probe_activations_job(ProbesSpec(**spec), root / "language/model", tmp_path, device="cpu")
+    data = load_probe_data(tmp_path, HOOKS[0], "95_toxic_is", "mean")
+    assert data.tokens.dtype == torch.float16 and data.activations().dtype == torch.float32
 
 
 def test_test_rows_that_were_training_text_are_counted(root, tmp_path):

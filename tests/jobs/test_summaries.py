@@ -247,6 +247,7 @@ def probing(root, r, seed, auc):
     path = root / "results/external" / r.id / f"seed{seed}" / "saebench.json"
     rows = [
         {"dataset": f"d{i}", "family": f"f{i // 2}", "k": 16, "auc": auc + 0.01 * i}
+        | {"dense_val_lcb": 0.7}
         for i in range(6)
     ]
     provenance.write_json(path, {"subject": r.subject, "seed": seed, "per_dataset": rows})

@@ -29,7 +29,7 @@ def built(request):
         *((specs.ActivationsSpec, b.activations(s)) for s in ("modular", "language")),
         (specs.TrainSpec, b.train(subject, recipe)),
         (specs.PlantedSpec, b.planted()),
-        (specs.ProbesSpec, b.probes()),
+        (specs.ProbesSpec, b.probes("language")),
         (specs.PairsSpec, b.pairs()),
         *((specs.ProbingSpec, b.probing(split)) for split in ("selection", "confirmation")),
         *((specs.CEBenchSpec, b.cebench(split)) for split in ("selection", "confirmation")),

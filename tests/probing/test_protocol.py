@@ -14,14 +14,29 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from husai.errors import HusaiError
 from husai.probing import scores
 from husai.probing.baselines import baseline_rows, dense_probe
-from husai.probing.encoders import Neurons, SAEEncoder, best_columns
-from husai.probing.protocol import ProbeData, probe_datasets, reseed_noise
+from husai.probing.encoders import ProbeData, codes_of, rank_columns
+from husai.probing.protocol import probe_datasets, reseed_noise
 from husai.probing.splits import probe_split, probe_train_rows
 from husai.sae import SAE
 
 pytestmark = pytest.mark.filterwarnings(
     f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning"
 )
+
+
+class Neurons:
+    """Stands in for an SAE whose code is its input."""
+
+    def __init__(self, d):
+        self.d_in = self.d_sae = d
+
+    def encode(self, x):
+        return x
+
+
+def rows(name, family, x, y):
+    """Rows of one token each."""
+    return ProbeData(name, family, x, torch.arange(len(x) + 1), y)
 
 
 def sparse_data(n=400, m=8, seed=0, scale=1.0, name="96_spam_is"):
@@ -31,7 +46,7 @@ def sparse_data(n=400, m=8, seed=0, scale=1.0, name="96_spam_is"):
     rng.shuffle(y)
     signal = np.linspace(1.2, 0.0, m)
     x = np.maximum(rng.normal(size=(n, m)) + signal * y[:, None] - 0.3, 0) * scale
-    return ProbeData(name, "spam", torch.tensor(x, dtype=torch.float32), y)
+    return rows(name, "spam", torch.tensor(x, dtype=torch.float32), y)
 
 
 def random_sae(architecture="topk", d_in=16, d_sae=40, seed=0):
@@ -54,22 +69,21 @@ def random_sae(architecture="topk", d_in=16, d_sae=40, seed=0):
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=4, max_size=40))
 @settings(max_examples=60, deadline=None)
-def test_auc_counts_ties_half_and_agrees_with_scikit_learn(rows):
-    values, y = np.array([v / 5 for v, _ in rows]), np.array([int(b) for _, b in rows])
+def test_auc_counts_ties_half_and_is_that_of_scikit_learn(drawn):
+    values, y = np.array([v / 5 for v, _ in drawn]), np.array([int(b) for _, b in drawn])
     if len(set(y)) < 2:
         return
-    expected = roc_auc_score(y, values)
-    assert float(scores.auc(values[None], y)[0]) == pytest.approx(expected, abs=1e-12)
-    assert scores.trapezoid_auc(values, y) == expected
+    assert scores.auc(values, y) == roc_auc_score(y, values)
 
 
 def test_accuracy_and_weighted_f1_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     decision, y = rng.normal(size=(3, 50)), rng.integers(0, 2, 50)
-    found = scores.accuracy(decision > 0, y), scores.weighted_f1(decision > 0, y)
-    for i in range(3):
-        assert float(found[0][i]) == pytest.approx(accuracy_score(y, decision[i] > 0))
-        assert float(found[1][i]) == pytest.approx(f1_score(y, decision[i] > 0, average="weighted"))
+    for called in decision > 0:
+        assert scores.accuracy(called, y) == pytest.approx(accuracy_score(y, called))
+        assert scores.weighted_f1(called, y) == pytest.approx(
+            f1_score(y, called, average="weighted")
+        )
 
 
 def test_ranking_divides_by_the_mean_over_firing_rows():
@@ -77,7 +91,7 @@ def test_ranking_divides_by_the_mean_over_firing_rows():
     # mean it separates better.
     z = torch.tensor([[4.0, 0.0, 1.0], [4.0, 0.0, 0.0], [5.0, 0.01, 0.0], [5.0, 0.01, 1.0]])
     y = torch.tensor([0, 0, 1, 1])
-    assert best_columns(z, y, 3)[0].tolist() == [1, 0, 2]
+    assert rank_columns(z, y).tolist() == [1, 0, 2]
 
 
 def test_training_rows_are_those_kept_out_of_the_training_text():
@@ -109,13 +123,39 @@ def test_unusable_data_sets_are_refused_by_name(y, words):
         probe_split(y, name="87_glue_cola")
 
 
+def official_order(z, y):
+    """``mean_act_normalization`` and ``get_sorted_indices`` of sae-probes 0.4.2, restated."""
+    z = z / (z.abs().sum(0) / ((z != 0).sum(0) + 1e-6) + 1e-6)
+    return torch.argsort(torch.abs(z[y == 1].mean(0) - z[y == 0].mean(0)), descending=True)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "relu", "jumprelu"])
+def test_best_latents_are_the_official_ones(architecture):
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(700, 12, generator=g), torch.randint(0, 2, (700,), generator=g)
+    z = random_sae(architecture, d_in=12, d_sae=256).encode(x)
+    assert rank_columns(z, y)[:16].tolist() == official_order(z, y)[:16].tolist()
+
+
 @pytest.mark.parametrize("architecture", ["topk", "relu", "jumprelu", "batchtopk", "transcoder"])
-def test_single_columns_equal_the_full_code(architecture):
-    sae = random_sae(architecture, d_in=16, d_sae=64)
-    x = torch.randn(2100, 16, generator=torch.Generator().manual_seed(1))
-    latents = torch.tensor([3, 60, 11, 25])
-    encoder = SAEEncoder(sae)
-    torch.testing.assert_close(encoder.columns(x, latents), encoder.encode(x)[:, latents])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_code_of_a_row_is_the_mean_of_its_tokens_codes(architecture, dtype, monkeypatch):
+    monkeypatch.setattr("husai.sae.pooled.CHUNK_VALUES", 64 * 20)  # about 20 tokens at a time
+    lengths = [1, 7, 2, 40, 1, 1, 19, 20, 3]
+    tokens = torch.randn(sum(lengths), 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    offsets = torch.tensor([0, *np.cumsum(lengths)])
+    data = ProbeData("96_spam_is", "spam", tokens, offsets, np.arange(len(lengths)) % 2)
+    sae = random_sae(architecture, d_sae=64)
+    expected = torch.stack([sae.encode(part).mean(0) for part in tokens.float().split(lengths)])
+    torch.testing.assert_close(codes_of(sae, data), expected)
+    torch.testing.assert_close(
+        data.activations(), torch.stack([part.mean(0) for part in tokens.float().split(lengths)])
+    )
+
+
+def test_rows_of_one_token_each_have_its_very_code():
+    data, sae = sparse_data(m=16), random_sae()
+    assert torch.equal(codes_of(sae, data), sae.encode(data.tokens))
 
 
 @pytest.mark.parametrize("dtype", [bool, np.float32, np.int8])
@@ -163,15 +203,14 @@ def test_reseed_noise_is_the_spread_over_seeds_of_the_protocol():
 
 def test_labels_unrelated_to_the_activations_give_chance():
     rng = np.random.default_rng(3)
-    data = ProbeData(
-        "96_spam_is", "spam", torch.rand(3000, 8), rng.permutation(np.arange(3000) % 2)
-    )
+    data = rows("96_spam_is", "spam", torch.rand(3000, 8), rng.permutation(np.arange(3000) % 2))
     assert abs(probe_datasets(Neurons(8), [data], [4])[0].auc - 0.5) < 0.05
 
 
 def test_rows_that_are_equal_tie_whatever_their_place():
     data = sparse_data(700, m=6)
-    twice = data._replace(x=torch.cat([data.x, data.x]), y=np.r_[data.y, data.y])
+    tokens, y = torch.cat([data.tokens, data.tokens]), np.r_[data.y, data.y]
+    twice = rows(data.name, data.family, tokens, y)
     features = probe_datasets(Neurons(6), [twice], [3])
     assert 0.5 < features[0].auc < 1
     x = np.repeat(np.random.default_rng(1).random((1, 6), np.float32), 1001, axis=0)
@@ -202,20 +241,20 @@ def test_k_above_the_number_of_latents_uses_all_of_them():
 
 def test_the_width_mismatch_names_both_numbers():
     with pytest.raises(HusaiError, match=r"d = 8 .* d_in = 16"):
-        probe_datasets(SAEEncoder(random_sae()), [sparse_data()], [1])
+        probe_datasets(random_sae(), [sparse_data()], [1])
 
 
 def test_a_code_with_nan_is_refused():
     sae = random_sae("relu", d_in=8)
     sae.b_enc[0] = float("nan")
     with pytest.raises(HusaiError, match="NaN"):
-        probe_datasets(SAEEncoder(sae), [sparse_data()], [1])
+        probe_datasets(sae, [sparse_data()], [1])
 
 
 def test_dense_baseline_is_the_official_protocol():
     data = sparse_data(700, seed=5)
     train, test = probe_split(data.y)
-    x, y = data.x.numpy(), data.y
+    x, y = data.tokens.numpy(), data.y
     n_val = 100
     best, best_auc = None, -1.0
     for C in np.logspace(5, -5, 10):
@@ -245,3 +284,13 @@ def test_baselines_have_every_k_and_find_planted_signal():
         and row["dense"]["auc"] >= row["neurons"]["1"]["auc"] - 0.02
     )
     assert row["pca"]["4"]["auc"] > 0.5
+
+
+def test_a_data_set_is_informative_where_the_dense_probe_beats_chance_by_its_lower_bound():
+    clear, chance = sparse_data(700, seed=5), sparse_data(700, seed=6)
+    y = np.random.default_rng(0).permutation(chance.y)
+    found = baseline_rows([clear, chance._replace(y=y)], [1])
+    assert [row["informative"] for row in found] == [True, False]
+    assert found[0]["validation"]["n"] == 600, "every training row, not 100 of them"
+    assert found[0]["validation"]["lcb"] < found[0]["validation"]["auc"] < 1
+    assert abs(found[1]["validation"]["auc"] - 0.5) < 0.1

@@ -16,7 +16,7 @@ from husai.sae.training.members import Ensemble, Member
 
 DATA = rows(1000)
 KINDS = [("relu", False), ("jumprelu", False)] + [
-    (a, s) for a in ("topk", "batchtopk", "transcoder") for s in (True, False)
+    (a, s) for a in ("topk", "batchtopk", "matryoshka", "transcoder") for s in (True, False)
 ]
 
 
@@ -259,6 +259,30 @@ def test_the_step_of_a_gpu_reads_nothing_back_and_stays_on_its_device(
     )
     with OneDevice(), torch.no_grad():
         lane._update(*batches)
+
+
+OPTIONS = [
+    {"aligned": True, "weight_decay": 0.1},
+    {"frozen_encoder": True},
+    {"soft_frozen": 0.9},
+    {"whitening": True},
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_a_recorded_step_with_an_option_reads_nothing_back_and_trains_the_same(
+    rehearsal, monkeypatch, option
+):
+    _, use = rehearsal
+    eager = run(ensemble("topk", True, **option), 25)
+    use()
+    assert_same(eager, run(ensemble("topk", True, **option), 25))
+    monkeypatch.setattr(
+        "husai.sae.training.members.choose", lambda *_: Arithmetic(True, None, False)
+    )
+    (lane,) = ensemble("topk", True, device="meta", **option).lanes
+    with OneDevice(), torch.no_grad():
+        lane._update(*[torch.zeros(64, 16, device="meta")] * 3)
 
 
 def test_what_a_gpu_must_not_do_is_an_error_there():

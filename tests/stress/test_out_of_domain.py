@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from husai.errors import HusaiError
 from husai.jobs.ood import ood_job
 from husai.planning.specs import OODSpec
 from husai.probing import datasets, splits
-from husai.probing.encoders import Neurons
-from husai.probing.protocol import ProbeData
+from husai.probing.encoders import ProbeData
+from husai.probing.files import save_probe_data
 from husai.sae import SAE, save_sae
 from husai.stress import out_of_domain
 
@@ -32,7 +31,8 @@ def planted(n, direction, seed, shift=0.0, name="87_glue_cola"):
     y = rng.permutation(np.arange(n) % 2)
     axis = (1 - shift) * direction + shift * np.roll(direction, 1)
     x = rng.normal(size=(n, len(direction))) + 1.5 * y[:, None] * axis
-    return ProbeData(name, datasets.family(name), torch.tensor(x, dtype=torch.float32), y)
+    tokens = torch.tensor(x, dtype=torch.float32)
+    return ProbeData(name, datasets.family(name), tokens, torch.arange(n + 1), y)
 
 
 def test_training_rows_come_from_the_first_1500_and_never_test_in_domain():
@@ -55,18 +55,15 @@ def test_a_probe_on_the_moved_signal_loses_auc_and_the_same_features_lose_no_mor
         planted(300, direction, 1),
         planted(300, direction, 2, shift=1.0),
     )
-    (kept,) = out_of_domain.sae_drops(Neurons(D_IN), [(data, same)], k=1)
-    (lost,) = out_of_domain.sae_drops(Neurons(D_IN), [(data, moved)], k=1)
+    eye = torch.eye(D_IN)
+    sae = SAE("relu", eye, eye.clone(), torch.zeros(D_IN), torch.zeros(D_IN))
+    kept = out_of_domain.sae_drop(sae, data, same, k=1)
+    lost = out_of_domain.sae_drop(sae, data, moved, k=1)
     assert abs(kept["id"] - kept["ood"]) < 0.06
     assert lost["id"] - lost["ood"] > 0.2
     dense = out_of_domain.dense_drop(data, moved)
-    assert abs(out_of_domain.excess_drops([lost], [dense])[0]) < 0.1
-
-
-def test_excess_is_the_difference_of_drops():
-    assert out_of_domain.excess_drops(
-        [{"id": 0.9, "ood": 0.7}], [{"id": 0.95, "ood": 0.85}]
-    ) == pytest.approx([0.1])
+    assert abs((lost["id"] - lost["ood"]) - (dense["id"] - dense["ood"])) < 0.1
+    assert 0.6 < dense["val_lcb"] < dense["id"] + 0.05
 
 
 def test_alphabetical_partition_takes_the_last_quarter_of_the_domains():
@@ -106,10 +103,12 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
     probes.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i, name in enumerate(names):
-        direction = rng.normal(size=D_IN) / 3
+        direction = rng.normal(size=D_IN)
+        direction *= 0.7 / np.linalg.norm(direction)
         for label, n, shift in ((name, 900, 0.0), (f"{name}_OOD", 300, 0.5)):
             data = planted(n, direction, i, shift)
-            save_file({"x": data.x, "y": torch.tensor(data.y)}, probes / f"{label}.safetensors")
+            path = probes / f"{label}.safetensors"
+            save_probe_data(path, data.tokens, data.offsets, data.y, "mean")
     directories = []
     for seed in (0, 1, 2):
         g = torch.Generator().manual_seed(seed)
@@ -135,6 +134,7 @@ def test_job_pairs_seeds_and_data_sets(tmp_path):
     ]
     assert record["kind"] == "ood" and len(excess) == 6
     metric = record["metrics"]["excess_drop"]
+    assert record["n_informative"] == record["n_families"] == 2
     assert metric.value == pytest.approx(np.mean(excess)) and metric.lcb < metric.value < metric.ucb
     assert record["metrics"]["ood_drop"].n == 3
     assert record["alphabetical"]["ood_domains"] == ["living-room"]

@@ -318,3 +318,14 @@ def test_bad_configuration_stops_before_anything_runs(tmp_path, text, message):
     assert done.returncode == 1
     assert message in done.stdout + done.stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_the_randomised_subject_is_probed_on_the_confirmation_sets_alone(tmp_path):
+    smoke = str(ROOT / "config/smoke.yaml")
+    done = snakemake(
+        "-n", "-p", "results/stress/random_model.json", "--configfile", smoke, directory=tmp_path
+    )
+    found, shown = jobs(done), done.stdout + done.stderr
+    assert found["probe_activations"] == found["confirm_saebench"] == 2
+    assert found["probe_baselines"] >= 1 and "ood" not in found
+    assert "results/subjects/language-random/probes/manifest.json" in shown

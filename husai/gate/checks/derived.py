@@ -21,12 +21,12 @@ from husai.evidence import Evidence, Metric, read_metric
 from husai.gate.checks.integrity import integrity_metrics
 from husai.gate.inputs import WEIGHTS
 from husai.probing.paired import metrics
-from husai.probing.tables import probing_metrics
+from husai.probing.tables import drop_metric, probing_metrics
 from husai.provenance import failure, finite
-from husai.statistics import crossed_metric, ensemble_metrics, jackknife_t
+from husai.statistics import ensemble_metrics, jackknife_t
 from husai.statistics.ensemble import SINGLE
 from husai.statistics.recovered import faithfulness_metrics, losses_of, recovered_interval
-from husai.stress import probing_difference, stress_metrics
+from husai.stress import paired_probes, probing_difference, stress_metrics
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
 """How far a number derived again may lie from the one that was written: the sums of another machine
@@ -108,14 +108,17 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
         pair = [b for b in item.behind if b.kind == "stability"][:2]
         if len(pair) < 2 or pair[0].recipe_hash != item.recipe_hash:
             raise ValueError("it rests on no two stability records, the first of its own recipe")
-        metrics, source = (
+        again, source = (
             stress_metrics(item.kind, *(b.record for b in pair)),
             "two stability records",
         )
-        if item.kind == "random_model" and "probing" in record:
-            metrics["delta_probing"] = probing_difference(record["probing"])
-            source += " and probes"
-        return metrics, source
+        rows = paired_probes(*_probes(item))
+        if rows:
+            again, source = (
+                again | {"delta_probing": probing_difference(rows)},
+                f"{source} and probes",
+            )
+        return again, source
     if item.kind == "ood":
         return _ood(record), "values per data set"
     if item.kind == "integrity":
@@ -131,7 +134,8 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
 
 
 def _probed(record: Mapping[str, Any]) -> dict[str, Metric]:
-    return metrics(record["per_dataset"], record["probing"]["gate_k"])
+    settings = record["probing"]
+    return metrics(record["per_dataset"], settings["gate_k"], settings["dense_k"])
 
 
 def _contrasted(record: Mapping[str, Any]) -> dict[str, Metric]:
@@ -151,6 +155,17 @@ SINGLES = {"saebench": _probed, "cebench": _contrasted, "faithfulness": _spliced
 """How the metrics of one SAE's record follow from the values beside them."""
 
 
+def _probes(item: Evidence) -> tuple[list[dict], list[dict]]:
+    """Sparse probing records of single SAEs behind a stress record, in its order: the candidate's and
+    the other ensemble's.
+    """
+    records = [b for b in item.behind if b.kind == "saebench"]
+    return tuple(
+        [dict(b.record) for b in records if (b.recipe_hash == item.recipe_hash) is ours]
+        for ours in (True, False)
+    )
+
+
 def _sides(item: Evidence) -> tuple[list[dict], list[dict]]:
     """Records of single SAEs behind a benchmark record: the candidate's and its control's."""
     behind = [b for b in item.behind if b.kind == item.kind]
@@ -162,12 +177,8 @@ def _sides(item: Evidence) -> tuple[list[dict], list[dict]]:
 
 
 def _ood(record: Mapping[str, Any]) -> dict[str, Metric]:
-    rows, old = record["per_dataset"], record["alphabetical"]["per_seed"]
-    names = list(dict.fromkeys(row["dataset"] for row in rows))
-    values = [(row["sae_id"] - row["sae_ood"]) - (row["llm_id"] - row["llm_ood"]) for row in rows]
-    table = [values[i : i + len(names)] for i in range(0, len(values), len(names))]
-    families = [row["family"] for row in rows[: len(names)]]
-    return {"excess_drop": crossed_metric(table, families), "ood_drop": jackknife_t(old)}
+    old = jackknife_t(record["alphabetical"]["per_seed"])
+    return drop_metric(record["per_dataset"]) | {"ood_drop": old}
 
 
 def _integrity(item: Evidence) -> dict[str, Metric]:

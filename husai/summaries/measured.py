@@ -1,0 +1,85 @@
+"""External records of one recipe over its seeds, as the frontier and scaling tables read them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from husai import provenance
+from husai.errors import HusaiError
+from husai.provenance import failure
+from husai.recipe import Recipe
+
+
+class Measured:
+    """External records of one recipe over its seeds, in the order of the seeds; ``failure`` says
+    why when the recipe failed.
+    """
+
+    def __init__(self, saebench: Sequence[dict], cebench: Sequence[dict], recipe_dir: Path):
+        self.saebench, self.cebench = list(saebench), list(cebench)
+        self.described = provenance.read_json(recipe_dir / "recipe.json")
+        self.recipe = Recipe.from_dict(self.described["recipe"])
+        self.resolved = Recipe.from_dict(self.described.get("resolved") or self.described["recipe"])
+        self.seeds = [r["seed"] for r in self.saebench]
+        self.failure = failure(self.described) or next(
+            filter(None, map(seed_failure, (*self.saebench, *self.cebench))), None
+        )
+        if self.seeds != [r["seed"] for r in self.cebench]:
+            raise HusaiError(
+                f"{self.recipe.id}: SAEBench measured seeds {self.seeds}, CE-Bench "
+                f"{[r['seed'] for r in self.cebench]}; rerun the missing one"
+            )
+
+    @property
+    def l0(self) -> float:
+        """Target L0 after calibration: what a matched control shares."""
+        return self.resolved.matched_l0
+
+    @property
+    def dense_k(self) -> int:
+        """The k at which the recipe is compared with the dense probe."""
+        return self.saebench[0]["probing"]["dense_k"]
+
+    def final(self, name: str) -> list[float]:
+        """A training result per seed."""
+        by_seed = {f["seed"]: f[name] for f in self.described["final"]}
+        return [by_seed[s] for s in self.seeds]
+
+
+def seed_failure(record: dict) -> str | None:
+    """Why the measurement of one SAE failed; None when it did not."""
+    reason = failure(record)
+    return f"{record['kind']} of seed {record['seed']}: {reason}" if reason else None
+
+
+def load_measured(inputs: Sequence[str]) -> dict[str, Measured]:
+    """``{recipe id: Measured}`` from the external records among ``inputs``."""
+    found: dict[str, dict[str, list[dict]]] = defaultdict(lambda: {"saebench": [], "cebench": []})
+    for path in map(Path, inputs):
+        if path.stem in ("saebench", "cebench") and path.parent.name.startswith("seed"):
+            found[path.parent.parent.name][path.stem].append(provenance.read_json(path))
+    out = {}
+    for name, records in found.items():
+        subject = records["saebench"][0]["subject"]
+        out[name] = Measured(
+            records["saebench"], records["cebench"], Path("results/saes") / subject / name
+        )
+    return out
+
+
+def control_of(measured: Measured, pool: dict[str, Measured]) -> Measured:
+    """The frozen-decoder control of the same hook, width and L0."""
+    for other in pool.values():
+        r, mine = other.resolved, measured.resolved
+        if r.frozen_decoder and (r.hook_name, r.d_sae, other.l0) == (
+            mine.hook_name,
+            mine.d_sae,
+            measured.l0,
+        ):
+            return other
+    raise HusaiError(
+        f"{measured.recipe.id}: no frozen-decoder control of hook {measured.recipe.hook_name}, "
+        f"d_sae {measured.recipe.d_sae}, L0 {measured.l0:g}"
+    )
