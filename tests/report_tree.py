@@ -13,6 +13,7 @@ import pandas as pd
 from husai import provenance
 from husai.evidence import Metric, new_record
 from husai.gate.policy import PINNED
+from husai.jobs.gate import gate_job
 from husai.statistics import ensemble_metrics
 from husai.stress import stress_metrics
 
@@ -309,4 +310,15 @@ def finish_in(root: Path) -> Path:
     """Finish the run from its root."""
     with inside(root):
         finish(Path())
+    return root
+
+
+def judge_in(root: Path, **policies) -> Path:
+    """Put decisions that the gate makes of the evidence in the place of those that were chosen; by
+    policy name, the files or folders of its evidence.
+    """
+    asked = {"strict": ["results/confirmation", "results/stress"], "cycle3": ["results/stress"]}
+    with inside(root):
+        for policy, evidence in (asked | policies).items():
+            gate_job(policy, output_dir=f"results/gate/{policy}", evidence=evidence, candidate=HASH)
     return root
