@@ -40,9 +40,7 @@ rule gate:
         policy=lambda w: POLICY_FILES[w.policy],
         evidence=EVIDENCE,
         candidate="results/selection/selected_candidate.json",
-        cycle3=(
-            "results/selection/cycle3/selected_candidate.json" if "cycle3" in POLICIES else []
-        ),
+        cycle3=("results/selection/cycle3/selected_candidate.json" if "cycle3" in POLICIES else []),
     output:
         json="results/gate/{policy}/release_policy.json",
         md="results/gate/{policy}/release_policy.md",
