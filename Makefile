@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
 .PHONY: run test test-real test-slurm official-env smoke search lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
-        bench-probes bench-cebench bench-stability bench-stability-memory
+        bench-probes bench-cebench bench-store bench-stability bench-stability-memory
 
 # The logger shows stages instead of a diary (docs/terminal.md); Snakemake finds it there.
 run smoke search: export PYTHONPATH := $(CURDIR)/workflow/logger
@@ -111,6 +111,9 @@ bench-probes: $(READY)
 
 bench-cebench: $(READY)
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_cebench.py
+
+bench-store: $(READY)
+	$(BIN)/python benchmarks/store_from_text.py
 
 bench-stability: $(READY)
 	$(BIN)/python benchmarks/bench_stability.py

@@ -51,7 +51,9 @@ def snapshot(root: Path, name: str, kind: str = "models") -> Path:
     return folder
 
 
-def causal_model(folder: Path, vocab_size: int = 300, n_layers: int = 2) -> Path:
+def causal_model(
+    folder: Path, vocab_size: int = 300, n_layers: int = 2, width: int = WIDTH
+) -> Path:
     """Write a GPT-NeoX with its tokenizer; like Pythia's, it puts no special token before a
     text.
     """
@@ -73,7 +75,7 @@ def causal_model(folder: Path, vocab_size: int = 300, n_layers: int = 2) -> Path
     _write_tokenizer(folder, tokenizer, named)
     torch.manual_seed(0)
     config = GPTNeoXConfig(
-        **SHAPE,
+        **{**SHAPE, "hidden_size": width},
         num_hidden_layers=n_layers,
         vocab_size=vocab_size,
         max_position_embeddings=128,
