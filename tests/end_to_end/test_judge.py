@@ -23,7 +23,6 @@ PAGE = ROOT / "docs/examples/judge.md"
 MEASURED = {
     "integrity.leak_excess",
     "integrity.dead_fraction",
-    "integrity.text_overlap_rows",
     "stability.explained_variance",
     "stability.S",
     "stability.shared_fraction",
@@ -31,7 +30,8 @@ MEASURED = {
     "random_model.delta_S",
     "transcoder.delta_S",
 }
-"""What the internal gates read; the rest needs longer runs or what weights do not tell."""
+"""What the internal gates read; the rest needs longer runs or what weights do not tell, as which text
+they were trained on."""
 
 
 @pytest.fixture(scope="module")

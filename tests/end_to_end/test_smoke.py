@@ -296,7 +296,7 @@ def test_a_failed_gate_ends_the_run_with_an_error_after_report_and_log_when_aske
     before = (directory / "reports/gate_report.html").stat().st_mtime_ns
     done = snakemake(directory, str(overlay))
     assert done.returncode == 1
-    assert "policy strict failed" in done.stdout + done.stderr
+    assert "NOT RELEASED: the strict gate failed" in done.stdout + done.stderr
     assert (directory / "reports/gate_report.html").stat().st_mtime_ns == before
     assert snakemake(directory).returncode == 0
 
