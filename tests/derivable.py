@@ -12,12 +12,12 @@ from gate_records import HASH, record, write
 from husai.cebench.evidence import recipe_metrics
 from husai.evidence import Metric
 from husai.gate.attempts import begin_confirmation, finish_confirmation
-from husai.gate.integrity import integrity_metrics
+from husai.gate.checks.integrity import integrity_metrics
 from husai.probing.tables import drop_metric, probing_metrics
 from husai.provenance import file_records, finite, sha256_file
 from husai.statistics import ensemble_metrics, jackknife_t
 from husai.statistics.recovered import faithfulness_metrics, losses_of
-from husai.stress import probing_difference, stress_metrics
+from husai.stress import paired_probes, probing_difference, stress_metrics
 
 SEEDS = list(range(8))
 SETS = [f"set{i}" for i in range(8)]
@@ -50,24 +50,20 @@ def write_confirmation(root: Path, barely: bool = False) -> list[Path]:
     metrics = integrity_metrics(leak, 0, described, starts)
     out = [ours, _save(root, "integrity", metrics, [leak_file, probes, recipe, ours[0]])]
     others = (("random_model", 0.4), ("transcoder", 0.5 if barely else 0.79))
+    saebench, probes = _saebench(root)
     for kind, value in others:
         other = _stability(root, kind, f"of {kind}", value, [])
-        metrics, extra = stress_metrics(kind, ours[1], other[1]), {}
+        metrics, inputs, extra = stress_metrics(kind, ours[1], other[1]), [ours[0], other[0]], {}
         if kind == "random_model":
-            extra = {"probing": _against_random()}
-            metrics["delta_probing"] = probing_difference(extra["probing"])
-        out.append(_save(root, kind, metrics, [ours[0], other[0]], **extra))
-    external = (_ood(root), _saebench(root), _cebench(root), _faithfulness(root))
+            rows = paired_probes(*(list(probes[role].values()) for role in ("candidate", kind)))
+            metrics, extra = (
+                metrics | {"delta_probing": probing_difference(rows)},
+                {"probing": rows},
+            )
+            inputs += [path for role in ("candidate", kind) for path in probes[role]]
+        out.append(_save(root, kind, metrics, inputs, **extra))
+    external = (_ood(root), saebench, _cebench(root), _faithfulness(root))
     return [path for path, _ in [*out, *external]]
-
-
-def _against_random():
-    rng = np.random.default_rng(4)
-    return [
-        {"seed": s, "dataset": d, "family": f, "auc": 0.8 + rng.normal(0, 0.01), "random_auc": 0.6}
-        for s in SEEDS[:5]
-        for d, f in PROBED.items()
-    ]
 
 
 def _save(root, name, metrics, inputs, recipe_hash=HASH, kind=None, **extra):
@@ -126,18 +122,24 @@ def _ood(root):
     return _save(root, "ood", metrics, _weights(root, "candidate"), **extra)
 
 
-def _singles(root, bench, make):
-    """Records of single SAEs of both roles: paths, and contents by role."""
-    paths, records = [], {}
-    for role, recipe_hash in (("candidate", HASH), ("frozen", "frozen")):
+def _singles(root, bench, make, more=()):
+    """Records of single SAEs by path, of each role."""
+    records = {}
+    for role, recipe_hash in (("candidate", HASH), ("frozen", "frozen"), *more):
         for seed, weights in zip(SEEDS, _weights(root, role), strict=True):
             metrics, extra = make(role, seed)
             name = f"external/{role}/seed{seed}/{bench}"
             options = {"kind": bench, "seed": seed, **extra}
             path, made = _save(root, name, metrics, [weights], recipe_hash, **options)
-            paths.append(path)
-            records.setdefault(role, []).append(made)
-    return paths, records
+            records.setdefault(role, {})[path] = made
+    return records
+
+
+def _against_frozen(root, bench, records, metrics_of):
+    """The record over seeds: the candidate's records against the control's."""
+    sides = [list(records[role].values()) for role in ("candidate", "frozen")]
+    paths = [*records["candidate"], *records["frozen"]]
+    return _save(root, bench, metrics_of(*sides), paths)
 
 
 def _saebench(root):
@@ -153,9 +155,8 @@ def _saebench(root):
         ]
         return {}, {"per_dataset": rows}
 
-    paths, records = _singles(root, "saebench", make)
-    metrics = probing_metrics(records["candidate"], records["frozen"])
-    return _save(root, "saebench", metrics, paths)
+    records = _singles(root, "saebench", make, [("random_model", "of random_model")])
+    return _against_frozen(root, "saebench", records, probing_metrics), records
 
 
 def _cebench(root):
@@ -169,9 +170,7 @@ def _cebench(root):
         stored |= {"n_pairs": 104, "d_sae": 1024, "l0": 8.0}
         return metrics, stored
 
-    paths, records = _singles(root, "cebench", make)
-    metrics = recipe_metrics(records["candidate"], records["frozen"])
-    return _save(root, "cebench", metrics, paths)
+    return _against_frozen(root, "cebench", _singles(root, "cebench", make), recipe_metrics)
 
 
 def _faithfulness(root):
@@ -182,9 +181,12 @@ def _faithfulness(root):
         texts = {"spliced": (lost + rng.normal(0, 0.01, 100)).tolist(), "ablated": [1.0] * 100}
         return {"recovered": Metric(1 - lost, n=100)}, {"texts": texts}
 
-    paths, records = _singles(root, "faithfulness", make)
-    losses = [losses_of(records[role]) for role in ("candidate", "frozen")]
-    return _save(root, "faithfulness", faithfulness_metrics(*losses), paths)
+    return _against_frozen(
+        root,
+        "faithfulness",
+        _singles(root, "faithfulness", make),
+        lambda mine, control: faithfulness_metrics(losses_of(mine), losses_of(control)),
+    )
 
 
 def attempt(after=(), **changes):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from husai.gate.policy import is_shipped, policy_label
+from husai.gate.verdict import NOT_RELEASED
 
 ASKED = re.compile(r"(point|lcb|ucb) (>=|<=|>|<) (\S+)")
 UNIT_AT_ZERO = 0.05
@@ -95,6 +96,10 @@ class Decision:
     modes, required : dict
         Mode of each gate that has several, and whether each gate lets a missing value pass: what it
         takes to decide again.
+    subject : str
+        Whose features it is about.
+    verdict, not_excluded
+        See :func:`husai.gate.verdict.verdict_on`.
     alpha : float or None
         One-sided level of the bounds; None for a policy that takes evidence as it is.
     sources : list of str
@@ -117,6 +122,9 @@ class Decision:
     required: dict[str, bool] = field(default_factory=dict)
     alpha: float | None = None
     sources: list[str] = field(default_factory=list)
+    subject: str = ""
+    verdict: str = NOT_RELEASED
+    not_excluded: list[str] = field(default_factory=list)
 
     @property
     def pass_all(self) -> bool:
@@ -133,7 +141,10 @@ class Decision:
             "policy": self.policy,
             "policy_sha256": self.policy_sha256,
             "policy_changed": not is_shipped(self.policy, self.policy_sha256),
+            "subject": self.subject,
             "candidate": self.candidate,
+            "verdict": self.verdict,
+            "not_excluded": self.not_excluded,
             "metrics": self.metrics,
             "thresholds": self.thresholds,
             "gates": self.gates,
@@ -162,10 +173,14 @@ class Decision:
         out = [
             f"# Policy {policy_label(self.policy, self.policy_sha256)}: {status}",
             "",
+            f"- verdict: {self.verdict}",
+            *([f"- subject: `{self.subject}`"] if self.subject else []),
             f"- candidate: `{name}`",
             f"- pass_all: `{self.pass_all}`",
         ]
         out += [f"- {gate} mode: `{mode}`" for gate, mode in self.modes.items()]
+        out += ["", "What cannot be excluded:", ""] if self.not_excluded else []
+        out += [f"- {text}" for text in self.not_excluded]
         out += [
             "",
             "## Gates",

@@ -16,8 +16,9 @@ from husai.gate.checks import CHECKS
 from husai.gate.decision import Decision, Row, finite_or_none, reason_of
 from husai.gate.feasibility import Finding, assess
 from husai.gate.fixed import deviations
-from husai.gate.policy import Condition, Gate, Policy
+from husai.gate.policy import Condition, Gate, Policy, is_shipped
 from husai.gate.pool import Pool
+from husai.gate.verdict import verdict_on
 
 
 def evaluate(
@@ -93,6 +94,8 @@ class _Evaluation:
         gates = {name: all(row.passed for row in rows) for name, rows in judged.items()}
         counted = [g.name for g in policy.gates if g.counts]
         gates["pass_all"] = all(gates[name] for name in counted)
+        ours = policy.name == "strict" and is_shipped(policy.name, policy.sha256)
+        verdict, not_excluded = verdict_on(ours, gates["pass_all"], self.attempts)
         return Decision(
             policy=policy.name,
             policy_sha256=policy.sha256,
@@ -110,6 +113,9 @@ class _Evaluation:
             required={g.name: g.required for g in policy.gates},
             alpha=self.pool.alpha if policy.judges_bounds else None,
             sources=self.pool.sources(),
+            subject=self.pool.subject(),
+            verdict=verdict,
+            not_excluded=not_excluded,
         )
 
     def _gate(self, gate: Gate) -> list[Row]:

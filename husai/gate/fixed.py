@@ -68,10 +68,10 @@ def as_fixed(policy: Policy, kind: str) -> dict[str, Any]:
     of the self-test stand for the real ones.
     """
     fixed = policy.fixed.get(kind, {})
-    counts = {"datasets": "n_informative", "families": "n_families"}
+    names = {"datasets": "n_informative", "families": "n_families"}
     least = {key.removeprefix(LEAST): n for key, n in fixed.items() if key.startswith(LEAST)}
     same = {key: value for key, value in fixed.items() if not key.startswith(LEAST)}
-    return {counts.get(key, f"n_{key}"): n for key, n in least.items()} | {"probing": same}
+    return {names.get(key, f"n_{key}"): n for key, n in least.items()} | {"probing": same}
 
 
 def stated(item: Evidence) -> dict[str, Any]:
@@ -84,8 +84,11 @@ def stated(item: Evidence) -> dict[str, Any]:
 
 def _of_record(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "saebench":
-        counts = {"datasets": record.get("n_informative"), "families": record.get("n_families")}
-        return dict(record.get("probing") or {}) | counts
+        from husai.probing.tables import counts
+
+        found = counts(record["per_dataset"]) if record.get("per_dataset") else record
+        said = {"datasets": found.get("n_informative"), "families": found.get("n_families")}
+        return dict(record.get("probing") or {}) | said
     if kind == "cebench":
         return {"pairs": record.get("n_pairs")}
     return {"texts": len((record.get("texts") or {}).get("ablated", ())) or record.get("n_texts")}

@@ -97,3 +97,10 @@ class Pool:
         """Files of the records that were read."""
         found = (item for usable in self._usable.values() for item, _ in usable)
         return sorted({item.path for item in found if item.path})
+
+    def subject(self) -> str:
+        """Whose features the candidate's evidence is about; empty where it names none, all of them
+        where it names several.
+        """
+        names = {item.subject for items in self.by_kind.values() for item in items}
+        return ", ".join(sorted(names - {""}))

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from husai import provenance
 from husai.cycle3.artifacts import read_artifact
 from husai.errors import HusaiError
-from husai.gate.bounds import standing
-from husai.gate.evaluate import evaluate
-from husai.gate.inputs import load_evidence
-from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, GateFailed, append, ledger_head
-from husai.gate.policy import CHANGED, is_shipped
-from husai.gate.policy_files import load_policy
+from husai.gate.claims import judged_again
+from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, append, ledger_head
 from husai.jobs.arguments import describe
 
 
@@ -75,50 +70,18 @@ def claim_job(
     if not statement:
         raise HusaiError("the statement is empty")
     path = Path(evidence) / "release_policy.json" if Path(evidence).is_dir() else Path(evidence)
-    body, strict = read_artifact(path), load_policy("strict")
-    refused = f"claim refused: {path}"
-    ours = [is_shipped("strict", sha256) for sha256 in (strict.sha256, body.get("policy_sha256"))]
-    if body.get("policy") != "strict" or not all(ours):
-        raise GateFailed(
-            f"{refused} is not a decision of the strict policy that comes with this version but of "
-            f"{CHANGED}; run husai gate --policy strict"
-        )
-    sources = body.get("sources")
-    if not isinstance(sources, list) or not sources:
-        raise GateFailed(
-            f"{refused} names no evidence files; failing gates: "
-            f"{', '.join(g.name for g in strict.gates)}"
-        )
-    gates = body.get("gates") if isinstance(body.get("gates"), Mapping) else {}
-    if gates.get("pass_all") is not True:
-        raise GateFailed(
-            f"{refused} did not pass; failing gates: "
-            f"{', '.join(body.get('failing') or ['pass_all'])}"
-        )
-    absent = [s for s in sources if not (Path(root) / s).is_file()]
-    if absent:
-        raise GateFailed(
-            f"{refused} rests on {absent[0]}, which is not there; failing gates: integrity"
-        )
-    about = body.get("candidate")
-    recipe_hash = about.get("recipe_hash") if isinstance(about, Mapping) else None
-    records = load_evidence([Path(root) / s for s in sources], root=root, recipe_hash=recipe_hash)
-    again = evaluate(
-        strict, records, about, **standing(strict, about, Path(root) / CONFIRMATION_LEDGER)
-    )
-    if not again.pass_all:
-        why = "; ".join(f"{name}: {again.reasons[name]}" for name in again.failing)
-        raise GateFailed(
-            f"{refused} passed once, but its evidence no longer does; failing gates: "
-            f"{', '.join(again.failing)} ({why})"
-        )
+    body = read_artifact(path)
+    again = judged_again(body, path, Path(root))
+    about, sources = body["candidate"], body["sources"]
     files = provenance.file_records([path, *(Path(root) / s for s in sources)])
     return append(
         ledger,
         {
             "claim": statement,
+            "subject": again.subject,
             "candidate": about,
-            "policy_sha256": strict.sha256,
+            "verdict": again.verdict,
+            "policy_sha256": again.policy_sha256,
             "decision": str(path),
             "evidence": files,
             "confirmation_ledger": ledger_head(Path(root) / CONFIRMATION_LEDGER),

@@ -42,13 +42,23 @@ def verify_job(root: str | Path = ".") -> None:
     from husai.verify.run import verify
 
     found = verify(root)
-    for line in found.notes:
-        print(f"note: {line}")
-    for line in found.mismatches:
-        print(f"mismatch: {line}")
+    for kind, lines in (("note", found.notes), ("mismatch", found.mismatches)):
+        for line in lines:
+            print(f"{kind}: {printable(line)}")
     checked = ", ".join(f"{n} {what}" for what, n in found.counts.items()) or "nothing"
     if found.mismatches:
         raise HusaiError(
             f"{len(found.mismatches)} mismatch(es) below {root}, listed above; checked {checked}"
         )
+    if not sum(found.counts.values()):
+        raise HusaiError(f"{root}: nothing was there to check, so nothing is verified")
     print(f"verified: {checked}; no mismatch")
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, with whatever a terminal would obey written out: names of files and what
+    is quoted from them may hold line breaks and escape codes.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )

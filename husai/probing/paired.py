@@ -5,14 +5,16 @@ them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from husai.errors import HusaiError
 from husai.evidence import Metric
-from husai.probing.protocol import ProbeResult
 from husai.probing.tables import informative
+
+if TYPE_CHECKING:  # which needs torch; these sums do not
+    from husai.probing.protocol import ProbeResult
 
 CYCLE3_MAX_K = 5
 BASELINES = ("dense", "neurons", "pca")

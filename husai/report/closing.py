@@ -8,6 +8,7 @@ from pathlib import Path
 
 from husai.errors import HusaiError
 from husai.gate.policy import CHANGED
+from husai.gate.verdict import AS_BROUGHT, RELEASED
 from husai.provenance import read_json
 from husai.report.events import (
     gate_status,
@@ -69,7 +70,8 @@ def _outcome(results: Path) -> str:
     if strict["changed"]:
         return f"NOT RELEASED: the decision is that of {CHANGED}, not of strict as it ships." + also
     if strict["pass_all"]:
-        return "RELEASED: every gate of the strict policy passed on one candidate." + also
+        verdict = AS_BROUGHT if strict["verdict"] == AS_BROUGHT else RELEASED
+        return f"{verdict}: every gate of the strict policy passed on one candidate." + also
     return (
         f"NOT RELEASED: the strict gate failed on {', '.join(strict['failed'])}; a failed gate is "
         "a result, not an error." + also

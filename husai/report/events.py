@@ -191,6 +191,7 @@ def gate_status(results: str | Path, since: str = "") -> dict[str, Any]:
         made = str((decision.get("provenance") or {}).get("time") or "")
         status[path.parent.name] = {
             "pass_all": gates.get("pass_all") is True,
+            "verdict": decision.get("verdict"),
             "changed": not is_shipped(decision.get("policy"), decision.get("policy_sha256")),
             "failed": failed,
             "new": made >= since,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from husai.gate.policy import CHANGED, is_shipped
+from husai.gate.verdict import AS_BROUGHT, RELEASED
 from husai.report.document import (
     Bullets,
     Document,
@@ -101,17 +102,11 @@ def status_line(strict: Quote) -> Inline:
             gates.by("gate_count"),
             " gates",
         ]
-    if gates["pass_all"].value is True:
-        return [
-            "RELEASED: strict gate passed (",
-            gates.by("gate_count"),
-            " of ",
-            gates.by("gate_count"),
-            " gates)",
-        ]
+    passed = gates["pass_all"].value is True
+    verdict = AS_BROUGHT if strict["verdict"].value == AS_BROUGHT else RELEASED
     return [
-        "NOT RELEASED: strict gate failed (",
-        gates.by("failed_count"),
+        f"{verdict}: strict gate passed (" if passed else "NOT RELEASED: strict gate failed (",
+        gates.by("gate_count" if passed else "failed_count"),
         " of ",
         gates.by("gate_count"),
         " gates)",
@@ -160,7 +155,15 @@ def _decision(source: Source) -> list[Any]:
                 ]
             )
         )
+    texts = strict["not_excluded"]
+    if texts.value:
+        out.append(Paragraph(["What cannot be excluded: ", *_joined(texts)]))
     return [*out, *_confirmation(strict["confirmation"]), *_policy(source, STRICT)]
+
+
+def _joined(texts: Quote) -> list[Any]:
+    """Sentences of a decision, one after the other."""
+    return [part for i in range(len(texts.value)) for part in (texts[i], " ")][:-1]
 
 
 def _confirmation(confirmation: Quote) -> list[Any]:

@@ -67,7 +67,8 @@ def select_strict(
 
 
 def _order(entry: Entry) -> tuple:
-    return -entry.score, -sum(entry.components.values()), entry.name
+    finite = [x for x in entry.components.values() if math.isfinite(x)]
+    return -entry.score, -len(finite), -sum(finite), entry.name
 
 
 def _dominates(a: Entry, b: Entry) -> bool:

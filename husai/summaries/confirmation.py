@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from husai.evidence import Metric, new_record
-from husai.gate.integrity import integrity_metrics
+from husai.gate.checks.integrity import integrity_metrics
 from husai.planning.specs import ConfirmationSpec
 from husai.probing.tables import (
     NONE_INFORMATIVE,

@@ -9,11 +9,12 @@ from typing import Any
 
 from husai.cebench.evidence import recipe_metrics
 from husai.evidence import Metric
-from husai.gate.integrity import integrity_metrics
+from husai.gate.checks.integrity import integrity_metrics
 from husai.probing.tables import probing_metrics
 from husai.stability.record import StabilityRecord
 from husai.statistics.recovered import faithfulness_metrics
 
+COMPARED = ("frozen", "neurons", "pca", "dense")
 TRAINING = ("plateau_gain", "cos_to_init", "dead_fraction")
 """Integrity metrics that training notes in ``recipe.json``."""
 
@@ -38,7 +39,9 @@ def gated_metrics(
         :func:`husai.statistics.recovered.losses_of` of both.
     stability : StabilityRecord or None
     """
-    found = {f"saebench.{name}": m for name, m in probing_metrics(*probed).items()}
+    nothing = Metric(None, method="no data set is informative")
+    found = {f"saebench.delta_vs_{against}": nothing for against in COMPARED}
+    found |= {f"saebench.{name}": m for name, m in probing_metrics(*probed).items()}
     found["cebench.delta_vs_frozen"] = recipe_metrics(*contrasted)["delta_vs_frozen"]
     if None not in losses:
         found |= {f"faithfulness.{k}": m for k, m in faithfulness_metrics(*losses).items()}

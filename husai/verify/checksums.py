@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,11 +54,26 @@ def artifacts(root: Path) -> list[Path]:
     """Files of a run below ``root`` that the index covers: all of results/ and reports/ but the
     index and unfinished temporary files.
     """
-    found = []
-    for folder in (root / "results", root / "reports"):
-        for parent, _, names in os.walk(folder):
-            found += [Path(parent) / name for name in names if not _temporary(name)]
-    return sorted(p for p in found if p != root / "reports" / INDEX)
+    found = [path for name in ("results", "reports") for path in tree(root / name).files]
+    return sorted(p for p in found if p != root / "reports" / INDEX and not _temporary(p.name))
+
+
+class Tree(NamedTuple):
+    """What lies below a folder, found without following a link or opening anything."""
+
+    files: list[Path]
+    odd: list[Path]
+    """Links, pipes, sockets and devices: whatever is neither a file nor a folder."""
+
+
+def tree(folder: Path) -> Tree:
+    """Files and oddities below ``folder``, in order; a folder that is a link is an oddity itself."""
+    files, odd = [], [folder] if folder.is_symlink() else []
+    for parent, folders, names in os.walk(folder) if not odd else ():
+        odd += [Path(parent) / name for name in folders if (Path(parent) / name).is_symlink()]
+        for path in (Path(parent) / name for name in names):
+            (files if stat.S_ISREG(path.lstat().st_mode) else odd).append(path)
+    return Tree(sorted(files), sorted(odd))
 
 
 def _temporary(name: str) -> bool:

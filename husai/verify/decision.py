@@ -40,7 +40,7 @@ def check_decisions(found: Findings) -> None:
             said = standing(policy, about, base / CONFIRMATION_LEDGER)
             again = evaluate(policy, records, about, **said)
         except (HusaiError, KeyError, TypeError, AttributeError) as error:
-            found.notes.append(f"{found.name(path)}: the decision was not made again ({error})")
+            found.mismatch(path, f"the decision cannot be made again ({error})")
             continue
         if not is_shipped(decision.get("policy"), decision.get("policy_sha256")):
             label = policy_label(decision.get("policy"), decision.get("policy_sha256"))
@@ -79,8 +79,6 @@ def _records(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) 
     here is not held against a record.
     """
     names = sources_of(decision)
-    if not names:
-        raise HusaiError("it names no evidence files")
     about = decision.get("candidate")
     only = about.get("recipe_hash") if isinstance(about, dict) and not policy.original else None
     out: list[Evidence] = []
@@ -134,6 +132,8 @@ def differences(decision: dict[str, Any], again: Decision) -> list[str]:
                 f"gate {gate} is {before} but the evidence gives {verdict}"
                 + (f" ({reason})" if reason else "")
             )
+    if decision.get("verdict") != again.verdict and not untrusted:
+        out.append(f"verdict is {decision.get('verdict')} but the evidence gives {again.verdict}")
     for name, value in finite(again.metrics).items():
         if not alike(decision.get("metrics", {}).get(name), value):
             out.append(

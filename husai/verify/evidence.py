@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from husai.evidence import Evidence, records_in
-from husai.gate.checks.derived import STRESS, differences, same_metric
+from husai.gate.checks.derived import RESTS_ON_RECORDS, differences, same_metric
 from husai.gate.inputs import Inputs
 from husai.provenance import canonical_json, failure, hash_json
+from husai.verify.checksums import tree
 from husai.verify.findings import Findings
 
 
@@ -23,8 +24,8 @@ def check_evidence(found: Findings) -> None:
     base = found.root if found.has_results else found.reports / "evidence"
     same: dict[str, Evidence] = {}
     inputs_there = Inputs(base, hashing=False)
-    for path in sorted((base / "results").rglob("*.json")):
-        if path.name.startswith("."):
+    for path in tree(base / "results").files:
+        if path.name.startswith(".") or path.suffix != ".json":
             continue
         for item in (Evidence.read(r, str(path)) for r in records_in(_read(path))):
             found.count("evidence records")
@@ -54,16 +55,16 @@ def _config(item: Evidence) -> list[str]:
 
 
 def _differences(item: Evidence, base: Path, inputs: Inputs) -> list[str]:
-    """Metrics that do not follow, of the kinds that have one record each, whatever it is for. All
-    evidence of a decision is derived again with the decision. Silent where a record behind it is
-    not here: the check of hashes names that, or notes it.
+    """Metrics that do not follow from the values stored in the record and behind it. Silent where a
+    record behind it is not here: the check of hashes names that, or notes it.
     """
-    names = [str(entry["path"]) for entry in item.inputs]
-    here = all((base / name).is_file() for name in names if name.endswith(".json"))
-    if item.kind not in ("stability", *STRESS) or not (here or item.kind == "stability"):
-        return []
-    behind = inputs.of(item).behind if item.kind in STRESS else ()
-    return differences(replace(item, behind=tuple(behind)))
+    if item.kind in RESTS_ON_RECORDS and "seed" not in item.record:
+        names = [str(entry["path"]) for entry in item.inputs]
+        if not all((base / name).is_file() for name in names if name.endswith(".json")):
+            return []
+        rests = inputs.of(item)
+        item = replace(item, behind=tuple(rests.behind), beside=rests.beside)
+    return differences(item)
 
 
 def _check_twin(found: Findings, item: Evidence, same: dict[str, Evidence]) -> None:

@@ -30,11 +30,14 @@ class Findings:
             self.mismatches.append(line)
 
     def name(self, path: str | Path) -> str:
-        """``path`` relative to the root where it lies inside."""
+        """``path`` relative to the root where it lies inside; quoted where it holds a line break or
+        anything else that a terminal would obey.
+        """
         path = Path(path)
-        return (
+        name = (
             path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
         )
+        return name if name.isprintable() else repr(name)
 
     def count(self, what: str, n: int = 1) -> None:
         """Count checks made."""
@@ -43,7 +46,7 @@ class Findings:
     def sha256(self, path: Path) -> str | None:
         """Hash of a file as it is now (each file is read once); None when it is not there."""
         if path not in self.hashed:
-            if not path.is_file():
+            if not path.is_file() or (path.is_symlink() and path.is_relative_to(self.root)):
                 return None
             self.hashed[path] = digest(path)
         return self.hashed[path].sha256

@@ -15,7 +15,15 @@ from husai.report.events import (
     chain_breaks,
 )
 from husai.report.mirror import SUMS, read_sums
-from husai.verify.checksums import APPEND_ONLY, INDEX, Digest, artifacts, digest, read_index
+from husai.verify.checksums import (
+    APPEND_ONLY,
+    INDEX,
+    Digest,
+    artifacts,
+    digest,
+    read_index,
+    tree,
+)
 from husai.verify.findings import Findings
 
 
@@ -23,9 +31,10 @@ def check_index(found: Findings) -> None:
     """Every file of the index has the bytes it had when the run ended."""
     path = found.reports / INDEX
     if not path.is_file():
-        found.notes.append(
-            f"{found.name(path)}: not here, so files that no manifest lists are unchecked; it is "
-            "written when a run ends"
+        found.mismatch(
+            path,
+            "not here, so nothing shows whether a file was changed, added or removed; it is written "
+            "when a run ends",
         )
         return
     try:
@@ -59,10 +68,10 @@ def check_index(found: Findings) -> None:
 
 def _check_entry(found: Findings, path: Path, entry: dict[str, Any]) -> None:
     found.count("files hashed")
-    if not path.is_file():
+    sha256 = found.sha256(path)
+    if sha256 is None:
         found.mismatch(path, "missing; it was there when the run ended")
         return
-    sha256 = found.sha256(path)
     if sha256 == entry["sha256"]:
         return
     if path.suffix == APPEND_ONLY and digest(path, entry["bytes"]) == Digest(
@@ -195,7 +204,8 @@ def check_ledgers(found: Findings) -> None:
     it.
     """
     folders = [found.reports, *([found.root / "results"] if found.has_results else [])]
-    for path in sorted(p for folder in folders for p in folder.rglob(f"*{APPEND_ONLY}")):
+    files = (p for folder in folders for p in tree(folder).files)
+    for path in sorted(p for p in files if p.suffix == APPEND_ONLY):
         found.count("ledgers")
         for line in chain_breaks(path):
             found.mismatch(
@@ -235,9 +245,5 @@ def check_mirror(found: Findings) -> None:
                 "differs from the copy that the report was made from; run husai report again",
             )
     listed = {*sums, SUMS}
-    for path in sorted(
-        p
-        for p in folder.rglob("*")
-        if p.is_file() and p.relative_to(folder).as_posix() not in listed
-    ):
+    for path in (p for p in tree(folder).files if p.relative_to(folder).as_posix() not in listed):
         found.mismatch(path, f"is not listed in evidence/{SUMS}")

@@ -7,7 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from husai.errors import HusaiError
-from husai.verify.checksums import INDEX, artifacts, digests
+from husai.verify.checksums import INDEX, artifacts, digests, tree
+from husai.verify.claims import check_claims
 from husai.verify.decision import check_decisions
 from husai.verify.evidence import check_evidence
 from husai.verify.findings import Findings
@@ -39,6 +40,15 @@ def verify(root: str | Path = ".") -> Findings:
         raise HusaiError(
             f"{root}: neither results/ nor a report here; give the folder of a run, or its reports/"
         )
+    odd = [
+        path
+        for folder in (
+            {found.reports, found.root / "results"} if found.has_results else {found.reports}
+        )
+        for path in tree(folder).odd
+    ]
+    for path in sorted(odd):
+        found.mismatch(path, "is a link or no file at all; it was neither followed nor opened")
     if found.has_results:
         paths = artifacts(found.root)
         found.hashed.update(digests(paths))
@@ -49,8 +59,12 @@ def verify(root: str | Path = ".") -> Findings:
         check_versions(found, records)
     check_ledgers(found)
     check_mirror(found)
+    if odd:
+        found.notes.append("nothing was derived again, as that might follow a link")
+        return found
     check_evidence(found)
     check_report(found)
     check_log(found)
     check_decisions(found)
+    check_claims(found)
     return found

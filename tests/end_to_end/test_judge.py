@@ -4,6 +4,7 @@ it says to inputs that fit together badly.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,11 @@ from husai.jobs.judge import configuration
 from husai.sae import SAE, save_sae
 
 ROOT = Path(__file__).parents[2]
-SIZES = str(Path(__file__).with_name("judge.yaml"))
+SIZES = Path(__file__).with_name("judge.yaml")
+PAGE = ROOT / "docs/examples/judge.md"
 MEASURED = {
     "integrity.leak_excess",
     "integrity.dead_fraction",
-    "integrity.text_overlap_rows",
     "stability.explained_variance",
     "stability.S",
     "stability.shared_fraction",
@@ -29,7 +30,8 @@ MEASURED = {
     "random_model.delta_S",
     "transcoder.delta_S",
 }
-"""What the internal gates read; the rest needs longer runs or what weights do not tell."""
+"""What the internal gates read; the rest needs longer runs or what weights do not tell, as which text
+they were trained on."""
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +60,17 @@ def judge(folder, *arguments):
     )
 
 
-def given(inputs, **changes):
-    values = {
-        "--model": inputs / "model",
-        "--hook": build.TRAINED_HOOK,
-        "--text": inputs / "text.txt",
-        **changes,
-    }
-    return [word for pair in values.items() for word in pair]
+def as_documented(inputs):
+    """The arguments of the documents' command; its names become those of the inputs."""
+    (command,) = re.findall(r"^husai judge (topk .*)$", PAGE.read_text(), re.M)
+    (inputs / "small.yaml").write_text(SIZES.read_text())
+    there = {path.name: str(path) for path in inputs.iterdir()}
+    return [there.get(word, word) for word in command.split()]
 
 
 def test_two_folders_a_model_and_a_text_become_a_verdict(inputs, tmp_path):
-    saes = [inputs / "topk", inputs / "relu"]
-    saes += ["--confirm", inputs / "kept-topk", inputs / "kept-relu"]
-    done = judge(tmp_path, *saes, *given(inputs), "--configfile", SIZES, "--cores", "2")
+    arguments = as_documented(inputs)
+    done = judge(tmp_path, *arguments)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     decision = json.loads((tmp_path / "judged/results/gate/strict/release_policy.json").read_text())
     measured = {row["condition"].split()[0] for row in decision["rows"] if row["value"] is not None}
@@ -79,7 +78,7 @@ def test_two_folders_a_model_and_a_text_become_a_verdict(inputs, tmp_path):
     assert "no fresh seeds" not in json.dumps(decision["reasons"])
     assert "strict gate failed on" in done.stdout + done.stderr
     assert (tmp_path / "judged/reports/gate_report.html").is_file()
-    again = judge(tmp_path, *saes, *given(inputs), "--configfile", SIZES, "--fail-on-gate-fail")
+    again = judge(tmp_path, *arguments, "--fail-on-gate-fail")
     assert again.returncode == 2
     assert "Nothing to be done" in again.stdout + again.stderr
 

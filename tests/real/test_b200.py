@@ -42,7 +42,7 @@ def test_the_campaign_ends_with_a_decision_and_the_exit_status_it_asks_for(run):
     path = folder / "results/gate/strict/release_policy.json"
     assert path.is_file(), said[-6000:]
     assert not json.loads(path.read_text())["gates"]["pass_all"]
-    assert status == 1 and "policy strict failed" in said, said[-3000:]
+    assert status == 1 and "the strict gate failed" in said, said[-3000:]
     assert (folder / "reports/gate_report.html").is_file()
 
 

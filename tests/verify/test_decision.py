@@ -16,21 +16,13 @@ from husai.verify.run import verify
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     root = report_tree.build_in(tmp_path_factory.mktemp("run"))
-    with report_tree.inside(root):
-        evidence = ["results/confirmation", "results/stress"]
-        gate_job(
-            "strict",
-            output_dir="results/gate/strict",
-            evidence=evidence,
-            candidate=report_tree.HASH,
-        )
-    return report_tree.finish_in(root)
+    return report_tree.finish_in(report_tree.judge_in(root))
 
 
 def test_a_real_decision_is_reported_and_made_again(original):
     found = verify(original)
     assert found.mismatches == []
-    assert found.counts["decisions made again"] == 1
+    assert found.counts["decisions made again"] == 2
     assert (
         (original / "reports/gate_report.md")
         .read_text()
@@ -42,7 +34,7 @@ def test_the_evidence_copies_are_enough_to_make_it_again(original, tmp_path):
     shutil.copytree(original / "reports", tmp_path / "reports")
     found = verify(tmp_path)
     assert found.mismatches == []
-    assert found.counts["decisions made again"] == 1
+    assert found.counts["decisions made again"] == 2
 
 
 @pytest.mark.parametrize(("key", "value"), [("gates", {"pass_all": True}), ("metrics", None)])
@@ -65,7 +57,7 @@ def test_a_decision_that_its_evidence_does_not_give_is_named(original, tmp_path,
 
 
 def test_a_decision_by_a_policy_file_is_made_again_although_the_file_is_gone(tmp_path):
-    root = report_tree.build_in(tmp_path)
+    root = report_tree.judge_in(report_tree.build_in(tmp_path))
     text = (shipped_policies() / "strict.yaml").read_text()
     (root / "mine.yaml").write_text(text.replace("policy: strict", "policy: mine"))
     with report_tree.inside(root):
@@ -79,4 +71,4 @@ def test_a_decision_by_a_policy_file_is_made_again_although_the_file_is_gone(tmp
     report_tree.finish_in(root)
     for place in (root, root / "reports"):
         found = verify(place)
-        assert found.mismatches == [] and found.counts["decisions made again"] == 1
+        assert found.mismatches == [] and found.counts["decisions made again"] == 3

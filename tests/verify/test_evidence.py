@@ -7,7 +7,6 @@ import shutil
 import pytest
 import report_tree
 
-from husai.jobs.gate import gate_job
 from husai.provenance import file_records, read_json, write_json
 from husai.stress import stress_metrics
 from husai.verify.run import verify
@@ -29,14 +28,7 @@ def run(original, tmp_path):
 
 
 def decide(root):
-    with report_tree.inside(root):
-        evidence = ["results/confirmation/stability.json", "results/stress"]
-        gate_job(
-            "strict",
-            output_dir="results/gate/strict",
-            evidence=evidence,
-            candidate=report_tree.HASH,
-        )
+    report_tree.judge_in(root, strict=["results/confirmation/stability.json", "results/stress"])
 
 
 def change(path, edit):

@@ -9,19 +9,24 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
+from husai.cebench.bound import score_bound
 from husai.errors import HusaiError
 from husai.evidence import Evidence, Metric, read_metric
+from husai.gate.checks.integrity import integrity_metrics
 from husai.gate.inputs import WEIGHTS
-from husai.gate.integrity import integrity_metrics
+from husai.probing.paired import metrics
 from husai.probing.tables import drop_metric, probing_metrics
 from husai.provenance import failure, finite
 from husai.statistics import ensemble_metrics, jackknife_t
 from husai.statistics.ensemble import SINGLE
-from husai.statistics.recovered import faithfulness_metrics, losses_of
-from husai.stress import probing_difference, stress_metrics
+from husai.statistics.recovered import faithfulness_metrics, losses_of, recovered_interval
+from husai.stress import paired_probes, probing_difference, stress_metrics
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
 """How far a number derived again may lie from the one that was written: the sums of another machine
@@ -33,6 +38,8 @@ and that nothing stored beside them gives."""
 STRESS = ("random_model", "transcoder")
 KINDS = ("integrity", "stability", *STRESS, "ood", "saebench", "cebench", "faithfulness")
 """Kinds that policies gate and that rest on trained SAEs."""
+RESTS_ON_RECORDS = ("integrity", *STRESS, "saebench", "cebench", "faithfulness")
+"""Kinds whose record over seeds is derived from the records that it rests on."""
 _SEED = re.compile(r"seed-?\d+")
 
 
@@ -93,20 +100,25 @@ def differences(item: Evidence) -> list[str]:
 def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
     """The metrics of a record, measured values taken as given, and what they are derived from."""
     record = item.record
+    if "seed" in record and item.kind in SINGLES:
+        return SINGLES[item.kind](record), "values per data set, pair or text"
     if item.kind == "stability":
         return ensemble_metrics(record), "pairwise values and nulls"
     if item.kind in STRESS:
         pair = [b for b in item.behind if b.kind == "stability"][:2]
         if len(pair) < 2 or pair[0].recipe_hash != item.recipe_hash:
             raise ValueError("it rests on no two stability records, the first of its own recipe")
-        metrics, source = (
+        again, source = (
             stress_metrics(item.kind, *(b.record for b in pair)),
             "two stability records",
         )
-        if item.kind == "random_model" and "probing" in record:
-            metrics["delta_probing"] = probing_difference(record["probing"])
-            source += " and probes"
-        return metrics, source
+        rows = paired_probes(*_probes(item))
+        if rows:
+            again, source = (
+                again | {"delta_probing": probing_difference(rows)},
+                f"{source} and probes",
+            )
+        return again, source
     if item.kind == "ood":
         return _ood(record), "values per data set"
     if item.kind == "integrity":
@@ -119,6 +131,41 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
     from husai.cebench.evidence import recipe_metrics
 
     return recipe_metrics(own, control), "records per seed"
+
+
+def _probed(record: Mapping[str, Any]) -> dict[str, Metric]:
+    settings = record["probing"]
+    if not any("dense_val_lcb" in row for row in record["per_dataset"]):
+        return {}  # an SAE of the randomised subject: AUCs without baselines
+    return metrics(record["per_dataset"], settings["gate_k"], settings["dense_k"])
+
+
+def _contrasted(record: Mapping[str, Any]) -> dict[str, Metric]:
+    scores = {name: float(np.mean(values)) for name, values in record["per_pair"].items()}
+    shares = {f"{name}_fraction": value / record["bound"] for name, value in scores.items()}
+    known = scores | shares | {"bound": score_bound(record["d_sae"]), "l0": record["l0"]}
+    own = {name: read_metric(entry) for name, entry in record["metrics"].items()}
+    return {name: replace(own.get(name, Metric(None)), value=v) for name, v in known.items()}
+
+
+def _spliced(record: Mapping[str, Any]) -> dict[str, Metric]:
+    texts = record["texts"]
+    return {"recovered": recovered_interval(texts["spliced"], texts["ablated"])}
+
+
+SINGLES = {"saebench": _probed, "cebench": _contrasted, "faithfulness": _spliced}
+"""How the metrics of one SAE's record follow from the values beside them."""
+
+
+def _probes(item: Evidence) -> tuple[list[dict], list[dict]]:
+    """Sparse probing records of single SAEs behind a stress record, in its order: the candidate's and
+    the other ensemble's.
+    """
+    records = [b for b in item.behind if b.kind == "saebench"]
+    return tuple(
+        [dict(b.record) for b in records if (b.recipe_hash == item.recipe_hash) is ours]
+        for ours in (True, False)
+    )
 
 
 def _sides(item: Evidence) -> tuple[list[dict], list[dict]]:
