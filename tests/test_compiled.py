@@ -72,7 +72,7 @@ def test_kernels_read_no_source_that_the_hash_leaves_out(path):
 
 
 def test_loading_a_module_of_kernels_makes_them_ready_to_run():
-    assert len(KERNELS) == 4
+    assert KERNELS
     for path in KERNELS:
         name = ".".join(path.relative_to(Path(compiled.PACKAGE).parent).with_suffix("").parts)
         module = compiled.load(name)
