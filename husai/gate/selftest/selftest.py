@@ -16,6 +16,7 @@ from husai.gate.policy import Policy
 from husai.gate.policy_files import load_policy
 from husai.gate.selftest import ground_truth
 from husai.gate.selftest.adversaries import judge, summary
+from husai.gate.selftest.counterfeits import centroids, rare_copies, read_outs, rescaled
 from husai.gate.selftest.measurements import random_scores, records, stability
 from husai.gate.selftest.simulation import simulate
 from husai.gate.selftest.worlds import (
@@ -116,6 +117,10 @@ def cases(policy: Policy, device: str = "cpu", steps: int = RECIPE.steps) -> dic
         "components": components(oracle, x),
         "collapsed": collapsed(oracle),
         "one_failed_seed": one_failed(oracle),
+        "centroids": centroids(oracle, x),
+        "rare_copies": rare_copies(oracle, x),
+        "read_outs": read_outs(oracle, world),
+        "rescaled": rescaled(oracle),
     }
     others = {
         "frozen": frozen,
