@@ -46,8 +46,8 @@ def read_outs():
     """One direction for each data set, by least squares on all of its rows, and its opposite."""
     found = []
     for name in (*world.SELECTION, *world.CONFIRMATION):
-        data = load_probe_data(world.PROBES, world.HOOK, name, None)
-        x = np.asarray(data.x, dtype=np.float64)
+        data = load_probe_data(world.PROBES, world.HOOK, name, "mean")
+        x = data.activations().numpy().astype(np.float64)
         found.append(np.linalg.lstsq(x - x.mean(0), 2.0 * data.y - 1.0, rcond=None)[0])
     directions = torch.tensor(np.stack(found), dtype=torch.float32)
     return torch.nn.functional.normalize(torch.cat([directions, -directions]), dim=1)
