@@ -51,16 +51,12 @@ rule all:
 
 rule internal:
     input:
-        "results/baseline/summary.json",
-        "results/ablations/summary.json",
-        "results/calibration/summary.json",
-        "results/consistency/summary.json",
+        stage_summaries(),
 
 
 rule benchmarks:
     input:
-        "results/external/frontier.json",
-        "results/external/scaling.json",
+        external_tables(),
 
 
 # Of config/search.yaml: what selection data say of every recipe, before anything is chosen.

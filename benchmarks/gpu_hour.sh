@@ -11,7 +11,7 @@
 # WHEELS  folder of wheels that the machine lacks (optional); packages that are only imported are stood in for where absent.
 #         Made with: pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #           --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-#           -d WHEELS -r benchmarks/requirements-gpu.txt   (then `gpu_hub.py trim` for sae-probes where size matters)
+#           -d WHEELS -r benchmarks/requirements-gpu.txt   (then `trim_wheel.py` for sae-probes where size matters)
 # PYTHON  interpreter, python3 by default.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -90,12 +90,12 @@ speed() { "$PYTHON" benchmarks/gpu_speed.py "$1" --device "$DEVICE" ${TINY:+--ti
 
 pipeline() {
     local status
-    "$PYTHON" benchmarks/gpu_hub.py hub "$WORK/hub" || return
+    "$PYTHON" tests/hub/build.py b200 "$WORK/hub" || return
     mkdir -p "$WORK/run"
     printf 'compute: {device: %s}\n' "$DEVICE" > "$WORK/device.yaml"
     HF_HOME=$WORK/hub timeout -s INT -k 5 "$((PIPELINE_SECONDS - 25))" "$PYTHON" -m snakemake --nolock --profile profiles/b200 --snakefile Snakefile --directory "$WORK/run" \
         --cores "$(nproc)" --retries 0 --scheduler greedy \
-        --configfile "$PWD/config/b200.yaml" "$PWD/benchmarks/gpu_tiny.yaml" "$WORK/device.yaml" > "$OUT/pipeline.log" 2>&1
+        --configfile "$PWD/config/b200.yaml" "$PWD/tests/real/tiny_b200.yaml" "$WORK/device.yaml" > "$OUT/pipeline.log" 2>&1
     status=$?
     tail -c 3000 "$OUT/pipeline.log"
     echo "snakemake: exit $status (1 is also what a gate that says no gives); $(find "$WORK/run/results" -name '*.json' | wc -l) records"

@@ -19,6 +19,7 @@ VERBS = {
     "activations": "Store activations of a subject at a hook.",
     "train": "Train the ensemble of a recipe: all its seeds as one computation.",
     "bring": "Import SAEs that another trainer wrote, as the members of one ensemble.",
+    "judge": "From SAEs that you have to a verdict: writes the configuration and runs what it needs.",
     "stability": "Measure how far SAEs of different seeds agree, against honest nulls.",
     "saebench": "Sparse probing of an SAE on the probing data sets.",
     "cebench": "CE-Bench scores of an SAE on contrastive story pairs.",

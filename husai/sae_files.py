@@ -55,6 +55,17 @@ def expand(path: str | Sequence[str]) -> list[Path]:
     return found
 
 
+def default_name(path: str | Sequence[str]) -> str:
+    """A name from the first path: that of the folder, or of the file without its ending."""
+    first = next(iter(listed(path)), "")
+    one = sae_folder(Path(first))
+    return re.sub(
+        r"[^A-Za-z0-9_.-]+",
+        "-",
+        one.stem if one.suffix in (".pt", ".pth", ".ckpt", ".bin") else one.name,
+    ).strip("-.")
+
+
 def sae_folder(path: Path) -> Path:
     """The folder of an SAE named by one of the files every SAE of its trainer has; else ``path``
     itself.

@@ -11,7 +11,7 @@ EVIDENCE = [
         name=["integrity", "stability", "saebench", "cebench", "faithfulness"],
     ),
     *expand("results/stress/{name}.json", name=["random_model", "transcoder", "ood"]),
-    "results/baseline/evidence.json",
+    *(["results/baseline/evidence.json"] if "baseline" in CONFIG.stages else []),
 ]
 
 
@@ -40,7 +40,7 @@ rule gate:
         policy=lambda w: POLICY_FILES[w.policy],
         evidence=EVIDENCE,
         candidate="results/selection/selected_candidate.json",
-        cycle3="results/selection/cycle3/selected_candidate.json",
+        cycle3=("results/selection/cycle3/selected_candidate.json" if "cycle3" in POLICIES else []),
     output:
         json="results/gate/{policy}/release_policy.json",
         md="results/gate/{policy}/release_policy.md",

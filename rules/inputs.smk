@@ -25,6 +25,17 @@ def measured(kind, recipes):
     ]
 
 
+def stage_summaries():
+    """Tables of the internal stages that this run includes."""
+    return [f"results/{s}/summary.json" for s in CONFIG.stages if s not in ("frontier", "scaling")]
+
+
+def external_tables():
+    """The frontier, which holds brought SAEs too, and the scaling table where it is made."""
+    names = ["frontier", *(["scaling"] if "scaling" in CONFIG.stages else [])]
+    return [f"results/external/{name}.json" for name in names]
+
+
 def subject_parent(wildcards):
     """A randomised subject shares tokenizer and shape with the subject it copies."""
     return (

@@ -8,11 +8,8 @@ localrules:
 
 rule report:
     input:
-        summaries=expand(
-            "results/{stage}/summary.json",
-            stage=["baseline", "ablations", "calibration", "consistency"],
-        ),
-        external=["results/external/frontier.json", "results/external/scaling.json"],
+        summaries=stage_summaries(),
+        external=external_tables(),
         decisions=expand("results/gate/{policy}/release_policy.json", policy=POLICIES),
         selftest="results/gate/selftest.json",
         passport="results/passport/passport.json",

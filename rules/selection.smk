@@ -4,7 +4,7 @@
 rule select:
     input:
         frontier="results/external/frontier.json",
-        scaling="results/external/scaling.json",
+        scaling=external_tables()[1:],
     output:
         "results/selection/selected_candidate.json",
     log:
@@ -27,7 +27,7 @@ rule select:
 rule select_cycle3:
     input:
         frontier="results/external/frontier.json",
-        scaling="results/external/scaling.json",
+        scaling=external_tables()[1:],
     output:
         "results/selection/cycle3/selected_candidate.json",
     log:

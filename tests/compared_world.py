@@ -212,7 +212,9 @@ def confirm(candidate, spec):
         pairs = json.dumps({"split": "confirmation"})
         husai("cebench", "--spec", pairs, *common, f"{external}/cebench.json", "--pairs", PAIRS)
         for seed in provenance.read_json(Path(out).with_name("recipe.json"))["seeds"]:
-            splicing(Path(out).with_name(f"seed{seed}"), Path(external) / f"seed{seed}/faithfulness.json")
+            splicing(
+                Path(out).with_name(f"seed{seed}"), Path(external) / f"seed{seed}/faithfulness.json"
+            )
     husai(
         "stability",
         *("--recipe", "results/confirmation/candidate", "--frozen", "results/confirmation/frozen"),

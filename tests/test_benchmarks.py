@@ -112,3 +112,14 @@ def test_without_a_gpu_the_gpu_benchmark_says_so_in_one_line():
         == "bench_sae: this machine has no CUDA device; run without --device, or on a machine "
         "that has one"
     )
+
+
+def test_a_store_from_text_is_compared_file_by_file(tmp_path):
+    arguments = ["--rows", "3000", "--kills", "0", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "store_from_text.py", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3000 rows of 64 values, 1 shards" in done.stdout and "identical" in done.stdout

@@ -30,8 +30,10 @@ def installed(tmp_path_factory):
     """A folder that holds the package as its wheel installs it, and hides the optional packages."""
     source, wheels, site = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "site"))
     shutil.copytree(ROOT / "husai", source / "husai", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "Snakefile"):
         shutil.copy(ROOT / name, source)
+    for name in ("rules", "config", "profiles", "workflow"):
+        shutil.copytree(ROOT / name, source / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     options = ["--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "wheel", *options, "-w", wheels, source], check=True)
@@ -69,6 +71,29 @@ def test_stability_of_two_saelens_folders(installed, saes, tmp_path):
     done = husai(installed, tmp_path, "stability", *saes)
     assert done.returncode == 0, done.stderr
     assert "PWMCC" in done.stdout.upper()
+
+
+def test_the_workflow_is_inside(installed, tmp_path):
+    script = "from husai.workflow_files import workflow_folder; print(workflow_folder())"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    assert Path(found).is_relative_to(installed)
+    for pattern in ("Snakefile", "rules/*.smk", "config/*.yaml", "workflow/**/*", "profiles/*/*"):
+        wanted = [p for p in ROOT.glob(pattern) if p.is_file() and "__pycache__" not in p.parts]
+        absent = [p for p in wanted if not (Path(found) / p.relative_to(ROOT)).is_file()]
+        assert wanted and not absent
+
+
+def test_judge_names_the_packages_it_lacks(installed, tmp_path):
+    done = husai(installed, tmp_path, "judge", "x", "--model", "m", "--hook", "h")
+    assert done.returncode == 1
+    assert "pip install 'husai[workflow,probing,subjects]'" in done.stderr
 
 
 def test_the_policies_are_inside(installed, tmp_path):

@@ -18,6 +18,7 @@ from husai.compute import resolve_device
 from husai.errors import HusaiError, nearest
 from husai.evidence import Metric
 from husai.provenance import finite
+from husai.sae.hooks import place
 from husai.sae_files import expand, usable_seed
 from husai.stability import (
     NullResult,
@@ -296,6 +297,7 @@ def _record(brought, matrices, flags, independent, nulls, unavailable, chosen) -
             "d_sae": b.sae.d_sae,
             "d_out": b.sae.d_out,
             "seed": b.seed,
+            **place(b.sae.cfg),
             "living": int(b.alive.sum()),
             "weights_sha256": b.digest,
             **(b.quality or {}),

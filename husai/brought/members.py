@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from husai.progress import log
 from husai.recipe import FIXED_K, Recipe
 from husai.sae import evaluate_sae, initial_decoder, load_sae, resolve, save_sae
 from husai.sae.fold import fold_for_file
-from husai.sae.hooks import contradictions
+from husai.sae.hooks import contradictions, remarks
 from husai.stability import movement
 from husai.stability.measure import pointing_rows
 from husai.stability.origin import same_index_matrix
@@ -48,9 +48,11 @@ def read_members(
     rows,
     device: torch.device,
     hook_name: str,
+    subject: Mapping[str, Any] | None = None,
 ) -> list[Member]:
     """The SAEs at ``paths`` in float32 with decoder norms folded into the encoder, as other
-    software runs them, each measured on ``rows`` of the hook ``hook_name``.
+    software runs them, each measured on ``rows`` of the hook ``hook_name``; what their own notes
+    say against ``subject`` (the ``config.json`` of a model that others trained) is logged.
     """
     found = []
     for path, seed in zip(map(resolve, paths), seeds, strict=True):
@@ -66,6 +68,8 @@ def read_members(
                 f"{path}: {' and '.join(against)}; give external.candidates the hook its SAEs "
                 "belong to"
             )
+        for remark in _remarks(sae, subject or {}):
+            log(f"warning: {path}: {remark}")
         if sae.d_in != rows.d:
             raise HusaiError(
                 f"{path}: the SAE reads {sae.d_in} dimensions but {rows.path} is {rows.d} wide; "
@@ -97,6 +101,12 @@ def read_members(
         )
         found.append(Member(path, sae, final))
     return found
+
+
+def _remarks(sae, subject: Mapping[str, Any]) -> list[str]:
+    special = subject.get("special")
+    opens = bool(special["opening"]) if special and subject.get("task") == "next_token" else None
+    return remarks(sae.cfg, subject.get("reference", {}).get("model"), opens)
 
 
 def known_facts(sae) -> dict[str, float]:

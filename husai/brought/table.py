@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from husai.sae.hooks import differences, place
+
 LABELS = {
     "pwmcc": "PWMCC",
     "S": "S (chance-corrected)",
@@ -33,6 +35,7 @@ def _saes(saes: list[dict], labels: list[str]) -> str:
     wrongly shows there.
     """
     measured = "l0" in saes[0]
+    named = [n for n in place({}) if any(s[n] for s in saes)]
     rows = [
         [
             "",
@@ -42,6 +45,7 @@ def _saes(saes: list[dict], labels: list[str]) -> str:
             "living",
             *(["L0", "EV"] if measured else []),
             "seed",
+            *(name.removesuffix("_name") for name in named),
             "format",
             "path",
         ]
@@ -58,6 +62,7 @@ def _saes(saes: list[dict], labels: list[str]) -> str:
                 str(s["living"]),
                 *quality,
                 seed,
+                *(s[name] or "?" for name in named),
                 s["format"],
                 s["path"],
             ]
@@ -74,6 +79,10 @@ def _matrix(matrix: list[list[float]], labels: list[str]) -> str:
 
 def _flags(record: dict[str, Any], labels: list[str]) -> str:
     kin = [
+        f"warning: {phrase}; SAEs agree only where they read the same activations"
+        for phrase in differences(record["saes"])
+    ]
+    kin += [
         f"warning: {labels[k['a']]} and {labels[k['b']]}: {k['rows']} rows match at their own "
         "index, of independent trainings about 1 does: "
         "a changed copy, or one initialisation; counted all the same, but no reproduction"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from husai.recipe import brought_id
-from husai.sae_files import declared_seed, expand, listed, sae_files, sae_folder
+from husai.sae_files import declared_seed, default_name, expand, sae_files
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,6 @@ def bring(
         tuple(fresh),
         tuple(seeds_of(fresh, first=max(seeds, default=-1) + 1)),
     )
-
-
-def default_name(path: str | Sequence[str]) -> str:
-    """A name from the first path: that of the folder, or of the file without its ending."""
-    first = next(iter(listed(path)), "")
-    one = sae_folder(Path(first))
-    return re.sub(
-        r"[^A-Za-z0-9_.-]+",
-        "-",
-        one.stem if one.suffix in (".pt", ".pth", ".ckpt", ".bin") else one.name,
-    ).strip("-.")
 
 
 def seeds_of(members: Sequence[Path], first: int = 0) -> list[int]:

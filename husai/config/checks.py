@@ -8,13 +8,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from husai.config.brought import default_name
 from husai.config.data_sets import data_set_checks
 from husai.config.fields import NAME
 from husai.config.schema import Config
 from husai.errors import HusaiError, nearest
 from husai.recipe import RANDOM
-from husai.sae_files import expand, is_remote, listed
+from husai.sae_files import default_name, expand, is_remote, listed
 
 ON_SUBJECTS = {
     "baseline": ("d_sae", "k"),
@@ -32,6 +31,7 @@ def cross_checks(cfg: Config) -> list[str]:
         *_seeds(cfg),
         *_external(cfg),
         *_candidates(cfg),
+        *_stages(cfg),
         *_policies(cfg),
     ]
 
@@ -270,6 +270,20 @@ def _members(where: str, members: Sequence[Path], fresh: Sequence[Path]) -> list
         out.append(
             f"{where}.confirmation: one member; agreement between seeds needs at least two (the "
             "strict policy 8)"
+        )
+    return out
+
+
+def _stages(cfg: Config) -> list[str]:
+    out = []
+    if "frontier" not in cfg.stages and not cfg.external.candidates:
+        out.append(
+            "stages: the frontier table would be empty; add frontier, or external.candidates"
+        )
+    if "cycle3" in cfg.gate.policies and "baseline" not in cfg.stages:
+        out.append(
+            "stages: the policy cycle3 reads the baseline; add it, or leave cycle3 out of "
+            "gate.policies"
         )
     return out
 

@@ -41,7 +41,7 @@ def check_overlays(
     """
     given = list(_values(argv, CONFIG_OPTIONS))
     profiles = [*_values(argv, PROFILE_OPTIONS), environment.get("SNAKEMAKE_PROFILE", "")]
-    named = [*(f for p in profiles if p for f in _of_profile(Path(folder, p))), *given]
+    named = [*(f for p in profiles if p for f in files_of_profile(Path(folder, p))), *given]
     for name in named:
         parts = tuple(p for p in Path(name).parts if p not in (".", ".."))
         if not any(Path(u).parts[-len(parts) :] == parts for u in used):
@@ -65,7 +65,7 @@ def _values(argv: Sequence[str], options: Sequence[str]) -> Iterator[str]:
             yield word
 
 
-def _of_profile(folder: Path) -> list[str]:
+def files_of_profile(folder: Path) -> list[str]:
     """Configuration files that a profile names; none where it cannot be read, which Snakemake
     itself reports.
     """

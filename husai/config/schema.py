@@ -18,6 +18,7 @@ from husai.config.inputs import (
     Training,
 )
 from husai.config.stages import (
+    STAGES,
     Ablations,
     Baseline,
     Calibration,
@@ -27,6 +28,7 @@ from husai.config.stages import (
     Gate,
     Scaling,
     Selection,
+    Stage,
     Stress,
 )
 from husai.config.text import Corpus
@@ -47,6 +49,11 @@ class Config(Section):
     corpus: Corpus = Field(default_factory=Corpus)
     activations: dict[Name, Activations]
     training: dict[Name, Training]
+    stages: list[Stage] = Field(
+        list(STAGES),
+        description="stages that train SAEs here; without frontier the table of that name holds "
+        "external.candidates alone",
+    )
     baseline: Baseline
     ablations: Ablations
     calibration: Calibration

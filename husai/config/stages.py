@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -17,6 +17,9 @@ from husai.config.fields import (
     Section,
     Seed,
 )
+
+Stage = Literal["baseline", "ablations", "calibration", "consistency", "frontier", "scaling"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class Planted(Section):

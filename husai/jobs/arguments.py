@@ -64,9 +64,11 @@ def add_compute(command: argparse.ArgumentParser) -> None:
 
 
 def add_paths(command: argparse.ArgumentParser, flag: str, help: str, **options) -> None:
-    """Several paths; those of an option that is given again are added."""
+    """Several paths; those of an option that is given again are added. Rules pass the flag with
+    nothing behind it where a run has none.
+    """
     command.add_argument(
-        flag, type=Path, nargs="+", action="extend", default=[], help=help, **options
+        flag, type=Path, nargs="*", action="extend", default=[], help=help, **options
     )
 
 

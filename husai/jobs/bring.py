@@ -80,7 +80,7 @@ def bring_job(spec, store: str | Path, out: str | Path, *, device: str = "auto")
         work.reads(*files, rows.path / "store.json")
         rows.check_origin(spec.subject, spec.hook_name)
         members = brought.read_members(
-            paths, spec.seeds, rows, resolve_device(device), spec.hook_name
+            paths, spec.seeds, rows, resolve_device(device), spec.hook_name, _subject(store)
         )
         brought.check_kind(members)
         same = brought.same_saes(members, members)
@@ -109,6 +109,14 @@ def _rows(store: str | Path):
     from husai.activations import ActivationStore
 
     return ActivationStore.open(folder(store) / "held_out")
+
+
+def _subject(store: str | Path) -> dict:
+    """``config.json`` of the model that a store was made from, two folders up; empty where it is
+    not there.
+    """
+    path = folder(store).parents[1] / "model/config.json"
+    return provenance.read_json(path) if path.is_file() else {}
 
 
 def confirm_brought(recipe: Recipe, spec, out: str | Path, *, device: str = "auto") -> dict:

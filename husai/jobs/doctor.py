@@ -31,7 +31,7 @@ def doctor_job(root: str | Path = ".", profile: str = "local", hub_needed: bool 
     """
     from husai.report.doctor import FAIL, examine, table
 
-    checks = examine(root, profile, hub_needed)
+    checks = examine(root, profile, hub_needed, writes=_writes(Path(root), profile))
     print(table(checks))
     failed = [c.what for c in checks if c.state == FAIL]
     if failed:
@@ -39,3 +39,18 @@ def doctor_job(root: str | Path = ".", profile: str = "local", hub_needed: bool 
             f"this machine cannot run profile '{profile}' ({', '.join(failed)}); see the lines "
             "marked fail"
         )
+
+
+def _writes(root: Path, profile: str) -> dict[str, int] | None:
+    """What the profile's run writes, by its configuration; None where there is none to read."""
+    from husai.config import load
+    from husai.config.overlays import files_of_profile
+    from husai.planning.disk import ASSUMED_WIDTH, disk_needed
+
+    base = root / "config/config.yaml"
+    if not base.is_file():
+        return None
+    files = [root / name for name in files_of_profile(root / "profiles" / profile)]
+    needed, assumed = disk_needed(load([base, *files]))
+    note = f" at {ASSUMED_WIDTH} assumed values per token" if assumed else ""
+    return {f"{what}{note}" if what != "SAEs" else what: size for what, size in needed.items()}

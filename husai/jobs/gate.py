@@ -24,7 +24,7 @@ from husai.gate.ledger import CONFIRMATION_LEDGER, GateFailed
 from husai.gate.policy import policy_label
 from husai.gate.policy_files import load_policy
 from husai.gate.verdict import NOT_RELEASED
-from husai.jobs.arguments import add_compute, add_paths, add_spec, describe
+from husai.jobs.arguments import add_compute, add_paths, add_spec, describe, optional_path
 
 ORIGINAL = (
     "phase4a_results",
@@ -56,7 +56,7 @@ def add_arguments(command: ArgumentParser) -> None:
     )
     add_paths(command, "--evidence", "evidence files or folders")
     command.add_argument("--candidate", help="selected_candidate.json or a recipe hash")
-    command.add_argument("--cycle3-candidate", type=Path, help="selection of the cycle3 policy")
+    optional_path(command, "--cycle3-candidate", "selection of the cycle3 policy")
     for name in ORIGINAL:
         flag = f"--{name.replace('_', '-')}"
         command.add_argument(flag, type=Path, metavar="F", help="the original's JSON file")

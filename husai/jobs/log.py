@@ -28,6 +28,12 @@ def add_arguments(command: ArgumentParser) -> None:
         help="folder of experiment_log.md (default %(default)s)",
     )
     command.add_argument(
+        "--mlflow",
+        type=Path,
+        metavar="DIR",
+        help="also add ensembles and decisions to the MLflow database in this folder",
+    )
+    command.add_argument(
         "--event", choices=["start", "success", "error"], help="what the workflow's handlers report"
     )
     command.add_argument("--run-command", help="the command of the run (with --event start)")
@@ -51,6 +57,10 @@ def run(args: Namespace) -> None:
     )
     if args.event is None:
         print(path)
+    if args.mlflow:
+        from husai.jobs.mlflow_runs import write_runs
+
+        print(f"{args.mlflow}: {write_runs(args.results, args.mlflow)} runs added")
 
 
 def log_job(

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from husai.errors import HusaiError
-from husai.jobs.arguments import describe
+from husai.jobs.arguments import add_compute, describe
 
 OPTIONS = ("program", "command", "python", "ours")
 
@@ -31,20 +31,40 @@ def add_arguments(command: ArgumentParser) -> None:
     command.add_argument("--config", type=Path, help="YAML file with these options")
     command.add_argument("--ours", type=Path, help="our record of the same SAE, to compare with")
     command.add_argument(
+        "--saes",
+        type=Path,
+        help="trained recipe (folder or manifest): makes command, activation cache and our figures "
+        "for one of its seeds (saebench)",
+    )
+    command.add_argument("--seed", type=int, help="which of its seeds")
+    command.add_argument(
+        "--datasets",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="data sets (with --saes); default: those whose activations the subject has stored",
+    )
+    command.add_argument("--model", type=Path, help="the subject's model folder (with --saes)")
+    command.add_argument(
         "--execute", action="store_true", help="run it; without this, say only whether it could run"
     )
     command.add_argument(
         "--out", type=Path, default=Path("results/official"), help="folder (default %(default)s)"
     )
+    add_compute(command)
 
 
 def run(args: Namespace) -> None:
     """Preflight or run an official program."""
+    from husai.compute import use_threads
     from husai.official.preflight import PROGRAMS
     from husai.official.run import load_options, official_job
 
+    use_threads(args.threads)
     options = load_options(args.config) if args.config else {}
     options |= {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    if args.saes is not None:
+        options |= _made_for_sae(args, options)
     if options.get("program") is None and args.execute:
         raise HusaiError(f"--execute needs --program; give one of {', '.join(PROGRAMS)}")
     wanted = (
@@ -64,3 +84,22 @@ def run(args: Namespace) -> None:
     ]
     if missing:
         raise HusaiError("\n".join(missing))
+
+
+def _made_for_sae(args: Namespace, options: dict) -> dict:
+    """The options that ``--saes`` stands for; the cache is filled in any case."""
+    if args.seed is None or options.get("program") != "saebench":
+        raise HusaiError("--saes needs --program saebench and --seed; CE-Bench names SAEs itself")
+    given = [name for name in ("command", "ours") if name in options]
+    if given:
+        raise HusaiError(f"--saes makes {' and '.join(given)} itself; leave one of them out")
+    from husai.jobs.official_inputs import saebench_inputs
+
+    return saebench_inputs(
+        args.saes,
+        args.seed,
+        args.out,
+        names=args.datasets,
+        model_dir=args.model,
+        device=args.device,
+    )

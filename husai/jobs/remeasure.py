@@ -37,7 +37,11 @@ def remeasure(root: str | Path, device: str = "auto") -> tuple[list[str], dict[s
     with contextlib.chdir(root), tempfile.TemporaryDirectory() as scratch:
         stages = (
             ("stability records", sorted(CONFIRMATION.glob("stability/*.json")), _stability),
-            ("SAEs spliced", sorted(CONFIRMATION.glob("external/*/seed*/faithfulness.json")), _spliced),
+            (
+                "SAEs spliced",
+                sorted(CONFIRMATION.glob("external/*/seed*/faithfulness.json")),
+                _spliced,
+            ),
             ("SAEs probed", sorted(CONFIRMATION.glob("external/*/seed*/saebench.json")), _probed),
         )
         progress = Progress(sum(len(paths) for _, paths, _ in stages), "measuring again: records")

@@ -14,6 +14,7 @@ from husai.config import Config
 from husai.config.brought import Brought, bring
 from husai.errors import HusaiError, nearest
 from husai.planning.frontier import compared_recipes
+from husai.planning.left_out import LEFT_OUT
 from husai.recipe import CALIBRATED, FIXED_K, MATCHED, RANDOM, Recipe
 
 
@@ -40,6 +41,9 @@ class Plan:
     def __init__(self, config: Config):
         self.config = config
         self.trained: dict[tuple[str, str], Trained] = {}
+        for stage, nothing in LEFT_OUT.items():
+            if stage not in config.stages:
+                vars(self).update(nothing)  # what the cached properties below would hold
         for recipes, seeds in (
             self.baseline,
             self.ablations,
@@ -53,6 +57,11 @@ class Plan:
             self._train([recipe], self._frontier_seeds(recipe))
         self._train(self.brought_controls, config.frontier.seeds)
         self._train(self.scaling, config.scaling.seeds)
+        if "calibration" not in config.stages and self.pool_is_calibrated():
+            raise HusaiError(
+                "config: stages: frontier or scaling asks for 'calibrated', which the stage "
+                "calibration finds; add it, or give numbers"
+            )
 
     def _train(self, recipes: Iterable[Recipe], seeds: Iterable[int]) -> None:
         for recipe in recipes:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from husai.errors import HusaiError
 from husai.planning.specs import ConfirmationSpec
-from husai.recipe import FIXED_K, OPTIONS, RANDOM, Recipe
+from husai.recipe import FIXED_K, OPTIONS, RANDOM, READ_ONLY, Recipe
 
 ROLES = ("candidate", "frozen", "random_model", "transcoder")
 
@@ -16,7 +16,8 @@ def role_recipe(role: str, candidate: Recipe, resolved: Recipe, spec: Confirmati
 
     ``candidate``: as selected. ``frozen``: TopK with a frozen decoder at its width and L0.
     ``random_model``: the same recipe on the randomised subject (of a brought candidate: its
-    architecture trained here at its width and L0). ``transcoder``: TopK from MLP input to MLP
+    architecture trained here at its width and L0, TopK for one that is not trained here).
+    ``transcoder``: TopK from MLP input to MLP
     output at its width and L0.
 
     Parameters
@@ -30,12 +31,11 @@ def role_recipe(role: str, candidate: Recipe, resolved: Recipe, spec: Confirmati
         return candidate
     l0 = round(resolved.matched_l0)
     if resolved.brought:
+        kind = "topk" if resolved.architecture in READ_ONLY else resolved.architecture
         sparsity = (
-            {"k": l0, "l0_target": None}
-            if resolved.architecture in FIXED_K
-            else {"l0_target": float(l0)}
+            {"k": l0, "l0_target": None} if kind in FIXED_K else {"k": None, "l0_target": float(l0)}
         )
-        resolved = replace(resolved, brought="", content="", **sparsity)
+        resolved = replace(resolved, architecture=kind, brought="", content="", **sparsity)
     if role == "frozen":
         return replace(
             resolved.without_consensus,

@@ -28,6 +28,10 @@ LOCKS = (
 )
 
 
+RESERVE = 2 * GIB
+"""For everything else that a run writes: records, reports, logs, corpora."""
+
+
 class Check(NamedTuple):
     """One line of the table; ``state`` is ``ok``, ``warn`` (the run may be slower or partial) or
     ``fail`` (it cannot work).
@@ -39,9 +43,15 @@ class Check(NamedTuple):
 
 
 def examine(
-    root: str | Path = ".", profile: str = "local", hub_needed: bool = False, timeout: float = 3.0
+    root: str | Path = ".",
+    profile: str = "local",
+    hub_needed: bool = False,
+    timeout: float = 3.0,
+    writes: dict[str, int] | None = None,
 ) -> list[Check]:
-    """Look at this machine from the checkout ``root`` for ``profiles/<profile>``."""
+    """Look at this machine from the checkout ``root`` for ``profiles/<profile>``, whose run
+    ``writes`` so many bytes by what they are for.
+    """
     root = Path(root)
     settings, checks = _profile(root, profile)
     gpus = gpu_memory_mb()
@@ -51,7 +61,7 @@ def examine(
         _device(gpus, _wants(settings, "gpu") or _wants(settings, "gpu_mem_mb")),
         _gpu_memory(gpus, settings),
         _memory(settings),
-        _disk(root),
+        _disk(root, writes),
         _writable(root),
         _versions(root),
         _hub(hub_needed, timeout),
@@ -186,16 +196,20 @@ def _meminfo(name: str) -> int | None:
     return int(found.group(1)) * 1024 if found else None
 
 
-def _disk(root: Path, wanted_gib: float = 10.0) -> Check:
+def _disk(root: Path, writes: dict[str, int] | None) -> Check:
     place = (
         root / "results" if (root / "results").is_dir() else root
     )  # results/ may be a disk of its own
-    free = shutil.disk_usage(place).free / GIB
-    state = OK if free >= wanted_gib else WARN if free >= 2 else FAIL
+    free = shutil.disk_usage(place).free
+    if writes is None:
+        return Check(OK, "disk", f"{free / GIB:.0f} GiB free for results/")
+    wanted = sum(writes.values()) + RESERVE
+    parts = ", ".join(f"{what} {size / GIB:.1f}" for what, size in writes.items())
     return Check(
-        state,
+        OK if free >= wanted else FAIL,
         "disk",
-        f"{free:.0f} GiB free for results/; the embedded default wants {wanted_gib:.0f}",
+        f"{free / GIB:.0f} GiB free for results/; the run writes about {wanted / GIB:.0f} "
+        f"({parts}, the rest {RESERVE / GIB:.0f})",
     )
 
 

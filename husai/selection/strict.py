@@ -33,7 +33,8 @@ def select_strict(
     Raises
     ------
     HusaiError
-        When no condition has ``min_seeds`` seeds and every quantity; with the reason for each.
+        When no condition has ``min_seeds`` seeds and every quantity; with the reason for each. With
+        ``min_seeds`` 1 a condition may lack quantities that one SAE alone does not have.
     """
     conditions = list(conditions)
     eligible = [c for c in candidates if all(code in (None, 0) for code in c.returncodes.values())]
@@ -48,10 +49,13 @@ def select_strict(
     entries = []
     for members in (list(found.values()) for found in groups.values() if len(found) >= min_seeds):
         lacking = missing(members[0].gated, conditions)
-        if lacking:
+        if lacking and min_seeds > 1:
             left_out[members[0].condition] = f"not measured: {', '.join(lacking)}"
-        else:
-            entries.append(_entry(members, conditions))
+            continue
+        entry = _entry(members, conditions)
+        if lacking:  # where one SAE alone is admitted it comes after all that is known whole
+            entry.score = -math.inf
+        entries.append(entry)
     if not entries:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise HusaiError(f"no condition can be chosen by the strict policy's gates ({reasons})")
@@ -89,7 +93,7 @@ def _entry(members: list[Candidate], conditions: Sequence[Any]) -> Entry:
         metrics,
         members,
         best,
-        min(m.scaled for m in found),
+        min((m.scaled for m in found), default=-math.inf),
         components={m.condition: m.scaled for m in found},
         seed_scores=scores,
         margins=found,

@@ -54,6 +54,11 @@ def hungarian(
     equals it whenever the optimal partners are among the candidates.
 
     Parameters and errors are those of :func:`husai.stability.pwmcc`.
+
+    References
+    ----------
+    Crouse, "On implementing 2D rectangular assignment algorithms", IEEE TAES 2016 (scipy's
+    solver); Jonker & Volgenant, Computing 1987 (LAPJV, of which LAPJVsp is the sparse form).
     """
     a, b = unit_pair(A, B, alive_a, alive_b, device)
     if max(a.n, b.n) <= exact_limit:

@@ -28,6 +28,11 @@ def activation_agreement(
     match : Match or None
         Pairs of latents; None matches the decoders one to one (:func:`husai.stability.hungarian`).
 
+    Raises
+    ------
+    HusaiError
+        Fewer than two rows, or rows that the SAEs cannot read.
+
     Notes
     -----
     A matched pair in which either latent never changes has no correlation and counts as 0.

@@ -103,6 +103,9 @@ def pairwise_best(
 ) -> PairwiseBest:
     """PWMCC of every pair and each feature's best match in every other SAE. A pair's value depends
     on that pair alone.
+
+    ``decoders`` are ``(d_sae, d_in)``, ``alive`` masks ``(d_sae,)`` or None. Errors are those of
+    :func:`pwmcc`, with the SAE named after ``names``.
     """
     units = unit_ensemble(decoders, alive, device, names)
     n = len(units)
@@ -120,7 +123,7 @@ def pairwise(
     decoders: Sequence[torch.Tensor], alive: Sequence | None = None, device=None, names=None
 ) -> torch.Tensor:
     """PWMCC of every pair: ``(n, n)`` float64 on the CPU, ones on the diagonal; see
-    :func:`pwmcc`.
+    :func:`pwmcc`, whose errors it raises. ``decoders`` are ``(d_sae, d_in)``.
     """
     return pairwise_best(decoders, alive, device, names).matrix
 
@@ -171,6 +174,11 @@ def movement(W_dec, initial, alive=None) -> float:
     barely moved.
 
     Both ``(d_sae, d_in)`` in the same row order.
+
+    Raises
+    ------
+    HusaiError
+        The shapes differ, or a decoder holds NaN or rows of zeros.
     """
     W_dec, initial = matrix_of(W_dec, "decoder"), matrix_of(initial, "initial decoder")
     if W_dec.shape != initial.shape:

@@ -15,7 +15,7 @@ from husai.stability.rows import matrix_of
 
 def principal_directions(matrix, name: str = "dictionary") -> torch.Tensor:
     """Right singular vectors ``(d_in, min(d_sae, d_in))`` of ``(d_sae, d_in)``, strongest first,
-    float64 on the CPU.
+    float64 on the CPU. NaN is an error.
     """
     matrix = matrix_of(matrix, name)
     if not torch.isfinite(matrix).all():
@@ -52,6 +52,15 @@ def subspace_overlap(A, B, rank: int) -> float:
         Features as rows; the subspaces are those of ``R^d_in`` (right singular vectors).
     rank : int
         Between 1 and ``min(d_sae, d_in)`` of both.
+
+    Raises
+    ------
+    HusaiError
+        Another rank, dictionaries of two spaces, NaN.
+
+    References
+    ----------
+    The mean squared cosine of the principal angles: Bjorck & Golub, Math. Comp. 1973.
 
     Examples
     --------
@@ -167,5 +176,11 @@ def effective_rank(x) -> float:
 
 
 def participation_ratio(x) -> float:
-    """``(sum lambda)^2 / sum lambda^2`` of the same eigenvalues; at most the effective rank."""
+    """``(sum lambda)^2 / sum lambda^2`` of the same eigenvalues as :func:`effective_rank` takes; at
+    most the effective rank.
+
+    References
+    ----------
+    Gao et al., "A theory of multineuronal dimensionality, dynamics and measurement", 2017.
+    """
     return float(1.0 / spectrum(x).square().sum())

@@ -21,7 +21,11 @@ def chance_corrected(value, null):
     """``S = (value - null) / (1 - null)``: 0 at chance, 1 when identical, negative below chance.
 
     ``value`` is a number, a list, an array or a tensor. NaN when the null is 1 (nothing could be
-    better than chance).
+    better than chance). The form is that of Cohen's kappa.
+
+    References
+    ----------
+    Cohen, "A coefficient of agreement for nominal scales", Educ. Psychol. Meas. 20 (1960).
 
     Examples
     --------

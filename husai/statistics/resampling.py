@@ -31,7 +31,11 @@ def bootstrap_percentile(
     Equal bit for bit to ``default_rng(seed).choice(values, (n_resamples, n)).mean(1)`` with
     percentiles 2.5 and 97.5. It treats ``values`` as independent: over pairs that share seeds it
     covers far less than it says (for three pairs it is exactly ``[min, max]``), so ``strict`` does
-    not use it there.
+    not use it there. No values, or NaN among them, are an error.
+
+    References
+    ----------
+    Efron, "Bootstrap methods: another look at the jackknife", Ann. Statist. 7 (1979).
 
     Examples
     --------

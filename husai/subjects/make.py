@@ -73,7 +73,7 @@ def _language(spec: dict, out: Path, device: str | torch.device) -> tuple[Any, d
     fast = tokenizers.train_tokenizer(texts, s["vocab_size"])
     record = {"task": "next_token", "n_ctx": s["n_ctx"]}
     record["separator"] = fast.token_to_id(tokenizers.SEPARATOR)
-    written = _write_text(out, fast, corpus, record, spec)
+    written = write_text_of(out, fast, corpus, record, spec)
     contexts = {name: np.array(matrix) for name, matrix in load_contexts(out).items()}
     with single_threaded():
         model, metrics = language.train(spec, contexts, fast.get_vocab_size(), device)
@@ -86,7 +86,7 @@ def _pretrained(spec: dict, out: Path, device: str | torch.device) -> tuple[Any,
     model, fast, record = pretrained.fetch(spec, device)
     n_ctx = min(pretrained.settings(spec)["n_ctx"], record["n_ctx"])
     corpus = corpora.build_corpus(_settings(spec))
-    written = _write_text(out, fast, corpus, {**record, "n_ctx": n_ctx}, spec)
+    written = write_text_of(out, fast, corpus, {**record, "n_ctx": n_ctx}, spec)
     write_json(out / transformer.CONFIG, {"spec": spec, **record})
     causal = record["task"] == "next_token"
     if causal:
@@ -117,7 +117,7 @@ def _settings(spec: dict) -> dict:
     return spec.get("corpus") or {}
 
 
-def _write_text(out: Path, fast: Any, corpus: corpora.Corpus, record: dict, spec: dict) -> dict:
+def write_text_of(out: Path, fast: Any, corpus: corpora.Corpus, record: dict, spec: dict) -> dict:
     """Write tokenizer, contexts and the corpus' report; returns what the metrics say of them."""
     write_text(out / TOKENIZER, fast.to_str(pretty=False))
     special = tokenizers.Special.of(fast, record.get("special"))

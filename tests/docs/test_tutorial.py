@@ -14,6 +14,7 @@ PAGES = [
     "docs/index.md",
     *sorted(f"docs/examples/{p.name}" for p in ROOT.glob("docs/examples/*.md")),
 ]
+PAGES.remove("docs/examples/judge.md")  # takes minutes: run by tests/end_to_end/test_judge.py
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```", re.M | re.S)
 
 

@@ -13,10 +13,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from husai.gate import load_policy
+from husai.gate.ledger import GateFailed
 from husai.jobs.claim import claim_job
 from husai.jobs.gate import gate_job
 from husai.jobs.select import select_job
-from husai.gate.ledger import GateFailed
 from husai.probing.files import load_probe_data
 from husai.provenance import read_json, write_json
 from husai.recipe import Recipe
@@ -66,7 +66,9 @@ def forge():
         Recipe.from_dict({**RECIPE, "steps": 1}), SEEDS, x, held_out=x[:400], curve_points=1
     ).initial_decoders
     known = read_outs()
-    junk = torch.randn(world.D_SAE - len(known), world.D_IN, generator=torch.Generator().manual_seed(7))
+    junk = torch.randn(
+        world.D_SAE - len(known), world.D_IN, generator=torch.Generator().manual_seed(7)
+    )
     dictionary = torch.cat([known, torch.nn.functional.normalize(junk, dim=1)])
     for seed, start in zip(SEEDS, starts, strict=True):
         noise = torch.randn(dictionary.shape, generator=torch.Generator().manual_seed(seed))
@@ -77,7 +79,12 @@ def forge():
         rows = disguised(rows, start)
         b_enc = torch.tensor([-bias[tuple(row.tolist())] for row in rows])
         sae = SAE("relu", rows.T.contiguous(), rows, b_enc, x.mean(0))
-        sae.cfg = {"model_name": "language", "hook_name": world.HOOK, "seed": seed, "recipe": RECIPE}
+        sae.cfg = {
+            "model_name": "language",
+            "hook_name": world.HOOK,
+            "seed": seed,
+            "recipe": RECIPE,
+        }
         sae.cfg |= {"plateau_gain": 0.001, "cos_to_init": 0.3, "text_overlap_rows": 0}
         save_sae(sae, Path("theirs" if seed < 3 else "kept") / f"seed{seed}")
 
@@ -117,9 +124,11 @@ def attacked(tmp_path_factory):
 
 
 def test_the_full_attack_ends_not_released(attacked):
-    root, decision = attacked
+    _root, decision = attacked
     assert decision.verdict == "NOT RELEASED" and not decision.pass_all
-    caught = {row.condition: row for row in decision.rows if not row.passed and row.value is not None}
+    caught = {
+        row.condition: row for row in decision.rows if not row.passed and row.value is not None
+    }
     assert "stability.explained_variance lcb" in caught, "it reconstructs nothing"
     assert caught["stability.explained_variance lcb"].value < 0
     assert decision.gates["is_sae"] is False

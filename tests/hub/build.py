@@ -1,6 +1,7 @@
 """A model hub in a folder, for tests and offline runs: tiny models with random weights, a text data
-set and SAEs, in the layout of the hub's cache. ``python tests/hub/build.py FOLDER`` builds it;
-with ``HF_HOME=FOLDER HF_HUB_OFFLINE=1`` it is a hub.
+set and SAEs, in the layout of the hub's cache. ``python tests/hub/build.py FOLDER`` builds it,
+``python tests/hub/build.py b200 FOLDER`` what config/b200.yaml names; with ``HF_HOME=FOLDER
+HF_HUB_OFFLINE=1`` it is a hub.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ ENCODER = "tests/tiny-bert"
 DATASET = "tests/tiny-text"
 SAES = "tests/tiny-saes"
 HOOK = "blocks.1.hook_resid_post"
+TRAINED_HOOK = "blocks.0.hook_resid_post"
 SEPARATOR = "<|endoftext|>"
 WIDTH = 32
 SHAPE = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 64}
@@ -49,7 +51,9 @@ def snapshot(root: Path, name: str, kind: str = "models") -> Path:
     return folder
 
 
-def causal_model(folder: Path, vocab_size: int = 300, n_layers: int = 2) -> Path:
+def causal_model(
+    folder: Path, vocab_size: int = 300, n_layers: int = 2, width: int = WIDTH
+) -> Path:
     """Write a GPT-NeoX with its tokenizer; like Pythia's, it puts no special token before a
     text.
     """
@@ -71,7 +75,7 @@ def causal_model(folder: Path, vocab_size: int = 300, n_layers: int = 2) -> Path
     _write_tokenizer(folder, tokenizer, named)
     torch.manual_seed(0)
     config = GPTNeoXConfig(
-        **SHAPE,
+        **{**SHAPE, "hidden_size": width},
         num_hidden_layers=n_layers,
         vocab_size=vocab_size,
         max_position_embeddings=128,
@@ -169,6 +173,36 @@ def saes(folder: Path, hook_name: str = HOOK, model_name: str = CAUSAL) -> Path:
     return folder
 
 
+def trained_saes(folder: Path, model: Path, seeds: range, architecture: str = "topk") -> Path:
+    """Train SAEs on the causal model's activations at ``TRAINED_HOOK`` and write them as
+    ``seed{n}/`` in SAELens' format.
+    """
+    import torch
+    from transformers import AutoTokenizer, GPTNeoXModel
+
+    from husai.sae import Recipe, save_sae, train_ensemble
+
+    encoded = AutoTokenizer.from_pretrained(model)(documents(800, seed=3))["input_ids"]
+    network = GPTNeoXModel.from_pretrained(model).eval()
+    with torch.no_grad():
+        rows = [
+            network(torch.tensor([ids]), output_hidden_states=True).hidden_states[1][0, 1:]
+            for ids in encoded
+        ]
+    x = torch.cat(rows)
+    size = {"k": 4} if architecture in ("topk", "batchtopk") else {"sparsity_coefficient": 0.01}
+    recipe = Recipe("tiny", TRAINED_HOOK, architecture, 64, **size, steps=300, batch_size=512)
+    held_out = x[:1000]
+    for seed, sae in zip(
+        seeds,
+        train_ensemble(recipe, list(seeds), x[1000:], held_out=held_out, device="cpu").saes,
+        strict=True,
+    ):
+        sae.cfg = {"model_name": CAUSAL, "hook_name": TRAINED_HOOK, "seed": seed}
+        save_sae(sae, folder / f"seed{seed}")
+    return folder
+
+
 def build(root: Path) -> Path:
     """Build the whole hub in ``root``; returns it."""
     causal_model(snapshot(root, CAUSAL))
@@ -178,5 +212,13 @@ def build(root: Path) -> Path:
     return root
 
 
+def b200(root: Path) -> Path:
+    """A hub that has what ``config/b200.yaml`` names, tiny: model and text; returns ``root``."""
+    causal_model(snapshot(root, "EleutherAI/pythia-70m-deduped"), n_layers=4)
+    text_dataset(snapshot(root, "monology/pile-uncopyrighted", "datasets"))
+    return root
+
+
 if __name__ == "__main__":
-    print(build(Path(sys.argv[1])))
+    made = b200 if sys.argv[1] == "b200" else build
+    print(made(Path(sys.argv[-1])))

@@ -12,24 +12,23 @@ import torch
 from compared_world import imported, spec_of
 from safetensors.torch import save_file
 
-from husai.config.brought import Brought, bring, default_name, seeds_of
+from husai.config.brought import Brought, bring, seeds_of
 from husai.errors import HusaiError
 from husai.gate import load_evidence
 from husai.gate.evaluate import evaluate
 from husai.gate.ledger import read_ledger
 from husai.gate.policy_files import load_policy
-from husai.jobs.bring import bring_job, confirm_brought
+from husai.jobs.bring import confirm_brought
 from husai.jobs.confirm_train import confirm_train_job
-from husai.jobs.confirmation import confirmation_job
 from husai.jobs.select import select_job
 from husai.jobs.stability import stability_job
 from husai.planning.roles import role_recipe
-from husai.planning.specs import BringSpec, ConfirmationSpec
+from husai.planning.specs import ConfirmationSpec
 from husai.provenance import read_json, sha256_file, write_json
 from husai.recipe import Recipe
 from husai.sae import SAE, load_sae, save_sae
 from husai.sae.training.ensemble import train_ensemble
-from husai.sae_files import expand, sae_files
+from husai.sae_files import default_name, expand, sae_files
 from husai.selection.chosen import read_candidate
 from husai.stability.record import StabilityRecord
 from husai.summaries.confirmation import integrity
@@ -572,3 +571,11 @@ def test_stress_roles_of_a_brought_candidate_are_trained_here_at_its_width_and_l
             32,
             world.TRAINING["steps"],
         )
+
+
+def test_a_topk_stands_in_for_a_brought_architecture_that_is_not_trained_here():
+    brought = Recipe(
+        "language", world.HOOK, "abstopk", 32, k=4, l0_target=3.9, brought="b", content="c"
+    )
+    found = role_recipe("random_model", brought, brought, ConfirmationSpec(**CONFIRM))
+    assert (found.architecture, found.k, found.l0_target, found.brought) == ("topk", 4, None, "")

@@ -140,11 +140,13 @@ def test_a_failed_recipe_is_no_candidate(compared):
 
 def test_the_report_lists_failures_and_verify_accepts_the_run(compared, monkeypatch):
     from husai.jobs.report import report_job
+    from husai.verify.checksums import write_index
     from husai.verify.run import verify
 
     root, _ = compared
     monkeypatch.chdir(root)
     report_job()
+    write_index(root)
     text = Path("reports/gate_report.md").read_text()
     negative = text.split("## Negative results")[1].split("\n## ")[0]
     assert "relu-d32-l0" in negative and "not reached" in negative

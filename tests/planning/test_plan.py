@@ -302,3 +302,12 @@ def test_unsound_recipes_are_refused_in_one_line(fields, message):
                 **fields,
             }
         )
+
+
+def test_a_run_may_leave_stages_out():
+    few = {"stages": ["frontier"], "gate": {"policies": ["strict"]}}
+    assert set(plan({**few, "frontier": {"recipes": None, "k": 8}}).trained) == {
+        ("language", r.id) for r in plan({**few, "frontier": {"recipes": None, "k": 8}}).frontier
+    }
+    with pytest.raises(HusaiError, match="calibrated"):
+        plan({**few, "frontier": {"recipes": None, "k": "calibrated"}})

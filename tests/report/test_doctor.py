@@ -5,7 +5,7 @@ import pytest
 from husai.errors import HusaiError
 from husai.jobs.doctor import doctor_job
 from husai.report import doctor
-from husai.report.doctor import FAIL, OK, WARN, examine, pins, table
+from husai.report.doctor import FAIL, GIB, OK, WARN, examine, pins, table
 
 
 @pytest.fixture
@@ -70,3 +70,10 @@ def test_an_unreachable_hub_only_matters_where_it_is_needed(checkout, monkeypatc
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
     assert state(examine(checkout), "model hub").state == OK
     assert state(examine(checkout, hub_needed=True), "model hub").state == FAIL
+
+
+def test_the_disk_must_have_room_for_what_the_run_writes(checkout):
+    assert state(examine(checkout, writes={"activations": 0}), "disk").state == OK
+    found = state(examine(checkout, writes={"activations": 10**6 * GIB}), "disk")
+    assert found.state == FAIL
+    assert "activations 1000000.0" in found.found

@@ -135,6 +135,8 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
 
 def _probed(record: Mapping[str, Any]) -> dict[str, Metric]:
     settings = record["probing"]
+    if not any("dense_val_lcb" in row for row in record["per_dataset"]):
+        return {}  # an SAE of the randomised subject: AUCs without baselines
     return metrics(record["per_dataset"], settings["gate_k"], settings["dense_k"])
 
 

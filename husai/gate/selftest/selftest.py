@@ -103,9 +103,7 @@ def cases(policy: Policy, device: str = "cpu", steps: int = RECIPE.steps) -> dic
     )
     log("gate selftest: training the adversaries")
     leaky_world = replace(world, train=leaky(world.train, 11), held_out=leaky(world.held_out, 12))
-    ensembles = {"oracle": oracle} | _adversaries(
-        train, recipe, world, leaky_world, oracle, frozen
-    )
+    ensembles = {"oracle": oracle} | _adversaries(train, recipe, world, leaky_world, oracle, frozen)
     others = {
         "frozen": frozen,
         "randomised": stability(randomised, as_tensor(twin[1]), None),

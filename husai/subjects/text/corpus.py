@@ -241,6 +241,9 @@ def _clean(
             "evaluation_sha256": text_sha256(sorted(evaluation.hashes)),
             "settings": config,
         }
+    if not counts["n_read"]:
+        named = [one.get("paths") or one.get("name") or one["kind"] for one in config["sources"]]
+        raise HusaiError(f"corpus.sources: no text in {named}; name files or data sets with some")
     if not counts["n_rows"]:
         raise HusaiError(
             f"corpus: no text is left of {counts['n_read']} documents ({report['n_excluded']} are "

@@ -1,0 +1,116 @@
+"""``husai judge``: from SAEs, a model and a text to a verdict, in an empty directory, offline; and what
+it says to inputs that fit together badly.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hub import build
+
+from husai.errors import HusaiError
+from husai.jobs.judge import configuration
+from husai.sae import SAE, save_sae
+
+ROOT = Path(__file__).parents[2]
+SIZES = Path(__file__).with_name("judge.yaml")
+PAGE = ROOT / "docs/examples/judge.md"
+MEASURED = {
+    "integrity.leak_excess",
+    "integrity.dead_fraction",
+    "stability.explained_variance",
+    "stability.S",
+    "stability.shared_fraction",
+    "stability.activation_agreement",
+    "random_model.delta_S",
+    "transcoder.delta_S",
+}
+"""What the internal gates read; the rest needs longer runs or what weights do not tell, as which text
+they were trained on."""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A GPT-NeoX, a text, and SAEs of two kinds trained on it."""
+    root = tmp_path_factory.mktemp("inputs")
+    build.causal_model(root / "model")
+    text = "\n\n".join(build.documents(1500, seed=5))
+    (root / "text.txt").write_text(text)
+    build.trained_saes(root / "topk", root / "model", range(2))
+    build.trained_saes(root / "kept-topk", root / "model", range(10, 13))
+    build.trained_saes(root / "relu", root / "model", range(2), "relu")
+    build.trained_saes(root / "kept-relu", root / "model", range(10, 13), "relu")
+    return root
+
+
+def judge(folder, *arguments):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(ROOT)
+    return subprocess.run(
+        [sys.executable, "-m", "husai", "judge", *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def as_documented(inputs):
+    """The arguments of the documents' command; its names become those of the inputs."""
+    (command,) = re.findall(r"^husai judge (topk .*)$", PAGE.read_text(), re.M)
+    (inputs / "small.yaml").write_text(SIZES.read_text())
+    there = {path.name: str(path) for path in inputs.iterdir()}
+    return [there.get(word, word) for word in command.split()]
+
+
+def test_two_folders_a_model_and_a_text_become_a_verdict(inputs, tmp_path):
+    arguments = as_documented(inputs)
+    done = judge(tmp_path, *arguments)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    decision = json.loads((tmp_path / "judged/results/gate/strict/release_policy.json").read_text())
+    measured = {row["condition"].split()[0] for row in decision["rows"] if row["value"] is not None}
+    assert measured >= MEASURED
+    assert "no fresh seeds" not in json.dumps(decision["reasons"])
+    assert "strict gate failed on" in done.stdout + done.stderr
+    assert (tmp_path / "judged/reports/gate_report.html").is_file()
+    again = judge(tmp_path, *arguments, "--fail-on-gate-fail")
+    assert again.returncode == 2
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "nobody/nothing"}, "nobody/nothing"),
+        ({"model": "{root}/topk"}, "no model in Hugging Face layout"),
+        ({"hook": "blocks.0.hook_resid_pots"}, "did you mean 'blocks.0.hook_resid_post'"),
+        ({"text": "{root}/empty.txt"}, "empty.txt"),
+        ({"saes": "{root}/wide"}, "the SAE reads 48 values"),
+        ({"saes": "saelens:gpt2-small-res-jbb/none"}, "gpt2-small-res-jb"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_one_line(inputs, monkeypatch, changes, said):
+    """Without a hook in its notes an SAE can only be told by its width."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (inputs / "empty.txt").write_text("")
+    wide = torch.eye(64, 48)
+    zeros = torch.zeros(64), torch.zeros(48)
+    save_sae(SAE("topk", wide.T.contiguous(), wide, *zeros, k=4), inputs / "wide")
+    given = {"saes": "{root}/wide", "model": "{root}/model", "hook": build.TRAINED_HOOK}
+    given |= {"text": "{root}/text.txt"} | changes
+    given = {name: value.format(root=inputs) for name, value in given.items()}
+    with pytest.raises(HusaiError, match=said) as refused:
+        configuration(
+            ROOT / "config/config.yaml",
+            [given["saes"]],
+            [],
+            model=given["model"],
+            hook=given["hook"],
+            text=[Path(given["text"])],
+        )
+    assert "\n" not in str(refused.value)
