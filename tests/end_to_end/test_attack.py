@@ -130,7 +130,7 @@ def test_the_full_attack_ends_not_released(attacked):
         row.condition: row for row in decision.rows if not row.passed and row.value is not None
     }
     assert "stability.explained_variance lcb" in caught, "it reconstructs nothing"
-    assert caught["stability.explained_variance lcb"].value < 0
+    assert caught["stability.explained_variance lcb"].value < 0.2
     assert decision.gates["is_sae"] is False
 
 
