@@ -127,7 +127,7 @@ def _whole(digits: str) -> int:
 def read_object(path: str | Path) -> dict[str, Any]:
     """The JSON object in a file; empty when the file is missing, broken or holds something else."""
     try:
-        value = json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -46,13 +46,24 @@ def listed(path: str | Sequence[str]) -> list[str]:
 
 def expand(path: str | Sequence[str]) -> list[Path]:
     """The SAEs behind a path or a list of paths: a folder with ``seed*/`` in it stands for
-    those.
+    those, and one of these without an SAE of its own for the one SAE in a folder below it.
     """
     found: list[Path] = []
     for one in map(Path, listed(path)):
         seeds = [p for p in one.glob("seed*") if p.is_dir()] if one.is_dir() else []
-        found += sorted(seeds, key=lambda p: (len(p.name), p.name)) or [one]
+        ordered = sorted(seeds, key=lambda p: (len(p.name), p.name))
+        found += [_only_one(p) for p in ordered] or [one]
     return found
+
+
+def _only_one(folder: Path) -> Path:
+    """``folder``, or the only folder in it that holds an SAE: of trainers that make one for each
+    hook (sparsify) or trainer (dictionary_learning).
+    """
+    if weights_of(folder) or next(folder.glob("*.pt"), None):
+        return folder
+    below = [p for p in folder.iterdir() if p.is_dir() and weights_of(p)]
+    return below[0] if len(below) == 1 else folder
 
 
 def default_name(path: str | Sequence[str]) -> str:

@@ -153,7 +153,7 @@ def file_pairs(path: str | Path, n_pairs: int | None = None, half: str | None = 
     (or ``subject``).
     """
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise HusaiError(

@@ -63,7 +63,7 @@ def main(root: Path = Path("config")) -> None:
     """Write both documents."""
     write_text(root / "schema.json", schema_text())
     readme = root / "README.md"
-    write_text(readme, readme_with_keys(readme.read_text()))
+    write_text(readme, readme_with_keys(readme.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

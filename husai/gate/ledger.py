@@ -56,7 +56,7 @@ def heads(path: str | Path) -> list[dict[str, Any]]:
 
 def _checked(path: Path) -> list[str]:
     """Lines of a ledger, each found to follow the one before."""
-    text = path.read_text() if path.is_file() else ""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     found, before = [], ""
     for number, line in enumerate(text.splitlines(), start=1):
         try:

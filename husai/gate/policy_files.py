@@ -47,4 +47,4 @@ def load_policy(name_or_path: str | Path) -> Policy:
         One line listing every mistake in the file, or the known names when there is no such policy.
     """
     path = policy_file(name_or_path)
-    return parse_policy(path.read_text(), str(path))
+    return parse_policy(path.read_text(encoding="utf-8"), str(path))

@@ -48,7 +48,7 @@ def execute(
     """
     log_path = Path(log_path)
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(log_path, "w") as handle:
+    with open(log_path, "w", encoding="utf-8") as handle:
         handle.write(f"$ {shlex.join(argv)}\n")
         handle.flush()
         try:
@@ -83,7 +83,7 @@ def load_options(path: str | Path) -> dict:
     import yaml
 
     try:
-        options = yaml.safe_load(Path(path).read_text())
+        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise HusaiError(
             f"{path}: not readable as YAML ({' '.join(str(error).split())}); fix the file"
@@ -160,7 +160,9 @@ def official_job(options: dict, out: str | Path, *, execute_program: bool = Fals
         )
         work.notes(program_return_code=status)
         if status != 0:
-            last = (log_path.read_text(errors="replace").strip().splitlines() or [""])[-1]
+            last = (
+                log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
+            )[-1]
             raise HusaiError(
                 f"official {checked['program']}: ended with status {status} ({last[:200]}); see "
                 f"{log_path}"

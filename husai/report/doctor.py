@@ -90,7 +90,7 @@ def _profile(root: Path, profile: str) -> tuple[dict[str, Any], list[Check]]:
             Check(FAIL, "profile", f"{path} is missing; there are: {', '.join(known) or 'none'}")
         ]
     try:
-        settings = yaml.safe_load(path.read_text()) or {}
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         return {}, [Check(FAIL, "profile", f"{path} is not YAML: {' '.join(str(error).split())}")]
     shown = ", ".join(f"{k} {settings[k]}" for k in ("executor", "cores", "jobs") if k in settings)
@@ -189,7 +189,7 @@ def _memory(settings: dict[str, Any]) -> Check:
 
 def _meminfo(name: str) -> int | None:
     try:
-        text = Path("/proc/meminfo").read_text()
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
     except OSError:
         return None
     found = re.search(rf"^{name}:\s+(\d+) kB", text, flags=re.MULTILINE)
@@ -243,7 +243,7 @@ def pins(lock: Path) -> dict[str, str]:
     from packaging.requirements import InvalidRequirement, Requirement
 
     found = {}
-    for line in lock.read_text().splitlines():
+    for line in lock.read_text(encoding="utf-8").splitlines():
         text = line.split(" #")[0].split(" --hash")[0].strip().rstrip("\\").strip()
         try:
             requirement = Requirement(text)

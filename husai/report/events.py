@@ -47,7 +47,11 @@ def read_events(*paths: Path) -> list[dict[str, Any]]:
     """
     events: dict[str, dict[str, Any]] = {}
     for path in paths:
-        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        lines = (
+            path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if path.is_file()
+            else []
+        )
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
@@ -81,7 +85,7 @@ def chain_breaks(path: Path) -> list[int]:
 
 
 def _complete_lines(path: Path) -> list[str]:
-    lines = path.read_text(errors="replace").split("\n") if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     return [line for line in lines[:-1] if line]
 
 

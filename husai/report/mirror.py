@@ -169,7 +169,9 @@ def read_sums(path: Path) -> dict[str, str]:
     digits>  <name>``.
     """
     sums = {}
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
+    ):
         digest, _, name = line.partition("  ")
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef") or not name:
             raise HusaiError(

@@ -103,7 +103,7 @@ def _hashed_by_manifests(files: list[Path], large: int = 2**20) -> dict[Path, Di
     known: dict[Path, Digest] = {}
     for manifest in (p for p in files if p.name.endswith("manifest.json")):
         try:
-            outputs = json.loads(manifest.read_text()).get("outputs") or []
+            outputs = json.loads(manifest.read_text(encoding="utf-8")).get("outputs") or []
             written = manifest.stat().st_mtime_ns
             for record in outputs:
                 path = Path(os.path.normpath(manifest.parent / record["path"]))

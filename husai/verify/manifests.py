@@ -91,7 +91,7 @@ def read_records(found: Findings) -> dict[Path, dict[str, Any]]:
     ]
     for path in (p for p in own if p.suffix == ".json"):
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             found.mismatch(path, "is not readable as JSON")
             continue

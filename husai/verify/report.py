@@ -37,9 +37,9 @@ def check_report(found: Findings) -> None:
         found.notes.append(f"{found.name(report)}: no report to derive again; run husai report")
         return
     _note_other_code(found)
-    text = report.read_text(errors="replace")
+    text = report.read_text(encoding="utf-8", errors="replace")
     try:
-        numbers = json.loads(companion.read_text())
+        numbers = json.loads(companion.read_text(encoding="utf-8"))
         _check_numbers(found, text.split("\n"), numbers["numbers"])
         again = render(found.reports / "evidence")
     except (OSError, ValueError, KeyError, TypeError, HusaiError) as error:
@@ -70,7 +70,9 @@ def check_log(found: Findings) -> None:
         found.mismatch(record, f"the experiment log cannot be made again ({error})")
         return
     found.count("log entries made again", again.count("\n## "))
-    for number, (now, then) in enumerate(_pairs(again, log.read_text(errors="replace")), start=1):
+    for number, (now, then) in enumerate(
+        _pairs(again, log.read_text(encoding="utf-8", errors="replace")), start=1
+    ):
         if now != then:
             found.mismatch(
                 log,
@@ -83,7 +85,7 @@ def _check_page(found: Findings, again: str) -> None:
     matplotlib is here, by their marks.
     """
     page = found.reports / "gate_report.html"
-    text = page.read_text(errors="replace") if page.is_file() else ""
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
     if FIGURE.sub("<svg/>", text) != FIGURE.sub("<svg/>", again):
         found.mismatch(page, "is not what the evidence gives")
         return
@@ -144,7 +146,9 @@ def _check_numbers(found: Findings, lines: list[str], numbers: list[dict[str, An
         name, derive = entry["file"], entry.get("derive")
         where = f"line {entry['line']}: '{entry['text']}'"
         if name not in files:
-            files[name] = json.loads((found.reports / "evidence" / name).read_text())
+            files[name] = json.loads(
+                (found.reports / "evidence" / name).read_text(encoding="utf-8")
+            )
         try:
             value = finite(
                 derived(resolve_pointer(files[name], entry["pointer"]), entry["pointer"], derive)

@@ -98,6 +98,9 @@ def test_a_path_stands_for_its_checkpoints(tmp_path):
         (tmp_path / "ensemble" / name / "ae.pt").write_bytes(b"")
     (tmp_path / "sae_seed7.pt").write_bytes(b"")
     assert [p.name for p in expand(str(tmp_path / "ensemble"))] == ["seed1", "seed2", "seed10"]
+    (tmp_path / "nested/seed0/layers.3").mkdir(parents=True)
+    (tmp_path / "nested/seed0/layers.3/sae.safetensors").write_bytes(b"")
+    assert expand(tmp_path / "nested") == [tmp_path / "nested/seed0/layers.3"]
     mixed = expand([str(tmp_path / "sae_seed7.pt"), str(tmp_path / "ensemble")])
     assert [p.name for p in mixed] == ["sae_seed7.pt", "seed1", "seed2", "seed10"]
     assert expand([]) == []

@@ -3,7 +3,10 @@ and what to do, with exit status 1.
 """
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -226,3 +229,35 @@ def test_rows_of_a_file_give_what_a_store_of_them_gives(capsys, saes, tmp_path):
 def empty(folder):
     torch.save({}, folder / "empty.pt")
     return folder / "empty.pt"
+
+
+@pytest.mark.parametrize("seed", [float("nan"), float("inf"), -1, 2**40, True, "3"])
+def test_a_seed_that_is_none_is_not_known(capsys, saes, seed):
+    path = saes[0] / "cfg.json"
+    config = json.loads(path.read_text())
+    config["metadata"]["seed"] = seed
+    path.write_text(json.dumps(config))
+    assert main(["stability", str(saes[0]), str(saes[1]), "--json"]) == 0
+    assert [s["seed"] for s in json.loads(capsys.readouterr().out)["saes"]] == [None, 1]
+
+
+def test_models_and_hooks_are_shown_and_compared(capsys, saes):
+    for folder, hook in zip(saes, ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"), strict=False):
+        config = json.loads((folder / "cfg.json").read_text())
+        config["metadata"] |= {"model_name": "gpt2", "hook_name": hook}
+        (folder / "cfg.json").write_text(json.dumps(config))
+    assert main(["stability", *map(str, saes[:2])]) == 0
+    table = capsys.readouterr().out
+    assert "gpt2" in table and "they name different hooks (blocks.0.hook_mlp_out, " in table
+
+
+def test_a_terminal_without_the_letters_of_a_path_shows_their_numbers(saes, tmp_path):
+    folders = [shutil.copytree(saes[i], tmp_path / f"s\u00e9{i}\u2013") for i in (0, 1)]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "husai", "stability", *map(str, folders)],
+        env={**os.environ, **ascii_only},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"PWMCC" in done.stdout
