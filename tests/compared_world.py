@@ -12,11 +12,14 @@ from husai import cli, provenance
 from husai.activations import write_store
 from husai.cebench.pairs import Pair
 from husai.cebench.store import save_pairs
+from husai.config.brought import bring
 from husai.evidence import new_record
+from husai.jobs.bring import bring_job
+from husai.jobs.confirmation import confirmation_job
 from husai.jobs.probe_baselines import baselines_job
 from husai.jobs.summarize import summarize_job
 from husai.jobs.train_recipe import train_job
-from husai.planning.specs import ProbingSpec, TrainSpec
+from husai.planning.specs import BringSpec, ConfirmationSpec, ProbingSpec, TrainSpec
 from husai.probing import datasets
 from husai.probing.files import save_probe_data
 from husai.statistics.recovered import recovered_interval
@@ -192,3 +195,59 @@ def frontier(inputs):
     section = {"architectures": ["topk"], "d_sae": D_SAE, "k": K, "seeds": [0, 1, 2]}
     spec = {"gate_k": 4, "frontier": section}
     return summarize_job("frontier", spec, inputs, Path("results/external/frontier.json"))
+
+
+def confirm(candidate, spec):
+    """The confirmation of a selected candidate, as the workflow runs it."""
+    for role in ("candidate", "frozen"):
+        out = f"results/confirmation/{role}/manifest.json"
+        about = ["--candidate", candidate, "--spec", json.dumps(spec), "--out", out]
+        husai("train", "--role", role, *about, "--device", "cpu")
+        common = ["--saes", out, "--all-seeds", "--device", "cpu", "--out"]
+        external = f"results/confirmation/external/{role}"
+        held_out = json.dumps({**probing(CONFIRMATION), "split": "confirmation"})
+        baselines = ["--baselines", f"results/external/baselines/confirmation/{HOOK}.json"]
+        saebench = [*common, f"{external}/saebench.json", "--probes", PROBES, *baselines]
+        husai("saebench", "--spec", held_out, *saebench)
+        pairs = json.dumps({"split": "confirmation"})
+        husai("cebench", "--spec", pairs, *common, f"{external}/cebench.json", "--pairs", PAIRS)
+        for seed in provenance.read_json(Path(out).with_name("recipe.json"))["seeds"]:
+            splicing(
+                Path(out).with_name(f"seed{seed}"), Path(external) / f"seed{seed}/faithfulness.json"
+            )
+    husai(
+        "stability",
+        *("--recipe", "results/confirmation/candidate", "--frozen", "results/confirmation/frozen"),
+        *("--split", "confirmation", "--phase", "confirmation", "--device", "cpu"),
+        *("--out", "results/confirmation/stability/candidate.json"),
+    )
+    confirmation_job(
+        ConfirmationSpec(**spec), [str(candidate)], Path("results/confirmation/integrity.json")
+    )
+
+
+def spec_of(path, name="theirs", confirmation=(), **changes):
+    """What the workflow passes to the import of brought SAEs, and to the confirmation."""
+    found = bring(name, path, SUBJECT, HOOK, confirmation)
+    members = {"members": [str(p) for p in found.members], "seeds": list(found.seeds)}
+    spec = {
+        "name": found.name,
+        "subject": found.subject,
+        "hook_name": found.hook_name,
+        **members,
+        "training": TRAINING,
+        **changes,
+    }
+    return spec, {
+        found.id: {"members": [str(p) for p in found.fresh], "seeds": list(found.fresh_seeds)}
+    }
+
+
+def imported(path, name="theirs", **changes):
+    """Import brought SAEs where the workflow would."""
+    return bring_job(
+        BringSpec(**spec_of(path, name, **changes)[0]),
+        STORE,
+        f"results/saes/{SUBJECT}/brought-{name}/manifest.json",
+        device="cpu",
+    )

@@ -143,6 +143,11 @@ class Activations(Section):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="number format on disk"
     )
+    positions_per_context: PositiveInt | None = Field(
+        None,
+        description="rows taken of one context, at random positions; more make the forward passes "
+        "fewer and the rows less varied (default: a quarter of the context)",
+    )
 
 
 class Training(Section):

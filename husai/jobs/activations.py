@@ -120,7 +120,7 @@ def _chosen(spec, subject, model_dir: Path, wanted: dict[str, int]) -> dict:
         return modular_rows(subject, spec.seed)
     if not wanted:
         raise HusaiError(f"--spec: rows: missing; {subject.name} reads text")
-    return text_rows(subject, model_dir, wanted, spec.seed, spec.positions_per_context)
+    return text_rows(subject, model_dir, wanted, spec.seed, spec.rows.positions_per_context)
 
 
 def _store(

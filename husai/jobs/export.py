@@ -15,6 +15,7 @@ from husai.jobs.arguments import add_compute, describe
 DECISION = "gate/strict/release_policy.json"
 PASSPORT = "passport"
 CANDIDATE = "confirmation/candidate"
+CANDIDATE_SPLICED = "confirmation/external/candidate"
 RECORD, CARD, SUMS = "release.json", "README.md", "SHA256SUMS"
 
 
@@ -193,7 +194,7 @@ def _measured(results: Path, described: dict, saes: dict, device) -> dict[str, d
     """Explained variance, L0 and faithfulness of each SAE on the confirmation's rows and texts."""
     from husai.activations import ActivationStore
     from husai.faithfulness import recovered
-    from husai.planning.specs import FaithfulnessSpec
+    from husai.planning.specs import FaithfulnessSpec, read_spec
     from husai.stability import evaluate_sae
     from husai.subjects import load_subject
     from husai.subjects.rows import held_out_texts
@@ -201,7 +202,9 @@ def _measured(results: Path, described: dict, saes: dict, device) -> dict[str, d
     recipe = described.get("resolved") or described["recipe"]
     subject_dir, hook = results / "subjects" / recipe["subject"], recipe["hook_name"]
     rows = ActivationStore.open(subject_dir / "activations" / hook / "confirmation")
-    spec = FaithfulnessSpec()
+    spliced = sorted((results / CANDIDATE_SPLICED).glob("seed*/faithfulness.json"))
+    config = provenance.read_json(spliced[0])["provenance"]["config"] if spliced else {}
+    spec = read_spec(FaithfulnessSpec, config)
     subject = load_subject(subject_dir / "model", device)
     tokens, answers = held_out_texts(
         subject, subject_dir / "model", "confirmation", spec.n_texts, spec.text_seed

@@ -23,6 +23,7 @@ from husai.gate.inputs import load_evidence
 from husai.gate.ledger import CONFIRMATION_LEDGER, GateFailed
 from husai.gate.policy import policy_label
 from husai.gate.policy_files import load_policy
+from husai.gate.verdict import NOT_RELEASED
 from husai.jobs.arguments import add_compute, add_paths, add_spec, describe, optional_path
 
 ORIGINAL = (
@@ -94,6 +95,8 @@ def run(args: Namespace) -> None:
         **options,
     )
     result = "PASS" if decision.pass_all else "FAIL: " + ", ".join(decision.failing)
+    if decision.verdict != NOT_RELEASED:
+        result += f"; {decision.verdict}"
     label = policy_label(decision.policy, decision.policy_sha256).replace("`", "")
     written = f"written to {args.output_dir / 'release_policy.json'} and .md"
     _tell("\n".join([f"policy {label}: {result}", *decision.lines(), written]))

@@ -15,7 +15,7 @@ def add_arguments(command: ArgumentParser) -> None:
         command,
         reads="everything under ROOT",
         writes="nothing; one line per mismatch, exit 1 on any",
-        costs="one read of all files",
+        costs="one read of all files; with --remeasure as long as the confirmation's measurements",
     )
     command.add_argument(
         "root",
@@ -24,15 +24,21 @@ def add_arguments(command: ArgumentParser) -> None:
         default=Path(),
         help="folder with results/ and reports/ (default: here)",
     )
+    command.add_argument(
+        "--remeasure",
+        action="store_true",
+        help="go on to weights and activations, and measure the confirmation again",
+    )
+    command.add_argument("--device", default="auto", help="where to measure again (default auto)")
 
 
 def run(args: Namespace) -> None:
     """Verify a run."""
-    verify_job(args.root)
+    verify_job(args.root, again=args.remeasure, device=args.device)
 
 
-def verify_job(root: str | Path = ".") -> None:
-    """Print one line per mismatch and a summary.
+def verify_job(root: str | Path = ".", *, again: bool = False, device: str = "auto") -> None:
+    """Print one line per mismatch and a summary; with ``again`` measure the confirmation again.
 
     Raises
     ------
@@ -42,6 +48,12 @@ def verify_job(root: str | Path = ".") -> None:
     from husai.verify.run import verify
 
     found = verify(root)
+    if again:
+        from husai.jobs.remeasure import remeasure
+
+        wrong, counts = remeasure(root, device)
+        found.mismatches += wrong
+        found.counts |= counts
     for kind, lines in (("note", found.notes), ("mismatch", found.mismatches)):
         for line in lines:
             print(f"{kind}: {printable(line)}")

@@ -142,8 +142,6 @@ class ActivationsSpec(Spec):
     seed: Seed = 0
     rows: inputs.Activations | None = None
     corpus: CorpusSpec | None = None
-    positions_per_context: PositiveInt | None = None
-    """A quarter of the context unless given."""
 
 
 class ProbesSpec(EvaluationSets):

@@ -89,7 +89,10 @@ def _pretrained(spec: dict, out: Path, device: str | torch.device) -> tuple[Any,
     written = write_text_of(out, fast, corpus, {**record, "n_ctx": n_ctx}, spec)
     write_json(out / transformer.CONFIG, {"spec": spec, **record})
     causal = record["task"] == "next_token"
-    metrics = _held_out_metrics(model, load_contexts(out), spec, device) if causal else {}
+    if causal:
+        metrics = _held_out_metrics(model, load_contexts(out), spec, device)
+    else:
+        metrics = {"leak_probe": {"not_applicable": "an encoder predicts no target"}}
     return model, {**metrics, **written}
 
 

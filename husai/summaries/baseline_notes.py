@@ -22,7 +22,7 @@ def notes(m: Measured, subject: dict) -> list[str]:
             f"held-out accuracy {subject['accuracy']:.4f}, loss "
             f"{subject.get('loss', float('nan')):.3f} nats."
         )
-    if leak:
+    if "accuracy" in leak:
         word = (
             "at chance"
             if leak.get("at_chance")

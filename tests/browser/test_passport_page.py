@@ -127,12 +127,14 @@ def test_a_latent_has_an_address(path, visit):
     opened = visit(path)
     opened.page.goto(path.as_uri() + "#latent=90")
     opened.page.locator("#name", has_text="Latent 90").wait_for(timeout=5000)
+    assert opened.errors == []
 
 
 def test_without_contexts_there_is_nothing_to_search(passports, tmp_path, visit):
     write_page(tmp_path / "bare.html", passports, title="bare")
     opened = visit(tmp_path / "bare.html")
     assert not opened.page.locator("#search").is_visible()
+    assert opened.errors == []
     opened.page.locator("#rows button").first.click()
     opened.page.locator("#details", has_text="Best match").wait_for(timeout=5000)
     assert opened.errors == []

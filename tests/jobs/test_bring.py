@@ -9,6 +9,7 @@ from pathlib import Path
 import compared_world as world
 import pytest
 import torch
+from compared_world import imported, spec_of
 from safetensors.torch import save_file
 
 from husai.config.brought import Brought, bring, seeds_of
@@ -17,13 +18,12 @@ from husai.gate import load_evidence
 from husai.gate.evaluate import evaluate
 from husai.gate.ledger import read_ledger
 from husai.gate.policy_files import load_policy
-from husai.jobs.bring import bring_job, confirm_brought
+from husai.jobs.bring import confirm_brought
 from husai.jobs.confirm_train import confirm_train_job
-from husai.jobs.confirmation import confirmation_job
 from husai.jobs.select import select_job
 from husai.jobs.stability import stability_job
 from husai.planning.roles import role_recipe
-from husai.planning.specs import BringSpec, ConfirmationSpec
+from husai.planning.specs import ConfirmationSpec
 from husai.provenance import read_json, sha256_file, write_json
 from husai.recipe import Recipe
 from husai.sae import SAE, load_sae, save_sae
@@ -68,32 +68,6 @@ def as_saelens(sae, folder, **metadata):
     """What SAELens 6 writes."""
     sae.cfg = metadata
     save_sae(sae, folder)
-
-
-def spec_of(path, name="theirs", confirmation=(), **changes):
-    """What the workflow passes to the import, and to the confirmation."""
-    found = bring(name, path, world.SUBJECT, world.HOOK, confirmation)
-    members = {"members": [str(p) for p in found.members], "seeds": list(found.seeds)}
-    spec = {
-        "name": found.name,
-        "subject": found.subject,
-        "hook_name": found.hook_name,
-        **members,
-        "training": world.TRAINING,
-        **changes,
-    }
-    return spec, {
-        found.id: {"members": [str(p) for p in found.fresh], "seeds": list(found.fresh_seeds)}
-    }
-
-
-def imported(path, name="theirs", **changes):
-    return bring_job(
-        BringSpec(**spec_of(path, name, **changes)[0]),
-        world.STORE,
-        f"results/saes/{world.SUBJECT}/brought-{name}/manifest.json",
-        device="cpu",
-    )
 
 
 @pytest.fixture(scope="module")
@@ -428,62 +402,7 @@ def confirmed(here, table, tmp_path, monkeypatch):
 
     def run(confirmation):
         spec = {**CONFIRM, "brought": spec_of("theirs", confirmation=confirmation)[1]}
-        for role in ("candidate", "frozen"):
-            out = f"results/confirmation/{role}/manifest.json"
-            world.husai(
-                "train",
-                "--role",
-                role,
-                "--candidate",
-                candidate,
-                "--spec",
-                json.dumps(spec),
-                "--out",
-                out,
-                "--device",
-                "cpu",
-            )
-            common = ["--saes", out, "--all-seeds", "--device", "cpu", "--out"]
-            probing = json.dumps({**world.probing(world.CONFIRMATION), "split": "confirmation"})
-            world.husai(
-                "saebench",
-                "--spec",
-                probing,
-                *common,
-                f"results/confirmation/external/{role}/saebench.json",
-                "--probes",
-                world.PROBES,
-                "--baselines",
-                f"results/external/baselines/confirmation/{world.HOOK}.json",
-            )
-            world.husai(
-                "cebench",
-                "--spec",
-                '{"split": "confirmation"}',
-                *common,
-                f"results/confirmation/external/{role}/cebench.json",
-                "--pairs",
-                world.PAIRS,
-            )
-            spliced(out)
-        world.husai(
-            "stability",
-            "--recipe",
-            "results/confirmation/candidate",
-            "--split",
-            "confirmation",
-            "--phase",
-            "confirmation",
-            "--frozen",
-            "results/confirmation/frozen",
-            "--out",
-            "results/confirmation/stability/candidate.json",
-            "--device",
-            "cpu",
-        )
-        confirmation_job(
-            ConfirmationSpec(**spec), [str(candidate)], Path("results/confirmation/integrity.json")
-        )
+        world.confirm(candidate, spec)
         evidence = [
             f"results/confirmation/{name}.json"
             for name in ("integrity", "stability", "saebench", "cebench")
@@ -492,15 +411,6 @@ def confirmed(here, table, tmp_path, monkeypatch):
         return evaluate(STRICT, load_evidence(evidence, recipe_hash=about["recipe_hash"]), about)
 
     return run
-
-
-def spliced(trained):
-    """Faithfulness records of a role, as if there were a model that its SAEs are spliced into."""
-    folder = Path("results/confirmation/external") / Path(trained).parent.name
-    for seed in read_json(Path(trained).with_name("recipe.json"))["seeds"]:
-        texts = {"spliced": [0.1 + 0.001 * seed, 0.2], "ablated": [1.0, 1.0], "tokens": [9, 9]}
-        record = {"seed": seed, "hook_name": world.HOOK, "loss": "next_token", "texts": texts}
-        write_json(folder / f"seed{seed}/faithfulness.json", record)
 
 
 def test_members_kept_back_take_the_place_of_a_second_training(confirmed):

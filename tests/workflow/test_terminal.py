@@ -57,7 +57,8 @@ def test_without_a_terminal_a_run_is_few_dated_lines():
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
     assert "91 jobs in 4 stages: Subjects, SAEs, External, Gate" in lines[0]
     assert any("SAEs is done" in line for line in lines)
-    assert "91 of 91 jobs" in lines[-1]
+    assert "91 of 91 jobs" in lines[-2]
+    assert re.search(r"one after the other: Subjects \d+ s, SAEs \d+ s, ", lines[-1])
     assert len(lines) <= 20
 
 

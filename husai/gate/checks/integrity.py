@@ -8,6 +8,9 @@ from typing import Any
 
 from husai.evidence import Metric, read_metric
 
+NOT_APPLICABLE = "not_applicable"
+"""Key of a leak probe that says why there is none: an encoder predicts no target."""
+
 
 def integrity_metrics(
     leak: Mapping[str, Any] | None,
@@ -44,9 +47,14 @@ def integrity_metrics(
 
 
 def _leak(leak: Mapping[str, Any] | None) -> Metric:
-    """Excess of the leak probe; an encoder predicts no target that its input could hold."""
+    """Excess of the leak probe. Where the subject says that the probe does not apply, nothing was
+    measured: the excess is 0 by definition, and there is no interval.
+    """
     if leak is None:
-        return Metric(0.0, 0.0, 0.0, method="no target is predicted, so none can leak")
+        return Metric(None, method="the subject's metrics.json holds no leak probe")
+    if NOT_APPLICABLE in leak:
+        why = str(leak[NOT_APPLICABLE])
+        return Metric(0.0, method=f"not measured, does not apply: {why}")
     return read_metric(
         {
             "value": leak["excess"],

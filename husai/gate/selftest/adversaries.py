@@ -91,6 +91,30 @@ ADVERSARIES = (
         "collapsed", "half of the oracle's latents, each twice", "is_sae", "stability.redundancy"
     ),
     Adversary(
+        "centroids",
+        "k-means centroids of other rows for each seed",
+        "is_sae",
+        "stability.explained_variance lcb",
+    ),
+    Adversary(
+        "rare_copies",
+        "19 of 20 latents are the same junk in every seed, and hardly fire",
+        "is_sae",
+        "stability.explained_variance lcb",
+    ),
+    Adversary(
+        "read_outs",
+        "dense read-outs of the benchmark tasks, fitted on their test rows, beside rare junk",
+        "is_sae",
+        "stability.explained_variance lcb",
+    ),
+    Adversary(
+        "rescaled",
+        "one seed's SAE under every seed's name, rescaled latent by latent",
+        "integrity",
+        "stability.clone_pairs",
+    ),
+    Adversary(
         "one_failed_seed",
         "one training in eight found nothing",
         "reproducibility",

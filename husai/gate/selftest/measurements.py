@@ -24,6 +24,7 @@ from husai.gate.selftest.worlds import (
     as_tensor,
 )
 from husai.sae import SAE, Recipe, evaluate_sae
+from husai.sae.fold import fold_norms
 from husai.stability import StabilityReport, measure_stability
 from husai.statistics import crossed_interval, jackknife_difference, jackknife_t
 from husai.statistics.recovered import faithfulness_metrics, losses_of
@@ -126,7 +127,8 @@ def integrity(
 
 
 def _encode(sae: SAE) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda x: sae.encode(as_tensor(x)).numpy().astype(np.float64)
+    folded = fold_norms(sae)  # as it is judged: the scale of a latent is no feature of it
+    return lambda x: folded.encode(as_tensor(x)).numpy().astype(np.float64)
 
 
 def probing(

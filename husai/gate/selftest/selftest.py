@@ -4,6 +4,7 @@ them; then simulates campaigns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from husai.gate.policy import Policy
 from husai.gate.policy_files import load_policy
 from husai.gate.selftest import ground_truth
 from husai.gate.selftest.adversaries import judge, summary
+from husai.gate.selftest.counterfeits import centroids, rare_copies, read_outs, rescaled
 from husai.gate.selftest.measurements import random_scores, records, stability
 from husai.gate.selftest.simulation import simulate
 from husai.gate.selftest.worlds import (
     D_IN,
     RECIPE,
     SEEDS,
+    Ensemble,
+    World,
     as_tensor,
     build_world,
     clones,
@@ -35,6 +39,7 @@ from husai.gate.selftest.worlds import (
     trainer,
 )
 from husai.progress import log
+from husai.sae import Recipe
 
 
 def selftest_job(
@@ -98,25 +103,7 @@ def cases(policy: Policy, device: str = "cpu", steps: int = RECIPE.steps) -> dic
     )
     log("gate selftest: training the adversaries")
     leaky_world = replace(world, train=leaky(world.train, 11), held_out=leaky(world.held_out, 12))
-    trained_leaky = train(
-        recipe, SEEDS, as_tensor(leaky_world.train.x), as_tensor(leaky_world.held_out.x)
-    )
-    ensembles = {
-        "oracle": oracle,
-        "frozen_decoder": frozen,
-        "permuted_clone": clones(oracle, shuffle=True),
-        "cloned_seed": clones(oracle, shuffle=False),
-        "noisy_clone": clones(oracle, shuffle=False, noise=0.01),
-        "noisy_permuted_clone": clones(oracle, shuffle=True, noise=0.01),
-        "leaky_subject": trained_leaky,
-        "undertrained": train(replace(recipe, steps=max(steps // 16, 10)), SEEDS, x, held),
-        "random_decoder": random_directions(oracle),
-        "shared_initialisation": one_start(train, recipe, x, held),
-        "overscaled": overscaled(oracle),
-        "components": components(oracle, x),
-        "collapsed": collapsed(oracle),
-        "one_failed_seed": one_failed(oracle),
-    }
+    ensembles = {"oracle": oracle} | _adversaries(train, recipe, world, leaky_world, oracle, frozen)
     others = {
         "frozen": frozen,
         "randomised": stability(randomised, as_tensor(twin[1]), None),
@@ -128,4 +115,37 @@ def cases(policy: Policy, device: str = "cpu", steps: int = RECIPE.steps) -> dic
     return {
         name: records(name, recipe, ensemble, measure[name], **others)
         for name, ensemble in ensembles.items()
+    }
+
+
+def _adversaries(
+    train: Callable[..., Ensemble],
+    recipe: Recipe,
+    world: World,
+    leaky_world: World,
+    oracle: Ensemble,
+    frozen: Ensemble,
+) -> dict[str, Ensemble]:
+    """Every adversary, by name."""
+    x, held = as_tensor(world.train.x), as_tensor(world.held_out.x)
+    leaky_rows = as_tensor(leaky_world.train.x), as_tensor(leaky_world.held_out.x)
+    short = replace(recipe, steps=max(recipe.steps // 16, 10))
+    return {
+        "frozen_decoder": frozen,
+        "permuted_clone": clones(oracle, shuffle=True),
+        "cloned_seed": clones(oracle, shuffle=False),
+        "noisy_clone": clones(oracle, shuffle=False, noise=0.01),
+        "noisy_permuted_clone": clones(oracle, shuffle=True, noise=0.01),
+        "leaky_subject": train(recipe, SEEDS, *leaky_rows),
+        "undertrained": train(short, SEEDS, x, held),
+        "random_decoder": random_directions(oracle),
+        "shared_initialisation": one_start(train, recipe, x, held),
+        "overscaled": overscaled(oracle),
+        "components": components(oracle, x),
+        "collapsed": collapsed(oracle),
+        "one_failed_seed": one_failed(oracle),
+        "centroids": centroids(oracle, x),
+        "rare_copies": rare_copies(oracle, x),
+        "read_outs": read_outs(oracle, world),
+        "rescaled": rescaled(oracle),
     }

@@ -49,6 +49,9 @@ class Lines:
             self.told = tenth
             what = f"{stage} is done; " if ended else ""
             self.say(f"{what}{run.done} of {run.total} jobs{left(run)}")
+        if run.done == run.total:
+            spent = [f"{s.name} {lasting(s.seconds)}" for s in run.stages]
+            self.say(f"jobs took, one after the other: {', '.join(spent)}")
 
     def ended(self) -> None:
         """Nothing is left to show."""
@@ -94,6 +97,7 @@ class Bars:
                 Text(stage.name, style="dim" if ended else "bold" if stage.done else ""),
                 ProgressBar(total=stage.total, completed=stage.done, width=30),
                 Text(f"{stage.done} of {stage.total}", style="dim" if ended else ""),
+                Text(lasting(stage.seconds) if stage.done else "", style="dim"),
             )
         jobs = list(run.under_way.values())
         shown = [Text(f"now: {j.title} ({lasting(now - j.since)})") for j in jobs[:JOBS_SHOWN]]

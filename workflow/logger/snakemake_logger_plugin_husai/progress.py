@@ -27,6 +27,8 @@ class Stage(NamedTuple):
     name: str
     done: int
     total: int
+    seconds: float
+    """What its finished jobs took, one after the other."""
 
 
 class Job(NamedTuple):
@@ -77,11 +79,12 @@ class Run:
     @property
     def stages(self) -> list[Stage]:
         """Every stage that has jobs in this run, in the order of the workflow."""
-        done, total = {}, {}
+        times: dict[str, list[float]] = {}
+        total: dict[str, int] = {}
         for rule, stage in self.stage_of.items():
             total[stage] = total.get(stage, 0) + self.wanted.get(rule, 0)
-            done[stage] = done.get(stage, 0) + len(self.seconds.get(rule, ()))
-        return [Stage(name, done[name], n) for name, n in total.items() if n]
+            times.setdefault(stage, []).extend(self.seconds.get(rule, ()))
+        return [Stage(s, len(times[s]), n, sum(times[s])) for s, n in total.items() if n]
 
     @property
     def done(self) -> int:
