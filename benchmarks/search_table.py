@@ -61,7 +61,9 @@ def print_table(title: str, columns: dict[str, str], found: dict[str, dict]) -> 
 def print_margins(found: dict[str, dict]) -> None:
     """The conditions of the strict policy that a recipe misses on the selection's data."""
     conditions = load_policy("strict").conditions
-    print("\n## Smallest margin to a gate, in the selector's units\n\n| recipe | smallest | misses |")
+    print(
+        "\n## Smallest margin to a gate, in the selector's units\n\n| recipe | smallest | misses |"
+    )
     print("|---|---|---|")
     ranked = {name: margins(gated, conditions) for name, gated in found.items()}
     for name, each in sorted(ranked.items(), key=lambda item: -min(m.scaled for m in item[1])):

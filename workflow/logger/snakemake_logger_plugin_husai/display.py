@@ -49,7 +49,7 @@ class Lines:
             self.told = tenth
             what = f"{stage} is done; " if ended else ""
             self.say(f"{what}{run.done} of {run.total} jobs{left(run)}")
-        if run.done == run.total:
+        if stage and run.done == run.total:
             spent = [f"{s.name} {lasting(s.seconds)}" for s in run.stages]
             self.say(f"jobs took, one after the other: {', '.join(spent)}")
 
