@@ -3,7 +3,7 @@ seeds to another, and time and memory.
 
 Usage:
   python benchmarks/bench_passport.py planted [--campaigns 20] [--json FILE]
-  python benchmarks/bench_passport.py predict [--cache DIR] [--steps 1500] [--json FILE]
+  python benchmarks/bench_passport.py predict [--cache DIR] [--steps N] [--json FILE]
   python benchmarks/bench_passport.py predict DIR --activations STORE [--json FILE]
   python benchmarks/bench_passport.py cost [--d-sae 16384] [--d-in 2304] [--seeds 8] [--device auto]
 
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -61,9 +62,10 @@ PLANS = {
 
 
 CONFIG = Path(__file__).parents[1] / "config/config.yaml"
-RECIPES = {"stable": ("relu", 384, 13), "unstable": ("topk", 384, 16)}
-"""Architecture, width and L0 of the two recipes of the prediction: of the first most latents come
-back, of the second few, so that certificates have to tell them apart."""
+COMPARED = ("relu", "topk")
+"""Architectures of the two recipes of the prediction, as the frontier of the configuration has them:
+of the first most latents come back, of the second few, so that certificates have to tell them
+apart."""
 FRESH = range(700_001, 700_017)
 """Seeds that no configuration trains."""
 
@@ -112,7 +114,7 @@ def run_verb(cache: Path, out: str, verb: str, spec: str, *options: str) -> None
 
 
 def fresh_saes(
-    cache: Path, config_files: Sequence[Path], steps: int, device: str
+    cache: Path, config_files: Sequence[Path], steps: int | None, device: str
 ) -> tuple[list[Path], Path]:
     """Folders of the two recipes' SAEs, trained on the subject of the external benchmarks, and the
     store of held-out rows."""
@@ -127,8 +129,11 @@ def fresh_saes(
     stored = f"{made}/activations/{hook}"
     run_verb(cache, f"{stored}/manifest.json", "activations", specs.activations(subject), *rows)
     folders = []
-    for architecture, d_sae, l0 in RECIPES.values():
-        recipe = work.sized(subject, architecture, d_sae, l0, steps=steps)
+    for architecture in COMPARED:
+        recipe = next((r for r in work.frontier if r.architecture == architecture), None)
+        if recipe is None:
+            raise HusaiError(f"predict: the frontier of the configuration has no {architecture}")
+        recipe = recipe if steps is None else replace(recipe, steps=steps)
         spec = TrainSpec(recipe=recipe, seeds=list(FRESH)).text()
         out = f"results/saes/{subject}/{recipe.id}"
         given = ("--activations", stored, "--device", device)
@@ -196,9 +201,9 @@ def run_cost(d_sae: int, d_in: int, seeds: int, rows: int, k: int, device: torch
         sae = SAE("topk", W.T.contiguous(), W, torch.zeros(d_sae), torch.zeros(d_in), k=k)
         saes.append(sae.to(device))
     x = torch.randn((rows, d_in), generator=generator)
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     found = certify(saes, x, device=device)
-    taken = time.perf_counter() - start
+    taken, busy = time.perf_counter() - start, time.process_time() - busy
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**20
     else:
@@ -210,6 +215,7 @@ def run_cost(d_sae: int, d_in: int, seeds: int, rows: int, k: int, device: torch
         "shape": [seeds, d_sae, d_in],
         "rows": rows,
         "seconds": round(taken, 1),
+        "processor_seconds": round(busy, 1),
         "peak_mb": round(peak),
         "certified": [int(t.certified.sum()) for t in found.tables],
     }
@@ -227,7 +233,7 @@ def main() -> int:
     parser.add_argument(
         "--configfile", nargs="+", type=Path, default=[], help="laid over config/config.yaml"
     )
-    parser.add_argument("--steps", type=int, default=1500, help="of training, for predict")
+    parser.add_argument("--steps", type=int, help="of training, for predict; the recipe's own")
     parser.add_argument("--campaigns", type=int, default=20, help="per plan")
     parser.add_argument("--d-sae", type=int, default=16384)
     parser.add_argument("--d-in", type=int, default=2304)

@@ -27,9 +27,11 @@ OPTIONS = {
 CASES = [
     *((a, a, "", {}) for a in PLAIN),
     ("matryoshka", "batchtopk", "", {}),
+    ("relu", "relu", "dense kernels", {"sparse": False}),
     *((a, a, name, option) for a in ("topk", "relu") for name, option in OPTIONS.items()),
 ]
-"""Architecture, its nearest plain one, name of an option and its fields."""
+"""Architecture, its nearest plain one, name of an option and its fields (``sparse``: of
+``train_ensemble``)."""
 
 
 def measured(args, rows, trainer, architecture, option):
@@ -38,12 +40,15 @@ def measured(args, rows, trainer, architecture, option):
 
     seeds = args.seeds if trainer == "husai" else 1
     coefficient = COEFFICIENTS.get(architecture)
-    own = {"k": args.k}
-    if coefficient is not None:
-        own = {"sparsity_coefficient": coefficient, "l0_target": float(args.k)}
+    own = {"k": args.k} if coefficient is None else {"sparsity_coefficient": coefficient}
     size = {"d_in": args.d_in, "d_sae": args.d_sae, "batch_size": args.batch, "k": args.k}
     changes = {"steps": args.steps, "seeds": seeds, "architecture": architecture}
-    changes |= {"recipe": {**own, **option}, "groups": matryoshka_groups(args.d_sae)}
+    fields = {name: value for name, value in option.items() if name != "sparse"}
+    changes |= {
+        "sparse": option.get("sparse"),
+        "recipe": {**own, **fields},
+        "groups": matryoshka_groups(args.d_sae),
+    }
     found = run(trainer, full_spec(size, args, **changes), rows)
     if "error" in found:
         return found

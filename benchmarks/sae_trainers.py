@@ -180,6 +180,7 @@ def husai(rows, spec, seed, watch):
         device=device,
         dtype=dtype,
         progress=progress,
+        sparse=spec.get("sparse"),
         curve_points=1,
     )
     saes = [s.to(device) for s in result.saes]

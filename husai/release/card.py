@@ -173,7 +173,7 @@ def _checks(record: Mapping[str, Any]) -> list[str]:
         "",
         "- This folder: `sha256sum -c SHA256SUMS`.",
         "- The run it came from: `husai verify`, in the folder that holds `results/` and "
-        "`reports/`. Every number above is derived again from the evidence.",
+        "`reports/`. It makes the decision again from the evidence and hashes every file.",
         "- The decision and the evidence it rests on, by SHA-256:",
         "",
         *_table([{"file": f"`{f['path']}`", "SHA-256": f"`{f['sha256']}`"} for f in files]),

@@ -122,8 +122,16 @@ def test_every_file_of_the_contract_is_there(run):
         ),
         *(
             f"reports/{name}"
-            for name in ("gate_report.html", "gate_report.md", "experiment_log.md", "dag.svg")
+            for name in (
+                "gate_report.html",
+                "gate_report.md",
+                "passport.html",
+                "experiment_log.md",
+                "dag.svg",
+            )
         ),
+        "results/passport/passport.parquet",
+        "results/release/README.md",
     ]
     missing = [name for name in names if not (directory / name).is_file()]
     assert not missing
@@ -160,6 +168,25 @@ def test_the_report_states_the_status_first_and_names_every_strict_gate(run):
         "cebench",
     } <= set(gates)
     assert all(gate in text for gate in gates if gate != "pass_all")
+
+
+def test_the_release_loads_in_saelens_and_its_card_begins_with_the_reports_verdict(run):
+    from sae_lens import SAE
+
+    directory, _ = run
+    release = directory / "results/release"
+    verdict = (directory / "reports/gate_report.md").read_text().splitlines()[0]
+    assert (release / "README.md").read_text().split("---\n", 2)[2].startswith(f"{verdict}\n")
+    described = load(directory / "results/confirmation/candidate/recipe.json")
+    loaded = SAE.load_from_disk(release, device="cpu")
+    assert loaded.cfg.metadata["recipe_hash"] == described["hash"]
+
+
+def test_the_page_of_passports_quotes_text_and_leads_back_to_the_report(run):
+    page = (run[0] / "reports/passport.html").read_text()
+    assert '"Gate report": "gate_report.html"' in page
+    assert "sae-probes" in page and '"activations"' in page
+    assert 'href="passport.html"' in (run[0] / "reports/gate_report.html").read_text()
 
 
 def test_no_strict_gate_fails_for_want_of_evidence(run):
