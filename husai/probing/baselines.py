@@ -11,10 +11,17 @@ import numpy as np
 import torch
 
 from husai.compute import side_by_side
-from husai.probing import scores
 from husai.probing.encoders import ProbeData
 from husai.probing.protocol import as_array, probe_codes, score_probes
-from husai.probing.solver import C_GRID, Features, fit_probes, unconverged, validation_rows
+from husai.probing.scores import auc, probabilities, scores_of
+from husai.probing.solver import (
+    C_GRID,
+    Features,
+    as_model,
+    fit_probes,
+    unconverged,
+    validation_rows,
+)
 from husai.probing.splits import PROBE_SEED, probe_split
 from husai.probing.tables import INFORMATIVE
 from husai.statistics import auc_interval
@@ -56,25 +63,31 @@ def dense_probe(data: ProbeData, *, seed: int = PROBE_SEED) -> DenseResult:
     return fit_dense(x[train], y[train], x[test], y[test], seed)[0]
 
 
-def fit_dense(x_train, y_train, x_test, y_test, seed: int = PROBE_SEED):
-    """``(DenseResult, classifier)`` of numpy arrays; see :func:`dense_probe`."""
-    from sklearn.linear_model import LogisticRegression
-
-    def classifier(C: float, x, y):
-        return LogisticRegression(C=C, random_state=seed, max_iter=1000).fit(x, y)
-
+def fit_dense(
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    y_test: np.ndarray,
+    seed: int = PROBE_SEED,
+) -> tuple[DenseResult, np.ndarray]:
+    """The result, and the model ``(1 + d,)``; see :func:`dense_probe`."""
     n_fit = len(x_train) - validation_rows(len(x_train))
     held, y_held = x_train[n_fit:], y_train[n_fit:]
-    aucs = [
-        scores.auc(
-            classifier(C, x_train[:n_fit], y_train[:n_fit]).predict_proba(held)[:, 1], y_held
-        )
-        for C in C_GRID
-    ]
-    C = C_GRID[int(np.argmax(aucs))]
+    models = np.stack([logistic(x_train[:n_fit], y_train[:n_fit], C, seed) for C in C_GRID])
+    areas = [auc(p, y_held) for p in probabilities(models, held)]
+    C = C_GRID[int(np.argmax(areas))]
     order = np.random.RandomState(seed).permutation(len(x_train))
-    final = classifier(C, x_train[order], y_train[order])
-    return DenseResult(*test_scores(final, x_test, y_test, max(aucs)), C), final
+    model = logistic(x_train[order], y_train[order], C, seed)
+    area, *others = scores_of(model, x_test, y_test)
+    return DenseResult(area, max(areas), *others, C), model
+
+
+def logistic(x: np.ndarray, y: np.ndarray, C: float, seed: int) -> np.ndarray:
+    """The model ``(1 + d,)`` of a dense probe on rows ``x (n, d)``."""
+    from sklearn.linear_model import LogisticRegression
+
+    found = LogisticRegression(C=C, random_state=seed, max_iter=1000).fit(x, y)
+    return as_model(found, x.shape[1])
 
 
 def validate_dense(x: np.ndarray, y: np.ndarray, C: float, seed: int = PROBE_SEED) -> Validation:
@@ -83,22 +96,12 @@ def validate_dense(x: np.ndarray, y: np.ndarray, C: float, seed: int = PROBE_SEE
 
     Scores of different fits are ranked together, which can only make the AUC smaller but for
     chance."""
-    from sklearn.linear_model import LogisticRegression
-
     held, rows = np.empty(len(y)), np.arange(len(y))
     for fold in np.array_split(rows, FOLDS):
         rest = np.setdiff1d(rows, fold)
-        model = LogisticRegression(C=C, random_state=seed, max_iter=1000).fit(x[rest], y[rest])
-        held[fold] = model.predict_proba(x[fold])[:, 1]
-    auc, positive = scores.auc(held, y), int(np.count_nonzero(y == 1))
-    return Validation(auc, auc_interval(auc, positive, len(y) - positive)[0], len(y))
-
-
-def test_scores(classifier, x, y, val_auc: float) -> tuple[float, float, float, float]:
-    """AUC, the given validation AUC, accuracy and weighted F1 of a scikit-learn classifier."""
-    y, called = np.asarray(y), np.atleast_1d(classifier.decision_function(x)) > 0
-    auc = scores.auc(classifier.predict_proba(x)[:, 1], y)
-    return auc, float(val_auc), scores.accuracy(called, y), scores.weighted_f1(called, y)
+        held[fold] = probabilities(logistic(x[rest], y[rest], C, seed)[None], x[fold])[0]
+    area, positive = auc(held, y), int(np.count_nonzero(y == 1))
+    return Validation(area, auc_interval(area, positive, len(y) - positive)[0], len(y))
 
 
 def principal_components(data: ProbeData, max_k: int, seed: int = PROBE_SEED) -> Features:

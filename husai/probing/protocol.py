@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from husai.compute import as_completed
-from husai.probing import scores
 from husai.probing.encoders import ProbeData, codes_of, rank_columns
+from husai.probing.scores import scores_of
 from husai.probing.solver import Features, Probes, check_ks, fit_probes, unconverged
 from husai.probing.splits import PROBE_SEED, probe_split
 
@@ -116,19 +116,11 @@ def as_array(columns: torch.Tensor) -> np.ndarray:
 
 def score_probes(f: Features, ks: Sequence[int], probes: Probes) -> list[ProbeResult]:
     """Test scores of the probes of a data set, one result per k."""
-    out = []
-    for i, k in enumerate(ks):
-        p, y = scores.probabilities(probes.models[i : i + 1], f.test)[0], f.y_test
-        values = (
-            scores.auc(p, y),
-            float(probes.val_auc[i]),
-            scores.accuracy(p > 0.5, y),
-            scores.weighted_f1(p > 0.5, y),
-            probes.C[i],
-        )
-        out.append(
-            ProbeResult(f.name, f.family, k, *values, f.latents[:k], len(f.train), len(f.test))
-        )
+    sizes, out = (len(f.train), len(f.test)), []
+    for k, model, area, C in zip(ks, *probes, strict=True):
+        auc, accuracy, f1 = scores_of(model, f.test, f.y_test)
+        found = (auc, float(area), accuracy, f1, C)
+        out.append(ProbeResult(f.name, f.family, k, *found, f.latents[:k], *sizes))
     return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.special import expit
 
@@ -37,18 +39,25 @@ def auc(scores: np.ndarray, y: np.ndarray) -> float:
     return float((np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2.0).sum())
 
 
-def accuracy(called: np.ndarray, y: np.ndarray) -> float:
-    """Share of rows called class 1, ``called (n,)`` bool, that have that label, or neither."""
-    return float((called == (y == 1)).mean())
+class Scores(NamedTuple):
+    """What a probe reaches on rows that did not train it."""
+
+    auc: float
+    accuracy: float
+    f1: float
+    """F1 of both classes weighted by their support."""
 
 
-def weighted_f1(called: np.ndarray, y: np.ndarray) -> float:
-    """F1 of both classes weighted by their support (scikit-learn's
-    ``f1_score(average="weighted")``).
+def scores_of(model: np.ndarray, x: np.ndarray, y: np.ndarray) -> Scores:
+    """Scores of one model ``(1 + m,)`` on rows ``x (n, m)`` with labels 0/1; a probability above
+    1/2 calls class 1. As scikit-learn's ``accuracy_score`` and ``f1_score(average="weighted")``.
     """
-    n, positives = len(y), np.count_nonzero(y == 1)
+    p = probabilities(model[None], x)[0]
+    called, positives = p > 0.5, np.count_nonzero(y == 1)
     hits, ones = np.count_nonzero(called & (y == 1)), np.count_nonzero(called)
-    rejected = n - positives - (ones - hits)
+    negatives = len(y) - positives
+    rejected = negatives - (ones - hits)
     first = 2 * hits / max(ones + positives, 1)
-    second = 2 * rejected / max(2 * n - ones - positives, 1)
-    return (first * positives + second * (n - positives)) / n
+    second = 2 * rejected / max(2 * len(y) - ones - positives, 1)
+    f1 = (first * positives + second * negatives) / len(y)
+    return Scores(auc(p, y), (hits + rejected) / len(y), f1)

@@ -169,8 +169,13 @@ def refit(
     found = LogisticRegression(C=C, random_state=seed, max_iter=1000, **how).fit(
         f.train[rows, :k].astype(np.float64), f.y_train[rows]
     )
-    model = np.zeros(1 + f.train.shape[1])
-    model[0], model[1 : 1 + found.coef_.shape[1]] = found.intercept_[0], found.coef_[0]
+    return as_model(found, f.train.shape[1])
+
+
+def as_model(classifier, width: int) -> np.ndarray:
+    """Intercept and weights of a scikit-learn classifier, ``(1 + width,)``; zero beyond its own."""
+    model = np.zeros(1 + width)
+    model[0], model[1 : 1 + classifier.coef_.shape[1]] = classifier.intercept_[0], classifier.coef_
     return model
 
 

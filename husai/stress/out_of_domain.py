@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from husai.errors import HusaiError
-from husai.probing import scores
 from husai.probing.baselines import fit_dense, validate_dense
 from husai.probing.encoders import ProbeData, codes_of
 from husai.probing.paired import cycle3_summary
 from husai.probing.protocol import as_array, select_features
+from husai.probing.scores import scores_of
 from husai.probing.solver import auc_on_test, fit_probes
 from husai.probing.splits import MAX_TRAIN, MIN_TEST, PROBE_SEED, probe_split
 
@@ -57,8 +57,8 @@ def dense_drop(data: ProbeData, out: ProbeData, seed: int = PROBE_SEED) -> dict[
     """
     train, rest = ood_rows(data.y, seed, data.name)
     x, x_out = as_array(data.activations()), as_array(out.activations())
-    found, classifier = fit_dense(x[train], data.y[train], x[rest], data.y[rest], seed)
-    ood = scores.auc(classifier.predict_proba(x_out)[:, 1], out.y)
+    found, model = fit_dense(x[train], data.y[train], x[rest], data.y[rest], seed)
+    ood = scores_of(model, x_out, out.y).auc
     validation = validate_dense(x[train], data.y[train], found.C, seed)
     return {"id": found.auc, "ood": ood, "val_lcb": validation.lcb}
 

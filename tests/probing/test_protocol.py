@@ -78,12 +78,13 @@ def test_auc_counts_ties_half_and_is_that_of_scikit_learn(drawn):
 
 def test_accuracy_and_weighted_f1_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
-    decision, y = rng.normal(size=(3, 50)), rng.integers(0, 2, 50)
-    for called in decision > 0:
-        assert scores.accuracy(called, y) == pytest.approx(accuracy_score(y, called))
-        assert scores.weighted_f1(called, y) == pytest.approx(
-            f1_score(y, called, average="weighted")
-        )
+    x, y = rng.normal(size=(50, 3)), rng.integers(0, 2, 50)
+    for model in rng.normal(size=(3, 4)):
+        decision = model[0] + x @ model[1:]
+        found = scores.scores_of(model, x, y)
+        assert found.auc == pytest.approx(roc_auc_score(y, decision))
+        assert found.accuracy == pytest.approx(accuracy_score(y, decision > 0))
+        assert found.f1 == pytest.approx(f1_score(y, decision > 0, average="weighted"))
 
 
 def test_ranking_divides_by_the_mean_over_firing_rows():
