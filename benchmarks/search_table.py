@@ -60,7 +60,7 @@ def print_table(title: str, columns: dict[str, str], found: dict[str, dict]) -> 
 
 def print_margins(found: dict[str, dict]) -> None:
     """The conditions of the strict policy that a recipe misses on the selection's data."""
-    conditions = load_policy("strict").conditions
+    conditions = load_policy("strict").all_conditions()
     print(
         "\n## Smallest margin to a gate, in the selector's units\n\n| recipe | smallest | misses |"
     )
