@@ -59,11 +59,14 @@ def confirm_train_job(
     if role == "candidate":
         begin(recipe, spec, seeds=spec.seeds, data=spec.datasets, seen=spec.selection_seeds)
     seeds = spec.seeds if role in ("candidate", "frozen") else spec.stress.seeds
+    # The search for the L0 would train the same seed on the same rows again.
+    found = resolved.sparsity_coefficient if role == "candidate" else None
     train_job(
         TrainSpec(recipe=recipe, seeds=seeds),
         Path("results/subjects") / recipe.subject / "activations" / recipe.hook_name,
         out,
         calibration=calibration,
+        coefficient=found,
         device=device,
         dtype=dtype,
     )

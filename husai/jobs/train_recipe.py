@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from husai import provenance
@@ -25,6 +26,7 @@ def train_job(
     *,
     reference: str | Path | None = None,
     calibration: str | Path | None = None,
+    coefficient: float | None = None,
     device: str = "auto",
     dtype: str = "float32",
 ) -> dict:
@@ -43,6 +45,8 @@ def train_job(
         Trained plain twin of a consistency recipe.
     calibration : path, optional
         ``results/calibration/selected.json``, for a recipe whose k or L0 is ``calibrated``.
+    coefficient : float, optional
+        Sparsity coefficient that gave the recipe's L0 before; searched unless given.
 
     Returns
     -------
@@ -62,6 +66,8 @@ def train_job(
 
     configured, seeds, store, out = spec.recipe, spec.seeds, folder(store), folder(out)
     resolved = resolve(configured, calibration)
+    if coefficient is not None:
+        resolved = replace(resolved, sparsity_coefficient=coefficient)
     rows, target = _stores(resolved, store)
     for split in rows.values():
         split.check_origin(resolved.subject, resolved.hook_name)

@@ -29,6 +29,8 @@ class Candidate:
     checkpoint: str | None = None
     hook_name: str | None = None
     recipe: Any = None
+    resolved: Any = None
+    """The recipe with what training filled in: a calibrated k, the sparsity coefficient found."""
     recipe_hash: str | None = None
     strict: dict[str, float | None] = field(default_factory=dict)
     gated: Mapping[str, Any] = field(default_factory=dict)
@@ -123,6 +125,7 @@ class Selection:
             "architecture": representative.architecture,
             "hook_name": representative.hook_name,
             "recipe": representative.recipe,
+            "resolved": representative.resolved,
             "recipe_hash": representative.recipe_hash,
             "seed": representative.seed,
             "representative_condition_id": representative.condition_id,

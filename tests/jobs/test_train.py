@@ -202,7 +202,17 @@ def test_an_l0_target_is_matched_and_the_coefficient_recorded(tmp_path, store):
     recipe = {**BASE, "architecture": "relu", "l0_target": 4.0, "steps": 300}
     record = train_job(TrainSpec(recipe=recipe, seeds=[0]), store, tmp_path, device="cpu")
     assert record["resolved"]["sparsity_coefficient"] > 0
-    assert record["final"][0]["sparsity_coefficient"] == record["resolved"]["sparsity_coefficient"]
+    found = record["resolved"]["sparsity_coefficient"]
+    assert record["final"][0]["sparsity_coefficient"] == found
+    again = train_job(
+        TrainSpec(recipe=recipe, seeds=[0, 1]),
+        store,
+        tmp_path / "again",
+        coefficient=found,
+        device="cpu",
+    )
+    assert again["hash"] == record["hash"] and again["resolved"] == record["resolved"]
+    assert again["final"][0]["l0"] == pytest.approx(record["final"][0]["l0"], abs=1e-6)
 
 
 def test_a_transcoder_reads_both_hooks(tmp_path, store):

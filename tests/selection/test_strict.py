@@ -102,9 +102,12 @@ def test_a_quantity_without_a_bound_is_as_far_from_its_gate_as_can_be(tmp_path):
 
 
 def test_the_margins_stand_in_both_files(tmp_path):
-    path = write(tmp_path / "frontier.json", {"records": measured("a") + measured("b")})
+    resolved = {"sparsity_coefficient": 3.2}
+    records = [{**one, "resolved": resolved} for one in measured("a") + measured("b")]
+    path = write(tmp_path / "frontier.json", {"records": records})
     select_job("strict", output_dir=tmp_path, frontier_results=[path])
     body = json.loads((tmp_path / "selected_candidate.json").read_text())
+    assert body["resolved"] == resolved
     assert body["selection"]["scales"] == SCALES
     found = {m["condition"]: m["margin"] for m in body["pool"][0]["margins"]}
     assert found["saebench.delta_vs_dense lcb >= -0.05"] == pytest.approx(0.04)
