@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from husai.errors import HusaiError
-from husai.evidence import read_metric
+from husai.evidence import Metric, read_metric
 from husai.progress import Progress
 from husai.provenance import read_json
 
@@ -121,10 +121,19 @@ def _sae_of(path: Path) -> Path:
 def _differences(said: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted({*said, *again}):
         a, b = (read_metric(of[name]) if name in of else None for of in (said, again))
-        if a is None or b is None:
-            yield f"metric {name} is {'not there' if a is None else 'there'}, measured again the other way"
-        elif not all(_alike(getattr(a, key), getattr(b, key)) for key in ("value", "lcb", "ucb")):
-            yield f"metric {name} is {a.value} [{a.lcb}, {a.ucb}] but measured again {b.value} [{b.lcb}, {b.ucb}]"
+        if (
+            a is None
+            or b is None
+            or not all(_alike(getattr(a, key), getattr(b, key)) for key in ("value", "lcb", "ucb"))
+        ):
+            yield f"metric {name} is {_shown(a)} but measured again {_shown(b)}"
+
+
+def _shown(metric: Metric | None) -> str:
+    """Value and interval."""
+    if metric is None:
+        return "not there"
+    return f"{metric.value} [{metric.lcb}, {metric.ucb}]"
 
 
 def _alike(a: float | None, b: float | None) -> bool:

@@ -45,7 +45,7 @@ def notes(m: Measured, subject: dict) -> list[str]:
         word = "reached" if m.plateau <= PLATEAU_BAR else "NOT reached"
         out.append(
             f"plateau {word}: explained variance gained {m.plateau:.3%} over the last fifth of "
-            f"training (bar {PLATEAU_BAR:.1%})."
+            f"training at the full learning rate (bar {PLATEAU_BAR:.1%})."
         )
     if trajectory_of(m):
         steps, values = trajectory_of(m)

@@ -15,7 +15,7 @@ from husai.stability.record import (
 )
 
 PLATEAU_BAR = 0.005
-"""Gain in explained variance over the last fifth of training below which it has come to rest: the
+"""Gain in explained variance over the last fifth of training at the full rate below which it has come to rest: the
 bar of the strict policy."""
 
 
@@ -38,7 +38,7 @@ class Measured:
 
     @property
     def plateau(self) -> float | None:
-        """Largest relative gain in explained variance over the last fifth of training; None when it
+        """Largest relative gain in explained variance over the last fifth of training at the full rate; None when it
         was not followed.
         """
         return max((f["plateau_gain"] for f in self.final), default=None)

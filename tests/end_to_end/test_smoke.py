@@ -289,6 +289,22 @@ def test_verify_accepts_the_run_and_names_flipped_bytes(run):
         assert not missed
 
 
+def test_measuring_again_names_what_the_weights_do_not_give_and_nothing_else(run):
+    directory, _ = run
+    name = "results/confirmation/external/frozen/seed9001/faithfulness.json"
+    before = (directory / name).read_text()
+    record = json.loads(before)
+    record["metrics"]["recovered"]["value"] += 0.01
+    (directory / name).write_text(json.dumps(record))
+    done = husai(directory, "verify", "--remeasure", "--device", "cpu")
+    (directory / name).write_text(before)
+    assert done.returncode == 1
+    lines = [line for line in done.stdout.splitlines() if "measured again" in line]
+    assert [line for line in lines if name not in line] == [] and len(lines) == 1, done.stdout
+    for what in ("stability records", "SAEs spliced", "SAEs probed"):
+        assert f"{what} again" in done.stdout, done.stdout
+
+
 def test_a_failed_gate_ends_the_run_with_an_error_after_report_and_log_when_asked(run, tmp_path):
     directory, _ = run
     overlay = tmp_path / "fail.yaml"

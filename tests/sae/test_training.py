@@ -66,7 +66,8 @@ def test_training_reconstructs_and_reports_what_evaluation_measures(architecture
 def test_curves_have_a_start_an_end_and_the_plateau_step():
     result = train(recipe(steps=50), [0, 1])
     steps = [row["step"] for row in result.curves if row["seed"] == 1]
-    assert steps == sorted(curve_steps(50)) and {0, 40, 50} <= set(steps) and len(steps) == 21
+    assert steps == sorted(curve_steps(recipe(steps=50))) and {0, 30, 40, 50} <= set(steps)
+    assert len(steps) == 21
     assert set(result.curves[0]) >= {
         "seed",
         "step",
@@ -80,9 +81,17 @@ def test_curves_have_a_start_an_end_and_the_plateau_step():
     assert result.final[0]["cos_to_init"] < 1.0
 
 
-def test_plateau_gain_is_relative_to_the_final_explained_variance():
-    assert plateau_gain([(0, 0.0), (80, 0.45), (100, 0.5)], 100) == pytest.approx(0.1)
-    assert plateau_gain([(0, 0.0), (80, -0.2), (100, -0.1)], 100) == pytest.approx(1.0)
+def test_plateau_gain_is_that_of_a_fifth_of_the_steps_before_the_learning_rate_falls():
+    made = recipe(steps=100, decay_fraction=0.2)
+    assert plateau_gain([(0, 0.0), (60, 0.45), (80, 0.5), (100, 0.9)], made) == pytest.approx(0.1)
+    assert plateau_gain([(0, 0.0), (60, -0.2), (80, -0.1), (100, 0)], made) == pytest.approx(1.0)
+    constant = recipe(steps=100, decay_fraction=0.0)
+    assert plateau_gain([(0, 0.0), (80, 0.45), (100, 0.5)], constant) == pytest.approx(0.1)
+
+
+def test_a_training_that_decays_all_the_time_has_shown_no_plateau():
+    result = train(recipe(steps=40, decay_fraction=1.0), [0])
+    assert result.final[0]["plateau_gain"] == 1.0 and not result.final[0]["plateau"]
 
 
 def test_batch_top_k_threshold_gives_k_active_latents_on_held_out_rows():

@@ -36,7 +36,8 @@ class EnsembleResult(NamedTuple):
     final: list[dict[str, Any]]
     """Per seed: ``{seed, explained_variance, l0, dead_fraction, cos_to_init, plateau_gain, plateau,
     sparsity_coefficient}``, all held-out rows; ``plateau_gain`` is the relative gain in explained
-    variance over the last 20% of the steps, ``plateau`` whether it is < 0.5%."""
+    variance over the last fifth of the steps before the learning rate falls, ``plateau`` whether it
+    is < 0.5%."""
     resolved: Recipe
     """The recipe with the sparsity coefficient that was used."""
 
@@ -88,7 +89,7 @@ def train_ensemble(
     progress : callable or None
         Called as ``progress(n_steps, note)`` after every few steps.
     curve_points : int
-        Rows of the curves per seed, besides step 0 and the one at 80% of the steps.
+        Rows of the curves per seed, besides step 0 and those that the plateau is judged by.
     sparse : bool or None
         Force the k-sparse or the dense kernels of the TopK family; None chooses by the measured
         crossover.

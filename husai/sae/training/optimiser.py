@@ -21,10 +21,15 @@ def learning_rate_factor(
     """Linear warm-up over the first and linear decay (towards 0) over the last fraction of
     ``steps``; step counts from 0.
     """
-    warmup, decay = max(1, round(steps * warmup_fraction)), round(steps * decay_fraction)
+    warmup, falls = full_rate(steps, warmup_fraction, decay_fraction)
     rising = min(1.0, (step + 1) / warmup)
-    falling = min(1.0, (steps - step) / decay) if decay else 1.0
+    falling = min(1.0, (steps - step) / (steps - falls)) if falls < steps else 1.0
     return min(rising, falling)
+
+
+def full_rate(steps: int, warmup_fraction: float, decay_fraction: float) -> tuple[int, int]:
+    """Steps after which the learning rate is as given, and after which it falls."""
+    return max(1, round(steps * warmup_fraction)), steps - round(steps * decay_fraction)
 
 
 class Optimiser:

@@ -13,6 +13,7 @@ from husai.activations import Rows
 from husai.recipe import Recipe
 from husai.sae.architectures import SAE
 from husai.sae.training.members import Ensemble, Member
+from husai.sae.training.optimiser import full_rate
 from husai.sae.training.resume import Checkpoint
 from husai.sae.training.workers import Workers
 from husai.stability import evaluate_sae, mean_to_others, pairwise
@@ -25,11 +26,13 @@ STEPS_AT_ONCE = 10
 """Steps that the threads take before they wait for each other. Fewer would leave threads idle at
 the end of each round; more would make progress and checkpoints come late.
 """
-PLATEAU_START = 0.8
+PLATEAU_SHARE = 0.2
 PLATEAU_GAIN = 0.005
-"""A run has reached its plateau when the last 20% of its steps raised the explained variance by
-less than 0.5%.
+"""A run has reached its plateau when a fifth of its steps at the full learning rate, those before the
+decay, raised the explained variance by less than 0.5%. Under a falling rate any run comes to rest.
 """
+NO_PLATEAU = 1.0
+"""Stands for the gain where the decay leaves no such fifth: nothing shows that training had ended."""
 QUALITY = ("explained_variance", "l0", "dead_fraction")
 
 
@@ -57,7 +60,7 @@ def run_members(
     with Workers(len(members), torch.device(device)) as workers:
         ensemble = Ensemble(recipe, members, data, target, reference, device, dtype, sparse)
         curves = checkpoint.load(ensemble)
-        points = curve_steps(recipe.steps, curve_points)
+        points = curve_steps(recipe, curve_points)
         recorded = {row["step"] for row in curves}
         try:
             while True:
@@ -79,24 +82,33 @@ def run_members(
     return [s.to("cpu") for s in saes], ensemble.initial_decoders.float().cpu(), curves, final
 
 
-def curve_steps(steps: int, points: int = CURVE_POINTS) -> set[int]:
-    """Steps after which curves are taken: the start, ``points`` evenly spaced ones, the one at 80%
-    and the end.
+def curve_steps(recipe: Recipe, points: int = CURVE_POINTS) -> set[int]:
+    """Steps after which curves are taken: the start, ``points`` evenly spaced ones, those that the
+    plateau is judged by, and the end.
     """
-    return {0, steps, _plateau_start(steps)} | {round(steps * i / points) for i in range(1, points)}
+    steps = recipe.steps
+    evenly = {round(steps * i / points) for i in range(1, points)}
+    return {0, steps, *plateau_span(recipe)} | evenly
 
 
-def plateau_gain(curve: Sequence[tuple[int, float]], steps: int) -> float:
-    """Relative gain in explained variance over the last 20% of the steps: ``(EV_end - EV_80) /
-    |EV_end|`` from ``(step, EV)`` pairs.
+def plateau_span(recipe: Recipe) -> tuple[int, int] | tuple[()]:
+    """First and last step of the fifth of the training that ends where the learning rate begins to
+    fall; nothing where that is not all at the full rate.
     """
-    by_step = dict(curve)
-    start, end = by_step[_plateau_start(steps)], by_step[steps]
-    return (end - start) / abs(end) if end else float("inf")
+    warm, falls = full_rate(recipe.steps, recipe.warmup_fraction, recipe.decay_fraction)
+    start = falls - round(recipe.steps * PLATEAU_SHARE)
+    return (start, falls) if warm <= start < falls else ()
 
 
-def _plateau_start(steps: int) -> int:
-    return int(PLATEAU_START * steps)
+def plateau_gain(curve: Sequence[tuple[int, float]], recipe: Recipe) -> float:
+    """Relative gain in explained variance over :func:`plateau_span`, ``(EV_end - EV_start) /
+    |EV_end|`` from ``(step, EV)`` pairs; :data:`NO_PLATEAU` where there is no such span.
+    """
+    span, by_step = plateau_span(recipe), dict(curve)
+    if not span or not by_step[span[1]]:
+        return NO_PLATEAU
+    start, end = (by_step[step] for step in span)
+    return (end - start) / abs(end)
 
 
 def _curve_rows(
@@ -145,7 +157,7 @@ def _final_rows(
     measured = workers.map(lambda sae: evaluate_sae(sae, held_out, held_out_target), saes)
     for i, (member, found) in enumerate(zip(ensemble.members, measured, strict=True)):
         curve = [(r["step"], r["explained_variance"]) for r in curves if r["member"] == i]
-        gain = plateau_gain(curve, ensemble.recipe.steps)
+        gain = plateau_gain(curve, ensemble.recipe)
         rows.append(
             {
                 "seed": member.seed,
