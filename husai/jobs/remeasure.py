@@ -100,7 +100,9 @@ def _probed(path: Path, scratch: Path, device: str) -> Iterator[str]:
 
     record, where = read_json(path), resolve_device(device)
     settings, rows = record["probing"], record["per_dataset"]
-    name = next(iter(informative(rows)), rows[0]["dataset"])
+    # SAEs of the randomised subject are compared with no dense probe.
+    counted = informative(rows) if "dense_val_lcb" in rows[0] else {}
+    name = next(iter(counted), rows[0]["dataset"])
     probes = Path("results/subjects") / record["subject"] / "probes"
     hook, pooling = record["hook_name"], settings["pooling"]
     data = load_probe_data(probes, hook, name, pooling, settings["max_rows"])
