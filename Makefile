@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-CORES ?= $(shell nproc 2>/dev/null || echo 2)
+# nproc answers OMP_NUM_THREADS where that is set.
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 SNAKEMAKE := $(BIN)/snakemake --logger husai --cores $(CORES) --nolock
 EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
