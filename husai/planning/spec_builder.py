@@ -88,12 +88,10 @@ class SpecBuilder:
         return specs.PlantedSpec(**fields(b.planted), seeds=b.seeds).text()
 
     def probing(self, split: str = "selection", role: str = "candidate") -> str:
-        """Sparse probing of one split; in the confirmation the candidate alone is compared with the
-        dense probe, and its controls are probed at the gate's k alone.
-        """
+        """Sparse probing of one split; on the randomised subject at the gate's k alone."""
         found = fields(self.config.external.probing)
         engine, gate_k = found.pop("confirmation_engine"), found["gate_k"]
-        if role != "candidate":
+        if role == "random_model":
             found["dense_k"] = gate_k
         if split == "confirmation":
             found |= {"engine": engine, "ks": sorted({gate_k, found["dense_k"]})}
