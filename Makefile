@@ -23,7 +23,7 @@ smoke: $(READY)
 	mkdir -p .smoke
 	$(EXCLUSIVE) .smoke/run.lock $(SNAKEMAKE) --profile profiles/local --snakefile Snakefile --directory .smoke --configfile config/smoke.yaml
 
-# The search for a recipe (config/search.yaml), about 45 minutes on two cores; started again it goes on.
+# The search for a recipe (config/search.yaml), more than an hour on two cores; started again it goes on.
 search: $(READY)
 	mkdir -p .search
 	$(EXCLUSIVE) .search/run.lock $(SNAKEMAKE) --profile profiles/local --snakefile Snakefile --directory .search --configfile config/search.yaml -- search

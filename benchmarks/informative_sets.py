@@ -5,8 +5,7 @@ never at an SAE.
     python benchmarks/informative_sets.py results/subjects/language/model blocks.3.hook_resid_post
 
 For each of the 113 data sets: the AUC of a logistic regression on mean-pooled activations over five
-folds of its first rows, each row scored by the fit that did not see it. About four minutes on two
-cores for the embedded default."""
+folds of its first rows, each row scored by the fit that did not see it."""
 
 from __future__ import annotations
 

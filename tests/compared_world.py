@@ -42,6 +42,20 @@ TOPK = {
     **TRAINING,
 }
 FROZEN = {**TOPK, "frozen_decoder": True}
+CONFIRM = {
+    "seeds": list(range(9001, 9009)),
+    "force": False,
+    "selection_seeds": [0, 1, 2],
+    "datasets": CONFIRMATION,
+    "gate_k": 4,
+    "stress": {
+        "seeds": [9001, 9002, 9003, 9004, 9005],
+        "transcoder_subject": SUBJECT,
+        "transcoder_hooks": [HOOK, HOOK],
+    },
+    "training": {SUBJECT: TRAINING},
+}
+"""Spec of a confirmation."""
 
 
 def rows(n, seed):

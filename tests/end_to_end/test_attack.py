@@ -27,19 +27,6 @@ SEEDS = list(range(11))
 RARE = 0.999
 """Share of rows on which the junk stays silent."""
 RECIPE = {**world.TOPK, "architecture": "relu", "k": None, "sparsity_coefficient": 1e-3}
-CONFIRM = {
-    "seeds": list(range(9001, 9009)),
-    "force": False,
-    "selection_seeds": [0, 1, 2],
-    "datasets": world.CONFIRMATION,
-    "gate_k": 4,
-    "stress": {
-        "seeds": [9001, 9002, 9003, 9004, 9005],
-        "transcoder_subject": "language",
-        "transcoder_hooks": [world.HOOK, world.HOOK],
-    },
-    "training": {"language": world.TRAINING},
-}
 
 
 def read_outs():
@@ -112,7 +99,7 @@ def attacked(tmp_path_factory):
         )
         candidate = Path("results/selection/selected_candidate.json")
         brought = world.spec_of("theirs", confirmation="kept")[1]
-        world.confirm(candidate, {**CONFIRM, "brought": brought})
+        world.confirm(candidate, {**world.CONFIRM, "brought": brought})
         names = ("integrity", "stability", "saebench", "cebench", "faithfulness")
         decision = gate_job(
             "strict",

@@ -371,21 +371,6 @@ def test_both_selectors_read_them_and_say_why_a_single_sae_cannot_be_chosen(here
         )
 
 
-CONFIRM = {
-    "seeds": list(range(9001, 9009)),
-    "force": False,
-    "selection_seeds": [0, 1, 2],
-    "datasets": world.CONFIRMATION,
-    "gate_k": 4,
-    "stress": {
-        "seeds": [9001, 9002, 9003, 9004, 9005],
-        "transcoder_subject": "language",
-        "transcoder_hooks": [world.HOOK, world.HOOK],
-    },
-    "training": {"language": world.TRAINING},
-}
-
-
 @pytest.fixture
 def confirmed(here, table, tmp_path, monkeypatch):
     """Runs the confirmation of the brought ensemble in a copy of the place, with or without members
@@ -401,7 +386,7 @@ def confirmed(here, table, tmp_path, monkeypatch):
     candidate = Path("results/selection/selected_candidate.json")
 
     def run(confirmation):
-        spec = {**CONFIRM, "brought": spec_of("theirs", confirmation=confirmation)[1]}
+        spec = {**world.CONFIRM, "brought": spec_of("theirs", confirmation=confirmation)[1]}
         world.confirm(candidate, spec)
         evidence = [
             f"results/confirmation/{name}.json"
@@ -509,7 +494,7 @@ def test_facts_that_the_metadata_declare_count_and_are_marked_as_declared(
     shutil.copytree("results", tmp_path / "results")
     fresh = [str(Path.cwd() / elsewhere / f"seed{s}") for s in range(23, 31)]
     monkeypatch.chdir(tmp_path)
-    spec = ConfirmationSpec(**CONFIRM, brought=spec_of(fresh[:1], "own", fresh)[1])
+    spec = ConfirmationSpec(**world.CONFIRM, brought=spec_of(fresh[:1], "own", fresh)[1])
     folder = Path("results/confirmation")
     confirm_brought(own, spec, folder / "candidate", device="cpu")
     stability_job(
@@ -527,7 +512,7 @@ def test_facts_that_the_metadata_declare_count_and_are_marked_as_declared(
 def test_a_second_set_of_members_is_a_second_attempt(confirmed):
     confirmed("kept")
     kept = [f"kept/seed{s}" for s in range(3, 10)]
-    spec = ConfirmationSpec(**CONFIRM, brought=spec_of("theirs", confirmation=kept)[1])
+    spec = ConfirmationSpec(**world.CONFIRM, brought=spec_of("theirs", confirmation=kept)[1])
     with pytest.raises(HusaiError, match="one attempt per configuration"):
         confirm_train_job(
             "candidate",
@@ -549,7 +534,7 @@ def test_stress_roles_of_a_brought_candidate_are_trained_here_at_its_width_and_l
         configured, resolved = read_candidate("candidate.json")
         l0 = read_json(f"results/saes/language/brought-{name}/matched.json")["default"]["k"]
         random_model = role_recipe(
-            "random_model", configured, resolved, ConfirmationSpec(**CONFIRM)
+            "random_model", configured, resolved, ConfirmationSpec(**world.CONFIRM)
         )
         assert (random_model.subject, random_model.architecture, random_model.d_sae) == (
             "language-random",
@@ -560,7 +545,7 @@ def test_stress_roles_of_a_brought_candidate_are_trained_here_at_its_width_and_l
             (l0, None) if architecture == "topk" else (None, float(l0))
         )
         frozen, transcoder = (
-            role_recipe(role, configured, resolved, ConfirmationSpec(**CONFIRM))
+            role_recipe(role, configured, resolved, ConfirmationSpec(**world.CONFIRM))
             for role in ("frozen", "transcoder")
         )
         assert (frozen.architecture, frozen.k, frozen.frozen_decoder, frozen.brought) == (
@@ -580,5 +565,5 @@ def test_a_topk_stands_in_for_a_brought_architecture_that_is_not_trained_here():
     brought = Recipe(
         "language", world.HOOK, "abstopk", 32, k=4, l0_target=3.9, brought="b", content="c"
     )
-    found = role_recipe("random_model", brought, brought, ConfirmationSpec(**CONFIRM))
+    found = role_recipe("random_model", brought, brought, ConfirmationSpec(**world.CONFIRM))
     assert (found.architecture, found.k, found.l0_target, found.brought) == ("topk", 4, None, "")

@@ -4,7 +4,6 @@ claims without a decision, and runs with nothing to check.
 
 import json
 import os
-import shutil
 
 import pytest
 import report_tree
@@ -20,18 +19,6 @@ from husai.verify.claims import check_claims
 from husai.verify.evidence import check_evidence
 from husai.verify.findings import Findings
 from husai.verify.run import verify
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    root = report_tree.build_in(tmp_path_factory.mktemp("run"))
-    return report_tree.finish_in(report_tree.judge_in(root))
-
-
-@pytest.fixture
-def run(original, tmp_path):
-    shutil.copytree(original, tmp_path / "run")
-    return tmp_path / "run"
 
 
 def link_to_a_file(path):

@@ -18,18 +18,6 @@ from husai.verify.checksums import artifacts, read_index, serialise, write_index
 from husai.verify.run import verify
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    root = report_tree.build_in(tmp_path_factory.mktemp("run"))
-    return report_tree.finish_in(report_tree.judge_in(root))
-
-
-@pytest.fixture
-def run(original, tmp_path):
-    shutil.copytree(original, tmp_path / "run")
-    return tmp_path / "run"
-
-
 def flip(path, position, mask=1):
     """Change one byte."""
     data = bytearray(path.read_bytes())
