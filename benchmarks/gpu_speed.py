@@ -29,7 +29,6 @@ from husai.sae.training.run import CURVE_POINTS, _curve_rows
 from husai.sae.training.workers import Workers
 
 ROOT = Path(__file__).parents[1]
-FINE_COEFFICIENTS = 3
 LONGEST = 22
 
 
@@ -136,23 +135,23 @@ def campaign(args) -> list[dict]:
             if planned.architecture not in FIXED_K:
                 coarse = measured(one, COARSE_COEFFICIENTS)[1]
                 line["search_s"] = COARSE_STEPS * planned.steps * coarse
-                line["search_round_s"] = planned.steps * measured(one, FINE_COEFFICIENTS)[1]
+                line["search_trial_s"] = planned.steps * measured(one, 1)[1]
             lines.append(line)
             print(json.dumps(line), flush=True)
     train = sum(line["seconds"] for line in lines)
-    for rounds in (1, 2, 6):
-        each = [line.get("search_s", 0) + rounds * line.get("search_round_s", 0) for line in lines]
+    for trials in (1, 3, 12):
+        each = [line.get("search_s", 0) + trials * line.get("search_trial_s", 0) for line in lines]
         search = sum(each)
         lines.append(
             {
-                "rounds_of_the_l0_search": rounds,
+                "full_trainings_of_the_l0_search": trials,
                 "training_s": train,
                 "search_s": search,
                 "total_s": train + search,
             }
         )
         print(
-            f"{rounds} rounds of the L0 search: {train:.0f} s training + {search:.0f} s search",
+            f"{trials} full trainings in the L0 search: {train:.0f} s training + {search:.0f} s search",
             f"= {train + search:.0f} s, one after another",
         )
     return lines

@@ -302,7 +302,7 @@ def test_measuring_again_names_what_the_weights_do_not_give_and_nothing_else(run
     lines = [line for line in done.stdout.splitlines() if "measured again" in line]
     assert [line for line in lines if name not in line] == [] and len(lines) == 1, done.stdout
     for what in ("stability records", "SAEs spliced", "SAEs probed"):
-        assert f"{what} again" in done.stdout, done.stdout
+        assert f"{what} again" in done.stderr, done.stderr
 
 
 def test_a_failed_gate_ends_the_run_with_an_error_after_report_and_log_when_asked(run, tmp_path):

@@ -34,16 +34,12 @@ COARSE_DECADES = 3.0
 lie a factor of 2.7 apart, near enough for log-log interpolation.
 """
 COARSE_STEPS = 0.25
-"""Share of the steps for the grid: it only has to order coefficients, the later rounds train in
-full.
+"""Share of the steps for the grid: it has to order coefficients and show how L0 falls with them; the
+later trials train in full.
 """
-FINE_ROUNDS = 6
-"""Rounds of three coefficients. Each cuts the interval around the target in up to four, so six
-leave a factor of thousands to spare where L0 falls smoothly with the coefficient.
-"""
-FIRST_RATIO = 1.35
-"""Distance of the outer two of the first three full trainings from the estimate: an error of the
-short grid of 35% is enclosed.
+FULL_TRIALS = 12
+"""Full trainings at most. One to three are enough where L0 falls smoothly with the coefficient; the
+others are for JumpReLU, whose L0 may jump.
 """
 CALIBRATION_SEED = 0
 """The seed that the search trains; L0 hardly differs between seeds at one coefficient, and a fixed
@@ -73,8 +69,8 @@ def match_l0(
     """Sparsity coefficient at which a ``relu`` or ``jumprelu`` recipe reaches ``recipe.l0_target``.
 
     A coarse grid over three decades is trained as one ensemble for a quarter of the steps; then
-    three coefficients at a time, again as one ensemble, for all the steps, around the log-log
-    interpolation of what is known, until one of them is within 3% of the target. With
+    one coefficient after another is trained in full, each where what is known puts the target,
+    until one is within 3% of it. With
     ``required=False`` a target that is not reached within 5% is logged and the nearest coefficient
     returned; whoever reads the results must then compare the L0 reached with the target.
 
@@ -102,10 +98,8 @@ def match_l0(
     rounds = _Rounds(data, held_out, seed, device, dtype, checkpoint_dir)
     coarse = rounds.train(short, grid)
     known: list[Trial] = []
-    for _ in range(FINE_ROUNDS):
-        known += rounds.train(
-            recipe, next_coefficients(known, interpolate(known or coarse, target), target)
-        )
+    for _ in range(FULL_TRIALS):
+        known += rounds.train(recipe, [next_coefficient(coarse, known, target)])
         best = min(known, key=lambda t: abs(t.l0 - target))
         if abs(best.l0 - target) <= AIM * target:
             break
@@ -167,20 +161,17 @@ def interpolate(trials: Sequence[Trial], target: float) -> float:
     return math.exp((1 - share) * math.log(low.coefficient) + share * math.log(high.coefficient))
 
 
-def next_coefficients(known: Sequence[Trial], centre: float, target: float) -> list[float]:
-    """Three coefficients to try next: the estimate and, when trials enclose the target, its
-    geometric means with both ends.
+def next_coefficient(coarse: Sequence[Trial], known: Sequence[Trial], target: float) -> float:
+    """Coefficient to train in full next: between full trials that enclose the target, else where the
+    grid's curve puts it when moved to go through the nearest full trial.
     """
-    above = [t.coefficient for t in known if t.l0 >= target]
-    below = [t.coefficient for t in known if t.l0 < target]
-    if above and below:
-        low, high = max(above), min(below)
-        if low < centre < high:
-            return [math.sqrt(low * centre), centre, math.sqrt(centre * high)]
     if not known:
-        return [centre / FIRST_RATIO, centre, centre * FIRST_RATIO]
-    step = FIRST_RATIO if above else 1 / FIRST_RATIO
-    return [centre / math.sqrt(step), centre, centre * step]
+        return interpolate(coarse, target)
+    if min(t.l0 for t in known) < target <= max(t.l0 for t in known):
+        return interpolate(known, target)
+    nearest = min(known, key=lambda t: abs(t.l0 - target))
+    moved = nearest.coefficient / interpolate(coarse, nearest.l0)
+    return moved * interpolate(coarse, target)
 
 
 class _Rounds:
