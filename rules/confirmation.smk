@@ -1,4 +1,5 @@
 # The candidate again: fresh seeds, held-out data families, one attempt.
+# Priorities: what the official probing engine waits for comes first, as it ends last.
 
 
 rule confirm_train:
@@ -7,11 +8,12 @@ rule confirm_train:
         sources=role_sources,
         calibration="results/calibration/selected.json" if PLAN.pool_is_calibrated() else [],
     output:
-        "results/confirmation/{role}/manifest.json",
+        "results/confirmation/{role,candidate|frozen}/manifest.json",
     log:
         "logs/confirm_train/{role}.log",
     benchmark:
         "results/benchmarks/confirm_train/{role}.tsv"
+    priority: 1
     conda:
         ENV
     threads: THREADS
@@ -62,6 +64,7 @@ rule confirm_saebench:
         "logs/confirm_saebench/{role}.log",
     benchmark:
         "results/benchmarks/confirm_saebench/{role}.tsv"
+    priority: 1
     conda:
         ENV
     threads: THREADS

@@ -1,6 +1,18 @@
 # Stress tests of the candidate.
 
 
+use rule confirm_train as stress_train with:
+    output:
+        "results/confirmation/{role,random_model|transcoder}/manifest.json",
+    log:
+        "logs/stress_train/{role}.log",
+    benchmark:
+        "results/benchmarks/stress_train/{role}.tsv"
+    priority: 0
+    message:
+        "Stress: train {wildcards.role} on fresh seeds"
+
+
 rule random_model:
     input:
         candidate="results/confirmation/stability/candidate.json",

@@ -51,7 +51,9 @@ def test_every_rule_ran(run):
     rules = {
         name
         for file in (ROOT / "rules").glob("*.smk")
-        for name in re.findall(r"^rule (\w+):", file.read_text(), re.M)
+        for name in re.findall(
+            r"^(?:use rule \w+ as|rule) (\w+)(?: with)?:", file.read_text(), re.M
+        )
     }
     ran = {p.name.removesuffix(".tsv") for p in (folder / "results/benchmarks").iterdir()}
     assert rules - ran - BY_REQUEST <= {"gate_assert"}, "the last rule fails as asked"

@@ -106,7 +106,9 @@ def test_errors_and_the_end_are_said_and_the_diary_is_not(terminal):
 
 def test_every_rule_belongs_to_a_stage():
     rules = re.findall(
-        r"^rule (\w+):", "\n".join(p.read_text() for p in ROOT.glob("rules/*.smk")), re.M
+        r"^(?:use rule \w+ as|rule) (\w+)(?: with)?:",
+        "\n".join(p.read_text() for p in ROOT.glob("rules/*.smk")),
+        re.M,
     )
     assert set(stages_of_rules(ROOT)) == set(rules)
 

@@ -134,7 +134,7 @@ def test_every_profile_plans_without_a_gpu_or_a_scheduler(tmp_path, profile):
 def test_profiles_name_only_rules_that_exist(profile):
     rules = set(
         re.findall(
-            r"^rule (\w+):",
+            r"^(?:use rule \w+ as|rule) (\w+)(?: with)?:",
             "".join(p.read_text() for p in [*ROOT.glob("rules/*.smk"), ROOT / "Snakefile"]),
             flags=re.M,
         )
