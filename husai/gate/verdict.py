@@ -42,4 +42,4 @@ def verdict_on(
     if not started or not all(entry.get("trained_here") is True for entry in started):
         return AS_BROUGHT, [UNKNOWN_ORIGIN, ELSEWHERE]
     drawn = all(entry.get("drawn") is True for entry in started)
-    return RELEASED, [ELSEWHERE] if drawn else [NAMED_SETS, ELSEWHERE]
+    return (RELEASED, [ELSEWHERE]) if drawn else (AS_BROUGHT, [NAMED_SETS, ELSEWHERE])
