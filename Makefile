@@ -10,7 +10,7 @@ EXCLUSIVE := $(BIN)/python workflow/exclusive.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: run test test-real test-b200 test-slurm official-env smoke search lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
+.PHONY: run test test-real test-slurm official-env smoke search lint lock verify schema docs clean check-invariance cuda-device bench-sae bench-sae-gpu bench-sae-scaling bench-sae-memory \
         bench-probes bench-cebench bench-store bench-stability bench-stability-memory
 
 # The logger shows stages instead of a diary (docs/terminal.md); Snakemake finds it there.
@@ -31,14 +31,11 @@ search: $(READY)
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Needs programs of Debian: a browser here, Slurm below. They are installed where they are missing.
+# profiles/b200 at tiny sizes on a model hub in a folder, and pages in a browser. Programs of Debian are installed where they are
+# missing: a browser here, Slurm below.
 test-real: $(READY) .venv/.browser
 	command -v chromium > /dev/null || $(call debian,chromium)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser tests/jobs/test_mlflow_runs.py
-
-# profiles/b200 at tiny sizes on a model hub in a folder; not seen to end within minutes on two cores, so a target of its own.
-test-b200: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/real
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/real tests/browser tests/jobs/test_mlflow_runs.py
 
 # SAEBench's own programs, for `husai official --python .official-venv`: about 7 GB.
 official-env: .official-venv/.ready
