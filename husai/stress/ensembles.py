@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from husai.statistics import (
     chance_corrected,
     crossed_metric,
     jackknife_difference,
-    matrix_interval,
+    t_quantile,
 )
 from husai.statistics.ensemble import square
+from husai.statistics.nulls import NullMean, null_means
+from husai.statistics.quality import corrected
 
 
 def stability_difference(a: np.ndarray, b: np.ndarray) -> Metric:
@@ -83,6 +86,18 @@ def paired_probes(ours: Sequence[dict], theirs: Sequence[dict]) -> list[dict]:
     return rows
 
 
+def _widened(difference: Metric, *sides: tuple[Metric, NullMean]) -> Metric:
+    """The interval with the errors of both nulls in it, as that of S has its own
+    (:func:`husai.statistics.quality.corrected`)."""
+    errors = [(1 - S.value) / (1 - null.value) * null.error for S, null in sides if null.error > 0]
+    if not errors or not math.isfinite(difference.lcb):
+        return difference
+    half = math.hypot(
+        difference.ucb - difference.value, *(t_quantile(difference.n - 1) * e for e in errors)
+    )
+    return replace(difference, lcb=difference.value - half, ucb=difference.value + half)
+
+
 def stress_metrics(
     kind: str, candidate: Mapping[str, Any], other: Mapping[str, Any]
 ) -> dict[str, dict]:
@@ -90,25 +105,26 @@ def stress_metrics(
     candidate and of the other ensemble.
 
     Each is corrected by the worst null measured for *both* kinds of ensemble in its own space (a
-    null only one of them has is left out of the comparison). ``transcoder`` also gives the raw
+    null only one of them has is left out of the comparison), whose error is part of the interval. ``transcoder`` also gives the raw
     difference that the ``cycle3`` policy reads."""
     shared = [name for name in candidate["nulls"] if name in other["nulls"]]
     null, other_null = (
-        max(float(np.mean(r["nulls"][name]["pairs"])) for name in shared)
+        max((null_means(r["nulls"])[name] for name in shared), key=lambda n: n.value)
         for r in (candidate, other)
     )
-    ours, theirs = (
-        chance_corrected(square(r["pairwise"]["pwmcc"]), n)
-        for r, n in ((candidate, null), (other, other_null))
+    ours, theirs = (square(r["pairwise"]["pwmcc"]) for r in (candidate, other))
+    difference = stability_difference(
+        chance_corrected(ours, null.value), chance_corrected(theirs, other_null.value)
     )
+    ours, theirs = corrected(ours, null), corrected(theirs, other_null)
     method = f"worst of {', '.join(shared)}"
     variance = other["metrics"].get("explained_variance")
     metrics = {
-        "delta_S": stability_difference(ours, theirs),
-        "S_candidate": matrix_interval(ours),
-        f"S_{kind}": matrix_interval(theirs),
-        "null_candidate": Metric(null, method=method),
-        f"null_{kind}": Metric(other_null, method=method),
+        "delta_S": _widened(difference, (ours, null), (theirs, other_null)),
+        "S_candidate": ours,
+        f"S_{kind}": theirs,
+        "null_candidate": Metric(null.value, method=method),
+        f"null_{kind}": Metric(other_null.value, method=method),
         f"explained_variance_{kind}": variance and read_metric(variance),
     }
     if kind == "transcoder":
