@@ -5,6 +5,7 @@ condition.
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from husai.gate.policy import is_shipped, policy_label
 from husai.gate.verdict import NOT_RELEASED
 
 ASKED = re.compile(r"(point|lcb|ucb) (>=|<=|>|<) (\S+)")
+COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 UNIT_AT_ZERO = 0.05
 """What a margin is measured in where the threshold is 0 and gives no unit: the difference in AUC,
 or in agreement, that the selection counts as one step."""
@@ -66,6 +68,15 @@ class Row(NamedTuple):
         return {"point": self.value, "lcb": self.lcb, "ucb": self.ucb}[self.required[0]]
 
     @property
+    def met(self) -> bool | None:
+        """Whether the bound is on the passing side, however few seeds it rests on; None where
+        nothing was measured."""
+        if self.bound is None:
+            return None
+        _, asked, threshold = self.required
+        return COMPARE[asked](self.bound, threshold)
+
+    @property
     def margin(self) -> float | None:
         """How far the bound lies on the passing side of the threshold, in units of the threshold's
         own size (of :data:`UNIT_AT_ZERO` where it is 0); negative where it fails, None where
@@ -73,9 +84,9 @@ class Row(NamedTuple):
         """
         if self.bound is None:
             return None
-        _, operator, threshold = self.required
+        _, asked, threshold = self.required
         distance = (self.bound - threshold) / (abs(threshold) or UNIT_AT_ZERO)
-        return distance if operator.startswith(">") else -distance
+        return distance if asked.startswith(">") else -distance
 
 
 @dataclass(frozen=True)

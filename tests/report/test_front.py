@@ -59,7 +59,8 @@ def test_a_gate_is_a_question_with_its_narrowest_margin_and_what_would_have_to_c
         "Does training again with another seed find the same features? (reproducibility)",
         "**no**",
         "-0.15",  # (0.2541 - 0.3) / 0.3
-        "agreement between seeds, above chance (lower bound) has to rise from 0.254 to at least 0.3",
+        "agreement between seeds, above chance is not shown to be at least 0.3: "
+        "measured 0.3127, but it may be 0.254",
     ]
     assert rows[0][1:] == ["yes", "+0.40", "nothing"], "(0.01 - 0.006) / 0.01, not 0.8 of the other"
 
@@ -88,8 +89,21 @@ def test_a_condition_that_was_not_measured_says_so(strict):
     assert rows_of(strict([missing]))[0][1:] == [
         "**no**",
         "–",
-        "random_model.delta_S lcb: is missing",
+        "agreement above that of SAEs of a randomised model (lower bound) is missing",
     ]
+
+
+def test_what_is_met_on_too_few_seeds_has_no_margin_and_is_named_once(strict):
+    few = "= 0.5 meets >= 0.3, but rests on 3 seeds where 8 are needed"
+    row = {**report_tree.STRICT_ROWS[4], "value": 0.6, "lcb": 0.5, "ucb": 0.7, "passed": False}
+    row |= {"asked": "lcb >= 0.3", "reason": few}
+    assert rows_of(strict([row, {**row, "condition": "random_model.other lcb"}]))[0][1:] == [
+        "**no**",
+        "–",
+        f"agreement above that of SAEs of a randomised model (lower bound) {few}",
+    ]
+    low = {**row, "value": 0.1, "lcb": 0.0, "ucb": 0.2, "reason": "fails"}
+    assert "has to rise from 0" in rows_of(strict([low]))[0][3]
 
 
 def test_the_bar_ends_at_one(strict):

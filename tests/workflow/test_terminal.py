@@ -4,7 +4,9 @@ log on both.
 
 import io
 import logging
+import os
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -81,8 +83,8 @@ def test_a_failure_shows_the_end_of_its_log(tmp_path, terminal):
     log.write_text("\n".join(f"line {n}" for n in range(40)) + "\nthe learning rate is negative")
     shown = Shown(terminal)
     shown.event("run_info", stats=COUNTS)
-    shown.start(1, "train")
-    failed = {"jobid": 1, "rule_name": "train", "wildcards": {"recipe": "r"}, "log": [str(log)]}
+    shown.start(1, "train", recipe="r")
+    failed = {"jobid": 1, "rule_name": "train", "log": [str(log)]}
     shown.event("job_error", level=logging.ERROR, **failed)
     shown.event(None, "Exiting because a job execution failed.", logging.ERROR)
     shown.handler.close()
@@ -90,6 +92,24 @@ def test_a_failure_shows_the_end_of_its_log(tmp_path, terminal):
     assert "FAILED train r" in text
     assert "the learning rate is negative" in text
     assert "line 5\n" not in text
+
+
+def test_a_job_of_snakemake_that_fails_shows_the_end_of_its_log(tmp_path):
+    (tmp_path / "Snakefile").write_text(
+        "rule broken:\n    output: 'out'\n    log: 'broken.log'\n"
+        "    shell: 'echo the weights are damaged > {log}; exit 1'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--logger", "husai", "--cores", "1", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "workflow/logger")},
+        capture_output=True,
+        text=True,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "FAILED broken" in said and "the weights are damaged" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("terminal", [False, True])

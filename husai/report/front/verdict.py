@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from husai.gate.decision import UNIT_AT_ZERO, Row
+from husai.gate.decision import COMPARE, UNIT_AT_ZERO, Row
 from husai.gate.policy import CHANGED, is_shipped
 from husai.report.document import Inline, Paragraph, Section, Table
 from husai.report.front.words import meaning, question
@@ -79,7 +79,9 @@ def answers(strict: Quote) -> list[Answer]:
         judged = [row for row in strict["rows"] if row["gate"].value == gate]
         failed = [row for row in judged if row["passed"].value is not True]
         verdict = strict["gates"][gate]
-        found.append(Answer(verdict, verdict.value is True, failed, _narrowest(failed or judged)))
+        unmet = [row for row in failed if Row(**row.value).met is not True]
+        telling = _narrowest(unmet if failed else judged)
+        found.append(Answer(verdict, verdict.value is True, failed, telling))
     return found
 
 
@@ -118,24 +120,31 @@ def _narrowest(rows: list[Quote]) -> Quote | None:
 
 
 def _changes(failed: list[Quote], reason: Quote) -> Inline:
-    """Each failed condition as: what, from where, to where."""
+    """Each failed condition as: what, from where, to where. Conditions that are met, but on too few
+    seeds, stand for each other: the first is named."""
     out: Inline = []
+    few = False
     for row in failed:
-        out += ["; "] if out else []
         judged = Row(**row.value)
-        if judged.margin is None:
-            own = row["reason"] if row["reason"].value else reason
-            out += [row["condition"], ": ", own]
+        if judged.met and few:
             continue
-        basis, operator, _ = judged.required
+        out += ["; "] if out else []
+        basis, operator, threshold = judged.required or ("", "", 0.0)
         name = row["condition"].value.removesuffix(f" {basis}")
+        what = meaning(name) or name
+        if judged.met is not False:
+            few = few or judged.met is True
+            own = row["reason"] if row["reason"].value else reason
+            reads_on = str(own.value).startswith(("=", "is "))
+            out += [f"{what}{BASIS.get(basis, '')}{'' if reads_on else ':'} ", own]
+            continue
         verb = "rise" if operator.startswith(">") else "fall"
-        out += [
-            f"{meaning(name) or name}{BASIS[basis]} has to {verb} from ",
-            row.by("bound"),
-            f" to {REACH[operator]} ",
-            row.by("threshold"),
-        ]
+        asked: Inline = [f"{REACH[operator]} ", row.by("threshold")]
+        if basis != "point" and COMPARE[operator](judged.value, threshold):
+            out += [f"{what} is not shown to be ", *asked, ": measured ", row["value"]]
+            out += [", but it may be ", row.by("bound")]
+        else:
+            out += [f"{what}{BASIS[basis]} has to {verb} from ", row.by("bound"), " to ", *asked]
     return out or [reason]
 
 

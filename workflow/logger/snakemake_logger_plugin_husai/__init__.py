@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from logging import LogRecord
 from pathlib import Path
 
@@ -60,8 +61,8 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.JOB_FINISHED:
             self.display.finished(self.run.finish(record.job_id, now))
         elif event == LogEvent.JOB_ERROR:
-            self.run.fail(record.jobid)
-            self.display.say(failure(record))
+            job = self.run.fail(record.jobid)
+            self.display.say(failure(job.title if job else record.rule_name, record.log))
         elif event in (None, LogEvent.ERROR):
             self._say(record)
 
@@ -84,11 +85,10 @@ class LogHandler(LogHandlerBase):
     needs_rulegraph = False
 
 
-def failure(record: LogRecord) -> str:
+def failure(job: str, logs: Sequence[str]) -> str:
     """Which job failed, with the end of its log."""
-    wildcards = " ".join(record.wildcards.values())
-    out = [f"FAILED {record.rule_name} {wildcards}".rstrip()]
-    for name in record.log:
+    out = [f"FAILED {job}"]
+    for name in logs:
         path = Path(name)
         lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
         out += [f"  the end of {name}:" if lines else f"  {name} is empty"]

@@ -72,9 +72,9 @@ class Run:
         self.seconds.setdefault(ended.rule, []).append(now - ended.since)
         return self.stage_of[ended.rule]
 
-    def fail(self, job: int) -> None:
-        """A job ended badly; it stays undone."""
-        self.under_way.pop(job, None)
+    def fail(self, job: int) -> Job | None:
+        """A job ended badly; it stays undone. The job, if it was known to be under way."""
+        return self.under_way.pop(job, None)
 
     @property
     def stages(self) -> list[Stage]:
