@@ -22,6 +22,7 @@ run: $(READY)
 smoke: $(READY)
 	mkdir -p .smoke
 	$(EXCLUSIVE) .smoke/run.lock $(SNAKEMAKE) --profile profiles/local --snakefile Snakefile --directory .smoke --configfile config/smoke.yaml
+	@echo "These paths are in .smoke/."
 
 # The search for a recipe (config/search.yaml), more than an hour on two cores; started again it goes on.
 search: $(READY)

@@ -44,7 +44,7 @@ class Progress:
             return
         self.last = now
         elapsed = now - self.start
-        rest = elapsed * (self.total - self.done) / max(self.done, 1)
+        rest = elapsed * max(self.total - self.done, 0) / max(self.done, 1)
         text = f"{self.label} {self.done}/{self.total} ({elapsed:.0f} s, {rest:.0f} s left) {note}".rstrip()
         if self.is_terminal:
             filled = int(20 * min(self.done / self.total, 1.0))

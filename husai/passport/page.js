@@ -208,7 +208,8 @@ function start() {
   document.title = $("title").textContent = data.title;
   const s = data.summary;
   $("lead").textContent = `${s.certified} of ${s.living} living latents are certified ` +
-    `(${(100 * s.certified_share).toFixed(1)}%), compared with ${data.others.length} other seeds.`;
+    `(${(100 * s.certified_share).toFixed(1)}%), compared with ${data.others.length} other seeds. ` +
+    "A certificate says that a latent comes back; whether the SAE may be released is the gate's to say.";
   for (const [key, value] of Object.entries(data.facts)) {
     const pair = element("div");
     pair.append(element("dt", key), element("dd", String(value)));

@@ -21,7 +21,8 @@ TEXT_PER_ROW = 5
 """Training tokens read for each training row, so that rows come from many documents: a quarter of
 the positions of a context are read, and some of them are special tokens."""
 TRAINING = {"steps": 1000, "batch_size": 1024, "learning_rate": 1.0e-3}
-"""How controls are trained: those of the embedded default."""
+"""How controls are trained: steps and batches of the embedded default, at the learning rate of its
+slower recipes."""
 HELD_OUT = 0.1
 """Share of the documents for each of held-out measurements and confirmation, as text may be
 short."""
