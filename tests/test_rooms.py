@@ -21,6 +21,7 @@ LIGHT = {
     "recipe",
     "recipe_problems",
     "sae_files",
+    "shown",
 }
 """Modules that any room may import."""
 MAY_IMPORT = {

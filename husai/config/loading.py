@@ -90,7 +90,7 @@ def read_yaml(path: str | Path, duplicates: list[str] | None = None) -> dict:
     if duplicates is not None:
         duplicates += loader.duplicates
     elif loader.duplicates:
-        raise HusaiError("\n".join(loader.duplicates))
+        raise HusaiError(*loader.duplicates)
     return value
 
 
@@ -158,7 +158,7 @@ def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
     ]
     lines = duplicates + lines
     if lines or config is None:
-        raise HusaiError("\n".join(lines))
+        raise HusaiError(*lines)
     return config
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from husai.gate.policy import is_shipped, policy_label
 from husai.gate.verdict import NOT_RELEASED
+from husai.shown import in_code, in_markdown
 
 ASKED = re.compile(r"(point|lcb|ucb) (>=|<=|>|<) (\S+)")
 UNIT_AT_ZERO = 0.05
@@ -167,20 +168,20 @@ class Decision:
         """The text of ``release_policy.md``: status first, then gates, conditions, and what was
         unattainable.
         """
-        status = "PASS" if self.pass_all else "FAIL: " + ", ".join(self.failing)
+        status = "PASS" if self.pass_all else "FAIL: " + in_markdown(", ".join(self.failing))
         names = (self.candidate.get(key) for key in ("condition", "recipe", "recipe_hash"))
         name = next((n for n in names if n and isinstance(n, str)), "not named")
         out = [
             f"# Policy {policy_label(self.policy, self.policy_sha256)}: {status}",
             "",
             f"- verdict: {self.verdict}",
-            *([f"- subject: `{self.subject}`"] if self.subject else []),
-            f"- candidate: `{name}`",
+            *([f"- subject: {in_code(self.subject)}"] if self.subject else []),
+            f"- candidate: {in_code(name)}",
             f"- pass_all: `{self.pass_all}`",
         ]
-        out += [f"- {gate} mode: `{mode}`" for gate, mode in self.modes.items()]
+        out += [f"- {in_markdown(gate)} mode: {in_code(mode)}" for gate, mode in self.modes.items()]
         out += ["", "What cannot be excluded:", ""] if self.not_excluded else []
-        out += [f"- {text}" for text in self.not_excluded]
+        out += [f"- {in_markdown(text)}" for text in self.not_excluded]
         out += [
             "",
             "## Gates",
@@ -192,9 +193,8 @@ class Decision:
             verdict = ("pass" if self.gates[gate] else "**fail**") + (
                 "" if gate in self.counted else " (not counted)"
             )
-            out.append(
-                f"| {gate} | {verdict} | {_cell(self.whys.get(gate, ''))} | {_cell(reason)} |"
-            )
+            shown = map(in_markdown, (self.whys.get(gate, ""), reason))
+            out.append(f"| {in_markdown(gate)} | {verdict} | {' | '.join(shown)} |")
         out += [
             "",
             "## Conditions",
@@ -212,11 +212,13 @@ class Decision:
                 str(row.n or ""),
                 row.asked,
             )
-            out.append(f"| {' | '.join(cells)} | {'pass' if row.passed else '**fail**'} |")
+            shown = " | ".join(map(in_markdown, cells))
+            out.append(f"| {shown} | {'pass' if row.passed else '**fail**'} |")
         blocking = [f for f in self.feasibility if f["blocking"]]
         if blocking:
             out += ["", "## Unattainable or unresolvable", ""]
-            out += [f"- {f['gate']}: {f['condition']} {f['reason']}" for f in blocking]
+            told = (f"{f['gate']}: {f['condition']} {f['reason']}" for f in blocking)
+            out += [f"- {in_markdown(text)}" for text in told]
         return "\n".join(out) + "\n"
 
 
@@ -255,7 +257,3 @@ def reason_of(rows: Sequence[Row]) -> str:
     for row in failed or rows:
         grouped.setdefault(row.reason, []).append(row.condition)
     return "; ".join(f"{', '.join(names)} {text}" for text, names in grouped.items())
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

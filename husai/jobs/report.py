@@ -8,6 +8,7 @@ from typing import Any
 
 from husai.jobs.arguments import describe
 from husai.provenance import job
+from husai.shown import printable
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def add_arguments(command: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Write the report."""
     for path in report_job(args.results, args.out):
-        print(path)
+        print(printable(path))
 
 
 def report_job(

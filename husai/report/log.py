@@ -13,11 +13,14 @@ from husai.gate.policy import CHANGED
 from husai.provenance import canonical_json, write_text
 from husai.report.events import read_events, runs_path
 from husai.report.quotes import format_value
+from husai.shown import in_code, in_markdown
 
 HEADER = (
     "# Experiment log\n\nOne entry per run, oldest first; entries are only ever added. "
     "Rebuilt from `results/runs.jsonl`.\n"
 )
+CODE = ("command", "artifact root")
+"""Fields that are shown as code."""
 
 
 def render_log(events: list[dict[str, Any]]) -> str:
@@ -32,7 +35,7 @@ def render_log(events: list[dict[str, Any]]) -> str:
 def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
     word = {"success": "finished", "error": "failed", "interrupted": "interrupted"}[end["event"]]
     fields = [
-        ("command", f"`{start.get('command') or 'not recorded'}`"),
+        ("command", in_code(start.get("command") or "not recorded")),
         ("git commit", start.get("git_commit") or "not a git checkout"),
         (
             "code hash",
@@ -46,19 +49,20 @@ def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
         ("data slice", _by_stage(end.get("data_slice") or {}, "none recorded")),
         ("versions", ", ".join(f"{k} {v}" for k, v in (start.get("versions") or {}).items())),
         ("machine", format_value(start.get("hardware") or {})),
-        ("artifact root", f"`{start.get('artifact_root') or 'not recorded'}`"),
+        ("artifact root", in_code(start.get("artifact_root") or "not recorded")),
         ("jobs finished", str(end.get("jobs", 0))),
         ("duration", _duration(start.get("time"), end.get("time"))),
         ("confirmation", _attempts(end.get("confirmations") or [])),
         ("passports", _passports(end.get("passports"))),
         ("gates", _gates(end.get("gates"))),
     ]
-    lines = [f"## {start.get('time')} {word} ({end['run_id']})", ""]
-    lines += [f"- {name}: {text}" for name, text in fields]
+    lines = [in_markdown(f"## {start.get('time')} {word} ({end['run_id']})"), ""]
+    lines += [f"- {name}: {text if name in CODE else in_markdown(text)}" for name, text in fields]
     if end.get("error"):
-        lines.append(f"- error: {format_value(end['error'])}")
+        lines.append(f"- error: {in_markdown(format_value(end['error']))}")
     lines += [
-        f"- failed job: `{job['job']}`: {job['error']}" for job in end.get("failed_jobs") or []
+        f"- failed job: {in_code(job['job'])}: {in_markdown(job['error'])}"
+        for job in end.get("failed_jobs") or []
     ]
     return "\n".join(lines) + "\n"
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from husai.errors import HusaiError
 from husai.provenance import code_hash, finite, library_versions, read_object
-from husai.report.document import escape_markdown
 from husai.report.events import (
     read_events,
     runs_path,
@@ -20,6 +19,7 @@ from husai.report.log import (
 )
 from husai.report.quotes import FORMAT, derived, format_value, resolve_pointer
 from husai.report.render import render
+from husai.shown import escape_markdown
 from husai.verify.findings import Findings
 
 FIGURE = re.compile(r"<svg style=.*?</svg>", flags=re.DOTALL)
