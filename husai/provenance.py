@@ -27,6 +27,7 @@ from husai.artifacts import (
     parse_json,
     read_json,
     read_object,
+    read_text,
     write_json,
     write_text,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "provenance",
     "read_json",
     "read_object",
+    "read_text",
     "sha256_file",
     "utc_now",
     "write_json",

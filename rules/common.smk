@@ -8,11 +8,12 @@ from husai.config import load
 from husai.config.overlays import check_overlays
 from husai.config.fields import NAME
 from husai.errors import HusaiError
-from husai.gate.policy_files import policy_file
+from husai.gate.policy_files import policy_file, policy_name
 from husai.planning.plan import Plan
 from husai.planning.roles import ROLES
 from husai.planning.spec_builder import SpecBuilder
 from husai.recipe import RANDOM
+from husai.shown import printable
 
 CONFIG_FILES = [Path(workflow.basedir) / "config/config.yaml", *workflow.overwrite_configfiles]
 try:
@@ -20,12 +21,13 @@ try:
     CONFIG = load(CONFIG_FILES, override=workflow.config_settings.config)
     PLAN = Plan(CONFIG)
 except HusaiError as error:
-    raise WorkflowError(f"configuration:\n{error}") from None
+    lines = "\n".join(map(printable, error.args))
+    raise WorkflowError(f"configuration:\n{lines}") from None
 
 SPECS = SpecBuilder(PLAN)
 ENV = f"{workflow.basedir}/workflow/envs/husai.yaml"
-POLICIES = [Path(p).stem for p in CONFIG.gate.policies]
-POLICY_FILES = {Path(p).stem: str(policy_file(p)) for p in CONFIG.gate.policies}
+POLICIES = [policy_name(p) for p in CONFIG.gate.policies]
+POLICY_FILES = {policy_name(p): str(policy_file(p)) for p in CONFIG.gate.policies}
 LANGUAGE = CONFIG.external.subject
 RANDOM_LANGUAGE = LANGUAGE + RANDOM
 POOL_HOOKS = PLAN.pool_hooks()

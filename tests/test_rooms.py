@@ -22,6 +22,7 @@ LIGHT = {
     "recipe_problems",
     "sae_files",
     "shown",
+    "yaml_files",
 }
 """Modules that any room may import."""
 MAY_IMPORT = {

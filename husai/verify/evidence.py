@@ -4,16 +4,16 @@ from the values stored beside them.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from husai.artifacts import tree
+from husai.errors import HusaiError
 from husai.evidence import Evidence, records_in
 from husai.gate.checks.derived import RESTS_ON_RECORDS, differences, same_metric
 from husai.gate.inputs import Inputs
-from husai.provenance import canonical_json, failure, hash_json
-from husai.verify.checksums import tree
+from husai.provenance import canonical_json, failure, hash_json, read_json
 from husai.verify.findings import Findings
 
 
@@ -42,8 +42,8 @@ def check_evidence(found: Findings) -> None:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except HusaiError:
         return None
 
 

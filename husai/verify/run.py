@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from husai.artifacts import NO_FILE, tree
 from husai.errors import HusaiError
-from husai.verify.checksums import INDEX, artifacts, digests, tree
+from husai.verify.checksums import INDEX, artifacts, digests
 from husai.verify.claims import check_claims
 from husai.verify.decision import check_decisions
 from husai.verify.evidence import check_evidence
@@ -48,7 +49,7 @@ def verify(root: str | Path = ".") -> Findings:
         for path in tree(folder).odd
     ]
     for path in sorted(odd):
-        found.mismatch(path, "is a link or no file at all; it was neither followed nor opened")
+        found.mismatch(path, NO_FILE)
     if found.has_results:
         paths = artifacts(found.root)
         found.hashed.update(digests(paths))
