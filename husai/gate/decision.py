@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from husai.errors import HusaiError, reading
+from husai.evidence import is_number
 from husai.gate.policy import is_shipped, policy_label
 from husai.gate.verdict import NOT_RELEASED
 from husai.shown import in_code, in_markdown
@@ -220,6 +222,56 @@ class Decision:
             told = (f"{f['gate']}: {f['condition']} {f['reason']}" for f in blocking)
             out += [f"- {in_markdown(text)}" for text in told]
         return "\n".join(out) + "\n"
+
+
+SHAPE = {
+    "gates": (dict, bool),
+    "reasons": (dict, str),
+    "required": (dict, bool),
+    "modes": (dict, str),
+    "metrics": (dict, object),
+    "thresholds": (dict, object),
+    "failing": (list, str),
+    "unattainable": (list, str),
+    "sources": (list, str),
+    "not_excluded": (list, str),
+    "feasibility": (list, dict),
+    "rows": (list, dict),
+}
+"""Of a ``release_policy.json``: the parts that everything that reads one takes for granted."""
+
+
+def check_decision(body: object, where: object) -> dict[str, Any]:
+    """``body`` if it has the shape of a ``release_policy.json``, as far as it goes.
+
+    Raises
+    ------
+    HusaiError
+        One line that starts with ``where`` and names the part that is something else.
+    """
+    if not isinstance(body, dict):
+        raise HusaiError(f"{where}: holds a JSON {type(body).__name__}, expected a decision")
+    for key, (whole, part) in SHAPE.items():
+        value = body.get(key)
+        if value is None:
+            continue
+        parts = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, whole) or not all(isinstance(p, part) for p in parts):
+            raise HusaiError(f"{where}: malformed, {key} is not what a decision holds there")
+    for row in body.get("rows") or ():
+        with reading(where):
+            found = Row(**row)
+            for number in (found.value, found.lcb, found.ucb):
+                float(number or 0.0)
+            if not found.condition + found.reason + found.asked + found.gate + found.source:
+                raise ValueError("a row that says nothing")
+            _ = found.margin
+    confirmation = body.get("confirmation") or {}
+    if not isinstance(confirmation, dict) or not isinstance(confirmation.get("ledger", {}), dict):
+        raise HusaiError(f"{where}: malformed, confirmation does not hold the ledger's head")
+    if not (body.get("alpha") is None or is_number(body["alpha"])):
+        raise HusaiError(f"{where}: malformed, alpha is not a number")
+    return body
 
 
 def gate_lines(body: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from husai.errors import reading
 from husai.gate.policy import CHANGED
 from husai.provenance import canonical_json, write_text
 from husai.report.events import read_events, runs_path
@@ -128,7 +129,10 @@ def write_log(results: str | Path, reports: str | Path, keep_time: bool = False)
     last job does not make the workflow think the log is newer than what was built from it."""
     path = Path(reports) / "experiment_log.md"
     before = path.stat().st_mtime_ns if keep_time and path.is_file() else None
-    write_text(path, render_log(read_events(Path(reports) / "runs.jsonl", runs_path(results))))
+    record = runs_path(results)
+    with reading(record):
+        text = render_log(read_events(Path(reports) / "runs.jsonl", record))
+    write_text(path, text)
     if before is not None:
         os.utime(path, ns=(before, before))
     return path

@@ -4,10 +4,11 @@ again, and names each mismatch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from husai.artifacts import NO_FILE, tree
-from husai.errors import HusaiError
+from husai.errors import HusaiError, reading
 from husai.verify.checksums import INDEX, artifacts, digests
 from husai.verify.claims import check_claims
 from husai.verify.decision import check_decisions
@@ -53,19 +54,27 @@ def verify(root: str | Path = ".") -> Findings:
     if found.has_results:
         paths = artifacts(found.root)
         found.hashed.update(digests(paths))
-    check_index(found)
+    for check in (check_index, _check_records, check_ledgers, check_mirror):
+        _run(check, found)
+    if odd:
+        found.notes.append("nothing was derived again, as that might follow a link")
+        return found
+    for check in (check_evidence, check_report, check_log, check_decisions, check_claims):
+        _run(check, found)
+    return found
+
+
+def _run(check: Callable[[Findings], None], found: Findings) -> None:
+    """Make one check; what it cannot read at all is a mismatch like any other."""
+    try:
+        with reading(found.root):
+            check(found)
+    except HusaiError as error:
+        found.mismatches.append(f"{check.__name__.strip('_').replace('_', ' ')}: {error}")
+
+
+def _check_records(found: Findings) -> None:
     if found.has_results:
         records = read_records(found)
         check_manifests(found, records)
         check_versions(found, records)
-    check_ledgers(found)
-    check_mirror(found)
-    if odd:
-        found.notes.append("nothing was derived again, as that might follow a link")
-        return found
-    check_evidence(found)
-    check_report(found)
-    check_log(found)
-    check_decisions(found)
-    check_claims(found)
-    return found

@@ -144,9 +144,11 @@ def test_a_line_cut_short_by_a_kill_is_dropped_and_a_changed_line_is_found(place
 
 
 def test_a_broken_line_inside_the_record_is_an_error(tmp_path):
-    (tmp_path / "runs.jsonl").write_text('{"a": 1}\n{\n{"b": 2}\n')
-    with pytest.raises(HusaiError, match="line 2 is not JSON"):
-        read_events(tmp_path / "runs.jsonl")
+    event = '{"event": "start", "run_id": "x", "time": "2030"}\n'
+    for broken in ("{", "[1]", '{"b": 2}'):
+        (tmp_path / "runs.jsonl").write_text(f"{event}{broken}\n{event}")
+        with pytest.raises(HusaiError, match="line 2 is not JSON"):
+            read_events(tmp_path / "runs.jsonl")
 
 
 def test_the_handler_leaves_the_time_of_the_log_alone(places):
