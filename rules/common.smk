@@ -12,7 +12,9 @@ from husai.gate.policy_files import policy_file, policy_name
 from husai.planning.plan import Plan
 from husai.planning.roles import ROLES
 from husai.planning.spec_builder import SpecBuilder
+from husai.provenance import RUN_ID
 from husai.recipe import RANDOM
+from husai.report.events import new_run_id
 from husai.shown import printable
 
 CONFIG_FILES = [Path(workflow.basedir) / "config/config.yaml", *workflow.overwrite_configfiles]
@@ -23,6 +25,9 @@ try:
 except HusaiError as error:
     lines = "\n".join(map(printable, error.args))
     raise WorkflowError(f"configuration:\n{lines}") from None
+
+# Every job that this run starts, here or on a cluster, notes its id.
+os.environ.setdefault(RUN_ID, new_run_id())
 
 SPECS = SpecBuilder(PLAN)
 ENV = f"{workflow.basedir}/workflow/envs/husai.yaml"

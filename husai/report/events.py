@@ -21,6 +21,7 @@ from husai.gate.decision import check_decision
 from husai.gate.ledger import locked, read_ledger, write_lines
 from husai.gate.policy import is_shipped
 from husai.provenance import (
+    RUN_ID,
     canonical_json,
     code_hash,
     finite,
@@ -117,6 +118,11 @@ def open_run(events: list[dict[str, Any]]) -> dict[str, Any] | None:
     return waiting[-1] if waiting else None
 
 
+def new_run_id() -> str:
+    """An id for a run that begins now."""
+    return f"{utc_now()[:19].replace(':', '').replace('-', '')}-{secrets.token_hex(3)}"
+
+
 def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
     """Record that a run began; an earlier run without an end is recorded as interrupted. Returns
     the run id.
@@ -127,10 +133,8 @@ def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
     run = open_run(events)
     new = [_interrupted(run, results)] if run else []
     now = utc_now()
-    run_id = (
-        facts.pop("run_id", None)
-        or f"{now[:19].replace(':', '').replace('-', '')}-{secrets.token_hex(3)}"
-    )
+    given = facts.pop("run_id", None) or os.environ.get(RUN_ID)
+    run_id = given or new_run_id()
     made = {
         "git_commit": git_commit(),
         "code_hash": code_hash(),
@@ -142,6 +146,7 @@ def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
         {
             "event": "start",
             "run_id": run_id,
+            "jobs_say_run": given is not None,
             "time": now,
             **made,
             "artifact_root": root,
@@ -154,7 +159,7 @@ def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
 
 
 def _interrupted(run: dict[str, Any], results: str | Path) -> dict[str, Any]:
-    facts = run_facts(results, run["time"])
+    facts = run_facts(results, run)
     latest = facts.pop("last_end") or run["time"]
     return {
         "event": "interrupted",
@@ -174,7 +179,7 @@ def end_run(results: str | Path, reports: str | Path, event: str, **facts: Any) 
     events = read_events(Path(reports) / "runs.jsonl", runs_path(results))
     run = open_run(events)
     start = run["time"] if run else utc_now()
-    found = run_facts(results, start)
+    found = run_facts(results, run)
     found.pop("last_end")
     run_id = run["run_id"] if run else f"unannounced-{secrets.token_hex(3)}"
     gates = gate_status(results, start)
@@ -219,16 +224,24 @@ def manifests(results: Path) -> list[Path]:
     return [results / p.relative_to(results.resolve()) for p in wanted[1]]
 
 
-def run_facts(results: str | Path, since: str) -> dict[str, Any]:
-    """What the jobs that began at or after ``since`` left: how many, seeds, data slices, code
-    hashes, failures.
-    """
+def run_facts(results: str | Path, run: dict[str, Any] | None) -> dict[str, Any]:
+    """What the jobs of a run left: how many, seeds, data slices, code hashes, failures. ``run`` is
+    its start; without one there are none.
+
+    A job says which run it belongs to. Where the jobs do not (the run began outside of the workflow,
+    or under an earlier version) those count that began after it."""
+    since = run["time"] if run else "9999"
     seeds: dict[str, set] = {}
     slices: dict[str, Any] = {}
     jobs, failed, codes, last = 0, [], set(), None
     for path in manifests(Path(results)):
         record = read_object(path)
-        if str(record.get("start") or "") < since:
+        mine = (
+            record.get("run_id") == run["run_id"]
+            if run and run.get("jobs_say_run")
+            else str(record.get("start") or "") >= since
+        )
+        if not mine:
             continue
         stage = path.relative_to(results).parts[0]
         if path.name.endswith(".failed.json"):

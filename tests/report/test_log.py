@@ -11,7 +11,7 @@ import report_tree
 
 from husai.errors import HusaiError
 from husai.jobs.log import log_job
-from husai.provenance import job, write_json
+from husai.provenance import RUN_ID, job, write_json
 from husai.report.closing import closing_paragraph
 from husai.report.events import (
     append_events,
@@ -85,6 +85,23 @@ def test_a_run_without_an_end_becomes_interrupted_when_the_next_one_starts(place
     text = write_log(*places).read_text()
     assert "interrupted (" in text and text.index("killed one") < text.index("second")
     assert open_run(read_events(runs_path(places[0]))) is None
+
+
+def test_a_run_counts_the_jobs_that_say_they_are_its_own(places, monkeypatch):
+    """Neither a job by hand nor one of a run beside it, whenever they ran."""
+    monkeypatch.setenv(RUN_ID, "mine")
+    with job(places[0] / "early/manifest.json", seeds=[1]):
+        pass
+    path = places[0] / "early/manifest.json"
+    path.write_text(path.read_text().replace('"start": "20', '"start": "19'))
+    start_run(*places)
+    for other in ("theirs", None):
+        monkeypatch.setenv(RUN_ID, other) if other else monkeypatch.delenv(RUN_ID)
+        with job(places[0] / f"{other}/manifest.json", seeds=[7]):
+            pass
+    end_run(*places, "success")
+    text = write_log(*places).read_text()
+    assert "- seeds: early: 1\n" in text and "- jobs finished: 1\n" in text and "(mine)" in text
 
 
 def test_a_failed_job_is_named_with_its_error(places):
