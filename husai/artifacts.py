@@ -9,12 +9,18 @@ import functools
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from husai.errors import HusaiError
+
+NO_FILE = "is a link or no file at all; it was neither followed nor opened"
+NESTED = (dict, list)
+MOST_LEVELS = 100
+"""Of objects and lists within each other; what a run writes has a tenth of it."""
 
 
 @contextlib.contextmanager
@@ -109,12 +115,26 @@ def parse_json(text: str) -> Any:
     Raises
     ------
     ValueError
-        Broken syntax, nesting deeper than Python follows, a whole number that 64 bits do not hold.
+        Broken syntax, nesting deeper than :data:`MOST_LEVELS`, a whole number that 64 bits do not
+        hold, text that is no Unicode.
     """
     try:
-        return json.loads(text, parse_int=_whole)
+        value = json.loads(text, parse_int=_whole)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        parts = [p.values() if isinstance(p, dict) else p for p in level if isinstance(p, NESTED)]
+        level = [inner for part in parts for inner in part if isinstance(inner, NESTED)]
+        if not level:
+            break
+    else:
+        raise ValueError("nested too deeply")
+    if "\\ud" in text.lower():
+        json.dumps(
+            value, ensure_ascii=False
+        ).encode()  # half a pair of surrogates cannot be written
+    return value
 
 
 def _whole(digits: str) -> int:
@@ -124,10 +144,51 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def read_object(path: str | Path) -> dict[str, Any]:
-    """The JSON object in a file; empty when the file is missing, broken or holds something else."""
+def read_text(path: str | Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """The text of a plain file; a pipe, a device, a socket or a folder is never opened.
+
+    Raises
+    ------
+    HusaiError
+        No plain file, text of another encoding, or no permission, in one line that names it.
+    FileNotFoundError
+        There is nothing: what then is to be done differs from file to file.
+    """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise HusaiError(f"{path}: {NO_FILE}; remove it")
+        return Path(path).read_text(encoding=encoding, errors=errors)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise HusaiError(f"{path}: not readable as text ({why})") from None
+
+
+class Tree(NamedTuple):
+    """What lies below a folder, found without following a link or opening anything."""
+
+    files: list[Path]
+    odd: list[Path]
+    """Links, pipes, sockets and devices: whatever is neither a file nor a folder."""
+
+
+def tree(folder: Path) -> Tree:
+    """Files and oddities below ``folder``, in order; a folder that is a link is an oddity itself."""
+    files, odd = [], [folder] if folder.is_symlink() else []
+    for parent, folders, names in os.walk(folder) if not odd else ():
+        odd += [Path(parent) / name for name in folders if (Path(parent) / name).is_symlink()]
+        for path in (Path(parent) / name for name in names):
+            (files if stat.S_ISREG(path.lstat().st_mode) else odd).append(path)
+    return Tree(sorted(files), sorted(odd))
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file; empty when the file is missing, broken or holds something else.
+    HusaiError where it is no plain file.
+    """
+    try:
+        value = parse_json(read_text(path, errors="replace"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -136,7 +197,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; a missing or broken one is a one-line error that names it."""
     try:
-        return parse_json(Path(path).read_text(encoding="utf-8-sig"))
+        return parse_json(read_text(path, encoding="utf-8-sig"))
     except FileNotFoundError:
         raise HusaiError(f"{path}: no such file; run the job that writes it first") from None
     except (ValueError, OSError) as error:

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from husai import __version__
 from husai.errors import HusaiError
+from husai.shown import printable
 
 EPILOGUE = "Exit status: 0 done, 1 error (one line says what, where and what to do), 2 gate failed."
 VERBS = {
@@ -50,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake and leave with status 1."""
-        self.exit(1, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(1, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
 def parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -88,9 +89,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except HusaiError as error:
-        return _fail(args.verb, str(error), getattr(error, "exit_status", 1))
+        return _fail(args.verb, *error.args, status=getattr(error, "exit_status", 1))
     except KeyboardInterrupt:
-        return _fail(args.verb, "interrupted; run the same command again to go on", 130)
+        return _fail(args.verb, "interrupted; run the same command again to go on", status=130)
     except MemoryError:
         return _fail(
             args.verb,
@@ -109,10 +110,10 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(args.verb, f"{where}: {what}; check the path and free space, then run again")
 
 
-def _fail(verb: str, message: str, status: int = 1) -> int:
+def _fail(verb: str, *lines: object, status: int = 1) -> int:
     """Print each line of a message with the verb it belongs to."""
-    for line in message.splitlines():
-        print(f"husai {verb}: {line}", file=sys.stderr)
+    for line in lines:
+        print(f"husai {verb}: {printable(line)}", file=sys.stderr)
     return status
 
 

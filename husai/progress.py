@@ -8,11 +8,13 @@ import sys
 import time
 from datetime import UTC, datetime
 
+from husai.shown import printable
+
 
 def log(message: str) -> None:
     """Write one dated line to standard error."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    print(f"{stamp} {message}", file=sys.stderr, flush=True)
+    print(f"{stamp} {printable(message)}", file=sys.stderr, flush=True)
 
 
 class Progress:

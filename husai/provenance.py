@@ -27,6 +27,7 @@ from husai.artifacts import (
     parse_json,
     read_json,
     read_object,
+    read_text,
     write_json,
     write_text,
 )
@@ -35,6 +36,7 @@ from husai.errors import HusaiError
 __all__ = [
     "LIBRARIES",
     "MANIFEST_SCHEMA",
+    "RUN_ID",
     "Job",
     "atomic_path",
     "canonical_json",
@@ -52,6 +54,7 @@ __all__ = [
     "provenance",
     "read_json",
     "read_object",
+    "read_text",
     "sha256_file",
     "utc_now",
     "write_json",
@@ -59,6 +62,8 @@ __all__ = [
 ]
 
 MANIFEST_SCHEMA = "husai.manifest/1"
+RUN_ID = "HUSAI_RUN_ID"
+"""Environment variable that the workflow sets: the id of the run that a job belongs to."""
 LIBRARIES = (
     "torch",
     "numpy",
@@ -167,13 +172,14 @@ def file_records(paths: Iterable[str | Path]) -> list[dict[str, str]]:
 
 
 def provenance(config: Any = None, seeds: Iterable[int] = ()) -> dict[str, Any]:
-    """Who made this: command, commit, code hash, config slice hash, seeds, versions, time."""
+    """Who made this: command, commit, code hash, config slice hash, seeds, run, versions, time."""
     return {
         "command": sys.argv,
         "git_commit": git_commit(),
         "code_hash": code_hash(),
         "config_hash": hash_json(config),
         "seeds": list(seeds),
+        "run_id": os.environ.get(RUN_ID),
         "versions": library_versions(),
         "hardware": hardware(),
         "time": utc_now(),

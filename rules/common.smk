@@ -8,11 +8,14 @@ from husai.config import load
 from husai.config.overlays import check_overlays
 from husai.config.fields import NAME
 from husai.errors import HusaiError
-from husai.gate.policy_files import policy_file
+from husai.gate.policy_files import policy_file, policy_name
 from husai.planning.plan import Plan
 from husai.planning.roles import ROLES
 from husai.planning.spec_builder import SpecBuilder
+from husai.provenance import RUN_ID
 from husai.recipe import RANDOM
+from husai.report.events import new_run_id
+from husai.shown import printable
 
 CONFIG_FILES = [Path(workflow.basedir) / "config/config.yaml", *workflow.overwrite_configfiles]
 try:
@@ -20,12 +23,16 @@ try:
     CONFIG = load(CONFIG_FILES, override=workflow.config_settings.config)
     PLAN = Plan(CONFIG)
 except HusaiError as error:
-    raise WorkflowError(f"configuration:\n{error}") from None
+    lines = "\n".join(map(printable, error.args))
+    raise WorkflowError(f"configuration:\n{lines}") from None
+
+# Every job that this run starts, here or on a cluster, notes its id.
+os.environ.setdefault(RUN_ID, new_run_id())
 
 SPECS = SpecBuilder(PLAN)
 ENV = f"{workflow.basedir}/workflow/envs/husai.yaml"
-POLICIES = [Path(p).stem for p in CONFIG.gate.policies]
-POLICY_FILES = {Path(p).stem: str(policy_file(p)) for p in CONFIG.gate.policies}
+POLICIES = [policy_name(p) for p in CONFIG.gate.policies]
+POLICY_FILES = {policy_name(p): str(policy_file(p)) for p in CONFIG.gate.policies}
 LANGUAGE = CONFIG.external.subject
 RANDOM_LANGUAGE = LANGUAGE + RANDOM
 POOL_HOOKS = PLAN.pool_hooks()

@@ -21,6 +21,8 @@ LIGHT = {
     "recipe",
     "recipe_problems",
     "sae_files",
+    "shown",
+    "yaml_files",
 }
 """Modules that any room may import."""
 MAY_IMPORT = {

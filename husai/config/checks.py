@@ -292,14 +292,14 @@ def _policies(cfg: Config) -> list[str]:
     """Policies are read before anything runs: a mistake in one must not show after hours of
     training.
     """
-    from husai.gate.policy_files import load_policy
+    from husai.gate.policy_files import load_policy, policy_name
 
-    out, names = [], [Path(p).stem for p in cfg.gate.policies]
+    out, names = [], [policy_name(p) for p in cfg.gate.policies]
     for name in cfg.gate.policies:
-        if not re.fullmatch(NAME, Path(name).stem):
+        if not re.fullmatch(NAME, policy_name(name)) or set("{}") & set(name):
             out.append(
                 f"gate.policies: {name!r}: results/gate/ has a folder of the policy's name, which "
-                f"should match {NAME}; rename the file"
+                f"should match {NAME}, and its path holds no braces; rename the file"
             )
         try:
             load_policy(name)

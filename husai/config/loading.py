@@ -8,56 +8,15 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
-import yaml
 from pydantic import ValidationError
 
+from husai.artifacts import read_text
 from husai.config.checks import cross_checks
 from husai.config.mistakes import mistakes
 from husai.config.schema import Config
 from husai.errors import HusaiError
-
-LARGEST = 100_000
-"""Most values that a configuration may hold, aliases counted as often as they are used: a hundred
-times the largest shipped one. Text of one page can stand for more than any memory holds."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML loader that notes duplicate keys, of which YAML itself keeps the last silently."""
-
-    def __init__(self, stream: IO[str], name: str) -> None:
-        super().__init__(stream)
-        self.name = name
-        self.duplicates: list[str] = []
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
-    seen = set()
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            continue  # `<<: *block`: construct_mapping puts the block's keys in
-        key = loader.construct_object(key_node, deep=True)
-        if repr(key) in seen:
-            loader.duplicates.append(
-                f"{loader.name}: line {key_node.start_mark.line + 1}: key '{key}' is given twice; "
-                "keep one"
-            )
-        seen.add(repr(key))
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for; ``known`` holds the sizes of nodes met before."""
-    if id(node) not in known:
-        known[id(node)] = LARGEST + 1  # what a block that contains itself amounts to
-        parts = node.value if isinstance(node, yaml.CollectionNode) else []
-        flat = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
-        known[id(node)] = 1 + sum(_size(n, known) for n in flat)
-    return known[id(node)]
+from husai.yaml_files import parse_yaml
 
 
 def read_yaml(path: str | Path, duplicates: list[str] | None = None) -> dict:
@@ -65,32 +24,18 @@ def read_yaml(path: str | Path, duplicates: list[str] | None = None) -> dict:
     ``duplicates``, duplicate keys are errors.
     """
     try:
-        with open(path, encoding="utf-8") as handle:
-            loader = _Loader(handle, str(path))
-            node = loader.get_single_node()
-            if node is not None and _size(node, {}) > LARGEST:
-                raise HusaiError(
-                    f"{path}: its aliases stand for over {LARGEST} values; write out what is meant"
-                )
-            value = (loader.construct_document(node) if node is not None else None) or {}
+        text = read_text(path)
     except FileNotFoundError:
         raise HusaiError(f"{path}: no such file; give the path of a YAML configuration") from None
-    except OSError as error:
-        raise HusaiError(f"{path}: cannot be read ({error.strerror})") from None
-    except RecursionError:
-        raise HusaiError(f"{path}: nested too deeply; a configuration has few levels") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        mark = getattr(error, "problem_mark", None)
-        why = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise HusaiError(
-            f"{path}: line {mark.line + 1 if mark else '?'}: not valid YAML ({why})"
-        ) from None
+    value, twice = parse_yaml(text, path)
+    value = value or {}
     if not isinstance(value, dict):
         raise HusaiError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
+    lines = [f"{path}: line {line}: key '{key}' is given twice; keep one" for line, key in twice]
     if duplicates is not None:
-        duplicates += loader.duplicates
-    elif loader.duplicates:
-        raise HusaiError("\n".join(loader.duplicates))
+        duplicates += lines
+    elif lines:
+        raise HusaiError(*lines)
     return value
 
 
@@ -158,7 +103,7 @@ def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
     ]
     lines = duplicates + lines
     if lines or config is None:
-        raise HusaiError("\n".join(lines))
+        raise HusaiError(*lines)
     return config
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from husai.errors import HusaiError
+from husai.yaml_files import load_yaml
 
 CONFIG_OPTIONS = ("--configfile", "--configfiles")
 PROFILE_OPTIONS = ("--profile", "--workflow-profile")
@@ -72,8 +71,8 @@ def files_of_profile(folder: Path) -> list[str]:
     files = sorted(folder.glob("config*.yaml"), reverse=True)  # config.v9+.yaml before config.yaml
     for path in files[:1]:
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+            found = load_yaml(path)
+        except (OSError, HusaiError):
             return []
         value = found.get("configfile", []) if isinstance(found, dict) else []
         return [str(v) for v in (value if isinstance(value, list) else [value])]

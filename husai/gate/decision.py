@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from husai.errors import HusaiError, reading
+from husai.evidence import is_number
 from husai.gate.policy import is_shipped, policy_label
 from husai.gate.verdict import NOT_RELEASED
+from husai.shown import in_code, in_markdown
 
 ASKED = re.compile(r"(point|lcb|ucb) (>=|<=|>|<) (\S+)")
 COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
@@ -178,20 +181,20 @@ class Decision:
         """The text of ``release_policy.md``: status first, then gates, conditions, and what was
         unattainable.
         """
-        status = "PASS" if self.pass_all else "FAIL: " + ", ".join(self.failing)
+        status = "PASS" if self.pass_all else "FAIL: " + in_markdown(", ".join(self.failing))
         names = (self.candidate.get(key) for key in ("condition", "recipe", "recipe_hash"))
         name = next((n for n in names if n and isinstance(n, str)), "not named")
         out = [
             f"# Policy {policy_label(self.policy, self.policy_sha256)}: {status}",
             "",
             f"- verdict: {self.verdict}",
-            *([f"- subject: `{self.subject}`"] if self.subject else []),
-            f"- candidate: `{name}`",
+            *([f"- subject: {in_code(self.subject)}"] if self.subject else []),
+            f"- candidate: {in_code(name)}",
             f"- pass_all: `{self.pass_all}`",
         ]
-        out += [f"- {gate} mode: `{mode}`" for gate, mode in self.modes.items()]
+        out += [f"- {in_markdown(gate)} mode: {in_code(mode)}" for gate, mode in self.modes.items()]
         out += ["", "What cannot be excluded:", ""] if self.not_excluded else []
-        out += [f"- {text}" for text in self.not_excluded]
+        out += [f"- {in_markdown(text)}" for text in self.not_excluded]
         out += [
             "",
             "## Gates",
@@ -203,9 +206,8 @@ class Decision:
             verdict = ("pass" if self.gates[gate] else "**fail**") + (
                 "" if gate in self.counted else " (not counted)"
             )
-            out.append(
-                f"| {gate} | {verdict} | {_cell(self.whys.get(gate, ''))} | {_cell(reason)} |"
-            )
+            shown = map(in_markdown, (self.whys.get(gate, ""), reason))
+            out.append(f"| {in_markdown(gate)} | {verdict} | {' | '.join(shown)} |")
         out += [
             "",
             "## Conditions",
@@ -223,12 +225,64 @@ class Decision:
                 str(row.n or ""),
                 row.asked,
             )
-            out.append(f"| {' | '.join(cells)} | {'pass' if row.passed else '**fail**'} |")
+            shown = " | ".join(map(in_markdown, cells))
+            out.append(f"| {shown} | {'pass' if row.passed else '**fail**'} |")
         blocking = [f for f in self.feasibility if f["blocking"]]
         if blocking:
             out += ["", "## Unattainable or unresolvable", ""]
-            out += [f"- {f['gate']}: {f['condition']} {f['reason']}" for f in blocking]
+            told = (f"{f['gate']}: {f['condition']} {f['reason']}" for f in blocking)
+            out += [f"- {in_markdown(text)}" for text in told]
         return "\n".join(out) + "\n"
+
+
+SHAPE = {
+    "gates": (dict, bool),
+    "reasons": (dict, str),
+    "required": (dict, bool),
+    "modes": (dict, str),
+    "metrics": (dict, object),
+    "thresholds": (dict, object),
+    "failing": (list, str),
+    "unattainable": (list, str),
+    "sources": (list, str),
+    "not_excluded": (list, str),
+    "feasibility": (list, dict),
+    "rows": (list, dict),
+}
+"""Of a ``release_policy.json``: the parts that everything that reads one takes for granted."""
+
+
+def check_decision(body: object, where: object) -> dict[str, Any]:
+    """``body`` if it has the shape of a ``release_policy.json``, as far as it goes.
+
+    Raises
+    ------
+    HusaiError
+        One line that starts with ``where`` and names the part that is something else.
+    """
+    if not isinstance(body, dict):
+        raise HusaiError(f"{where}: holds a JSON {type(body).__name__}, expected a decision")
+    for key, (whole, part) in SHAPE.items():
+        value = body.get(key)
+        if value is None:
+            continue
+        parts = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, whole) or not all(isinstance(p, part) for p in parts):
+            raise HusaiError(f"{where}: malformed, {key} is not what a decision holds there")
+    for row in body.get("rows") or ():
+        with reading(where):
+            found = Row(**row)
+            for number in (found.value, found.lcb, found.ucb):
+                float(number or 0.0)
+            if not found.condition + found.reason + found.asked + found.gate + found.source:
+                raise ValueError("a row that says nothing")
+            _ = found.margin
+    confirmation = body.get("confirmation") or {}
+    if not isinstance(confirmation, dict) or not isinstance(confirmation.get("ledger", {}), dict):
+        raise HusaiError(f"{where}: malformed, confirmation does not hold the ledger's head")
+    if not (body.get("alpha") is None or is_number(body["alpha"])):
+        raise HusaiError(f"{where}: malformed, alpha is not a number")
+    return body
 
 
 def gate_lines(body: Mapping[str, Any]) -> list[str]:
@@ -266,7 +320,3 @@ def reason_of(rows: Sequence[Row]) -> str:
     for row in failed or rows:
         grouped.setdefault(row.reason, []).append(row.condition)
     return "; ".join(f"{', '.join(names)} {text}" for text, names in grouped.items())
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from husai.artifacts import NO_FILE, tree
 from husai.errors import HusaiError
 from husai.evidence import Evidence, records_in
 from husai.provenance import read_json, sha256_file
@@ -63,9 +64,15 @@ def _json_files(paths: Iterable[str | Path]) -> list[Path]:
     files = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(p for p in path.rglob("*.json") if not p.name.startswith("."))
+            below = tree(path.resolve() if path.is_symlink() else path)
+            if below.odd:
+                raise HusaiError(f"{below.odd[0]}: {NO_FILE}; remove it from the evidence")
+            shown = (p for p in below.files if not p.name.startswith("."))
+            files += [p for p in shown if p.suffix == ".json"]
         elif path.is_file():
             files.append(path)
+        elif path.exists():
+            raise HusaiError(f"{path}: {NO_FILE}; give an evidence file or folder")
         else:
             raise HusaiError(
                 f"{path}: no such evidence file or folder; run the stage that writes it first"

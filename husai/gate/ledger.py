@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from husai.artifacts import NO_FILE
 from husai.errors import HusaiError
 from husai.progress import log
-from husai.provenance import atomic_path, finite, git_commit, utc_now
+from husai.provenance import atomic_path, finite, git_commit, parse_json, read_text, utc_now
 
 CONFIRMATION_LEDGER = Path("results/confirmation/ledger.jsonl")
 CLAIM_LEDGER = Path("reports/claims.jsonl")
@@ -36,7 +37,7 @@ def read_ledger(path: str | Path) -> list[dict[str, Any]]:
     HusaiError
         When a line is not JSON, or was edited, removed or inserted (the chain of hashes is broken).
     """
-    return [json.loads(line) for line in _checked(Path(path))]
+    return [parse_json(line) for line in _checked(Path(path))]
 
 
 def ledger_head(path: str | Path) -> dict[str, Any]:
@@ -56,11 +57,11 @@ def heads(path: str | Path) -> list[dict[str, Any]]:
 
 def _checked(path: Path) -> list[str]:
     """Lines of a ledger, each found to follow the one before."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = read_text(path) if path.exists() else ""
     found, before = [], ""
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             if number == len(text.splitlines()) and not text.endswith("\n"):
                 log(f"{path}: the last line was cut short while it was written; it is left out")
@@ -121,9 +122,12 @@ def _line_hash(line: str) -> str:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of an append-only file; others wait."""
+    beside = path.with_suffix(path.suffix + ".lock")
+    if beside.exists() and not beside.is_file():
+        raise HusaiError(f"{beside}: {NO_FILE}; remove it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(path.suffix + ".lock"), "w") as lock:
+        with open(beside, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:

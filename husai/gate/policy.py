@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from husai.errors import HusaiError, nearest
+from husai.shown import in_code
 
 PINNED = {
     "cycle3": "f6a89d353222645f85c8a6bd7368111745f59123a26d6dc20eb3f16110ce8fda",
@@ -27,7 +28,7 @@ def is_shipped(name: object, sha256: object) -> bool:
 
 def policy_label(name: object, sha256: object) -> str:
     """How a headline names a policy: by its name, and as changed where it is not the shipped one."""
-    return f"`{name}`" if is_shipped(name, sha256) else f"`{name}` ({CHANGED})"
+    return in_code(name) if is_shipped(name, sha256) else f"{in_code(name)} ({CHANGED})"
 
 
 class Condition(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from husai.artifacts import read_text
 from husai.errors import HusaiError, nearest
 from husai.gate.policy import Policy
 from husai.gate.policy_reader import parse_policy
@@ -38,6 +39,14 @@ def policy_file(name_or_path: str | Path) -> Path:
     return path
 
 
+def policy_name(name_or_path: str | Path) -> str:
+    """What a policy's folder below ``results/gate/`` is called: its name, or its file's without
+    ``.yaml``.
+    """
+    path = Path(name_or_path)
+    return path.stem if path.suffix in (".yaml", ".yml") else path.name
+
+
 def load_policy(name_or_path: str | Path) -> Policy:
     """Load a policy by name (``strict``, ``cycle3``) or by file.
 
@@ -47,4 +56,4 @@ def load_policy(name_or_path: str | Path) -> Policy:
         One line listing every mistake in the file, or the known names when there is no such policy.
     """
     path = policy_file(name_or_path)
-    return parse_policy(path.read_text(encoding="utf-8"), str(path))
+    return parse_policy(read_text(path), str(path))

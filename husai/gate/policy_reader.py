@@ -7,17 +7,19 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import reprlib
+import sys
 from dataclasses import replace
 from typing import Any
-
-import yaml
 
 from husai.errors import HusaiError, nearest
 from husai.gate.fixed import read_fixed
 from husai.gate.policy import Condition, Gate, Policy
 from husai.gate.vocabulary import CHECKS, metric_names
+from husai.yaml_files import parse_yaml
 
 SCHEMA = "husai.policy/1"
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", flags=re.ASCII)
 BASES = ("point", "lcb", "ucb")
 OPERATORS = (">=", ">", "<=", "<")
 POLICY_KEYS = ("policy", "schema", "evidence", "declares", "fixed", "gates")
@@ -45,12 +47,8 @@ def parse_policy(text: str, where: str = "policy") -> Policy:
         One line that starts with ``where`` and lists every mistake.
     """
     mistakes: list[str] = []
-    try:
-        data = yaml.load(text, strict_loader(mistakes))
-    except yaml.YAMLError as error:
-        raise HusaiError(
-            f"{where}: not readable as YAML ({' '.join(str(error).split())})"
-        ) from None
+    data, twice = parse_yaml(text, where)
+    mistakes += [f"line {line}: key '{key}' appears twice" for line, key in twice]
     policy = Reader(mistakes).policy(data)
     if mistakes:
         raise HusaiError(
@@ -58,27 +56,6 @@ def parse_policy(text: str, where: str = "policy") -> Policy:
             + "; ".join(mistakes)
         )
     return replace(policy, sha256=hashlib.sha256(text.encode()).hexdigest(), path=where)
-
-
-def strict_loader(mistakes: list[str]) -> type[yaml.SafeLoader]:
-    """Safe YAML loader that appends ``line N: key 'x' appears twice`` to ``mistakes``; YAML itself
-    keeps the last silently.
-    """
-
-    class Loader(yaml.SafeLoader):
-        """Safe YAML that notes duplicate keys instead of keeping the last one silently."""
-
-    def mapping(loader, node):
-        seen = set()
-        for key_node, _ in node.value:
-            key = loader.construct_object(key_node, deep=True)
-            if repr(key) in seen:
-                mistakes.append(f"line {key_node.start_mark.line + 1}: key '{key}' appears twice")
-            seen.add(repr(key))
-        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    return Loader
 
 
 class Reader:
@@ -101,7 +78,7 @@ class Reader:
                 )
 
     def number(self, where: str, value: Any, default: float = 0.0) -> float:
-        if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", value.strip()):
+        if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
             self.wrong(
                 where,
                 f"'{value}' is text in YAML; write {float(value)!r} (with a point: 1.0e-3, not "
@@ -110,9 +87,9 @@ class Reader:
         elif (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
-            or not math.isfinite(value)
+            or not abs(value) <= sys.float_info.max
         ):
-            self.wrong(where, f"expected a finite number, got {value!r}")
+            self.wrong(where, f"expected a finite number, got {reprlib.repr(value)}")
         else:
             return float(value)
         return default
@@ -166,7 +143,11 @@ class Reader:
 
     def _declares(self, data: Any) -> dict[str, list[str]]:
         if isinstance(data, dict) and all(isinstance(v, list) for v in data.values()):
-            return {str(k): [str(m) for m in v] for k, v in data.items()}
+            try:
+                return {str(k): [re.compile(str(m)).pattern for m in v] for k, v in data.items()}
+            except re.error as error:
+                self.wrong("declares", f"{error.pattern!r} is no name and no pattern ({error})")
+                return {}
         self.wrong("declares", "expected evidence kinds, each with a list of metric names")
         return {}
 
@@ -196,7 +177,7 @@ class Reader:
                 self.wrong(f"{where}.checks", f"unknown check '{check}'{nearest(check, CHECKS)}")
         required = self.flag(f"{where}.required", data.get("required", True))
         modes = self._modes(where, data)
-        mode = data.get("mode", next(iter(modes), "all"))
+        mode = str(data.get("mode", next(iter(modes), "all")))
         if modes and mode not in modes:
             self.wrong(
                 f"{where}.mode",
@@ -207,7 +188,7 @@ class Reader:
             name,
             str(why or "").strip(),
             modes,
-            str(mode),
+            mode,
             min_n,
             required,
             counts,
@@ -233,8 +214,13 @@ class Reader:
                 not isinstance(alternatives, list)
                 or not alternatives
                 or not all(isinstance(a, list) for a in alternatives)
+                or not all(alternatives[:-1] or alternatives)
             ):
-                self.wrong(place, "expected a list of alternatives, each a list of conditions")
+                self.wrong(
+                    place,
+                    "expected a list of alternatives, each a list of conditions; only the last of "
+                    "several may be empty",
+                )
                 continue
             modes[str(mode)] = tuple(
                 self._alternative(f"{place}[{i}]", a) for i, a in enumerate(alternatives)

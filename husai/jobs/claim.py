@@ -8,8 +8,9 @@ from typing import Any
 
 from husai import provenance
 from husai.cycle3.artifacts import read_artifact
-from husai.errors import HusaiError
+from husai.errors import HusaiError, reading
 from husai.gate.claims import judged_again
+from husai.gate.decision import check_decision
 from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, append, ledger_head
 from husai.jobs.arguments import describe
 
@@ -70,8 +71,9 @@ def claim_job(
     if not statement:
         raise HusaiError("the statement is empty")
     path = Path(evidence) / "release_policy.json" if Path(evidence).is_dir() else Path(evidence)
-    body = read_artifact(path)
-    again = judged_again(body, path, Path(root))
+    body = check_decision(read_artifact(path), path)
+    with reading(path):
+        again = judged_again(body, path, Path(root))
     about, sources = body["candidate"], body["sources"]
     files = provenance.file_records([path, *(Path(root) / s for s in sources)])
     return append(

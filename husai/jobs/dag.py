@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from husai.jobs.arguments import describe
+from husai.shown import printable
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -55,5 +56,5 @@ def dag_job(
 
     paths = write_graphs(out_dir, format, targets, snakefile, options)
     for path in paths:
-        print(path)
+        print(printable(path))
     return paths

@@ -11,6 +11,7 @@ from typing import Any
 from husai import provenance
 from husai.errors import HusaiError
 from husai.jobs.arguments import add_compute, describe
+from husai.shown import printable
 
 DECISION = "gate/strict/release_policy.json"
 PASSPORT = "passport"
@@ -52,7 +53,7 @@ def run(args: Namespace) -> None:
     out = provenance.folder(args.out or args.results / name)
     device = resolve_device(args.device)
     record = export_job(args.results, out, certified_only=args.certified_only, device=device)
-    print(f"{record['verdict']}: {out}, {record['sae']['d_sae']} latents")
+    print(printable(f"{record['verdict']}: {out}, {record['sae']['d_sae']} latents"))
 
 
 def export_job(

@@ -25,6 +25,7 @@ from husai.gate.policy import policy_label
 from husai.gate.policy_files import load_policy
 from husai.gate.verdict import NOT_RELEASED
 from husai.jobs.arguments import add_compute, add_paths, add_spec, describe, optional_path
+from husai.shown import printable
 
 ORIGINAL = (
     "phase4a_results",
@@ -99,7 +100,7 @@ def run(args: Namespace) -> None:
         result += f"; {decision.verdict}"
     label = policy_label(decision.policy, decision.policy_sha256).replace("`", "")
     written = f"written to {args.output_dir / 'release_policy.json'} and .md"
-    _tell("\n".join([f"policy {label}: {result}", *decision.lines(), written]))
+    _tell("\n".join(map(printable, [f"policy {label}: {result}", *decision.lines(), written])))
     if args.fail_on_gate_fail:
         refuse_failed(decision, args.output_dir)
     return None

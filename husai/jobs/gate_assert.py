@@ -28,9 +28,10 @@ def gate_assert_job(decision: str | Path, *, fail_on_gate_fail: bool = True) -> 
     run.
     """
     from husai.cycle3.artifacts import read_artifact
+    from husai.gate.decision import check_decision
     from husai.gate.ledger import GateFailed
 
-    body = read_artifact(decision)
+    body = check_decision(read_artifact(decision), decision)
     gates = body.get("gates")
     if not isinstance(gates, Mapping) or not isinstance(gates.get("pass_all"), bool):
         raise HusaiError(f"{decision}: has no gates.pass_all; run husai gate again")

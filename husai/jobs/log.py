@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from husai.jobs.arguments import describe
+from husai.shown import printable
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -56,11 +57,12 @@ def run(args: Namespace) -> None:
         args.results, out, args.event, args.run_command, args.config_hash, args.config_file
     )
     if args.event is None:
-        print(path)
+        print(printable(path))
     if args.mlflow:
         from husai.jobs.mlflow_runs import write_runs
 
-        print(f"{args.mlflow}: {write_runs(args.results, args.mlflow)} runs added")
+        added = write_runs(args.results, args.mlflow)
+        print(f"{printable(args.mlflow)}: {added} runs added")
 
 
 def log_job(
@@ -106,5 +108,5 @@ def log_job(
     if Path(results_dir).name == "results" and Path(out_dir) == root / "reports":
         write_index(root)
     for line in ending:
-        print(line)
+        print(printable(line))
     return path

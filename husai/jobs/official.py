@@ -83,7 +83,7 @@ def run(args: Namespace) -> None:
         if not args.execute and not one["ready"]
     ]
     if missing:
-        raise HusaiError("\n".join(missing))
+        raise HusaiError(*missing)
 
 
 def _made_for_sae(args: Namespace, options: dict) -> dict:

@@ -12,6 +12,7 @@ from typing import Any
 from husai import provenance, sae_files
 from husai.errors import HusaiError
 from husai.jobs.arguments import add_compute, describe, optional_path, positive
+from husai.shown import printable
 
 REPORTED = ("name", "living", "certified", "certified_share", "certified_variance_share")
 """What the gate report shows of each SAE."""
@@ -96,7 +97,7 @@ def run(args: Namespace) -> None:
             f"({share:.1%}), compared with {len(sae['compared_with'])} other seeds"
         )
     for remark in record["remarks"]:
-        print(remark)
+        print(printable(remark))
 
 
 def passport_job(

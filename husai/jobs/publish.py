@@ -9,6 +9,7 @@ from husai.errors import HusaiError
 from husai.jobs.arguments import describe
 from husai.jobs.export import CARD, RECORD, SUMS
 from husai.provenance import read_json, sha256_file
+from husai.shown import printable
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def add_arguments(command: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Upload and print the address and the verdict."""
     address, verdict = publish_job(args.repository, args.folder, private=args.private)
-    print(f"{address}\n{verdict}")
+    print(f"{printable(address)}\n{printable(verdict)}")
 
 
 def publish_job(repository: str, folder: str | Path, *, private: bool = False) -> tuple[str, str]:

@@ -6,8 +6,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from husai.errors import reading
 from husai.jobs.arguments import describe
 from husai.provenance import job
+from husai.shown import printable
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -27,7 +29,7 @@ def add_arguments(command: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Write the report."""
     for path in report_job(args.results, args.out):
-        print(path)
+        print(printable(path))
 
 
 def report_job(
@@ -44,7 +46,8 @@ def report_job(
     out = Path(out_dir)
     with job(out / "manifest.json", config=config) as work:
         copied = mirror(results_dir, out)
-        write_report(out)
+        with reading(out / "evidence"):
+            write_report(out)
         written = [
             out / name
             for name in (

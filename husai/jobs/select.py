@@ -11,6 +11,7 @@ from husai import provenance
 from husai.errors import HusaiError, nearest
 from husai.evidence import new_record
 from husai.jobs.arguments import add_paths, add_spec, describe, positive
+from husai.shown import printable
 
 SELECTORS = ("cycle3", "strict")
 
@@ -63,11 +64,12 @@ def run(args: Namespace) -> None:
         spec=spec,
     )
     chosen = selection.selected
-    print(
+    text = (
         f"selected {chosen.name} (score {chosen.score:.6g}, {len(chosen.members)} seeds) of "
         f"{len(selection.ordered)} by {selection.policy}"
     )
-    print(f"written to {args.output_dir / 'selected_candidate.json'} and selection.md")
+    written = f"written to {args.output_dir / 'selected_candidate.json'} and selection.md"
+    print(f"{printable(text)}\n{printable(written)}")
 
 
 def select_job(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from husai.errors import HusaiError
 from husai.jobs.arguments import describe
+from husai.shown import printable
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -65,12 +66,3 @@ def verify_job(root: str | Path = ".", *, again: bool = False, device: str = "au
     if not sum(found.counts.values()):
         raise HusaiError(f"{root}: nothing was there to check, so nothing is verified")
     print(f"verified: {checked}; no mismatch")
-
-
-def printable(text: str) -> str:
-    """``text`` on one line, with whatever a terminal would obey written out: names of files and what
-    is quoted from them may hold line breaks and escape codes.
-    """
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )

@@ -16,6 +16,7 @@ from husai import provenance
 from husai.errors import HusaiError, nearest
 from husai.official.preflight import PROGRAMS, preflight
 from husai.progress import log
+from husai.yaml_files import load_yaml
 
 OPTIONS = (
     "program",
@@ -80,14 +81,7 @@ def execute(
 
 def load_options(path: str | Path) -> dict:
     """Read a YAML file of ``OPTIONS`` (``program`` and ``command``, a list, are the usual ones)."""
-    import yaml
-
-    try:
-        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise HusaiError(
-            f"{path}: not readable as YAML ({' '.join(str(error).split())}); fix the file"
-        ) from None
+    options = load_yaml(path)
     if not isinstance(options, dict):
         raise HusaiError(f"{path}: expected keys {', '.join(OPTIONS)}")
     for key in options:

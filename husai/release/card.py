@@ -14,6 +14,7 @@ from husai.errors import HusaiError
 from husai.gate.decision import Row, telling
 from husai.report.quotes import Quote, Source, format_value, gate_names
 from husai.report.sections import STRICT, status_line
+from husai.shown import in_code
 
 VERDICTS = ("RELEASED", "NOT RELEASED", "PASSED AS BROUGHT")
 """How a verdict begins; a card that begins otherwise is not published."""
@@ -61,7 +62,7 @@ def model_card(record: Mapping[str, Any]) -> str:
             f"---\n{header}---",
             f"# {record['verdict']}",
             "",
-            f"`{record['recipe']}`, {sae['name']}: a {sae['architecture']} sparse autoencoder of "
+            f"{in_code(record['recipe'])}, {sae['name']}: a {sae['architecture']} sparse autoencoder of "
             f"{sae['d_sae']} latents at `{record['hook_name']}` of `{record['model']}`. "
             f"{_what(record)}",
             "",

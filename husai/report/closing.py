@@ -80,7 +80,7 @@ def _outcome(results: Path) -> str:
 
 def _trouble(results: Path, reports: Path, event: str) -> list[str]:
     run = open_run(read_events(reports / "runs.jsonl", runs_path(results)))
-    failed = run_facts(results, run["time"] if run else "9999")["failed_jobs"]
+    failed = run_facts(results, run)["failed_jobs"]
     if failed:
         return [
             f"{len(failed)} job(s) failed, first {failed[0]['job']}: "

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
-import yaml
+from husai.errors import HusaiError
+from husai.yaml_files import load_yaml
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 GIB = 2**30
@@ -90,9 +91,9 @@ def _profile(root: Path, profile: str) -> tuple[dict[str, Any], list[Check]]:
             Check(FAIL, "profile", f"{path} is missing; there are: {', '.join(known) or 'none'}")
         ]
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        return {}, [Check(FAIL, "profile", f"{path} is not YAML: {' '.join(str(error).split())}")]
+        settings = load_yaml(path) or {}
+    except HusaiError as error:
+        return {}, [Check(FAIL, "profile", str(error))]
     shown = ", ".join(f"{k} {settings[k]}" for k in ("executor", "cores", "jobs") if k in settings)
     return settings, [
         Check(OK, "profile", f"{path}" + (f" ({shown})" if shown else "")),

@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from husai.report.quotes import CLOSE, MIDDLE, OPEN, Quote
+from husai.shown import escape_markdown
 
 Inline = list["str | Quote"]
 
@@ -67,16 +68,6 @@ class Document(NamedTuple):
     status: Inline
     released: bool
     sections: list[Section]
-
-
-def escape_markdown(text: str) -> str:
-    """Text safe inside a Markdown paragraph or table cell."""
-    text = re.sub(r"[\\|*`]|\](?=[(\[:])", lambda found: "\\" + found.group(), text)
-    return re.sub(
-        r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|<(?=[A-Za-z/!])",
-        lambda found: "\\" + found.group(),
-        text,
-    )
 
 
 def markdown(document: Document) -> tuple[str, list[dict[str, Any]]]:

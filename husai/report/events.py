@@ -11,20 +11,26 @@ import json
 import os
 import secrets
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from husai.errors import HusaiError
-from husai.gate.ledger import locked, write_lines
+from husai.artifacts import NO_FILE, tree
+from husai.errors import HusaiError, reading
+from husai.gate.decision import check_decision
+from husai.gate.ledger import locked, read_ledger, write_lines
 from husai.gate.policy import is_shipped
 from husai.provenance import (
+    RUN_ID,
     canonical_json,
     code_hash,
     finite,
     git_commit,
     hardware,
     library_versions,
+    parse_json,
     read_object,
+    read_text,
     utc_now,
 )
 from husai.report.quotes import format_value, gate_names
@@ -47,19 +53,20 @@ def read_events(*paths: Path) -> list[dict[str, Any]]:
     """
     events: dict[str, dict[str, Any]] = {}
     for path in paths:
-        lines = (
-            path.read_text(encoding="utf-8", errors="replace").splitlines()
-            if path.is_file()
-            else []
-        )
+        lines = read_text(path, errors="replace").splitlines() if path.exists() else []
         for number, line in enumerate(lines, start=1):
             try:
-                record = json.loads(line)
-            except ValueError:
-                if number == len(lines):
+                record = parse_json(line)
+                if not (isinstance(record, dict) and record.get("event") in EVENTS):
+                    raise ValueError("no event")
+                if not all(isinstance(record.get(key), str) for key in ("run_id", "time")):
+                    raise ValueError("an event without run_id and time")
+            except (ValueError, TypeError) as error:
+                if number == len(lines) and isinstance(error, json.JSONDecodeError):
                     continue
                 raise HusaiError(
-                    f"{path}: line {number} is not JSON; restore the file from reports/runs.jsonl"
+                    f"{path}: line {number} is not JSON of an event of a run; restore the file from "
+                    "reports/runs.jsonl"
                 ) from None
             events.setdefault(
                 f"{record.get('run_id')} {record.get('event')} {record.get('time')}", record
@@ -74,7 +81,7 @@ def chain_breaks(path: Path) -> list[int]:
     breaks, previous = [], ""
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line.decode(errors="replace"))
         except ValueError:
             breaks.append(number)
         else:
@@ -85,7 +92,7 @@ def chain_breaks(path: Path) -> list[int]:
 
 
 def _complete_lines(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    lines = read_text(path, errors="replace").split("\n") if path.exists() else []
     return [line for line in lines[:-1] if line]
 
 
@@ -111,6 +118,11 @@ def open_run(events: list[dict[str, Any]]) -> dict[str, Any] | None:
     return waiting[-1] if waiting else None
 
 
+def new_run_id() -> str:
+    """An id for a run that begins now."""
+    return f"{utc_now()[:19].replace(':', '').replace('-', '')}-{secrets.token_hex(3)}"
+
+
 def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
     """Record that a run began; an earlier run without an end is recorded as interrupted. Returns
     the run id.
@@ -121,10 +133,8 @@ def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
     run = open_run(events)
     new = [_interrupted(run, results)] if run else []
     now = utc_now()
-    run_id = (
-        facts.pop("run_id", None)
-        or f"{now[:19].replace(':', '').replace('-', '')}-{secrets.token_hex(3)}"
-    )
+    given = facts.pop("run_id", None) or os.environ.get(RUN_ID)
+    run_id = given or new_run_id()
     made = {
         "git_commit": git_commit(),
         "code_hash": code_hash(),
@@ -136,6 +146,7 @@ def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
         {
             "event": "start",
             "run_id": run_id,
+            "jobs_say_run": given is not None,
             "time": now,
             **made,
             "artifact_root": root,
@@ -148,7 +159,7 @@ def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
 
 
 def _interrupted(run: dict[str, Any], results: str | Path) -> dict[str, Any]:
-    facts = run_facts(results, run["time"])
+    facts = run_facts(results, run)
     latest = facts.pop("last_end") or run["time"]
     return {
         "event": "interrupted",
@@ -168,7 +179,7 @@ def end_run(results: str | Path, reports: str | Path, event: str, **facts: Any) 
     events = read_events(Path(reports) / "runs.jsonl", runs_path(results))
     run = open_run(events)
     start = run["time"] if run else utc_now()
-    found = run_facts(results, start)
+    found = run_facts(results, run)
     found.pop("last_end")
     run_id = run["run_id"] if run else f"unannounced-{secrets.token_hex(3)}"
     gates = gate_status(results, start)
@@ -185,7 +196,7 @@ def gate_status(results: str | Path, since: str = "") -> dict[str, Any]:
     """
     status = {}
     for path in sorted(Path(results).glob("gate/*/release_policy.json")):
-        decision = read_object(path)
+        decision = check_decision(read_object(path), path)
         gates = decision.get("gates") or {}
         failed = [name for name in gate_names(gates) if gates[name] is not True]
         made = str((decision.get("provenance") or {}).get("time") or "")
@@ -199,16 +210,38 @@ def gate_status(results: str | Path, since: str = "") -> dict[str, Any]:
     return status
 
 
-def run_facts(results: str | Path, since: str) -> dict[str, Any]:
-    """What the jobs that began at or after ``since`` left: how many, seeds, data slices, code
-    hashes, failures.
+def manifests(results: Path) -> list[Path]:
+    """Manifests below ``results``, of jobs that ended and of jobs that failed; HusaiError where one
+    is a link or no file at all.
     """
+    found = tree(results.resolve())
+    wanted = [
+        [p for p in paths if fnmatch(p.name, "*manifest*.json")]
+        for paths in (found.odd, found.files)
+    ]
+    if wanted[0]:
+        raise HusaiError(f"{wanted[0][0]}: {NO_FILE}; remove it, it is not part of the run")
+    return [results / p.relative_to(results.resolve()) for p in wanted[1]]
+
+
+def run_facts(results: str | Path, run: dict[str, Any] | None) -> dict[str, Any]:
+    """What the jobs of a run left: how many, seeds, data slices, code hashes, failures. ``run`` is
+    its start; without one there are none.
+
+    A job says which run it belongs to. Where the jobs do not (the run began outside of the workflow,
+    or under an earlier version) those count that began after it."""
+    since = run["time"] if run else "9999"
     seeds: dict[str, set] = {}
     slices: dict[str, Any] = {}
     jobs, failed, codes, last = 0, [], set(), None
-    for path in sorted(Path(results).rglob("*manifest*.json")):
+    for path in manifests(Path(results)):
         record = read_object(path)
-        if str(record.get("start") or "") < since:
+        mine = (
+            record.get("run_id") == run["run_id"]
+            if run and run.get("jobs_say_run")
+            else str(record.get("start") or "") >= since
+        )
+        if not mine:
             continue
         stage = path.relative_to(results).parts[0]
         if path.name.endswith(".failed.json"):
@@ -217,17 +250,17 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
             )
             continue
         jobs += 1
-        seeds.setdefault(stage, set()).update(
-            s for s in record.get("seeds") or [] if isinstance(s, int)
-        )
+        with reading(path):
+            ours = {s for s in record.get("seeds") or [] if isinstance(s, int)}
+            codes |= {str(record["code_hash"])} if record.get("code_hash") else set()
+        seeds.setdefault(stage, set()).update(ours)
         if record.get("data_slice") is not None:
             slices.setdefault(stage, []).append(record["data_slice"])
-        codes.add(record.get("code_hash"))
         last = max(last or "", str(record.get("end") or "")) or None
     ledger = Path(results) / "confirmation" / "ledger.jsonl"
     attempts = [
         e
-        for e in map(json.loads, _complete_lines(ledger))
+        for e in read_ledger(ledger)
         if str(e.get("time") or "") >= since and e.get("event") == "started"
     ]
     confirmed = [
@@ -244,7 +277,7 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
         "failed_jobs": failed,
         "seeds": named,
         "data_slice": distinct,
-        "code_hashes": sorted(filter(None, codes)),
+        "code_hashes": sorted(codes),
         "confirmations": confirmed,
         "passports": passport_counts(results),
         "last_end": last,
@@ -254,11 +287,8 @@ def run_facts(results: str | Path, since: str) -> dict[str, Any]:
 def passport_counts(results: str | Path) -> dict[str, Any] | None:
     """``{"sae", "certified", "living"}`` of the representative SAE; None without passports."""
     record = read_object(Path(results) / "passport/passport.json")
-    for sae in record.get("saes") or []:
-        if sae["name"] == record.get("representative"):
-            return {
-                "sae": sae["name"],
-                "certified": sae["certified"],
-                "living": sae["living"],
-            }
+    with reading(Path(results) / "passport/passport.json"):
+        for sae in record.get("saes") or []:
+            if sae["name"] == record.get("representative"):
+                return {"sae": sae["name"], **{key: sae[key] for key in ("certified", "living")}}
     return None

@@ -9,15 +9,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from husai.errors import reading
 from husai.gate.policy import CHANGED
 from husai.provenance import canonical_json, write_text
 from husai.report.events import read_events, runs_path
 from husai.report.quotes import format_value
+from husai.shown import in_code, in_markdown
 
 HEADER = (
     "# Experiment log\n\nOne entry per run, oldest first; entries are only ever added. "
     "Rebuilt from `results/runs.jsonl`.\n"
 )
+CODE = ("command", "artifact root")
+"""Fields that are shown as code."""
 
 
 def render_log(events: list[dict[str, Any]]) -> str:
@@ -32,7 +36,7 @@ def render_log(events: list[dict[str, Any]]) -> str:
 def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
     word = {"success": "finished", "error": "failed", "interrupted": "interrupted"}[end["event"]]
     fields = [
-        ("command", f"`{start.get('command') or 'not recorded'}`"),
+        ("command", in_code(start.get("command") or "not recorded")),
         ("git commit", start.get("git_commit") or "not a git checkout"),
         (
             "code hash",
@@ -46,19 +50,20 @@ def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
         ("data slice", _by_stage(end.get("data_slice") or {}, "none recorded")),
         ("versions", ", ".join(f"{k} {v}" for k, v in (start.get("versions") or {}).items())),
         ("machine", format_value(start.get("hardware") or {})),
-        ("artifact root", f"`{start.get('artifact_root') or 'not recorded'}`"),
+        ("artifact root", in_code(start.get("artifact_root") or "not recorded")),
         ("jobs finished", str(end.get("jobs", 0))),
         ("duration", _duration(start.get("time"), end.get("time"))),
         ("confirmation", _attempts(end.get("confirmations") or [])),
         ("passports", _passports(end.get("passports"))),
         ("gates", _gates(end.get("gates"))),
     ]
-    lines = [f"## {start.get('time')} {word} ({end['run_id']})", ""]
-    lines += [f"- {name}: {text}" for name, text in fields]
+    lines = [in_markdown(f"## {start.get('time')} {word} ({end['run_id']})"), ""]
+    lines += [f"- {name}: {text if name in CODE else in_markdown(text)}" for name, text in fields]
     if end.get("error"):
-        lines.append(f"- error: {format_value(end['error'])}")
+        lines.append(f"- error: {in_markdown(format_value(end['error']))}")
     lines += [
-        f"- failed job: `{job['job']}`: {job['error']}" for job in end.get("failed_jobs") or []
+        f"- failed job: {in_code(job['job'])}: {in_markdown(job['error'])}"
+        for job in end.get("failed_jobs") or []
     ]
     return "\n".join(lines) + "\n"
 
@@ -124,7 +129,10 @@ def write_log(results: str | Path, reports: str | Path, keep_time: bool = False)
     last job does not make the workflow think the log is newer than what was built from it."""
     path = Path(reports) / "experiment_log.md"
     before = path.stat().st_mtime_ns if keep_time and path.is_file() else None
-    write_text(path, render_log(read_events(Path(reports) / "runs.jsonl", runs_path(results))))
+    record = runs_path(results)
+    with reading(record):
+        text = render_log(read_events(Path(reports) / "runs.jsonl", record))
+    write_text(path, text)
     if before is not None:
         os.utime(path, ns=(before, before))
     return path

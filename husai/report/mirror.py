@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from husai.artifacts import NO_FILE
 from husai.errors import HusaiError
 from husai.gate.policy_files import shipped_policies
 from husai.provenance import atomic_path, read_object, sha256_file, write_text
@@ -40,8 +41,15 @@ CONFIGURED = "config/*.yaml"
 
 
 def reported_files(results: Path) -> list[Path]:
-    """Files of a run that the report reads or that the gate's decision is re-derived from."""
+    """Files of a run that the report reads or that the gate's decision is re-derived from.
+    HusaiError where one is a pipe or a device, or a link that leads out of the run.
+    """
     found = {p for pattern in REPORTED for p in results.glob(pattern)}
+    base = results.resolve().parent
+    for path in sorted(found):
+        plain = path.is_file() or path.is_dir() or not path.exists()
+        if not (plain and path.resolve().is_relative_to(base)):
+            raise HusaiError(f"{path}: {NO_FILE}; remove it, it is not part of the run")
     return sorted(p for p in found if _wanted(p))
 
 
@@ -78,7 +86,7 @@ def behind(files: Iterable[Path], base: Path) -> list[Path]:
 
 
 def _inside(path: Path, base: Path) -> bool:
-    return path.is_relative_to(base) and ".." not in path.parts
+    return path.is_relative_to(base) and path.resolve().is_relative_to(base)
 
 
 def inputs_of(path: Path) -> list[str]:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from husai.errors import HusaiError
-from husai.gate.decision import Row
+from husai.errors import HusaiError, reading
+from husai.gate.decision import Row, check_decision
 from husai.provenance import read_json
 
 MISSING = "missing"
@@ -108,7 +108,11 @@ class Source:
         if not self.has(file):
             return Quote(file, None, exists=False)
         if file not in self._read:
-            self._read[file] = read_json(self.root / file)
+            found = read_json(self.root / file)
+            if file.endswith("release_policy.json"):
+                with reading(self.root / file):
+                    check_decision(found, self.root / file)["gates"].items()
+            self._read[file] = found
         return Quote(file, self._read[file])
 
     def glob(self, pattern: str) -> list[str]:

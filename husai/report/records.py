@@ -8,6 +8,7 @@ from husai.report.document import Bullets, Figure, Inline, Paragraph, Table
 from husai.report.plots import heat_map, summary_figure
 from husai.report.quotes import Quote, Source
 from husai.report.tables import facts_table, is_metric, metrics_table, rows_table
+from husai.shown import in_code
 
 SELFTEST = "results/gate/selftest.json"
 
@@ -33,7 +34,7 @@ def summary_blocks(source: Source, file: str) -> list[Any]:
             caption: Inline = [spec["title"]] if spec["title"].value else [f"From `{file}`."]
             out.append(Figure(svg, caption))
     table = rows_table(rows, summary["columns"])
-    out.append(table or Paragraph([f"`{file}` has no rows."], "missing"))
+    out.append(table or Paragraph([f"{in_code(file)} has no rows."], "missing"))
     for key in ("pooled", "comparison", "selected", "acceptance"):
         facts = facts_table(summary[key]) if isinstance(summary[key].value, dict) else None
         out += [facts] if facts else []
@@ -56,7 +57,7 @@ def records_blocks(source: Source, pattern: str, named: str) -> list[Any]:
 
 
 def _record(record: Quote, file: str) -> list[Any]:
-    out: list[Any] = [Paragraph([f"`{file}`"], "file")]
+    out: list[Any] = [Paragraph([in_code(file)], "file")]
     if record["headline"].value:
         out.append(Paragraph([record["headline"]], "headline"))
     table: Table | None

@@ -9,6 +9,7 @@ from typing import Any
 
 from husai.report.document import Inline, Table
 from husai.report.quotes import MOST_DECIMALS, Quote, with_decimals
+from husai.shown import in_code
 
 DEPTH = 3
 
@@ -158,7 +159,7 @@ def compare_table(records: list[Quote], title: str = "subject") -> Table:
     names = [name for name in dict.fromkeys(name for one in found for name in one) if name != title]
     header: list[Inline] = [
         ["quantity"],
-        *([r[title]] if r[title].value else [f"`{r.file}`"] for r in records),
+        *([r[title]] if r[title].value else [in_code(r.file)] for r in records),
     ]
     rows = []
     for name in names:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from husai.selection.margins import Margin, table
+from husai.shown import in_code, in_markdown
 
 EXTERNAL = ("saebench_delta", "cebench_interp_delta_vs_baseline")
 METRICS = (*EXTERNAL, "train_explained_variance", "cebench_interpretability_max")
@@ -166,7 +167,7 @@ class Selection:
     def to_markdown(self) -> str:
         """The pool as a table, best first: the text of ``selection.md``."""
         out = [
-            f"# Selected by `{self.policy}`: `{self.selected.name}`",
+            f"# Selected by `{self.policy}`: {in_code(self.selected.name)}",
             "",
             f"{len(self.ordered)} rows, {len(self.pareto)} on the Pareto front, "
             f"{self.eligible} of {self.total} seeds eligible.",
@@ -180,7 +181,7 @@ class Selection:
                 for key in EXTERNAL
             ]
             cells = [
-                f"`{entry.name}`",
+                in_code(entry.name),
                 str(len(entry.members)),
                 f"{entry.score:.6g}",
                 "yes" if entry.is_pareto else "no",
@@ -194,7 +195,9 @@ class Selection:
             ]
             out += ["", *table([(entry.name, entry.margins) for entry in self.ordered])]
         out += ["", "Could not be chosen:", ""] if self.left_out else []
-        out += [f"- `{name}`: {reason}" for name, reason in self.left_out.items()]
+        out += [
+            f"- {in_code(name)}: {in_markdown(reason)}" for name, reason in self.left_out.items()
+        ]
         return "\n".join(out) + "\n"
 
 

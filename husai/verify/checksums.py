@@ -7,14 +7,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from husai.artifacts import tree
 from husai.errors import HusaiError
-from husai.provenance import canonical_json, hash_json, write_text
+from husai.provenance import canonical_json, hash_json, parse_json, read_object, write_text
 
 SCHEMA = "husai.checksums/1"
 INDEX = "checksums.json"
@@ -58,24 +58,6 @@ def artifacts(root: Path) -> list[Path]:
     return sorted(p for p in found if p != root / "reports" / INDEX and not _temporary(p.name))
 
 
-class Tree(NamedTuple):
-    """What lies below a folder, found without following a link or opening anything."""
-
-    files: list[Path]
-    odd: list[Path]
-    """Links, pipes, sockets and devices: whatever is neither a file nor a folder."""
-
-
-def tree(folder: Path) -> Tree:
-    """Files and oddities below ``folder``, in order; a folder that is a link is an oddity itself."""
-    files, odd = [], [folder] if folder.is_symlink() else []
-    for parent, folders, names in os.walk(folder) if not odd else ():
-        odd += [Path(parent) / name for name in folders if (Path(parent) / name).is_symlink()]
-        for path in (Path(parent) / name for name in names):
-            (files if stat.S_ISREG(path.lstat().st_mode) else odd).append(path)
-    return Tree(sorted(files), sorted(odd))
-
-
 def _temporary(name: str) -> bool:
     return name.startswith(".") or name.endswith(".tmp")
 
@@ -103,7 +85,7 @@ def _hashed_by_manifests(files: list[Path], large: int = 2**20) -> dict[Path, Di
     known: dict[Path, Digest] = {}
     for manifest in (p for p in files if p.name.endswith("manifest.json")):
         try:
-            outputs = json.loads(manifest.read_text(encoding="utf-8")).get("outputs") or []
+            outputs = read_object(manifest).get("outputs") or []
             written = manifest.stat().st_mtime_ns
             for record in outputs:
                 path = Path(os.path.normpath(manifest.parent / record["path"]))
@@ -141,7 +123,7 @@ def read_index(path: Path) -> dict[str, dict[str, Any]]:
     """
     raw = path.read_bytes()
     try:
-        entries = json.loads(raw)["files"]
+        entries = parse_json(raw.decode())["files"]
         intact = serialise(entries).encode() == raw
     except (ValueError, KeyError, TypeError, AttributeError):
         intact = False

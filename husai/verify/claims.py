@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from husai.errors import HusaiError
+from husai.errors import MALFORMED, HusaiError
 from husai.gate.claims import judged_again
 from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, heads, read_ledger
 from husai.provenance import read_object
@@ -31,7 +31,7 @@ def check_claims(found: Findings) -> None:
         found.count("claims judged again")
         try:
             wrong = _wrong(entry, found.root)
-        except (HusaiError, KeyError, TypeError, AttributeError) as error:
+        except (HusaiError, *MALFORMED) as error:
             wrong = str(error)
         if wrong:
             found.mismatch(path, f"line {number} does not hold: {wrong}")

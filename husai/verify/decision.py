@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from husai.errors import HusaiError
+from husai.errors import MALFORMED, HusaiError
 from husai.evidence import Evidence
 from husai.gate.bounds import standing
 from husai.gate.checks.derived import alike
-from husai.gate.decision import Decision
+from husai.gate.decision import Decision, check_decision
 from husai.gate.evaluate import evaluate
 from husai.gate.inputs import load_evidence
 from husai.gate.ledger import CONFIRMATION_LEDGER, heads
@@ -33,13 +33,13 @@ def check_decisions(found: Findings) -> None:
     base = found.root if found.has_results else copies
     for path in sorted((base / "results/gate").glob("*/release_policy.json")):
         try:
-            decision = read_json(path)
+            decision = check_decision(read_json(path), path)
             policy = _policy(decision, [path.parent, copies / "policies", shipped_policies()])
             records = _records(decision, policy, base, whole=found.has_results)
             about = decision.get("candidate")
             said = standing(policy, about, base / CONFIRMATION_LEDGER)
             again = evaluate(policy, records, about, **said)
-        except (HusaiError, KeyError, TypeError, AttributeError) as error:
+        except (HusaiError, *MALFORMED) as error:
             found.mismatch(path, f"the decision cannot be made again ({error})")
             continue
         if not is_shipped(decision.get("policy"), decision.get("policy_sha256")):

@@ -4,16 +4,16 @@ from the values stored beside them.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from husai.artifacts import tree
+from husai.errors import MALFORMED, HusaiError
 from husai.evidence import Evidence, records_in
 from husai.gate.checks.derived import RESTS_ON_RECORDS, differences, same_metric
 from husai.gate.inputs import Inputs
-from husai.provenance import canonical_json, failure, hash_json
-from husai.verify.checksums import tree
+from husai.provenance import canonical_json, failure, hash_json, read_json
 from husai.verify.findings import Findings
 
 
@@ -27,23 +27,32 @@ def check_evidence(found: Findings) -> None:
     for path in tree(base / "results").files:
         if path.name.startswith(".") or path.suffix != ".json":
             continue
-        for item in (Evidence.read(r, str(path)) for r in records_in(_read(path))):
+        for record in records_in(_read(path)):
             found.count("evidence records")
-            inputs = [p for p in item.problems if "input" in p]
-            for problem in [*item.unnamed_inputs(), *inputs, *_config(item)]:
-                found.mismatch(path, f"{item.kind or None} evidence {problem}")
-            if failure(item.record) is not None:
-                continue
-            for problem in _differences(item, base, inputs_there):
-                found.mismatch(path, problem)
-            if item.kind == "stability" and item.metrics:
-                _check_twin(found, item, same)
+            try:
+                _check(found, Evidence.read(record, str(path)), base, inputs_there, same)
+            except MALFORMED as error:
+                found.mismatch(path, f"is malformed ({type(error).__name__}: {error})")
+
+
+def _check(
+    found: Findings, item: Evidence, base: Path, inputs_there: Inputs, same: dict[str, Evidence]
+) -> None:
+    inputs = [p for p in item.problems if "input" in p]
+    for problem in [*item.unnamed_inputs(), *inputs, *_config(item)]:
+        found.mismatch(item.path, f"{item.kind or None} evidence {problem}")
+    if failure(item.record) is not None:
+        return
+    for problem in _differences(item, base, inputs_there):
+        found.mismatch(item.path, problem)
+    if item.kind == "stability" and item.metrics:
+        _check_twin(found, item, same)
 
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except HusaiError:
         return None
 
 

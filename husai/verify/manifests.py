@@ -4,13 +4,13 @@ ledgers, and the copies in ``reports/evidence``.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from husai.artifacts import tree
 from husai.errors import HusaiError
-from husai.provenance import hash_json
+from husai.provenance import hash_json, read_json
 from husai.report.events import (
     chain_breaks,
 )
@@ -22,7 +22,6 @@ from husai.verify.checksums import (
     artifacts,
     digest,
     read_index,
-    tree,
 )
 from husai.verify.findings import Findings
 
@@ -91,8 +90,8 @@ def read_records(found: Findings) -> dict[Path, dict[str, Any]]:
     ]
     for path in (p for p in own if p.suffix == ".json"):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            record = read_json(path)
+        except HusaiError:
             found.mismatch(path, "is not readable as JSON")
             continue
         if isinstance(record, dict):

@@ -4,13 +4,11 @@ and by rendering the whole again.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
-from husai.errors import HusaiError
-from husai.provenance import code_hash, finite, library_versions, read_object
-from husai.report.document import escape_markdown
+from husai.errors import MALFORMED, HusaiError
+from husai.provenance import code_hash, finite, library_versions, read_json, read_object
 from husai.report.events import (
     read_events,
     runs_path,
@@ -20,6 +18,7 @@ from husai.report.log import (
 )
 from husai.report.quotes import FORMAT, derived, format_value, resolve_pointer
 from husai.report.render import render
+from husai.shown import escape_markdown
 from husai.verify.findings import Findings
 
 FIGURE = re.compile(r"<svg style=.*?</svg>", flags=re.DOTALL)
@@ -39,10 +38,10 @@ def check_report(found: Findings) -> None:
     _note_other_code(found)
     text = report.read_text(encoding="utf-8", errors="replace")
     try:
-        numbers = json.loads(companion.read_text(encoding="utf-8"))
+        numbers = read_json(companion)
         _check_numbers(found, text.split("\n"), numbers["numbers"])
         again = render(found.reports / "evidence")
-    except (OSError, ValueError, KeyError, TypeError, HusaiError) as error:
+    except (OSError, *MALFORMED, HusaiError) as error:
         found.mismatch(companion, f"the report's numbers cannot be derived again ({error})")
         return
     if again.numbers != numbers:
@@ -66,7 +65,7 @@ def check_log(found: Findings) -> None:
         again = render_log(
             read_events(record, *([runs_path(found.root / "results")] if found.has_results else []))
         )
-    except (HusaiError, KeyError, TypeError, AttributeError) as error:
+    except (HusaiError, *MALFORMED) as error:
         found.mismatch(record, f"the experiment log cannot be made again ({error})")
         return
     found.count("log entries made again", again.count("\n## "))
@@ -146,9 +145,10 @@ def _check_numbers(found: Findings, lines: list[str], numbers: list[dict[str, An
         name, derive = entry["file"], entry.get("derive")
         where = f"line {entry['line']}: '{entry['text']}'"
         if name not in files:
-            files[name] = json.loads(
-                (found.reports / "evidence" / name).read_text(encoding="utf-8")
-            )
+            path = found.reports / "evidence" / name
+            if not path.resolve().is_relative_to((found.reports / "evidence").resolve()):
+                raise HusaiError(f"{path} lies outside the evidence; it was not opened")
+            files[name] = read_json(path)
         try:
             value = finite(
                 derived(resolve_pointer(files[name], entry["pointer"]), entry["pointer"], derive)

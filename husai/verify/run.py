@@ -4,10 +4,12 @@ again, and names each mismatch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from husai.errors import HusaiError
-from husai.verify.checksums import INDEX, artifacts, digests, tree
+from husai.artifacts import NO_FILE, tree
+from husai.errors import HusaiError, reading
+from husai.verify.checksums import INDEX, artifacts, digests
 from husai.verify.claims import check_claims
 from husai.verify.decision import check_decisions
 from husai.verify.evidence import check_evidence
@@ -48,23 +50,31 @@ def verify(root: str | Path = ".") -> Findings:
         for path in tree(folder).odd
     ]
     for path in sorted(odd):
-        found.mismatch(path, "is a link or no file at all; it was neither followed nor opened")
+        found.mismatch(path, NO_FILE)
     if found.has_results:
         paths = artifacts(found.root)
         found.hashed.update(digests(paths))
-    check_index(found)
+    for check in (check_index, _check_records, check_ledgers, check_mirror):
+        _run(check, found)
+    if odd:
+        found.notes.append("nothing was derived again, as that might follow a link")
+        return found
+    for check in (check_evidence, check_report, check_log, check_decisions, check_claims):
+        _run(check, found)
+    return found
+
+
+def _run(check: Callable[[Findings], None], found: Findings) -> None:
+    """Make one check; what it cannot read at all is a mismatch like any other."""
+    try:
+        with reading(found.root):
+            check(found)
+    except HusaiError as error:
+        found.mismatches.append(f"{check.__name__.strip('_').replace('_', ' ')}: {error}")
+
+
+def _check_records(found: Findings) -> None:
     if found.has_results:
         records = read_records(found)
         check_manifests(found, records)
         check_versions(found, records)
-    check_ledgers(found)
-    check_mirror(found)
-    if odd:
-        found.notes.append("nothing was derived again, as that might follow a link")
-        return found
-    check_evidence(found)
-    check_report(found)
-    check_log(found)
-    check_decisions(found)
-    check_claims(found)
-    return found

@@ -213,6 +213,18 @@ def test_policies_are_read_before_anything_runs(tmp_path):
     assert "lacks strict" in problems(tmp_path, "gate: {policies: [cycle3]}")[0]
 
 
+def test_a_policy_that_snakemake_or_the_gates_folder_cannot_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "husai/gate/policies/strict.yaml").read_text()
+    for name in ("policies/strict.v2.yaml", "{a}/mine.yaml"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    (line,) = problems(tmp_path, "gate: {policies: [cycle3, strict.v2]}")
+    assert "lacks strict" in line
+    (line,) = problems(tmp_path, "gate: {policies: [cycle3, strict, '{a}/mine.yaml']}")
+    assert "{a}/mine.yaml" in line and "its path holds no braces; rename the file" in line
+
+
 def test_broken_yaml_and_missing_file_are_one_line(tmp_path):
     (line,) = problems(tmp_path, "gate: [")
     assert "not valid YAML" in line

@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from gate_records import HASH, passing
 
+from husai.cli import main
 from husai.errors import HusaiError
 from husai.gate import evaluate, load_policy
 from husai.gate.policy import PINNED
+from husai.gate.policy_files import policy_name
 from husai.gate.policy_reader import parse_policy
 
 GOOD = """
@@ -173,7 +176,7 @@ def test_all_mistakes_are_listed_at_once_with_the_nearest_name():
         ("gates:", "evidence: {one_candidat: true}\ngates:", "did you mean 'one_candidate'"),
         ("gates:", "evidence: {checked: false}\ngates:", "evidence.checked: False is not true"),
         ("gates:", "evidence: orginal\ngates:", "evidence: expected 'original'"),
-        ("policy: mine", "policy: [", "not readable as YAML"),
+        ("policy: mine", "policy: [", "not valid YAML"),
         ("gates:", "fixed: {saebench: {penalt: l1}}\ngates:", "did you mean 'penalty'"),
         ("gates:", "fixed: {sebench: {}}\ngates:", "did you mean 'saebench'"),
         ("gates:", "fixed: {cebench: {min_pairs: few}}\ngates:", "expected a positive integer"),
@@ -219,3 +222,72 @@ def test_the_gate_imports_no_torch():
     )
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (GOOD.replace("threshold: 0.3", f"threshold: {'9' * 400}").encode(), "a finite number"),
+        (GOOD.replace("threshold: 0.3", f"threshold: {'9' * 5000}").encode(), "not valid YAML"),
+        (GOOD.replace("threshold: 0.3", f"threshold: 0x{'9' * 5000}").encode(), "not valid YAML"),
+        (GOOD.replace("threshold: 0.3", "threshold: '1.2.3'").encode(), "a finite number"),
+        (GOOD.replace("threshold: 0.3", "threshold: .nan").encode(), "a finite number"),
+        (b"policy: \xff\xfe", "not readable as text"),
+        (b"policy: 2024-13-45", "not valid YAML"),
+        (b"? [a]\n: 1", "not valid YAML"),
+        (BOMB.encode(), "its aliases stand for over 100000 values"),
+        (b"a: &a [*a]", "its aliases stand for over 100000 values"),
+        (b"a: " + b"[" * 50_000 + b"]" * 50_000, "nested too deeply"),
+        (GOOD.replace("min_n: 5", "mode: [a]").encode(), "mode: '['a']' is not one of"),
+        (GOOD.replace("gates:", "declares: {own: ['(']}\ngates:").encode(), "no pattern"),
+    ],
+)
+def test_a_hostile_policy_file_is_one_line_that_names_it(tmp_path, capsys, text, part):
+    (tmp_path / "mine.yaml").write_bytes(text)
+    argv = ["gate", "--policy", str(tmp_path / "mine.yaml"), "--evidence", str(tmp_path)]
+    assert main([*argv, "--output-dir", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and f"{tmp_path}/mine.yaml: " in printed and part in printed
+
+
+VALUES = (None, [], {}, "x", "", [["a"]], {"a": 1}, {"a": [[]]}, 10**400, -1, float("nan"), True)
+
+
+def places(value, prefix=()):
+    """The way to every value in parsed YAML."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in items:
+        yield (*prefix, key)
+        if isinstance(inner, (dict, list)):
+            yield from places(inner, (*prefix, key))
+
+
+@pytest.mark.parametrize("place", list(places(yaml.safe_load(GOOD))), ids=str)
+def test_any_value_of_another_type_is_named_or_read(place):
+    for value in VALUES:
+        data = yaml.safe_load(GOOD)
+        parent = data
+        for key in place[:-1]:
+            parent = parent[key]
+        parent[place[-1]] = value
+        try:
+            parse_policy(yaml.safe_dump(data), "mine.yaml")
+        except HusaiError as error:
+            assert str(error).startswith("mine.yaml: ")
+
+
+@pytest.mark.parametrize("modes", ["{a: [[]]}", "{a: [[], []]}", "{a: []}", "{}", "{a: [[], [1]]}"])
+def test_a_mode_that_asks_nothing_is_refused(modes):
+    text = f"policy: a\nschema: husai.policy/1\ngates: {{g: {{why: x, modes: {modes}}}}}"
+    with pytest.raises(HusaiError, match=r"gates\.g\.modes"):
+        parse_policy(text)
+
+
+def test_a_policys_folder_has_its_whole_name():
+    names = ("strict", "strict.v2", "a/strict.v2.yaml", "b/mine.yml")
+    assert [policy_name(n) for n in names] == ["strict", "strict.v2", "strict.v2", "mine"]

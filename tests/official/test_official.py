@@ -351,7 +351,7 @@ def test_options_file(tmp_path):
     with pytest.raises(HusaiError, match="unknown key 'comand'; did you mean 'command'"):
         load_options(tmp_path / "o.yaml")
     (tmp_path / "o.yaml").write_text("a: [")
-    with pytest.raises(HusaiError, match="not readable as YAML"):
+    with pytest.raises(HusaiError, match="not valid YAML"):
         load_options(tmp_path / "o.yaml")
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from husai.errors import HusaiError
-from husai.report.document import Document, Paragraph, Section, escape_markdown, markdown
+from husai.report.document import Document, Paragraph, Section, markdown
 from husai.report.quotes import (
     Quote,
     Source,
@@ -18,6 +18,7 @@ from husai.report.quotes import (
     unescape_pointer,
 )
 from husai.report.tables import compare_table, facts_table, metric_cell, metrics_table, rows_table
+from husai.shown import escape_markdown
 
 JSON = st.recursive(
     st.none()

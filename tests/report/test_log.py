@@ -11,7 +11,7 @@ import report_tree
 
 from husai.errors import HusaiError
 from husai.jobs.log import log_job
-from husai.provenance import job, write_json
+from husai.provenance import RUN_ID, job, write_json
 from husai.report.closing import closing_paragraph
 from husai.report.events import (
     append_events,
@@ -87,6 +87,23 @@ def test_a_run_without_an_end_becomes_interrupted_when_the_next_one_starts(place
     assert open_run(read_events(runs_path(places[0]))) is None
 
 
+def test_a_run_counts_the_jobs_that_say_they_are_its_own(places, monkeypatch):
+    """Neither a job by hand nor one of a run beside it, whenever they ran."""
+    monkeypatch.setenv(RUN_ID, "mine")
+    with job(places[0] / "early/manifest.json", seeds=[1]):
+        pass
+    path = places[0] / "early/manifest.json"
+    path.write_text(path.read_text().replace('"start": "20', '"start": "19'))
+    start_run(*places)
+    for other in ("theirs", None):
+        monkeypatch.setenv(RUN_ID, other) if other else monkeypatch.delenv(RUN_ID)
+        with job(places[0] / f"{other}/manifest.json", seeds=[7]):
+            pass
+    end_run(*places, "success")
+    text = write_log(*places).read_text()
+    assert "- seeds: early: 1\n" in text and "- jobs finished: 1\n" in text and "(mine)" in text
+
+
 def test_a_failed_job_is_named_with_its_error(places):
     start_run(*places)
     with contextlib.suppress(ValueError), job(places[0] / "stress/manifest.json"):
@@ -144,9 +161,11 @@ def test_a_line_cut_short_by_a_kill_is_dropped_and_a_changed_line_is_found(place
 
 
 def test_a_broken_line_inside_the_record_is_an_error(tmp_path):
-    (tmp_path / "runs.jsonl").write_text('{"a": 1}\n{\n{"b": 2}\n')
-    with pytest.raises(HusaiError, match="line 2 is not JSON"):
-        read_events(tmp_path / "runs.jsonl")
+    event = '{"event": "start", "run_id": "x", "time": "2030"}\n'
+    for broken in ("{", "[1]", '{"b": 2}'):
+        (tmp_path / "runs.jsonl").write_text(f"{event}{broken}\n{event}")
+        with pytest.raises(HusaiError, match="line 2 is not JSON"):
+            read_events(tmp_path / "runs.jsonl")
 
 
 def test_the_handler_leaves_the_time_of_the_log_alone(places):

@@ -14,13 +14,14 @@ import report_tree
 
 from husai.jobs.report import report_job
 from husai.provenance import write_json
-from husai.report.document import escape_markdown, markdown
+from husai.report.document import markdown
 from husai.report.gates import interval_strip
 from husai.report.mirror import behind, mirror
 from husai.report.plots import line_plot, summary_figure
 from husai.report.quotes import Quote, Source
 from husai.report.render import render
 from husai.report.sections import build
+from husai.shown import escape_markdown
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from husai.errors import HusaiError
 from husai.gate.ledger import append
 from husai.jobs.claim import claim_job
 from husai.jobs.gate import gate_job
-from husai.jobs.verify import printable, verify_job
+from husai.jobs.verify import verify_job
+from husai.shown import printable
 from husai.verify.claims import check_claims
 from husai.verify.evidence import check_evidence
 from husai.verify.findings import Findings

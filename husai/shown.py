@@ -1,0 +1,39 @@
+"""Text that comes from files and arguments, as a terminal and a Markdown page may show it. Standard
+library only.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def printable(text: object) -> str:
+    """``text`` on one line, with whatever a terminal would obey written out: names of files and what
+    is quoted from them may hold line breaks and escape codes.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
+    )
+
+
+def escape_markdown(text: str) -> str:
+    """Text safe inside a Markdown paragraph or table cell."""
+    text = re.sub(r"[\\|*`]|\](?=[(\[:])", lambda found: "\\" + found.group(), text)
+    return re.sub(
+        r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|<(?=[A-Za-z/!])",
+        lambda found: "\\" + found.group(),
+        text,
+    )
+
+
+def in_markdown(text: object) -> str:
+    """``text`` as one line of Markdown that shows it as it is, whatever markup it holds."""
+    return escape_markdown(printable(" ".join(str(text).split())))
+
+
+def in_code(text: object) -> str:
+    """``text`` as inline code of Markdown, on one line and without a mark that would end it or the
+    table cell it stands in.
+    """
+    shown = printable(" ".join(str(text).split()))
+    return f"`{shown.translate({ord('`'): chr(39), ord('|'): chr(0xA6)})}`"
