@@ -72,12 +72,10 @@ class Row(NamedTuple):
 
     @property
     def met(self) -> bool | None:
-        """Whether the bound is on the passing side, however few seeds it rests on; None where
-        nothing was measured."""
+        """Whether the bound, of however few seeds, passes; None where nothing was measured."""
         if self.bound is None:
             return None
-        _, asked, threshold = self.required
-        return COMPARE[asked](self.bound, threshold)
+        return COMPARE[self.required[1]](self.bound, self.required[2])
 
     @property
     def margin(self) -> float | None:
