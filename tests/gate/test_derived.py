@@ -8,7 +8,8 @@ from gate_records import HASH, passing, write
 
 from husai.gate import evaluate, load_evidence, load_policy
 from husai.gate.bounds import standing
-from husai.provenance import file_records
+from husai.provenance import file_records, finite
+from husai.statistics import ensemble_metrics
 
 STRICT = load_policy("strict")
 
@@ -93,6 +94,29 @@ def test_weights_of_fewer_saes_than_seeds_are_refused(run):
 def test_stress_must_rest_on_the_stability_of_its_own_recipe(run):
     edit(run["random_model"], lambda r: r.update(inputs=r["inputs"][::-1]))
     assert "the first of its own recipe" in rows(decide(run))[0]
+
+
+def test_the_judged_stability_record_is_the_one_that_other_evidence_rests_on(run, tmp_path):
+    """Everything else rests on the record as it was measured, which lies elsewhere."""
+    measured = tmp_path / "results/confirmation/stability/candidate.json"
+    write(measured, json.loads(run["stability"].read_text()))
+    for kind in ("integrity", "random_model", "transcoder"):
+        paths = [entry["path"] for entry in json.loads(run[kind].read_text())["inputs"]]
+        mine = "results/confirmation/stability.json"
+        moved = [measured.relative_to(tmp_path) if p == mine else p for p in paths]
+        edit(run[kind], lambda r, moved=moved: r.update(inputs=file_records(moved)))
+    assert decide(run).pass_all
+
+    def better(record):
+        record["per_seed"]["explained_variance"] = [0.99] * 8
+        record["metrics"] = finite(ensemble_metrics(record)) | {
+            "shared_init_pairs": record["metrics"]["shared_init_pairs"]
+        }
+        record |= {"rows": 7, "split": "another"}
+
+    edit(run["stability"], better)
+    text = rows(decide(run))[0]
+    assert "metric explained_variance differs from results/confirmation/stability/" in text
 
 
 def test_records_in_memory_rest_on_no_files():

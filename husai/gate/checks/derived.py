@@ -49,9 +49,26 @@ def derived(
     """Fails when a record from a file does not rest on what its kind needs, or its metrics do not
     follow from what is stored.
     """
-    bad = [f"{e.label} {text}" for e in items if e.path and not e.problems for text in unfounded(e)]
+    items = [e for e in items if e.path and not e.problems]
+    bad = [f"{e.label} {text}" for e in items for text in (*unfounded(e), *_twins(e, items))]
     more = f"; and {len(bad) - 6} more" if len(bad) > 6 else ""
     return "fails: " + "; ".join(bad[:6]) + more if bad else ""
+
+
+def _twins(item: Evidence, items: Sequence[Evidence]) -> list[str]:
+    """Metrics of the judged stability record that differ from those of the same recipe's record
+    behind another item: what the others rest on is what is judged.
+    """
+    if item.kind != "stability":
+        return []
+    twins = {b.path: b for e in items for b in e.behind if b.kind == item.kind}
+    return [
+        f"metric {name} differs from {twin.label}, which other evidence rests on"
+        for twin in twins.values()
+        for name in sorted({*item.metrics, *twin.metrics})
+        if twin.recipe_hash == item.recipe_hash
+        and not same_metric(item.metrics.get(name), twin.metrics.get(name))
+    ]
 
 
 def unfounded(item: Evidence) -> list[str]:
