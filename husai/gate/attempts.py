@@ -45,7 +45,8 @@ def begin_confirmation(
     extra
         ``subject`` and ``model`` (hash of its weights), which say with ``data`` what other attempts
         tested the same; ``measured``: by evidence kind, the settings that everything is measured
-        with; ``stress_seeds``. :func:`husai.gate.checks.one_attempt.one_attempt` holds the evidence against
+        with; ``roles``: by role, the hash of the recipe that it is trained by; ``stress_seeds``.
+        :func:`husai.gate.checks.one_attempt.one_attempt` holds the evidence against
         them.
     force : bool
         Allow a further attempt; it is marked ``forced`` and so is every report of it.
