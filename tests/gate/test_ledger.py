@@ -14,7 +14,15 @@ from gate_records import HASH
 from husai.gate import evaluate, load_evidence, load_policy
 from husai.gate.attempts import begin_confirmation, confirmation_family
 from husai.gate.bounds import standing
-from husai.gate.ledger import CONFIRMATION_LEDGER, append, heads, ledger_head, read_ledger
+from husai.gate.ledger import (
+    CONFIRMATION_LEDGER,
+    GateFailed,
+    append,
+    heads,
+    ledger_head,
+    read_ledger,
+)
+from husai.jobs.gate import gate_job
 from husai.report.events import append_events, chain_breaks, read_events
 
 STRICT = load_policy("strict")
@@ -127,6 +135,21 @@ def test_a_last_line_that_was_cut_is_dropped_and_written_over(tmp_path, capsys, 
     assert path.read_text().endswith("\n")
 
 
+def test_the_gate_refuses_where_a_start_was_cut_short(run, tmp_path, capsys):
+    attempt()
+    whole = CONFIRMATION_LEDGER.read_text()
+    second = begin_confirmation(HASH, seeds=SEEDS, data=["z"], force=True)
+    line = json.dumps(second, sort_keys=True)
+    ask = {"evidence": run, "candidate": HASH, "output_dir": "results/gate/strict"}
+    for kept in (len(line) - 5, line.index('"event"') + 12, 20):
+        CONFIRMATION_LEDGER.write_text(whole + line[:kept])
+        with pytest.raises(GateFailed, match="cut short and may be the start of an attempt"):
+            gate_job("strict", **ask)
+        assert read_ledger(CONFIRMATION_LEDGER) and "cut short" in capsys.readouterr().err
+    CONFIRMATION_LEDGER.write_text(whole)
+    assert gate_job("strict", **ask).pass_all
+
+
 def test_the_head_covers_all_that_was_there(tmp_path):
     path = tmp_path / "ledger.jsonl"
     assert ledger_head(path) == {"entries": 0, "sha256": ""}
@@ -157,7 +180,6 @@ def test_writers_side_by_side_lose_no_event(tmp_path):
 
 
 def test_verify_notices_a_ledger_that_was_begun_anew(run, tmp_path):
-    from husai.jobs.gate import gate_job
     from husai.verify.decision import check_decisions
     from husai.verify.findings import Findings
 
