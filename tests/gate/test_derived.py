@@ -118,7 +118,7 @@ def test_the_judged_stability_record_is_the_one_that_other_evidence_rests_on(run
 
     edit(run["stability"], better)
     text = rows(decide(run))[0]
-    assert "metric explained_variance differs from results/confirmation/stability/" in text
+    assert "explained_variance_vs_frozen differ from results/confirmation/stability/" in text
 
 
 def against(run, root, kind, role):

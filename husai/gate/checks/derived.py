@@ -66,13 +66,14 @@ def _twins(item: Evidence, items: Sequence[Evidence]) -> list[str]:
     if item.kind != "stability":
         return []
     twins = {b.path: b for e in items for b in e.behind if b.kind == item.kind}
-    return [
-        f"metric {name} differs from {twin.label}, which other evidence rests on"
-        for twin in twins.values()
-        for name in sorted({*item.metrics, *twin.metrics})
-        if twin.recipe_hash == item.recipe_hash
-        and not same_metric(item.metrics.get(name), twin.metrics.get(name))
-    ]
+    out = []
+    for twin in (t for t in twins.values() if t.recipe_hash == item.recipe_hash):
+        names = sorted({*item.metrics, *twin.metrics})
+        pairs = {n: (item.metrics.get(n), twin.metrics.get(n)) for n in names}
+        if apart := [name for name, pair in pairs.items() if not same_metric(*pair)]:
+            said = f"{', '.join(apart)} differ from {twin.label}, which other evidence rests on"
+            out.append(f"says otherwise than what the rest is about: {said}")
+    return out
 
 
 def unfounded(item: Evidence) -> list[str]:

@@ -29,7 +29,7 @@ def others(item: Evidence) -> list[Evidence]:
 def bound(item: Evidence) -> list[str]:
     """What a record rests on that is not what its kind asks for: recipes, subjects, weights."""
     recipes = {h: r for h, r in map(_described, _recipes(item).values()) if r is not None}
-    own, out = recipes.get(item.recipe_hash), _misshapen(item)
+    own, out = recipes.get(item.recipe_hash), _misshapen(item)[:1]
     if item.kind in ("stability", "integrity") and own is None:
         out.append(f"rests on no recipe.json of {item.recipe_hash}")
     if own is not None and own.subject != item.subject:
