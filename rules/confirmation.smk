@@ -113,6 +113,9 @@ rule confirm:
             role=["candidate", "frozen"],
             bench=["saebench", "cebench", "faithfulness"],
         ),
+        stress=expand(
+            "results/confirmation/{role}/manifest.json", role=["random_model", "transcoder"]
+        ),
         subject=f"results/subjects/{LANGUAGE}/model/manifest.json",
         probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
     output:

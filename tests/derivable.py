@@ -1,20 +1,22 @@
 """A confirmation as files that passes strict: every metric derived from values that are stored, every
-record resting on (made-up) weights of eight SAEs.
+record resting on (made-up) weights of eight SAEs of its role's recipe.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from gate_records import HASH, record, write
+from gate_records import HASH, RECIPE, record, write
 
 from husai.cebench.evidence import recipe_metrics
 from husai.evidence import Metric
 from husai.gate.attempts import begin_confirmation, finish_confirmation
 from husai.gate.checks.integrity import integrity_metrics
 from husai.probing.tables import drop_metric, probing_metrics
-from husai.provenance import file_records, finite, sha256_file
+from husai.provenance import file_records, finite, hash_json, sha256_file
 from husai.statistics import ensemble_metrics, jackknife_t
 from husai.statistics.recovered import faithfulness_metrics, losses_of
 from husai.stress import paired_probes, probing_difference, stress_metrics
@@ -24,6 +26,21 @@ SETS = [f"set{i}" for i in range(8)]
 PROBED = {f"set{i}": f"set{i % 8}" for i in range(12)}
 """Twelve probing data sets and their eight families."""
 ROOT = Path("results/confirmation")
+ROLES = {
+    "candidate": RECIPE,
+    "frozen": replace(RECIPE, frozen_decoder=True),
+    "random_model": replace(RECIPE, subject="language-random"),
+    "transcoder": replace(
+        RECIPE, architecture="transcoder", hook_name="mlp_in", target_hook_name="mlp_out"
+    ),
+}
+"""The recipe of each role."""
+SPLIT = {"split": "confirmation"}
+MEASURED = {
+    **dict.fromkeys(("stability", "saebench", "cebench", "faithfulness", "ood"), SPLIT),
+    **{kind: {"stress": kind} for kind in ("random_model", "transcoder")},
+}
+"""Settings of each kind of record, as the ledger names them."""
 
 
 def write_confirmation(root: Path, barely: bool = False) -> list[Path]:
@@ -32,27 +49,28 @@ def write_confirmation(root: Path, barely: bool = False) -> list[Path]:
     With ``barely``, S is 0.349 with seeds that differ by 0.01: its jackknife-t bound is above 0.30 at
     one-sided 2.5% and below it at the level of a second candidate.
     """
-    for role in ("candidate", "frozen", "random_model", "transcoder"):
-        for seed in SEEDS:
-            weights = root / ROOT / role / f"seed{seed}/sae_weights.safetensors"
-            weights.parent.mkdir(parents=True, exist_ok=True)
-            weights.write_bytes(f"{role} {seed}".encode())
     final = {"plateau_gain": 0.001, "cos_to_init": 0.3, "dead_fraction": 0.02}
-    described = {"hash": HASH, "recipe": {}, "seeds": SEEDS, "final": [final] * 8}
-    recipe = write(root / ROOT / "candidate/recipe.json", described)
+    for role, trained in ROLES.items():
+        for seed in SEEDS:
+            path = root / ROOT / role / f"seed{seed}/sae_weights.safetensors"
+            write_weights(path, f"{role} {seed}")
+        described = {"hash": trained.hash, "recipe": trained.to_dict(), "d_out": 2}
+        described |= {"seeds": SEEDS, "final": [final] * 8}
+        write(root / ROOT / role / "recipe.json", described)
+    recipe = root / ROOT / "candidate/recipe.json"
     subject = root / "results/subjects/language"
     leak = {"excess": 0.0, "excess_lcb": -0.01, "n": 1000}
     leak_file = write(subject / "model/metrics.json", {"leak_probe": leak})
     probes = write(subject / "probes/manifest.json", {"text_overlap_rows": 0})
     pairs = _barely() if barely else None
-    ours = _stability(root, "candidate", HASH, 0.8, [recipe], pairs)
+    ours = _stability(root, "candidate", 0.8, pairs)
     starts = Metric(0.0, n=8, method="equal starts")
     metrics = integrity_metrics(leak, 0, described, starts)
     out = [ours, _save(root, "integrity", metrics, [leak_file, probes, recipe, ours[0]])]
     others = (("random_model", 0.4), ("transcoder", 0.5 if barely else 0.79))
     saebench, probes = _saebench(root)
     for kind, value in others:
-        other = _stability(root, kind, f"of {kind}", value, [])
+        other = _stability(root, kind, value)
         metrics, inputs, extra = stress_metrics(kind, ours[1], other[1]), [ours[0], other[0]], {}
         if kind == "random_model":
             rows = paired_probes(*(list(probes[role].values()) for role in ("candidate", kind)))
@@ -66,10 +84,23 @@ def write_confirmation(root: Path, barely: bool = False) -> list[Path]:
     return [path for path, _ in [*out, *external]]
 
 
-def _save(root, name, metrics, inputs, recipe_hash=HASH, kind=None, **extra):
+def write_weights(path, content, shape=(1024, 2)):
+    """A safetensors file that holds a decoder of a shape and begins with some text."""
+    size = 4 * shape[0] * shape[1]
+    head = {"W_dec": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, size]}}
+    text = json.dumps(head).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content.encode().ljust(size, b"\0"))
+
+
+def _save(root, name, metrics, inputs, role="candidate", kind=None, **extra):
     """One record; its path and content."""
-    shown = [Path(p).relative_to(root) for p in inputs]
-    made = record(kind or name, finite(dict(metrics)), recipe_hash, **extra)
+    shown, kind = [Path(p).relative_to(root) for p in inputs], kind or name
+    subject = {"subject": ROLES[role].subject}
+    made = record(kind, finite(dict(metrics)), ROLES[role].hash, **subject, **extra)
+    if kind in MEASURED:
+        config = MEASURED[kind]
+        made["provenance"] |= {"config": config, "config_hash": hash_json(config)}
     made["inputs"] = file_records(shown)
     return write(root / ROOT / f"{name}.json", made), made
 
@@ -87,7 +118,7 @@ def _barely():
     ]
 
 
-def _stability(root, role, recipe_hash, value, inputs, pwmcc=None):
+def _stability(root, role, value, pwmcc=None):
     n = len(SEEDS)
     matrix = [[1.0 if i == j else value + 1e-3 * ((i + j) % 3) for j in SEEDS] for i in SEEDS]
     names = ("pwmcc", "pwmcc_all", "pwmcc_weighted", "shared", "shared_weighted", "activation_r")
@@ -105,8 +136,8 @@ def _stability(root, role, recipe_hash, value, inputs, pwmcc=None):
     }
     metrics = ensemble_metrics(stored) | {"shared_init_pairs": Metric(0.0, n=n)}
     name = "stability" if role == "candidate" else f"stability/{role}"
-    inputs = [*_weights(root, role), *inputs]
-    return _save(root, name, metrics, inputs, recipe_hash, kind="stability", **stored)
+    inputs = [*_weights(root, role), root / ROOT / role / "recipe.json"]
+    return _save(root, name, metrics, inputs, role, kind="stability", **stored)
 
 
 def _ood(root):
@@ -125,12 +156,12 @@ def _ood(root):
 def _singles(root, bench, make, more=()):
     """Records of single SAEs by path, of each role."""
     records = {}
-    for role, recipe_hash in (("candidate", HASH), ("frozen", "frozen"), *more):
+    for role in ("candidate", "frozen", *more):
         for seed, weights in zip(SEEDS, _weights(root, role), strict=True):
             metrics, extra = make(role, seed)
             name = f"external/{role}/seed{seed}/{bench}"
             options = {"kind": bench, "seed": seed, **extra}
-            path, made = _save(root, name, metrics, [weights], recipe_hash, **options)
+            path, made = _save(root, name, metrics, [weights], role, **options)
             records.setdefault(role, {})[path] = made
     return records
 
@@ -155,7 +186,7 @@ def _saebench(root):
         ]
         return {}, {"per_dataset": rows}
 
-    records = _singles(root, "saebench", make, [("random_model", "of random_model")])
+    records = _singles(root, "saebench", make, ["random_model"])
     return _against_frozen(root, "saebench", records, probing_metrics), records
 
 
@@ -196,10 +227,8 @@ def attempt(after=(), **changes):
     about = {"data": ["x", "y"], "subject": "language", "seeds": SEEDS}
     for other in after:
         begin_confirmation(other, **about)
-    about |= {"stress_seeds": SEEDS, "measured": {}} | changes
+    about |= {"stress_seeds": SEEDS, "measured": MEASURED}
+    about |= {"roles": {role: recipe.hash for role, recipe in ROLES.items()}} | changes
     begun = begin_confirmation(HASH, **about)
-    weights = {
-        role: [sha256_file(path) for path in _weights(Path(), role)]
-        for role in ("candidate", "frozen")
-    }
+    weights = {role: [sha256_file(path) for path in _weights(Path(), role)] for role in ROLES}
     finish_confirmation(HASH, begun["attempt"], weights=weights)

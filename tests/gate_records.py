@@ -8,8 +8,10 @@ import json
 from pathlib import Path
 
 from husai.evidence import SCHEMA, Metric
+from husai.recipe import Recipe
 
-HASH = "0123456789abcdef"
+RECIPE = Recipe("language", "blocks.3.hook_resid_post", "topk", 1024, 32)
+HASH = RECIPE.hash
 PASSING = {
     "integrity": {
         "leak_excess": 0.0,

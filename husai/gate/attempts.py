@@ -11,8 +11,10 @@ from typing import Any
 from husai.errors import HusaiError
 from husai.gate.ledger import (
     CONFIRMATION_LEDGER,
+    GateFailed,
     append,
     append_locked,
+    cut_line,
     ledger_head,
     locked,
     read_ledger,
@@ -45,7 +47,8 @@ def begin_confirmation(
     extra
         ``subject`` and ``model`` (hash of its weights), which say with ``data`` what other attempts
         tested the same; ``measured``: by evidence kind, the settings that everything is measured
-        with; ``stress_seeds``. :func:`husai.gate.checks.one_attempt.one_attempt` holds the evidence against
+        with; ``roles``: by role, the hash of the recipe that it is trained by; ``stress_seeds``.
+        :func:`husai.gate.checks.one_attempt.one_attempt` holds the evidence against
         them.
     force : bool
         Allow a further attempt; it is marked ``forced`` and so is every report of it.
@@ -165,6 +168,22 @@ def _same_claim(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     models = [e.get("model") for e in (a, b)]
     named = models if None not in models else [e.get("subject") for e in (a, b)]
     return not apart and (None in named or named[0] == named[1])
+
+
+def refuse_cut_start(ledger: str | Path = CONFIRMATION_LEDGER) -> None:
+    """Refuse to judge where the ledger ends in a line that was cut short and may have begun an
+    attempt: left out, it would be an attempt that nobody counts.
+
+    Raises
+    ------
+    GateFailed
+        When the cut line does not read as the end of an attempt.
+    """
+    if (line := cut_line(ledger)) and '"event": "finished"' not in line:
+        raise GateFailed(
+            f"{ledger}: the last line was cut short and may be the start of an attempt, which must "
+            "be counted; restore it, or remove it if no attempt was begun"
+        )
 
 
 def entries_of(config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER) -> list[dict[str, Any]]:

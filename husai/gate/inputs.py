@@ -4,6 +4,7 @@ that the evidence among them names in turn, hashed again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -110,7 +111,7 @@ class Rests(NamedTuple):
     behind: list[Evidence]
     """The evidence records among the inputs, and among theirs."""
     beside: dict[str, Any]
-    """The JSON objects among the inputs that are no evidence, by path."""
+    """The JSON objects among the inputs that are no evidence, by path; of weights the header."""
 
 
 class Inputs:
@@ -134,6 +135,8 @@ class Inputs:
                 problems.append(f"rests on {name}, which is not there")
             elif self.hashing and self._sha256(path) != entry.get("sha256"):
                 problems.append(f"rests on {name}, whose sha256 has changed since")
+            elif path.name == WEIGHTS and self.hashing:
+                beside[name] = header(path)
             elif path.suffix == ".json":
                 further = self._further(path)
                 problems += [f"rests on {name}, which {problem}" for problem in further.problems]
@@ -158,12 +161,30 @@ class Inputs:
             other = {str(path): data} if not records and isinstance(data, dict) else {}
             items = [Evidence.read(record, str(path)) for record in records]
             found = [self.of(item) for item in items]
+            for one in found:
+                other |= one.beside
             self._rests[path] = Rests(
                 [p for f in found for p in f.problems],
                 [*items, *(item for f in found for item in f.behind)],
                 other,
             )
         return self._rests[path]
+
+
+def header(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors, ``{name: {"dtype", "shape", "data_offsets"}}``;
+    empty for one that is none, or whose size is not that of its tensors.
+    """
+    with open(path, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        size = path.stat().st_size - 8 - length
+        try:
+            found = json.loads(handle.read(length)) if size > 0 else {}
+            tensors = {name: dict(of) for name, of in found.items() if name != "__metadata__"}
+            end = max((of["data_offsets"][1] for of in tensors.values()), default=0)
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+            return {}
+    return tensors if end == size else {}
 
 
 def weights_behind(items: Iterable[Evidence]) -> set[str]:

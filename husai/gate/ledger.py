@@ -55,6 +55,14 @@ def heads(path: str | Path) -> list[dict[str, Any]]:
     return [{"entries": 0, "sha256": ""}, *known]
 
 
+def cut_line(path: str | Path) -> str:
+    """The last line of a ledger where it was cut short, which readers leave out; else empty."""
+    path = Path(path)
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    lines = text.splitlines()
+    return lines[-1] if len(_checked(path)) < len(lines) else ""
+
+
 def _checked(path: Path) -> list[str]:
     """Lines of a ledger, each found to follow the one before."""
     text = read_text(path) if path.exists() else ""

@@ -4,18 +4,26 @@ weights exist, and their hashes when everything is measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from husai import provenance
 from husai.gate.attempts import begin_confirmation, confirmation_status, finish_confirmation
 from husai.gate.inputs import WEIGHTS
+from husai.planning.roles import ROLES
 from husai.recipe import Recipe
 
 
 def begin(
-    recipe: Recipe, spec, *, seeds: list[int], data: Any, seen: Sequence[int], at_least: int = 8
+    recipe: Recipe,
+    spec,
+    *,
+    seeds: list[int],
+    data: Any,
+    seen: Sequence[int],
+    roles: Mapping[str, str],
+    at_least: int = 8,
 ) -> None:
     """Note the start of a candidate's attempt, or refuse it.
 
@@ -26,6 +34,8 @@ def begin(
         Its seeds, and those of the selection.
     data : JSON value
         See :func:`husai.gate.attempts.begin_confirmation`.
+    roles : mapping
+        Hash of the recipe that each role of the attempt is trained by.
     """
     begin_confirmation(
         recipe.hash,
@@ -38,6 +48,7 @@ def begin(
         model=model_hash(Path("results/subjects") / recipe.subject / "model"),
         stress_seeds=spec.stress.seeds,
         measured=spec.measured,
+        roles=dict(roles),
         trained_here=not recipe.brought,
         drawn=spec.drawn,
     )
@@ -57,14 +68,14 @@ def model_hash(folder: Path) -> str | None:
 
 
 def finish(recipe: Recipe, folder: Path, evidence: Sequence[str]) -> None:
-    """Note the end of the attempt that is under way, if there is one, with the weights of its
-    SAEs.
+    """Note the end of the attempt that is under way, if there is one, with the weights of every
+    role's SAEs.
     """
     status = confirmation_status(recipe.hash)
     if status["finished"] >= status["attempts"]:
         return
     weights = {
         role: sorted(map(provenance.sha256_file, (folder / role).glob(f"seed*/{WEIGHTS}")))
-        for role in ("candidate", "frozen")
+        for role in ROLES
     }
     finish_confirmation(recipe.hash, status["attempts"], evidence=list(evidence), weights=weights)

@@ -5,8 +5,9 @@ must match; and take its kept members where it is confirmed.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from husai import provenance
 from husai.errors import HusaiError
@@ -119,7 +120,14 @@ def _subject(store: str | Path) -> dict:
     return provenance.read_json(path) if path.is_file() else {}
 
 
-def confirm_brought(recipe: Recipe, spec, out: str | Path, *, device: str = "auto") -> dict:
+def confirm_brought(
+    recipe: Recipe,
+    spec,
+    out: str | Path,
+    *,
+    roles: Mapping[str, str] = MappingProxyType({}),
+    device: str = "auto",
+) -> dict:
     """The ``candidate`` role of a brought candidate: it cannot be trained again, so its members
     kept for this take its place.
 
@@ -129,6 +137,8 @@ def confirm_brought(recipe: Recipe, spec, out: str | Path, *, device: str = "aut
     Parameters
     ----------
     spec : ConfirmationSpec
+    roles : mapping
+        Hash of the recipe that each role of the attempt is trained by.
     """
     from husai.brought import members as brought
     from husai.compute import resolve_device
@@ -157,7 +167,8 @@ def confirm_brought(recipe: Recipe, spec, out: str | Path, *, device: str = "aut
     files = [f for member in members for f in sae_files(member.path)]
     if not_fresh is None:
         data = {"datasets": spec.datasets, "members": brought.content_hash(files)}
-        begin(recipe, spec, seeds=about.seeds, data=data, seen=seen, at_least=2)
+        said = {"seeds": about.seeds, "data": data, "seen": seen, "roles": roles}
+        begin(recipe, spec, at_least=2, **said)
     else:
         log(f"{recipe.id}: {not_fresh}; the integrity gate will fail")
     with provenance.job(

@@ -47,17 +47,20 @@ def confirm_train_job(
     from husai.jobs.attempt import begin
     from husai.jobs.bring import confirm_brought
     from husai.jobs.train_recipe import resolve, train_job
-    from husai.planning.roles import role_recipe
+    from husai.planning.roles import ROLES, role_recipe
     from husai.planning.specs import TrainSpec
     from husai.selection.chosen import read_candidate
 
     configured, resolved = read_candidate(candidate)
-    recipe = role_recipe(role, configured, resolve(resolved, calibration), spec)
-    if recipe.brought:
-        confirm_brought(recipe, spec, out, device=device)
-        return
+    known = resolve(resolved, calibration)
+    recipe = role_recipe(role, configured, known, spec)
     if role == "candidate":
-        begin(recipe, spec, seeds=spec.seeds, data=spec.datasets, seen=spec.selection_seeds)
+        roles = {name: role_recipe(name, configured, known, spec).hash for name in ROLES}
+        if recipe.brought:
+            confirm_brought(recipe, spec, out, roles=roles, device=device)
+            return
+        about = {"seeds": spec.seeds, "data": spec.datasets, "seen": spec.selection_seeds}
+        begin(recipe, spec, roles=roles, **about)
     seeds = spec.seeds if role in ("candidate", "frozen") else spec.stress.seeds
     # The search for the L0 would train the same seed on the same rows again.
     found = resolved.sparsity_coefficient if role == "candidate" else None

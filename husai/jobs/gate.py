@@ -15,7 +15,7 @@ from husai.cycle3.artifacts import read_artifact
 from husai.cycle3.importer import cycle3_evidence
 from husai.cycle3.options import EXTERNAL_MODES, configured, require_flags
 from husai.errors import HusaiError
-from husai.gate.attempts import confirmation_family, confirmation_status
+from husai.gate.attempts import confirmation_family, confirmation_status, refuse_cut_start
 from husai.gate.bounds import standing
 from husai.gate.decision import Decision
 from husai.gate.evaluate import evaluate, named_candidate
@@ -146,7 +146,8 @@ def gate_job(
     Raises
     ------
     GateFailed
-        With ``fail_on_gate_fail``, after the files are written; the command line then exits 2.
+        With ``fail_on_gate_fail``, after the files are written, and where the ledger's last line
+        was cut short and may be the start of an attempt; the command line then exits 2.
     HusaiError
         For files that are missing or malformed and options that do not fit the policy.
     """
@@ -165,6 +166,8 @@ def gate_job(
         raise HusaiError(
             "nothing to judge; give --evidence, or the original's result files with --policy cycle3"
         )
+    if loaded.judges_bounds:
+        refuse_cut_start(ledger)
     required = {"transcoder": require_transcoder, "ood": require_ood, "external": require_external}
     loaded = configured(loaded, external_mode, use_external_lcb, required, thresholds or {})
     if not loaded.original:

@@ -9,6 +9,11 @@ from husai.errors import HusaiError
 from husai.jobs.arguments import describe
 from husai.shown import printable
 
+NOT_MEASURED = (
+    "it does not measure again: probing and OOD on the data sets after the first, the baselines of "
+    "probing, the leak probe, text overlap, what training noted of itself, and the activations"
+)
+
 
 def add_arguments(command: ArgumentParser) -> None:
     """Options of the verb."""
@@ -28,7 +33,8 @@ def add_arguments(command: ArgumentParser) -> None:
     command.add_argument(
         "--remeasure",
         action="store_true",
-        help="go on to weights and activations, and measure the confirmation again",
+        help="go on to weights and activations, and measure again what decisions rest on; "
+        + NOT_MEASURED,
     )
     command.add_argument("--device", default="auto", help="where to measure again (default auto)")
 

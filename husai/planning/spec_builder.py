@@ -155,6 +155,9 @@ class SpecBuilder:
             datasets=self.sets["confirmation"],
             gate_k=c.external.probing.gate_k,
             measured={
+                "stability": {"split": "confirmation"},
+                "random_model": {"stress": "random_model"},
+                "transcoder": {"stress": "transcoder"},
                 "saebench": json.loads(self.probing("confirmation")),
                 "cebench": json.loads(self.cebench("confirmation")),
                 "faithfulness": json.loads(self.faithfulness("confirmation")),

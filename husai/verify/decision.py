@@ -22,7 +22,9 @@ from husai.provenance import finite, read_json, sha256_file
 from husai.report.mirror import sources_of
 from husai.verify.findings import Findings
 
-ABSENT, CHANGED = "which is not there", ("rests on", "has changed since")
+ABSENT = "which is not there"
+READ = ("value", "lcb", "ucb", "n", "asked", "passed")
+"""What a condition's row says of what was measured and how it was judged."""
 
 
 def check_decisions(found: Findings) -> None:
@@ -75,8 +77,9 @@ def _ledger(decision: dict[str, Any], ledger: Path) -> list[str]:
 
 
 def _records(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) -> list[Evidence]:
-    """The evidence a decision names. Without the checkpoints (``whole`` false) an input that is not
-    here is not held against a record.
+    """The evidence a decision names, and for a policy as it ships whatever else of the same kinds
+    lies beside it: a decision leaves out none. Without the checkpoints (``whole`` false) an input
+    that is not here is not held against a record.
     """
     names = sources_of(decision)
     about = decision.get("candidate")
@@ -89,6 +92,12 @@ def _records(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) 
         if not records:
             raise HusaiError(f"{name} is an artifact of the original, not an evidence record")
         out += records
+    if _takes_no_options(policy):
+        kinds = {e.kind for e in out}
+        beside = {p for name in names for p in (base / name).parent.glob("*.json")}
+        others = sorted(beside - {base / name for name in names})
+        found = load_evidence(others, root=base, recipe_hash=only)
+        out += [e for e in found if e.kind in kinds and e.recipe_hash == only]
     return (
         out
         if whole
@@ -98,11 +107,13 @@ def _records(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) 
 
 def _policy(decision: dict[str, Any], folders: list[Path]) -> Policy:
     """The policy file that the decision was made with, known by its hash, with the options that the
-    decision notes.
+    decision notes; strict as it ships has none.
     """
     for place in (p for folder in folders for p in sorted(folder.glob("*.yaml"))):
         if sha256_file(place) == decision.get("policy_sha256"):
             policy = load_policy(place)
+            if _takes_no_options(policy):
+                return policy
             known = {c.threshold_as for c in policy.all_conditions() if c.threshold_as}
             stated = decision.get("thresholds") or {}
             return policy.with_options(
@@ -113,27 +124,27 @@ def _policy(decision: dict[str, Any], folders: list[Path]) -> Policy:
     raise HusaiError(f"policy {decision['policy']} as it was then is not here")
 
 
+def _takes_no_options(policy: Policy) -> bool:
+    """Whether a policy is one that ships, and no reading of the original with its command line."""
+    return is_shipped(policy.name, policy.sha256) and not policy.original
+
+
 def differences(decision: dict[str, Any], again: Decision) -> list[str]:
-    """What a repeated decision says otherwise, gate by gate and metric by metric."""
-    out = []
-    reasons = decision.get("reasons") or {}
-    untrusted = {
-        gate for gate, reason in reasons.items() if any(text in str(reason) for text in CHANGED)
-    }
-    for gate, verdict in again.gates.items():
-        before = decision.get("gates", {}).get(gate)
-        if (
-            before is not verdict
-            and gate not in untrusted
-            and not (gate == "pass_all" and untrusted)
-        ):
-            reason = again.reasons.get(gate, "")
+    """What a repeated decision says otherwise: verdict, gates, conditions, metrics, thresholds."""
+    out, before = [], decision.get("gates", {})
+    for gate in sorted({*before, *again.gates}):
+        verdict, reason = again.gates.get(gate), again.reasons.get(gate, "")
+        if before.get(gate) is not verdict:
             out.append(
-                f"gate {gate} is {before} but the evidence gives {verdict}"
+                f"gate {gate} is {before.get(gate)} but the evidence gives {verdict}"
                 + (f" ({reason})" if reason else "")
             )
-    if decision.get("verdict") != again.verdict and not untrusted:
-        out.append(f"verdict is {decision.get('verdict')} but the evidence gives {again.verdict}")
+    for name in ("verdict", "failing"):
+        if decision.get(name) != getattr(again, name):
+            out.append(
+                f"{name} is {decision.get(name)} but the evidence gives {getattr(again, name)}"
+            )
+    out += _rows(decision.get("rows", []), [row._asdict() for row in again.rows])
     for name, value in finite(again.metrics).items():
         if not alike(decision.get("metrics", {}).get(name), value):
             out.append(
@@ -148,3 +159,16 @@ def differences(decision: dict[str, Any], again: Decision) -> list[str]:
                 f"threshold {name} is {decision['thresholds'][name]} but the policy says {value}"
             )
     return out
+
+
+def _rows(said: list[dict[str, Any]], again: list[dict[str, Any]]) -> list[str]:
+    """Conditions that were read or judged otherwise than the evidence gives."""
+    before, now = ({(row["gate"], row["condition"]): row for row in rows} for rows in (said, again))
+    return [
+        f"condition {condition} of gate {gate} was not judged as the evidence gives"
+        for gate, condition in sorted({*before, *now})
+        if not all(
+            alike(*(rows.get((gate, condition), {}).get(key) for rows in (before, now)))
+            for key in READ
+        )
+    ]

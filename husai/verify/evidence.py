@@ -78,9 +78,7 @@ def _differences(item: Evidence, base: Path, inputs: Inputs) -> list[str]:
 
 def _check_twin(found: Findings, item: Evidence, same: dict[str, Evidence]) -> None:
     """Two stability records of the same files say the same."""
-    key = canonical_json(
-        [item.record.get(name) for name in ("recipe_hash", "split", "rows", "inputs")]
-    )
+    key = canonical_json([item.record.get(name) for name in ("recipe_hash", "inputs")])
     first = same.setdefault(key, item)
     names = {**first.metrics, **item.metrics}
     apart = [n for n in names if not same_metric(first.metrics.get(n), item.metrics.get(n))]

@@ -301,7 +301,8 @@ def test_measuring_again_names_what_the_weights_do_not_give_and_nothing_else(run
     assert done.returncode == 1
     lines = [line for line in done.stdout.splitlines() if "measured again" in line]
     assert [line for line in lines if name not in line] == [] and len(lines) == 1, done.stdout
-    for what in ("stability records", "SAEs spliced", "SAEs probed"):
+    saes = ("SAEs spliced", "SAEs contrasted", "SAEs probed")
+    for what in ("stability records", "OOD records", *saes):
         assert f"{what} again" in done.stderr, done.stderr
 
 

@@ -2,13 +2,16 @@
 
 import json
 
+import derivable
 import pytest
 from derivable import attempt, write_confirmation
 from gate_records import HASH, passing, write
 
 from husai.gate import evaluate, load_evidence, load_policy
 from husai.gate.bounds import standing
-from husai.provenance import file_records
+from husai.provenance import file_records, finite
+from husai.statistics import ensemble_metrics
+from husai.stress import paired_probes, probing_difference, stress_metrics
 
 STRICT = load_policy("strict")
 
@@ -93,6 +96,122 @@ def test_weights_of_fewer_saes_than_seeds_are_refused(run):
 def test_stress_must_rest_on_the_stability_of_its_own_recipe(run):
     edit(run["random_model"], lambda r: r.update(inputs=r["inputs"][::-1]))
     assert "the first of its own recipe" in rows(decide(run))[0]
+
+
+def test_the_judged_stability_record_is_the_one_that_other_evidence_rests_on(run, tmp_path):
+    """Everything else rests on the record as it was measured, which lies elsewhere."""
+    measured = tmp_path / "results/confirmation/stability/candidate.json"
+    write(measured, json.loads(run["stability"].read_text()))
+    for kind in ("integrity", "random_model", "transcoder"):
+        paths = [entry["path"] for entry in json.loads(run[kind].read_text())["inputs"]]
+        mine = "results/confirmation/stability.json"
+        moved = [measured.relative_to(tmp_path) if p == mine else p for p in paths]
+        edit(run[kind], lambda r, moved=moved: r.update(inputs=file_records(moved)))
+    assert decide(run).pass_all
+
+    def better(record):
+        record["per_seed"]["explained_variance"] = [0.99] * 8
+        record["metrics"] = finite(ensemble_metrics(record)) | {
+            "shared_init_pairs": record["metrics"]["shared_init_pairs"]
+        }
+        record |= {"rows": 7, "split": "another"}
+
+    edit(run["stability"], better)
+    text = rows(decide(run))[0]
+    assert "explained_variance_vs_frozen differ from results/confirmation/stability/" in text
+
+
+def against(run, root, kind, role):
+    """Have a stress record compare the candidate with the records of a role, metrics derived."""
+    ours, other = run["stability"], root / f"results/confirmation/stability/{role}.json"
+    pair = [json.loads(path.read_text()) for path in (ours, other)]
+    names = [p.relative_to(root) for p in (ours, other)]
+    singles = {}
+    if kind == "random_model":
+        for side in ("candidate", "frozen" if role == "candidate" else role):
+            places = sorted((root / f"results/confirmation/external/{side}").rglob("saebench.json"))
+            singles[side] = [json.loads(path.read_text()) for path in places]
+            names += [path.relative_to(root) for path in places]
+
+    def swap(record):
+        metrics = stress_metrics(kind, *pair)
+        if singles:
+            probed = paired_probes(*singles.values())
+            metrics["delta_probing"] = probing_difference(probed)
+            record["probing"] = probed
+        record |= {"metrics": finite(metrics), "inputs": file_records(names)}
+
+    edit(run[kind], swap)
+
+
+def test_the_randomised_subject_is_not_replaced_by_the_frozen_control(run, tmp_path):
+    derivable._stability(tmp_path, "frozen", 0.3)
+    against(run, tmp_path, "random_model", "frozen")
+    assert (
+        "as random_model, which is about language, not about language-random"
+        in rows(decide(run))[0]
+    )
+
+
+def test_a_transcoder_is_one(run, tmp_path):
+    derivable._stability(tmp_path, "frozen", 0.3)
+    against(run, tmp_path, "transcoder", "frozen")
+    assert "as transcoder, which is of a topk SAE" in rows(decide(run))[0]
+
+
+def test_integrity_is_that_of_the_candidates_own_subject(run, tmp_path):
+    """The subject itself leaks; another one does not."""
+    places = [
+        f"results/subjects/{{}}/{name}" for name in ("model/metrics.json", "probes/manifest.json")
+    ]
+    for place in places:
+        own = tmp_path / place.format("language")
+        write(tmp_path / place.format("modular"), json.loads(own.read_text()))
+    write(tmp_path / places[0].format("language"), {"leak_probe": {"excess": 0.5}})
+
+    def elsewhere(record):
+        names = [e["path"].replace("/language/", "/modular/") for e in record["inputs"]]
+        record["inputs"] = file_records(names)
+
+    edit(run["integrity"], elsewhere)
+    assert "rests on 0 files named subjects/language/model/metrics.json" in rows(decide(run))[0]
+    edit(run["integrity"], lambda r: r.update(subject="modular"))
+    assert "several subjects: language, modular" in rows(decide(run))[0]
+    assert "is about modular, its recipe about language" in rows(decide(run))[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"candidate 3", "which holds no decoder"),
+        (b"\xff" * 40, "which holds no decoder"),
+        ((64, 2), "whose decoder is [64, 2], not [1024, 2]"),
+        ((1024, 3), "whose decoder is [1024, 3], not [1024, 2]"),
+    ],
+)
+def test_weights_are_those_of_an_sae_of_the_recipe(run, tmp_path, content, said):
+    name = "results/confirmation/candidate/seed3/sae_weights.safetensors"
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        derivable.write_weights(path, "", content)
+    for kind in ("stability", "ood"):
+        edit(run[kind], lambda r: r.update(inputs=file_records(e["path"] for e in r["inputs"])))
+    assert f"rests on {name}, {said}" in rows(decide(run))[0]
+
+
+@pytest.mark.parametrize("change", [{"recipe": {}}, {"hash": "another"}, {"recipe": {"k": 7}}])
+def test_a_recipe_is_known_by_the_hash_of_its_fields(run, tmp_path, change):
+    described = tmp_path / "results/confirmation/candidate/recipe.json"
+
+    def other(record):
+        fields = record["recipe"] | change["recipe"] if change.get("recipe") else {}
+        record |= change | ({"recipe": fields} if "recipe" in change else {})
+
+    edit(described, other)
+    edit(run["stability"], lambda r: r.update(inputs=file_records(e["path"] for e in r["inputs"])))
+    assert f"rests on no recipe.json of {HASH}" in rows(decide(run))[0]
 
 
 def test_records_in_memory_rest_on_no_files():

@@ -9,6 +9,7 @@ import pytest
 
 from husai.config import external, load, stages
 from husai.errors import HusaiError
+from husai.gate.checks.derived import KINDS
 from husai.planning import specs
 from husai.planning.plan import Plan
 from husai.planning.spec_builder import SpecBuilder
@@ -51,6 +52,12 @@ def test_a_job_reads_back_exactly_what_planning_wrote(built):
     for model, text in built:
         assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
         assert specs.read_spec(model, json.loads(text)).text() == text
+
+
+def test_an_attempt_names_the_settings_of_everything_that_is_measured(built):
+    (text,) = [text for model, text in built if model is specs.ConfirmationSpec]
+    measured = json.loads(text)["measured"]
+    assert set(measured) == {*KINDS} - {"integrity"} and all(measured.values())
 
 
 def test_a_setting_has_the_default_of_the_configuration():

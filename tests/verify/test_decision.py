@@ -7,6 +7,8 @@ import shutil
 import pytest
 import report_tree
 
+from husai.gate import evaluate, load_evidence, load_policy
+from husai.gate.bounds import standing
 from husai.gate.policy_files import shipped_policies
 from husai.jobs.gate import gate_job
 from husai.provenance import read_json, write_json
@@ -72,3 +74,49 @@ def test_a_decision_by_a_policy_file_is_made_again_although_the_file_is_gone(tmp
     for place in (root, root / "reports"):
         found = verify(place)
         assert found.mismatches == [] and found.counts["decisions made again"] == 3
+
+
+DECIDED = "results/gate/strict/release_policy.json"
+
+
+def named(root):
+    """Mismatches of the strict decision, without the file's name."""
+    lines = [line for line in verify(root).mismatches if line.startswith(f"{DECIDED}: ")]
+    return "\n".join(line.removeprefix(f"{DECIDED}: ") for line in lines)
+
+
+def test_a_released_decision_without_evidence_is_named_whatever_its_reasons_say(tmp_path):
+    folder = tmp_path / "results/gate/strict"
+    folder.mkdir(parents=True)
+    shutil.copy(shipped_policies() / "strict.yaml", folder / "policy.yaml")
+    body = evaluate(load_policy("strict"), [], "c0ffee").to_dict()
+    body |= {"gates": dict.fromkeys(body["gates"], True), "verdict": "RELEASED", "failing": []}
+    reason = "holds; it rests on the weights of 8 seeds"
+    body["reasons"] = dict.fromkeys(body["reasons"], reason)
+    body["rows"] = [row | {"passed": True, "reason": "holds"} for row in body["rows"]]
+    write_json(folder / "release_policy.json", body)
+    lines = named(tmp_path)
+    assert "verdict is RELEASED but the evidence gives NOT RELEASED" in lines
+    for gate in body["gates"]:
+        assert f"gate {gate} is True but the evidence gives False" in lines
+    assert "condition stability.S lcb of gate reproducibility was not judged" in lines
+
+
+def test_strict_takes_no_options_from_the_decision(run):
+    body = read_json(run / DECIDED)
+    options = load_policy("strict").with_options(required=dict.fromkeys(body["failing"], False))
+    about = body["candidate"]
+    with report_tree.inside(run):
+        sources = [s for s in body["sources"] if "ood" not in s]
+        records = load_evidence(sources, recipe_hash=about["recipe_hash"])
+        again = evaluate(options, records, about, **standing(options, about))
+    assert again.gates["ood"]
+    write_json(run / DECIDED, body | again.to_dict())
+    assert "gate ood is True but the evidence gives False" in named(run)
+
+
+def test_a_worse_record_beside_the_sources_is_not_left_out(run):
+    worse = read_json(run / "results/stress/random_model.json")
+    worse["metrics"]["delta_S"] |= {"value": -0.5, "lcb": -0.6, "ucb": -0.4}
+    write_json(run / "results/stress/random_model_again.json", worse)
+    assert "metric random_model.delta_S is" in named(run)

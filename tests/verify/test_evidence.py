@@ -137,6 +137,7 @@ def test_pairwise_values_cannot_be_left_out_or_changed_in_one_of_two_records(run
         for name, matrix in first["pairwise"].items()
     }
     second["metrics"] = ensemble_metrics(second)
+    second["rows"], second["split"] = 7, "another"
     write_json(run / STABILITY[1], second)
     lines = finish_again(run)
     assert (

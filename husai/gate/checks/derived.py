@@ -19,6 +19,7 @@ from husai.cebench.bound import score_bound
 from husai.errors import HusaiError
 from husai.evidence import Evidence, Metric, read_metric
 from husai.gate.checks.integrity import integrity_metrics
+from husai.gate.checks.roles import bound
 from husai.gate.inputs import WEIGHTS
 from husai.probing.paired import metrics
 from husai.probing.tables import drop_metric, probing_metrics
@@ -49,9 +50,30 @@ def derived(
     """Fails when a record from a file does not rest on what its kind needs, or its metrics do not
     follow from what is stored.
     """
-    bad = [f"{e.label} {text}" for e in items if e.path and not e.problems for text in unfounded(e)]
+    items = [e for e in items if e.path and not e.problems]
+    subjects = sorted({e.subject for e in items})
+    apart = f"records are about several subjects: {', '.join(subjects)}"
+    bad = [apart] * (len(subjects) > 1)
+    bad += [f"{e.label} {text}" for e in items for text in (*unfounded(e), *_twins(e, items))]
     more = f"; and {len(bad) - 6} more" if len(bad) > 6 else ""
     return "fails: " + "; ".join(bad[:6]) + more if bad else ""
+
+
+def _twins(item: Evidence, items: Sequence[Evidence]) -> list[str]:
+    """Metrics of the judged stability record that differ from those of the same recipe's record
+    behind another item: what the others rest on is what is judged.
+    """
+    if item.kind != "stability":
+        return []
+    twins = {b.path: b for e in items for b in e.behind if b.kind == item.kind}
+    out = []
+    for twin in (t for t in twins.values() if t.recipe_hash == item.recipe_hash):
+        names = sorted({*item.metrics, *twin.metrics})
+        pairs = {n: (item.metrics.get(n), twin.metrics.get(n)) for n in names}
+        if apart := [name for name, pair in pairs.items() if not same_metric(*pair)]:
+            said = f"{', '.join(apart)} differ from {twin.label}, which other evidence rests on"
+            out.append(f"says otherwise than what the rest is about: {said}")
+    return out
 
 
 def unfounded(item: Evidence) -> list[str]:
@@ -59,7 +81,7 @@ def unfounded(item: Evidence) -> list[str]:
     a kind that no shipped policy gates."""
     if item.kind not in KINDS or failure(item.record) is not None:
         return []
-    return [*_lacking(item), *differences(item)]
+    return [*_lacking(item), *bound(item), *differences(item)]
 
 
 def _lacking(item: Evidence) -> list[str]:
@@ -77,10 +99,6 @@ def _lacking(item: Evidence) -> list[str]:
         return [
             f"names {item.n_seeds} seeds but rests on the weights (seed*/{WEIGHTS}) of {found} SAEs"
         ]
-    if item.kind in ("stability", "integrity"):
-        hashes = {d.get("hash") for name, d in item.beside.items() if name.endswith("recipe.json")}
-        if item.recipe_hash not in hashes:
-            return [f"rests on no recipe.json of {item.recipe_hash}"]
     return []
 
 
@@ -193,9 +211,10 @@ def _integrity(item: Evidence) -> dict[str, Metric]:
     own = [b for b in item.behind if b.kind == "stability" and b.recipe_hash == item.recipe_hash]
     if not own:
         raise ValueError("it rests on no stability record of its recipe")
+    subject = f"subjects/{item.subject}"
     return integrity_metrics(
-        ending("metrics.json").get("leak_probe"),
-        ending("probes/manifest.json")["text_overlap_rows"],
+        ending(f"{subject}/model/metrics.json").get("leak_probe"),
+        ending(f"{subject}/probes/manifest.json")["text_overlap_rows"],
         ending("recipe.json"),
         own[0].metrics.get("shared_init_pairs"),
     )

@@ -9,7 +9,14 @@ from typing import Any
 
 from husai.evidence import Evidence
 from husai.gate.checks.derived import STRESS
+from husai.gate.checks.roles import COMPARED, others
 from husai.gate.inputs import weights_behind
+
+MEASURED = ("saebench", "cebench", "faithfulness", "ood")
+"""Kinds whose settings every entry names; one that names its roles names those of stability and
+stress too."""
+OF_THE_SAE = ("subject", "recipe", "seed", "hook_name")
+"""What an SAE says of itself is none of the attempt's settings."""
 
 
 def one_attempt(
@@ -35,7 +42,8 @@ def one_attempt(
         )
     if started[0].get("forced") or started[0].get("attempt") != finished[0].get("attempt"):
         return "fails: the attempt in the confirmation ledger was forced, or another one finished"
-    found = [*_seeds(items, started[0]), *_settings(items, started[0]), *_weights(items, finished)]
+    found = [*_seeds(items, started[0]), *_settings(items, started[0]), *_roles(items, started[0])]
+    found += _weights(items, finished)
     more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
     return "fails: " + "; ".join(found[:4]) + more if found else ""
 
@@ -55,36 +63,61 @@ def _settings(items: Sequence[Evidence], entry: Mapping[str, Any]) -> list[str]:
     measured = entry.get("measured")
     if not isinstance(measured, Mapping):
         return ["the ledger's entry does not say what is measured, and how"]
-    out = []
+    out, newer = [], ("stability", *STRESS) if "roles" in entry else ()
     for item in items:
         wanted = measured.get(item.kind)
+        if item.kind in (*MEASURED, *newer) and not (isinstance(wanted, Mapping) and wanted):
+            out.append(f"the ledger's entry does not say what {item.kind} is measured with")
         singles = [one for one in item.behind if one.kind == item.kind] or [item]
-        if isinstance(wanted, Mapping):
-            out += [
-                f"{one.label} was measured with other {', '.join(apart)} than the ledger's entry says"
-                for one in singles
-                if (apart := _apart(one.config(), wanted))
-            ]
+        pairs = [(one, wanted, ()) for one in singles]
+        if item.kind in STRESS:  # the randomised subject is probed at the gate's k alone
+            probed = (one for one in item.behind if one.kind == "saebench")
+            pairs += [(one, measured.get("saebench"), ("dense_k", "ks")) for one in probed]
+        out += [
+            f"{one.label} was measured with other {', '.join(apart)} than the ledger's entry says"
+            for one, asked, free in pairs
+            if isinstance(asked, Mapping) and (apart := _apart(one.config(), asked, free))
+        ]
     return out
 
 
-def _apart(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Settings that differ. What an SAE says of itself is none of the attempt's settings."""
-    return sorted(key for key in wanted if config.get(key) != wanted[key])
+def _apart(config: Mapping[str, Any], wanted: Mapping[str, Any], free: Sequence[str]) -> list[str]:
+    """Settings that differ, but for those that are ``free``."""
+    keys = {*config, *wanted} - {*OF_THE_SAE, *free}
+    return sorted(key for key in keys if config.get(key) != wanted.get(key))
+
+
+def _roles(items: Sequence[Evidence], entry: Mapping[str, Any]) -> list[str]:
+    """Records that compare the candidate with another recipe than the entry names for the role."""
+    roles = entry.get("roles")
+    roles = roles if isinstance(roles, Mapping) else {}
+    return [
+        f"{item.label} rests on {one.label}, which is of another recipe than the ledger's "
+        f"{COMPARED[item.kind]}"
+        for item in items
+        if COMPARED.get(item.kind) in roles
+        for one in others(item)
+        if one.recipe_hash != roles[COMPARED[item.kind]]
+    ]
 
 
 def _weights(items: Sequence[Evidence], finished: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Records that rest on other weights than those that the attempt ended with."""
+    """Records that rest on other weights than those that the attempt ended with. An entry that was
+    written before those of the stress roles were noted has none to compare with theirs.
+    """
     weights = finished[0].get("weights")
     weights = weights if isinstance(weights, Mapping) else {}
-    own, known = set(map(str, weights.get("candidate") or ())), set()
-    for hashes in weights.values():
-        known |= set(map(str, hashes or ()))
+    by_role = {role: set(map(str, hashes or ())) for role, hashes in weights.items()}
+    own = by_role.get("candidate", set())
     out = []
-    for item in (item for item in items if item.kind not in STRESS):
-        rests = weights_behind((item, *item.behind))
-        if not own or not own <= rests:
+    for item in items:
+        role, theirs = COMPARED.get(item.kind, "frozen"), others(item)
+        mine = (one for one in item.behind if one.recipe_hash == item.recipe_hash)
+        ours = weights_behind((item, *mine))
+        if not own or not own <= ours:
             out.append(f"{item.label} does not rest on all SAEs that the attempt ended with")
-        elif not rests <= known:
+        elif not ours <= own | by_role.get("frozen", set()):
             out.append(f"{item.label} rests on SAEs that the attempt did not end with")
+        elif role in by_role and not weights_behind(theirs) <= by_role[role]:
+            out.append(f"{item.label} rests on other SAEs as {role} than the attempt ended with")
     return out
