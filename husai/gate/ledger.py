@@ -58,8 +58,7 @@ def heads(path: str | Path) -> list[dict[str, Any]]:
 def cut_line(path: str | Path) -> str:
     """The last line of a ledger where it was cut short, which readers leave out; else empty."""
     path = Path(path)
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    lines = text.splitlines()
+    lines = read_text(path).splitlines() if path.exists() else []
     return lines[-1] if len(_checked(path)) < len(lines) else ""
 
 

@@ -265,6 +265,7 @@ def _write_table(path: Path, found) -> None:
 def _record(found, saes, inputs, config, seeds) -> dict[str, Any]:
     """``passport.json``: an evidence record."""
     from husai.evidence import Metric, new_record
+    from husai.passport.prediction import halves
 
     notes = [sae.cfg for sae in saes]
 
@@ -294,6 +295,7 @@ def _record(found, saes, inputs, config, seeds) -> dict[str, Any]:
         hook_name=common("hook_name"),
         representative=representative(found).name,
         columns=list(REPORTED),
+        prediction=[one.row() for one in halves(found)],
         **provenance.finite(found.summary()),
     )
 

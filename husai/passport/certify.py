@@ -109,7 +109,7 @@ def certify(
     ]
     fires = found.ensemble.firing[0]
     n_rows = None if fires is None else fires.n_rows
-    return Passports(tables, found_kin, _remarks(origin, n_rows), n_rows, bar, fdr)
+    return Passports(tables, found_kin, _remarks(origin, n_rows), n_rows, bar, fdr, found)
 
 
 def measured(

@@ -3,9 +3,10 @@ certificate is wrong and how many reproducible latents get one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +47,14 @@ class Plan:
     """Standard deviation of the noise on the rows, per coordinate."""
     n_seeds: int = 8
     n_rows: int = 2000
+
+
+SELF_TEST = {
+    "shared at cosine 0.85": Plan(cosine=0.85),
+    "none shared, half split, half faint": Plan(shared=0.0, duplicate=0.0, split=0.5, faint=0.45),
+}
+SELF_TEST_CAMPAIGNS = 4
+"""Of each plan: seconds in all, as every self-test runs them."""
 
 
 class World(NamedTuple):
@@ -194,3 +203,18 @@ def mean_outcome(campaigns: Sequence[Campaign]) -> tuple[float, float, float]:
     power = [c.power for c in campaigns if c.shared]
     error = float(false.std(ddof=1) / np.sqrt(len(false))) if len(false) > 1 else float("nan")
     return float(false.mean()), error, float(np.mean(power)) if power else float("nan")
+
+
+def self_test() -> list[dict[str, Any]]:
+    """A few campaigns, for the report: per plan the mean number of certificates, the mean false
+    discovery proportion with its standard error, and the power. ``benchmarks/bench_passport.py
+    planted`` has many plans and campaigns."""
+    rows = []
+    for place, (name, plan) in enumerate(SELF_TEST.items()):
+        found = [campaign(plan, 1000 * place + k) for k in range(SELF_TEST_CAMPAIGNS)]
+        false, error, power = mean_outcome(found)
+        row = {"planted": name, "campaigns": len(found)}
+        row["certified"] = sum(c.certified for c in found) / len(found)
+        row |= {"false_share": false, "standard_error": error}
+        rows.append(row | {"power": None if math.isnan(power) else power})
+    return rows

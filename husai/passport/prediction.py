@@ -14,6 +14,7 @@ from husai.passport.assemble import Found, latent_table, reappearance
 from husai.passport.certify import measured, relatives
 from husai.passport.ensemble import names_of
 from husai.passport.posterior import BAR, FDR, FEWEST_COMPARISONS
+from husai.passport.table import Passports
 
 FEW = (2, 4)
 """Numbers of SAEs for which it is asked how well they foretell the rest."""
@@ -56,6 +57,18 @@ class Prediction(NamedTuple):
         pairs = [(n, h) for n, h in zip(self.certified, self.held, strict=True) if n]
         total = sum(n for n, _ in pairs)
         return sum(n * h for n, h in pairs) / total if total else float("nan")
+
+    def row(self) -> dict[str, Any]:
+        """In short, as JSON values."""
+        certified = sum(self.certified)
+        return {
+            "certified_by": ", ".join(self.names),
+            "living": sum(self.living),
+            "certified": certified,
+            "of_which_hold": self.held_share if certified else None,
+            "all_that_hold": sum(self.base_rate) / len(self.base_rate),
+            "calibration_error": self.calibration_error,
+        }
 
     def summary(self) -> dict[str, Any]:
         """As JSON values."""
@@ -106,6 +119,18 @@ def predict(
             f"of their own: {pair.reason}; sets that share a seed prove nothing"
         )
     return prediction(found, range(n), range(n, n + len(second)), bar=bar, fdr=fdr, few=few)
+
+
+def halves(passports: Passports) -> list[Prediction]:
+    """How the certificates of one half of the SAEs turn out in the other half, both ways; nothing
+    where a half has too few SAEs, there are no activations, or two are no trainings of their own.
+    """
+    n, half = len(passports.tables), len(passports.tables) // 2
+    if passports.kin or passports.n_rows is None or half <= FEWEST_COMPARISONS:
+        return []
+    sets = [range(half), range(half, n)]
+    options = {"bar": passports.bar, "fdr": passports.fdr, "few": ()}
+    return [prediction(passports.found, *pair, **options) for pair in (sets, sets[::-1])]
 
 
 def prediction(

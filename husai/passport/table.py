@@ -125,9 +125,11 @@ class Passports:
     """Held-out rows behind densities and agreements; None without activations."""
     bar: float
     fdr: float
+    found: Any
+    """What all this was made of (:class:`husai.passport.assemble.Found`)."""
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the tables, as JSON values."""
+        """Everything but the tables and what they were made of, as JSON values."""
         return {
             "saes": [table.summary() for table in self.tables],
             "kin": [

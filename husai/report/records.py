@@ -11,6 +11,7 @@ from husai.report.tables import facts_table, is_metric, metrics_table, rows_tabl
 from husai.shown import in_code
 
 SELFTEST = "results/gate/selftest.json"
+PASSPORT = "results/passport/passport.json"
 
 
 def missing(file: str, verb: str = "run the pipeline") -> Paragraph:
@@ -100,4 +101,28 @@ def selftest_blocks(source: Source) -> list[Any]:
     test = source.open(SELFTEST)
     if not test.exists:
         return [missing(SELFTEST, "run husai gate selftest")]
-    return _record(test, SELFTEST)[1:]
+    return [*_record(test, SELFTEST)[1:], *_certificates(source)]
+
+
+def passport_blocks(source: Source) -> list[Any]:
+    """Certified latents of every SAE, with the page that has them one by one."""
+    record = source.open(PASSPORT)
+    if not record.exists:
+        return [missing(PASSPORT, "run husai passport")]
+    return [
+        Paragraph(["Every latent, with the text it fires on: [passport.html](passport.html)."]),
+        rows_table(record["saes"], record["columns"]),
+    ]
+
+
+def _certificates(source: Source) -> list[Any]:
+    """How often certificates of latents are wrong: on planted latents, and on this run's SAEs."""
+    out: list[Any] = []
+    for file, key, title in (
+        (SELFTEST, "certificates", "Certificates of planted latents, of which the truth is known:"),
+        (PASSPORT, "prediction", "Certificates by half of the seeds, looked up in the other half:"),
+    ):
+        rows = source.open(file)[key]
+        if rows.value:
+            out += [Paragraph([title]), rows_table(rows)]
+    return out

@@ -19,12 +19,17 @@ from husai.report.front.verdict import verdict_section
 from husai.report.front.words import words_section
 from husai.report.gates import decision_tables
 from husai.report.quotes import Quote, Source, gate_names
-from husai.report.records import missing, records_blocks, selftest_blocks, summary_blocks
-from husai.report.tables import compare_table, rows_table
+from husai.report.records import (
+    missing,
+    passport_blocks,
+    records_blocks,
+    selftest_blocks,
+    summary_blocks,
+)
+from husai.report.tables import compare_table
 
 STRICT = "results/gate/strict/release_policy.json"
 CYCLE3 = "results/gate/cycle3/release_policy.json"
-PASSPORT = "results/passport/passport.json"
 STAGES = {
     "Baseline": (
         "results/baseline/summary.json",
@@ -114,14 +119,8 @@ def status_line(strict: Quote) -> Inline:
 
 
 def _passports(source: Source) -> list[Any]:
-    record = source.open(PASSPORT)
-    if not record.exists:
-        return [missing(PASSPORT, "run husai passport")]
-    return [
-        _question("Which single latents come back in fresh seeds?"),
-        Paragraph(["Every latent, with the text it fires on: [passport.html](passport.html)."]),
-        rows_table(record["saes"], record["columns"]),
-    ]
+    asked = _question("Which single latents come back in fresh seeds?")
+    return [asked, *passport_blocks(source)]
 
 
 def _question(text: str) -> Paragraph:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from husai.errors import HusaiError
+from husai.passport.certify import certify
 from husai.passport.planted import Plan, planted_sae, planted_world
-from husai.passport.prediction import auc, calibration, predict
+from husai.passport.prediction import auc, calibration, halves, predict
 
 PLAN = Plan(d_in=32, d_sae=80, l0=4, cosine=0.85, n_rows=800)
 
@@ -41,6 +42,18 @@ def test_theta_is_calibrated(found):
 def test_few_seeds_foretell_the_rest_and_more_do_it_better(found):
     assert 0.85 < found.auc[2] <= 1.0
     assert found.auc[4] >= found.auc[2]
+
+
+def test_halves_are_looked_up_in_each_other(planted, found):
+    saes, rows = planted
+    both = halves(certify(saes, rows, null_draws=0))
+    assert [len(one.names) for one in both] == [6, 6]
+    assert both[0].certified == found.certified and both[0].held_share == found.held_share
+    row = both[1].row()
+    assert row["of_which_hold"] >= 0.95 > row["all_that_hold"]
+    assert not halves(certify(saes[:4], rows, null_draws=0)), "two seeds certify nothing"
+    assert not halves(certify(saes[:8], None, null_draws=0)), "nor do cosines alone"
+    assert not halves(certify([*saes[:6], saes[0]], rows, null_draws=0)), "nor do copies"
 
 
 def test_unrelated_seeds_foretell_nothing(planted):

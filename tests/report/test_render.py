@@ -229,7 +229,13 @@ def test_the_room_imports_no_torch():
 def test_the_report_leads_to_the_page_of_passports(tmp_path):
     sae = {"name": "seed7", "living": 40, "certified": 12, "certified_share": 0.3}
     columns = ["name", "living", "certified", "certified_share"]
-    write_json(tmp_path / "results/passport/passport.json", {"saes": [sae], "columns": columns})
+    foretold = [{"certified_by": "seed7, seed8", "certified": 24, "of_which_hold": 0.96}]
+    record = {"saes": [sae], "columns": columns, "prediction": foretold}
+    write_json(tmp_path / "results/passport/passport.json", record)
+    planted = [{"planted": "private", "campaigns": 4, "false_share": 0.0153}]
+    write_json(tmp_path / "results/gate/selftest.json", {"rows": [], "certificates": planted})
     rendered = render(tmp_path)
+    assert "| private | 4 | 0.0153 |" in rendered.markdown
+    assert "| seed7, seed8 | 24 | 0.96 |" in rendered.markdown
     assert '<a href="passport.html">passport.html</a>' in rendered.html
     assert "| seed7 | 40 | 12 | 0.3 |" in rendered.markdown

@@ -4,9 +4,10 @@ them; then simulates campaigns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,7 +44,12 @@ from husai.sae import Recipe
 
 
 def selftest_job(
-    spec: dict, out: str | Path, *, device: str = "cpu", fail: bool = False
+    spec: dict,
+    out: str | Path,
+    *,
+    beside: Mapping[str, Any] = MappingProxyType({}),
+    device: str = "cpu",
+    fail: bool = False,
 ) -> dict[str, Any]:
     """Write ``results/gate/selftest.json``.
 
@@ -54,6 +60,8 @@ def selftest_job(
         ``steps`` of the trainings.
     out : path
         File to write; ``selftest.manifest.json`` goes beside it.
+    beside : mapping
+        What else the file is to hold.
     fail : bool
         Raise :class:`GateFailed` (exit 2), after writing, when the gate did not behave as it
         should.
@@ -67,9 +75,8 @@ def selftest_job(
         simulation = simulate(
             policy, int(spec.get("null_campaigns", 2000)), int(spec.get("power_campaigns", 500))
         )
-        body = summary(policy, rows, simulation) | {
-            "provenance": provenance.provenance(spec, SEEDS)
-        }
+        body = summary(policy, rows, simulation) | dict(beside)
+        body["provenance"] = provenance.provenance(spec, SEEDS)
         provenance.write_json(out, body)
         work.writes(out)
     log(f"gate selftest: {body['headline']}")
