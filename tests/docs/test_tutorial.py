@@ -22,7 +22,7 @@ PAGES = [
 PAGES.remove("docs/examples/judge.md")  # takes minutes: run by tests/end_to_end/test_judge.py
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```", re.M | re.S)
 PRINTED = re.compile(r"^```text\n(.*?)^```", re.M | re.S)
-NUMBER = re.compile(r"-?\d+(\.\d+)?")
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
 def blocks(name):
