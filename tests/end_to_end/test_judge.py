@@ -19,7 +19,8 @@ from husai.sae import SAE, save_sae
 
 ROOT = Path(__file__).parents[2]
 SIZES = Path(__file__).with_name("judge.yaml")
-PAGE = ROOT / "docs/examples/judge.md"
+PAGES = [ROOT / "docs/examples/judge.md", ROOT / "docs/tutorial.md"]
+COMMAND = re.compile(r"^husai judge (topk .*)$", re.M)
 MEASURED = {
     "integrity.leak_excess",
     "integrity.dead_fraction",
@@ -36,16 +37,8 @@ they were trained on."""
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """A GPT-NeoX, a text, and SAEs of two kinds trained on it."""
-    root = tmp_path_factory.mktemp("inputs")
-    build.causal_model(root / "model")
-    text = "\n\n".join(build.documents(1500, seed=5))
-    (root / "text.txt").write_text(text)
-    build.trained_saes(root / "topk", root / "model", range(2))
-    build.trained_saes(root / "kept-topk", root / "model", range(10, 13))
-    build.trained_saes(root / "relu", root / "model", range(2), "relu")
-    build.trained_saes(root / "kept-relu", root / "model", range(10, 13), "relu")
-    return root
+    """What the documents have made: a GPT-NeoX, a text, and SAEs of two kinds trained on it."""
+    return build.judge(tmp_path_factory.mktemp("inputs"))
 
 
 def judge(folder, *arguments):
@@ -62,10 +55,22 @@ def judge(folder, *arguments):
 
 def as_documented(inputs):
     """The arguments of the documents' command; its names become those of the inputs."""
-    (command,) = re.findall(r"^husai judge (topk .*)$", PAGE.read_text(), re.M)
-    (inputs / "small.yaml").write_text(SIZES.read_text())
+    (command,) = {found for page in PAGES for found in COMMAND.findall(page.read_text())}
     there = {path.name: str(path) for path in inputs.iterdir()}
     return [there.get(word, word) for word in command.split()]
+
+
+def without_numbers(line):
+    return " ".join(re.sub(r"[-+]?\d+(\.\d+)?", "", line).split())
+
+
+def test_the_pages_show_the_inputs_and_sizes_that_are_tested(inputs):
+    example, tutorial = (page.read_text() for page in PAGES)
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", example, re.M | re.S)
+    assert shown == (inputs / "small.yaml").read_text() == SIZES.read_text()
+    for page in (example, tutorial):
+        assert "tests/hub/build.py judge " in page
+        assert COMMAND.search(page)
 
 
 def test_two_folders_a_model_and_a_text_become_a_verdict(inputs, tmp_path):
@@ -76,7 +81,9 @@ def test_two_folders_a_model_and_a_text_become_a_verdict(inputs, tmp_path):
     measured = {row["condition"].split()[0] for row in decision["rows"] if row["value"] is not None}
     assert measured >= MEASURED
     assert "no fresh seeds" not in json.dumps(decision["reasons"])
-    assert "strict gate failed on" in done.stdout + done.stderr
+    printed = {without_numbers(line) for line in (done.stdout + done.stderr).splitlines()}
+    (shown,) = re.findall(r"^```console\n(.*?)^```", PAGES[1].read_text(), re.M | re.S)
+    assert not [line for line in shown.splitlines() if without_numbers(line) not in printed]
     assert (tmp_path / "judged/reports/gate_report.html").is_file()
     again = judge(tmp_path, *arguments, "--fail-on-gate-fail")
     assert again.returncode == 2

@@ -1,13 +1,15 @@
 """A model hub in a folder, for tests and offline runs: tiny models with random weights, a text data
 set and SAEs, in the layout of the hub's cache. ``python tests/hub/build.py FOLDER`` builds it,
 ``python tests/hub/build.py b200 FOLDER`` what config/b200.yaml names; with ``HF_HOME=FOLDER
-HF_HUB_OFFLINE=1`` it is a hub.
+HF_HUB_OFFLINE=1`` it is a hub. ``python tests/hub/build.py judge FOLDER`` writes what the documents'
+``husai judge`` command reads.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,6 +24,7 @@ SEPARATOR = "<|endoftext|>"
 WIDTH = 32
 SHAPE = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 64}
 SEEDS = (0, 1, 2)
+SIZES = Path(__file__).parents[1] / "end_to_end/judge.yaml"
 
 
 def documents(n: int = 600, seed: int = 0) -> list[str]:
@@ -173,14 +176,10 @@ def saes(folder: Path, hook_name: str = HOOK, model_name: str = CAUSAL) -> Path:
     return folder
 
 
-def trained_saes(folder: Path, model: Path, seeds: range, architecture: str = "topk") -> Path:
-    """Train SAEs on the causal model's activations at ``TRAINED_HOOK`` and write them as
-    ``seed{n}/`` in SAELens' format.
-    """
+def trained_rows(model: Path):
+    """Rows of the causal model's activations at ``TRAINED_HOOK``: 1000 held out, then the others."""
     import torch
     from transformers import AutoTokenizer, GPTNeoXModel
-
-    from husai.sae import Recipe, save_sae, train_ensemble
 
     encoded = AutoTokenizer.from_pretrained(model)(documents(800, seed=3))["input_ids"]
     network = GPTNeoXModel.from_pretrained(model).eval()
@@ -190,12 +189,21 @@ def trained_saes(folder: Path, model: Path, seeds: range, architecture: str = "t
             for ids in encoded
         ]
     x = torch.cat(rows)
+    return x[:1000], x[1000:]
+
+
+def trained_saes(folder: Path, rows, seeds: range, architecture: str = "topk") -> Path:
+    """Train SAEs on the rows of ``trained_rows`` and write them as ``seed{n}/`` in SAELens'
+    format.
+    """
+    from husai.sae import Recipe, save_sae, train_ensemble
+
+    held_out, x = rows
     size = {"k": 4} if architecture in ("topk", "batchtopk") else {"sparsity_coefficient": 0.01}
     recipe = Recipe("tiny", TRAINED_HOOK, architecture, 64, **size, steps=300, batch_size=512)
-    held_out = x[:1000]
     for seed, sae in zip(
         seeds,
-        train_ensemble(recipe, list(seeds), x[1000:], held_out=held_out, device="cpu").saes,
+        train_ensemble(recipe, list(seeds), x, held_out=held_out, device="cpu").saes,
         strict=True,
     ):
         sae.cfg = {"model_name": CAUSAL, "hook_name": TRAINED_HOOK, "seed": seed}
@@ -219,6 +227,27 @@ def b200(root: Path) -> Path:
     return root
 
 
+def judge(root: Path) -> Path:
+    """A model, a text, SAEs of two kinds trained on the model, held-out rows of its activations, and
+    sizes for a first look; returns ``root``.
+    """
+    import transformers
+
+    from husai.activations import write_store
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    causal_model(root / "model")
+    (root / "text.txt").write_text("\n\n".join(documents(1500, seed=5)))
+    shutil.copy(SIZES, root / "small.yaml")
+    rows = trained_rows(root / "model")
+    write_store(root / "held_out", rows[0])
+    for architecture in ("topk", "relu"):
+        trained_saes(root / architecture, rows, range(2), architecture)
+        trained_saes(root / f"kept-{architecture}", rows, range(10, 13), architecture)
+    return root
+
+
 if __name__ == "__main__":
-    made = b200 if sys.argv[1] == "b200" else build
+    made = {"b200": b200, "judge": judge}.get(sys.argv[1], build)
     print(made(Path(sys.argv[-1])))
