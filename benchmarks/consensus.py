@@ -18,27 +18,29 @@ from pathlib import Path
 from bench_passport import CONFIG, run_verb
 
 from husai.config import load
+from husai.evidence import Metric, read_metric
 from husai.planning.plan import Plan
 from husai.planning.spec_builder import SpecBuilder
 from husai.planning.specs import TrainSpec
+from husai.probing.tables import probing_metrics
 from husai.provenance import read_json
 
 SEEDS = range(700_101, 700_106)
 """Seeds that no configuration trains; of the consensus they name the groups."""
 MIN_SHARE = 0.5
 STABILITY = ("S", "shared_fraction", "explained_variance", "l0", "dead_fraction")
-PROBING = ("auc_k16", "delta_vs_dense", "delta_vs_neurons", "delta_vs_pca")
+PROBING = ("delta_vs_dense", "delta_vs_neurons", "delta_vs_pca", "delta_vs_single")
 
 
 def record(cache: Path, out: str, *words: str) -> dict:
-    """Metrics of a record that ``husai`` writes in ``cache``, unless it is there."""
+    """A record that ``husai`` writes in ``cache``, unless it is there."""
     if not (cache / out).is_file():
         command = [sys.executable, "-m", "husai", *words, "--out", out]
         subprocess.run(command, cwd=cache, check=True)
-    return read_json(cache / out).get("metrics", {})
+    return read_json(cache / out)
 
 
-def measure(cache: Path, members: int, wide: int) -> dict[str, dict]:
+def measure(cache: Path, members: int, wide: int) -> dict[str, dict[str, Metric]]:
     """Metrics of both kinds, by recipe."""
     config = load([CONFIG])
     work, subject = Plan(config), config.external.subject
@@ -50,8 +52,8 @@ def measure(cache: Path, members: int, wide: int) -> dict[str, dict]:
     rows = (*model, "--hook", hook)
     run_verb(cache, f"{stored}/manifest.json", "activations", specs.activations(subject), *rows)
     run_verb(cache, probes, "activations", specs.probes(subject), *model, "--probes")
-    probing = ("saebench", "--spec", specs.probing(), "--probes", probes)
-    record(cache, baselines, *probing, "--baselines-only", "--hook", hook)
+    probes_of = ("saebench", "--spec", specs.probing(), "--probes", probes)
+    record(cache, baselines, *probes_of, "--baselines-only", "--hook", hook)
     training = config.training[subject]
     relu = next(r for r in work.frontier if r.architecture == "relu")
     single = replace(
@@ -67,16 +69,22 @@ def measure(cache: Path, members: int, wide: int) -> dict[str, dict]:
         consensus_min_share=MIN_SHARE,
         consensus_d_sae=wide,
     )
-    found = {}
+    found, singles = {}, []
     for recipe in (single, several):
         out = f"results/saes/{subject}/{recipe.id}/manifest.json"
         spec = TrainSpec(recipe=recipe, seeds=list(SEEDS)).text()
         run_verb(cache, out, "train", spec, "--activations", stored)
         where = f"{external}/{recipe.id}"
         agreed = ("stability", "--recipe", out, "--activations", stored)
-        probed = (*probing, "--saes", out, "--baselines", baselines, "--all-seeds")
-        found[recipe.id] = record(cache, f"{where}/stability.json", *agreed)
-        found[recipe.id] |= record(cache, f"{where}/probes.json", *probed)
+        probed = (*probes_of, "--saes", out, "--baselines", baselines, "--all-seeds")
+        metrics = record(cache, f"{where}/stability.json", *agreed)["metrics"]
+        record(cache, f"{where}/probes.json", *probed)
+        records = [read_json(cache / where / f"seed{seed}/saebench.json") for seed in SEEDS]
+        singles = singles or records
+        metrics = {name: read_metric(metrics[name]) for name in STABILITY}
+        probing = probing_metrics(records, singles)
+        probing["delta_vs_single"] = probing.pop("delta_vs_frozen")
+        found[recipe.id] = metrics | probing
     return found
 
 
@@ -90,10 +98,10 @@ def main() -> None:
     print(f"| | {' | '.join(found)} |")
     print("|---" * (1 + len(found)) + "|")
     for name in (*STABILITY, *PROBING):
-        cells = [record.get(name) for record in found.values()]
-        if all(cells):
-            shown = [f"{c['value']:.3f} [{c['lcb']:.3f}, {c['ucb']:.3f}]" for c in cells]
-            print(f"| {name} | {' | '.join(shown)} |")
+        shown = [
+            f"{c[name].value:.3f} [{c[name].lcb:.3f}, {c[name].ucb:.3f}]" for c in found.values()
+        ]
+        print(f"| {name} | {' | '.join(shown)} |")
 
 
 if __name__ == "__main__":
