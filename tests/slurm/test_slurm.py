@@ -29,8 +29,11 @@ def cluster(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(cluster, tmp_path_factory):
     """The finished run: its folder, its output, and the Slurm job that was killed."""
-    folder = tmp_path_factory.mktemp("run")
-    flow = [sys.executable, "-m", "snakemake", "--profile", ROOT / "profiles/slurm", "--nolock"]
+    folder, profile = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("profile")
+    text = (ROOT / "profiles/slurm/config.yaml").read_text()
+    # The smoke configuration in the place of the campaign that the profile names.
+    (profile / "config.yaml").write_text(re.sub(r"^configfile:.*\n", "", text, flags=re.M))
+    flow = [sys.executable, "-m", "snakemake", "--profile", profile, "--nolock"]
     flow += ["--snakefile", ROOT / "Snakefile", "--directory", folder, "--configfile", *CONFIG]
     flow += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"]
     flow += ["--latency-wait", "5"]
