@@ -70,7 +70,7 @@ def kill_one_training(cluster, process):
 
 def jobs(cluster):
     """What Slurm says of every job of the run: ``{id: {field: value}}``."""
-    lines = cluster.ask("scontrol", "show", "job", "-o").splitlines()
+    lines = cluster.ask("scontrol", "show", "job", "-o", "-d").splitlines()
     found = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines if "JobId=" in line]
     return {job["JobId"]: job for job in found}
 
@@ -84,11 +84,15 @@ def test_the_run_ends_with_a_decision_and_a_report(run):
 
 
 def test_every_gpu_job_was_given_a_card(run, cluster):
-    found = jobs(cluster)
-    asked = [job for job in found.values() if "gres/gpu" in job.get("ReqTRES", "")]
+    wishes = {
+        name: job.get("TresPerJob", job.get("TresPerNode", ""))
+        for name, job in jobs(cluster).items()
+    }
+    given = {name: job.get("JOB_GRES", "") for name, job in jobs(cluster).items()}
+    asked = [name for name, wish in wishes.items() if "gpu" in wish]
     assert len(asked) > 20
-    assert all("gres/gpu" in job.get("AllocTRES", "") for job in asked)
-    assert any("b200" in job.get("TresPerNode", job.get("TresPerJob", "")) for job in asked)
+    assert all("gpu" in given[name] for name in asked)
+    assert any("b200" in wishes[name] for name in asked)
 
 
 def test_the_job_that_was_killed_was_submitted_again(run, cluster):
