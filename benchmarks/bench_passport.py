@@ -28,7 +28,7 @@ import torch
 
 from husai.activations import ActivationStore
 from husai.compute import resolve_device
-from husai.config import load
+from husai.config import Config, load
 from husai.errors import HusaiError
 from husai.passport import certify
 from husai.passport.certify import measured, relatives
@@ -113,21 +113,28 @@ def run_verb(cache: Path, out: str, verb: str, spec: str, *options: str) -> None
         raise HusaiError(f"husai {verb} failed in {cache}; its message stands above")
 
 
+def prepared(
+    cache: Path, config_files: Sequence[Path], *options: str
+) -> tuple[Config, Work, SpecBuilder, str]:
+    """Configuration, plan, specs and the store of activations of the first hook of the subject of
+    the external benchmarks, which is made in ``cache``."""
+    config = load(config_files)
+    work, subject = Work(config), config.external.subject
+    specs, hook = SpecBuilder(work), config.subjects[subject].hooks[0]
+    made = f"results/subjects/{subject}"
+    run_verb(cache, f"{made}/model/manifest.json", "subject", specs.subject(subject), *options)
+    rows = ("--model", f"{made}/model", "--hook", hook, *options)
+    stored = f"{made}/activations/{hook}"
+    run_verb(cache, f"{stored}/manifest.json", "activations", specs.activations(subject), *rows)
+    return config, work, specs, stored
+
+
 def fresh_saes(
     cache: Path, config_files: Sequence[Path], steps: int | None, device: str
 ) -> tuple[list[Path], Path]:
     """Folders of the two recipes' SAEs, trained on the subject of the external benchmarks, and the
     store of held-out rows."""
-    config = load(config_files)
-    work, subject = Work(config), config.external.subject
-    specs, hook = SpecBuilder(work), config.subjects[subject].hooks[0]
-    made = f"results/subjects/{subject}"
-    run_verb(
-        cache, f"{made}/model/manifest.json", "subject", specs.subject(subject), "--device", device
-    )
-    rows = ("--model", f"{made}/model", "--hook", hook, "--device", device)
-    stored = f"{made}/activations/{hook}"
-    run_verb(cache, f"{stored}/manifest.json", "activations", specs.activations(subject), *rows)
+    config, work, _, stored = prepared(cache, config_files, "--device", device)
     folders = []
     for architecture in COMPARED:
         recipe = next((r for r in work.frontier if r.architecture == architecture), None)
@@ -135,7 +142,7 @@ def fresh_saes(
             raise HusaiError(f"predict: the frontier of the configuration has no {architecture}")
         recipe = recipe if steps is None else replace(recipe, steps=steps)
         spec = TrainSpec(recipe=recipe, seeds=list(FRESH)).text()
-        out = f"results/saes/{subject}/{recipe.id}"
+        out = f"results/saes/{config.external.subject}/{recipe.id}"
         given = ("--activations", stored, "--device", device)
         run_verb(cache, f"{out}/manifest.json", "train", spec, *given)
         folders.append(cache / out)

@@ -15,12 +15,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bench_passport import CONFIG, run_verb
+from bench_passport import CONFIG, prepared, run_verb
 
-from husai.config import load
 from husai.evidence import Metric, read_metric
-from husai.planning.plan import Plan
-from husai.planning.spec_builder import SpecBuilder
 from husai.planning.specs import TrainSpec
 from husai.probing.tables import probing_metrics
 from husai.provenance import read_json
@@ -42,16 +39,12 @@ def record(cache: Path, out: str, *words: str) -> dict:
 
 def measure(cache: Path, members: int, wide: int) -> dict[str, dict[str, Metric]]:
     """Metrics of both kinds, by recipe."""
-    config = load([CONFIG])
-    work, subject = Plan(config), config.external.subject
-    specs, hook = SpecBuilder(work), config.subjects[subject].hooks[0]
-    made, external = f"results/subjects/{subject}", "results/external"
+    config, work, specs, stored = prepared(cache, [CONFIG])
+    subject, hook, external = config.external.subject, Path(stored).name, "results/external"
+    made = f"results/subjects/{subject}"
     probes, baselines = f"{made}/probes/manifest.json", f"{external}/baselines/{hook}.json"
-    stored, model = f"{made}/activations/{hook}", ("--model", f"{made}/model")
-    run_verb(cache, f"{made}/model/manifest.json", "subject", specs.subject(subject))
-    rows = (*model, "--hook", hook)
-    run_verb(cache, f"{stored}/manifest.json", "activations", specs.activations(subject), *rows)
-    run_verb(cache, probes, "activations", specs.probes(subject), *model, "--probes")
+    model = ("--model", f"{made}/model", "--probes")
+    run_verb(cache, probes, "activations", specs.probes(subject), *model)
     probes_of = ("saebench", "--spec", specs.probing(), "--probes", probes)
     record(cache, baselines, *probes_of, "--baselines-only", "--hook", hook)
     training = config.training[subject]

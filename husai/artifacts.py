@@ -130,10 +130,8 @@ def parse_json(text: str) -> Any:
             break
     else:
         raise ValueError("nested too deeply")
-    if "\\ud" in text.lower():
-        json.dumps(
-            value, ensure_ascii=False
-        ).encode()  # half a pair of surrogates cannot be written
+    if "\\ud" in text.lower():  # half a pair of surrogates is read, and could not be written
+        json.dumps(value, ensure_ascii=False).encode()
     return value
 
 
