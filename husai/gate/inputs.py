@@ -4,7 +4,6 @@ that the evidence among them names in turn, hashed again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +110,7 @@ class Rests(NamedTuple):
     behind: list[Evidence]
     """The evidence records among the inputs, and among theirs."""
     beside: dict[str, Any]
-    """The JSON objects among the inputs that are no evidence, by path; of weights the header."""
+    """The JSON objects among the inputs that are no evidence, by path; of weights the shapes."""
 
 
 class Inputs:
@@ -136,7 +135,7 @@ class Inputs:
             elif self.hashing and self._sha256(path) != entry.get("sha256"):
                 problems.append(f"rests on {name}, whose sha256 has changed since")
             elif path.name == WEIGHTS and self.hashing:
-                beside[name] = header(path)
+                beside[name] = shapes(path)
             elif path.suffix == ".json":
                 further = self._further(path)
                 problems += [f"rests on {name}, which {problem}" for problem in further.problems]
@@ -171,20 +170,17 @@ class Inputs:
         return self._rests[path]
 
 
-def header(path: Path) -> dict[str, Any]:
-    """What a safetensors file says of its tensors, ``{name: {"dtype", "shape", "data_offsets"}}``;
-    empty for one that is none, or whose size is not that of its tensors.
+def shapes(path: Path) -> dict[str, list[int]]:
+    """Shapes of the tensors of a safetensors file, which are not read; empty for a file that is none,
+    or whose size is not that of its tensors.
     """
-    with open(path, "rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        size = path.stat().st_size - 8 - length
-        try:
-            found = json.loads(handle.read(length)) if size > 0 else {}
-            tensors = {name: dict(of) for name, of in found.items() if name != "__metadata__"}
-            end = max((of["data_offsets"][1] for of in tensors.values()), default=0)
-        except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
-            return {}
-    return tensors if end == size else {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.offset_keys()}
+    except (SafetensorError, OSError, ValueError):
+        return {}
 
 
 def weights_behind(items: Iterable[Evidence]) -> set[str]:

@@ -80,9 +80,8 @@ def _misshapen(item: Evidence) -> list[str]:
         path = PurePosixPath(name)
         if path.name != WEIGHTS:
             continue
-        decoder = tensors.get("W_dec") or {}
-        shape = decoder.get("shape")
-        if not isinstance(shape, list) or len(shape) != 2:
+        shape = tensors.get("W_dec", ())
+        if len(shape) != 2:
             out.append(f"rests on {name}, which holds no decoder")
             continue
         ending = f"{path.parent.parent}/recipe.json"
