@@ -1,5 +1,5 @@
 """How much the verdict of the embedded default hangs on its confirmation: the finished run's candidate
-confirmed again with other seeds, and so with another configuration hash and other data sets drawn.
+confirmed again under other configuration hashes, and so with other seeds and other data sets drawn.
 
     python benchmarks/other_draws.py [RUN] [--draws 3] [--folder DIR]   # RUN: a folder where make run ended
 
@@ -31,13 +31,9 @@ def prepared(run: Path, folder: Path) -> None:
 
 
 def confirmed(folder: Path, number: int) -> None:
-    """Run the workflow there with the seeds of this draw."""
-    first = 9001 + 100 * number
+    """Run the workflow there with another salt in the hash that everything is drawn from."""
     overlay = folder / "draw.yaml"
-    overlay.write_text(
-        f"confirmation: {{seeds: {list(range(first, first + 8))}}}\n"
-        f"stress: {{seeds: {list(range(first, first + 5))}}}\n"
-    )
+    overlay.write_text(f"external: {{datasets: {{confirmation: {{salt: {number}}}}}}}\n")
     flow = [sys.executable, "-m", "snakemake", "--profile", ROOT / "profiles/local", "--nolock"]
     flow += ["--snakefile", ROOT / "Snakefile", "--directory", folder]
     flow += ["--configfile", ROOT / "config/config.yaml", overlay]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from gate_records import HASH, RECIPE, record, write
+from gate_records import HASH, RECIPE, SETTINGS, record, write
 
 from husai.cebench.evidence import recipe_metrics
 from husai.evidence import Metric
@@ -35,6 +35,8 @@ ROLES = {
     ),
 }
 """The recipe of each role."""
+PROBED_AT = {"candidate": (16, 128), "frozen": (16,), "random_model": (16,)}
+"""The k of the probes of each role: only the candidate is compared with a dense probe."""
 SPLIT = {"split": "confirmation"}
 MEASURED = {
     **dict.fromkeys(("stability", "saebench", "cebench", "faithfulness", "ood"), SPLIT),
@@ -182,9 +184,10 @@ def _saebench(root):
         rows = [
             {"dataset": d, "family": f, "k": k, "auc": auc + rng.normal(0, 0.005), **others}
             for d, f in PROBED.items()
-            for k in (16, 128)
+            for k in PROBED_AT[role]
         ]
-        return {}, {"per_dataset": rows}
+        settings = SETTINGS["saebench"]["probing"] | {"dense_k": PROBED_AT[role][-1]}
+        return {}, {"per_dataset": rows, "probing": settings}
 
     records = _singles(root, "saebench", make, ["random_model"])
     return _against_frozen(root, "saebench", records, probing_metrics), records

@@ -58,6 +58,11 @@ SETTINGS = {
         "n_families": 8,
     },
     "cebench": {"n_pairs": 100},
+    "ood": {
+        "probing": {"pooling": "mean", "penalty": "l1", "gate_k": 16},
+        "n_informative": 7,
+        "n_families": 3,
+    },
     "faithfulness": {"n_texts": 100},
 }
 """What the strict policy fixes, as the records of each kind state it."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from husai.config.data_sets import data_set_checks
+from husai.config.draws import resolved_seeds
 from husai.config.fields import NAME
 from husai.config.schema import Config
 from husai.errors import HusaiError, nearest
@@ -161,6 +162,7 @@ def _widths(cfg: Config) -> list[str]:
 
 def _seeds(cfg: Config) -> list[str]:
     out = []
+    confirmation, stress = resolved_seeds(cfg)
     lists = {
         "baseline.seeds": cfg.baseline.seeds,
         "ablations.seeds": cfg.ablations.seeds,
@@ -169,8 +171,8 @@ def _seeds(cfg: Config) -> list[str]:
         "consistency.seeds": cfg.consistency.seeds,
         "frontier.seeds": cfg.frontier.seeds,
         "scaling.seeds": cfg.scaling.seeds,
-        "confirmation.seeds": cfg.confirmation.seeds,
-        "stress.seeds": cfg.stress.seeds,
+        "confirmation.seeds": confirmation,
+        "stress.seeds": stress,
     }
     for key, seeds in lists.items():
         if len(set(seeds)) < len(seeds):
@@ -183,7 +185,7 @@ def _seeds(cfg: Config) -> list[str]:
                 f"{len(cfg.frontier.seeds)}; each group takes the name of one"
             )
     used = set(cfg.frontier.seeds) | set(cfg.scaling.seeds)
-    stale = sorted(used & set(cfg.confirmation.seeds))
+    stale = sorted(used & set(confirmation))
     if stale:
         out.append(
             f"confirmation.seeds: {stale} already chose the candidate; confirmation needs fresh "

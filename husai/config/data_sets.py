@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterable
-
+from husai.config.draws import draw
 from husai.config.external import Drawn
 from husai.config.schema import Config
 from husai.errors import nearest
@@ -101,22 +98,3 @@ def _selection(cfg: Config) -> list[str]:
         return list(sets.selection)
     half = datasets.split(datasets.dataset_names(), "A")
     return [name for name in half if name not in sets.ood]
-
-
-def draw(names: Iterable[str], count: int, key: str) -> list[str]:
-    """``count`` of the data sets, in the order given: families take turns, in an order that the
-    SHA-256 of ``key`` and their name sets, and so do the data sets within a family.
-    """
-    from husai.probing import datasets
-
-    def place(name: str) -> str:
-        return hashlib.sha256(f"{key}\n{name}".encode()).hexdigest()
-
-    turn: Counter[str] = Counter()
-    order = {}
-    for name in sorted(names, key=place):
-        family = datasets.family(name)
-        order[name] = turn[family], place(family)
-        turn[family] += 1
-    chosen = sorted(order, key=order.__getitem__)[:count]
-    return [name for name in names if name in chosen]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -39,7 +40,11 @@ def _section(path: str, model: type[BaseModel]) -> list[str]:
         inner = models_in(field.annotation)
         if inner:
             for part in inner:
-                many = "[]" if "list[" in str(field.annotation) else ""
+                many = (
+                    "[]"
+                    if re.search(rf"list\[[^\]]*{part.__name__}\b", str(field.annotation))
+                    else ""
+                )
                 nested += _section(f"{path}.{key}{many}", part)
             if not field.description:
                 continue

@@ -41,6 +41,24 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class DrawnSeeds(Section):
+    """Seeds drawn by a rule from the hash of the configuration, before any weights exist."""
+
+    draw: int = Field(
+        ge=3, le=1000, description="how many; the strict policy wants 8, and 5 for stress"
+    )
+
+
+def _each_or_block(value: object) -> str:
+    return "each" if isinstance(value, list) else "block"
+
+
+Seeds = Annotated[
+    Annotated[list[Seed], Field(min_length=3), Tag("each")] | Annotated[DrawnSeeds, Tag("block")],
+    Discriminator(_each_or_block),
+]
+
+
 class OnSubjects(Section):
     """A stage that runs on one subject or on several: some of its numbers may differ from subject
     to subject.

@@ -16,6 +16,7 @@ from husai.config.fields import (
     PositiveInt,
     Section,
     Seed,
+    Seeds,
 )
 
 Stage = Literal["baseline", "ablations", "calibration", "consistency", "frontier", "scaling"]
@@ -203,8 +204,9 @@ class Selection(Section):
 class Confirmation(Section):
     """The selected candidate, trained again on fresh seeds and measured on held-out data."""
 
-    seeds: list[Seed] = Field(
-        min_length=3, description="fresh seeds; the strict policy wants at least 8"
+    seeds: Seeds = Field(
+        description="fresh seeds, named or drawn; the strict policy wants at least 8, and drawn ones "
+        "for a release"
     )
     force: bool = Field(
         False, description="allow a second attempt for one config hash; it is marked in the report"
@@ -214,9 +216,8 @@ class Confirmation(Section):
 class Stress(Section):
     """Stress tests of the candidate."""
 
-    seeds: list[Seed] = Field(
-        min_length=3,
-        description="fresh seeds of the randomised-subject SAEs and the transcoder; strict wants 5",
+    seeds: Seeds = Field(
+        description="fresh seeds of the randomised-subject SAEs and the transcoder; strict wants 5"
     )
     transcoder_hooks: list[Name] = Field(
         description="[MLP input, MLP output] of the transcoder", min_length=2, max_length=2

@@ -19,6 +19,7 @@ KEYS = {
         *("min_datasets", "min_families"),
     ),
     "cebench": ("min_pairs",),
+    "ood": ("pooling", "penalty", "gate_k", "min_datasets", "min_families"),
     "faithfulness": ("min_texts",),
 }
 """What can be fixed, by evidence kind."""
@@ -76,14 +77,24 @@ def as_fixed(policy: Policy, kind: str) -> dict[str, Any]:
 
 def stated(item: Evidence) -> dict[str, Any]:
     """What a record was measured with, by the records of single SAEs that it rests on; by its own
-    word where it rests on none. A setting that differs between them is shown as a list.
+    word where it rests on none. A setting that differs between them is shown as a list. The dense
+    comparison's k is the candidate's own: a control is probed at the gate's k alone.
     """
-    behind = [dict(one.record) for one in item.behind if one.kind == item.kind]
-    return _merged([_of_record(item.kind, one) for one in behind or [dict(item.record)]])
+    found = [_of_record(item.kind, item.record)]
+    behind = [one for one in item.behind if one.kind == item.kind]
+    own = [
+        _of_record(one.kind, one.record) for one in behind if one.recipe_hash == item.recipe_hash
+    ]
+    controls = [
+        _of_record(one.kind, one.record) | {"dense_k": (own or found)[0].get("dense_k")}
+        for one in behind
+        if one.recipe_hash != item.recipe_hash
+    ]
+    return _merged([*own, *controls] or found)
 
 
 def _of_record(kind: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    if kind == "saebench":
+    if kind in ("saebench", "ood"):
         from husai.probing.tables import counts
 
         found = counts(record["per_dataset"]) if record.get("per_dataset") else record

@@ -11,8 +11,8 @@ UNKNOWN_ORIGIN = (
     "public data sets that they are judged on; no measurement of the finished SAEs can exclude that."
 )
 NAMED_SETS = (
-    "The confirmation's data sets were named in the configuration, not drawn by a rule from its hash: "
-    "that they were not chosen for the SAEs rests on the word of whoever ran this."
+    "Data sets or seeds of the confirmation were named in the configuration, not drawn by a rule from "
+    "its hash: that they were not chosen for what they show rests on the word of whoever ran this."
 )
 ELSEWHERE = (
     "Attempts in another folder, or a run whose every file was written by hand, leave no trace here. "
@@ -34,7 +34,7 @@ def verdict_on(
         Whether every gate passed.
     attempts : sequence of mapping
         The candidate's entries in the confirmation ledger: whether the SAEs were trained here, and
-        their data sets drawn.
+        their data sets and seeds drawn.
     """
     if not (shipped and pass_all):
         return NOT_RELEASED, []

@@ -63,6 +63,7 @@ def ood_job(
         One checkpoint per seed.
     """
     from husai.compute import resolve_device, use_threads
+    from husai.config.external import GateProbe
     from husai.probing import datasets
     from husai.probing.files import load_probe_data, probe_path
     from husai.probing.solver import unconverged
@@ -113,7 +114,7 @@ def ood_job(
         [sae.name["seed"] for sae in saes if sae.name["seed"] is not None],
         hook_name=first.hook_name,
         k=spec.gate_k,
-        pooling=spec.pooling,
+        probing={key: getattr(spec, key) for key in GateProbe.model_fields},
         **counts(rows),
         **({} if metrics else {"reason": NONE_INFORMATIVE}),
         per_dataset=rows,

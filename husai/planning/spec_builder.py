@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from husai.config.data_sets import confirmation_pool, resolved_data_sets
-from husai.config.external import Drawn, GateProbe
+from husai.config.draws import draws_all, resolved_seeds
+from husai.config.external import GateProbe
 from husai.config.fields import Section
 from husai.planning import specs
 from husai.planning.plan import Plan
@@ -88,10 +89,12 @@ class SpecBuilder:
         return specs.PlantedSpec(**fields(b.planted), seeds=b.seeds).text()
 
     def probing(self, split: str = "selection", role: str = "candidate") -> str:
-        """Sparse probing of one split; on the randomised subject at the gate's k alone."""
+        """Sparse probing of one split; of the candidate's controls, which no gate compares with a dense
+        probe, at the gate's k alone.
+        """
         found = fields(self.config.external.probing)
         engine, gate_k = found.pop("confirmation_engine"), found["gate_k"]
-        if role == "random_model":
+        if role != "candidate":
             found["dense_k"] = gate_k
         if split == "confirmation":
             found |= {"engine": engine, "ks": sorted({gate_k, found["dense_k"]})}
@@ -147,9 +150,10 @@ class SpecBuilder:
         """Seeds of the confirmation, its data, and how its roles are trained."""
         c = self.config
         subjects = {c.external.subject, c.stress.transcoder_subject}
+        seeds, stress_seeds = resolved_seeds(c)
         return specs.ConfirmationSpec(
-            **fields(c.confirmation),
-            stress=c.stress,
+            **fields(c.confirmation) | {"seeds": seeds},
+            stress=fields(c.stress) | {"seeds": stress_seeds},
             training={name: c.training[name] for name in subjects},
             selection_seeds=sorted({*c.frontier.seeds, *c.scaling.seeds}),
             datasets=self.sets["confirmation"],
@@ -163,7 +167,7 @@ class SpecBuilder:
                 "faithfulness": json.loads(self.faithfulness("confirmation")),
                 "ood": json.loads(self.ood()),
             },
-            drawn=isinstance(c.external.datasets.confirmation, Drawn),
+            drawn=draws_all(c),
             brought={
                 b.id: specs.FreshMembers(
                     members=[str(p) for p in b.fresh], seeds=list(b.fresh_seeds)

@@ -271,10 +271,17 @@ class FreshMembers(Section):
     seeds: list[Seed]
 
 
+class StressSpec(stages.Stress):
+    """Stress tests, with their seeds."""
+
+    seeds: list[Seed]
+
+
 class ConfirmationSpec(Spec, stages.Confirmation):
     """Seeds of the confirmation, its data, and how its roles are trained."""
 
-    stress: stages.Stress
+    seeds: list[Seed]
+    stress: StressSpec
     training: dict[Name, inputs.Training]
     selection_seeds: list[Seed]
     datasets: list[str]
@@ -283,7 +290,7 @@ class ConfirmationSpec(Spec, stages.Confirmation):
     measured: dict[str, dict[str, Any]] = Field({})
     """By evidence kind, the spec that everything is measured with: part of the attempt."""
     drawn: bool = False
-    """Whether the data sets were drawn by rule."""
+    """Whether data sets and seeds were drawn by rule."""
 
 
 class SelectionSpec(Spec, stages.Selection):

@@ -370,6 +370,8 @@ def test_the_decision_as_text_and_json():
         ("saebench", {"pooling": None}, "saebench", "does not say its pooling"),
         ("saebench", {"n_informative": 11}, "saebench", "has 11 datasets, the policy asks for 12"),
         ("saebench", {"n_families": 7}, "saebench", "has 7 families, the policy asks for 8"),
+        ("ood", {"penalty": "l2"}, "ood", "has penalty l2, the policy fixes l1"),
+        ("ood", {"n_families": 2}, "ood", "has 2 families, the policy asks for 3"),
         ("cebench", {"n_pairs": 20}, "cebench", "has 20 pairs, the policy asks for 100"),
         ("faithfulness", {"n_texts": None}, "is_sae", "does not say its texts"),
     ],

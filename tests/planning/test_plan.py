@@ -41,8 +41,8 @@ def test_a_stage_on_several_subjects_trains_on_each_and_shares_what_others_train
         [(r.subject, r.d_sae, r.k) for r in p.baseline[0] if r.frozen_decoder is frozen]
         for frozen in (False, True)
     )
-    assert trained == controls == [("modular", 1024, 32), ("language", 384, 16)]
-    shared = p.trained["language", "topk-d384-k16"].seeds
+    assert trained == controls == [("modular", 1024, 32), ("language", 384, 32)]
+    shared = p.trained["language", "topk-d384-k32"].seeds
     c = p.config
     stages = (c.baseline, c.ablations, c.calibration, c.consistency, c.frontier)
     assert set(shared) == {seed for stage in stages for seed in stage.seeds}
@@ -91,7 +91,8 @@ ENTRIES = [
 
 
 def test_the_frontier_compares_the_listed_recipes_and_shares_controls_of_equal_width_and_l0():
-    usual, p = plan(), plan({"frontier": {"recipes": ENTRIES}})
+    at_16 = {"baseline": {"k": 16}}
+    usual, p = plan(at_16), plan({"frontier": {"recipes": ENTRIES}, **at_16})
     assert [r.id for r in p.frontier] == [
         "relu-d384-l0_16",
         "topk-d384-k16",

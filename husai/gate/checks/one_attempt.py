@@ -18,6 +18,9 @@ stress too."""
 OF_THE_SAE = ("subject", "recipe", "seed", "hook_name")
 """What an SAE says of itself is none of the attempt's settings."""
 
+AT_DENSE_K = ("dense_k", "ks")
+"""Settings that only a comparison with a dense probe needs, which is the candidate's alone."""
+
 
 def one_attempt(
     items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping[str, Any]]
@@ -69,16 +72,23 @@ def _settings(items: Sequence[Evidence], entry: Mapping[str, Any]) -> list[str]:
         if item.kind in (*MEASURED, *newer) and not (isinstance(wanted, Mapping) and wanted):
             out.append(f"the ledger's entry does not say what {item.kind} is measured with")
         singles = [one for one in item.behind if one.kind == item.kind] or [item]
-        pairs = [(one, wanted, ()) for one in singles]
-        if item.kind in STRESS:  # the randomised subject is probed at the gate's k alone
+        pairs = [(one, wanted, _free(one, item)) for one in singles]
+        if item.kind in STRESS:
             probed = (one for one in item.behind if one.kind == "saebench")
-            pairs += [(one, measured.get("saebench"), ("dense_k", "ks")) for one in probed]
+            pairs += [(one, measured.get("saebench"), _free(one, item)) for one in probed]
         out += [
             f"{one.label} was measured with other {', '.join(apart)} than the ledger's entry says"
             for one, asked, free in pairs
             if isinstance(asked, Mapping) and (apart := _apart(one.config(), asked, free))
         ]
     return out
+
+
+def _free(one: Evidence, item: Evidence) -> Sequence[str]:
+    """Settings in which a record behind an item may differ from the candidate's: a control is probed
+    at the gate's k alone.
+    """
+    return AT_DENSE_K if one.recipe_hash != item.recipe_hash else ()
 
 
 def _apart(config: Mapping[str, Any], wanted: Mapping[str, Any], free: Sequence[str]) -> list[str]:
