@@ -61,11 +61,12 @@ PLANS = {
 }
 
 
-CONFIG = Path(__file__).parents[1] / "config/config.yaml"
+CONFIG = (
+    Path(__file__).parents[1] / "config/config.yaml",
+    Path(__file__).with_name("passports.yaml"),
+)
 COMPARED = ("relu", "topk")
-"""Architectures of the two recipes of the prediction, as the frontier of the configuration has them:
-of the first most latents come back, of the second few, so that certificates have to tell them
-apart."""
+"""Architectures of the two recipes of the prediction, as the frontier of the configuration has them."""
 FRESH = range(700_001, 700_017)
 """Seeds that no configuration trains."""
 
@@ -194,7 +195,7 @@ def both_predictions(args: argparse.Namespace, device: torch.device) -> list[dic
         if args.activations is None:
             raise HusaiError("predict DIR needs --activations STORE: held-out rows of the hook")
         return run_predict(args.directory, args.activations, device)
-    files = [CONFIG, *args.configfile]
+    files = [*CONFIG, *args.configfile]
     folders, rows = fresh_saes(args.cache, files, args.steps, args.device)
     return [one for folder in folders for one in run_predict(folder, rows, device)]
 

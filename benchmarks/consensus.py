@@ -2,7 +2,7 @@
 
     python benchmarks/consensus.py [--cache .bench/passport] [--members 4] [--wide 768]
 
-ReLU SAEs of the embedded default's width and first L0, five seeds, beside five consensus SAEs: each of four
+ReLU SAEs of `passports.yaml`'s width and L0, five seeds, beside five consensus SAEs: each of four
 wider members of its own, of whose latents those that recur in half of them or more were averaged and refitted.
 Both are trained for the subject's default number of steps. Held-out stability, and sparse probing of the
 selection's data sets. What it made is kept in the cache: started again, it goes on where it was."""
@@ -39,7 +39,7 @@ def record(cache: Path, out: str, *words: str) -> dict:
 
 def measure(cache: Path, members: int, wide: int) -> dict[str, dict[str, Metric]]:
     """Metrics of both kinds, by recipe."""
-    config, work, specs, stored = prepared(cache, [CONFIG])
+    config, work, specs, stored = prepared(cache, CONFIG)
     subject, hook, external = config.external.subject, Path(stored).name, "results/external"
     made = f"results/subjects/{subject}"
     probes, baselines = f"{made}/probes/manifest.json", f"{external}/baselines/{hook}.json"

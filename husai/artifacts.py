@@ -193,7 +193,13 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; a missing or broken one is a one-line error that names it."""
+    """Read a JSON file.
+
+    Raises
+    ------
+    HusaiError
+        The file is missing or is not JSON, in one line that names it.
+    """
     try:
         return parse_json(read_text(path, encoding="utf-8-sig"))
     except FileNotFoundError:

@@ -35,7 +35,13 @@ MALFORMED = (
 
 @contextlib.contextmanager
 def reading(what: object) -> Iterator[None]:
-    """Turn whatever goes wrong with the content of a file into one line that names it (``what``)."""
+    """Turn whatever goes wrong with the content of a file into one line that names it (``what``).
+
+    Raises
+    ------
+    HusaiError
+        The block raised one of :data:`MALFORMED`.
+    """
     try:
         yield
     except MALFORMED as error:

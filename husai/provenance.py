@@ -162,7 +162,13 @@ def hardware() -> dict[str, Any]:
 
 
 def file_records(paths: Iterable[str | Path]) -> list[dict[str, str]]:
-    """``[{"path", "sha256"}]`` of existing files, in the order given."""
+    """``[{"path", "sha256"}]`` of existing files, in the order given.
+
+    Raises
+    ------
+    HusaiError
+        One of them is missing.
+    """
     records = []
     for path in paths:
         if not Path(path).is_file():

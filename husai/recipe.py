@@ -263,7 +263,13 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:
-        """Build from JSON values; an unknown field is an error that names the nearest known one."""
+        """Build from JSON values.
+
+        Raises
+        ------
+        HusaiError
+            A field is unknown; the error names the nearest known one.
+        """
         known = [f.name for f in fields(cls)]
         unknown = [k for k in values if k not in known]
         if unknown:

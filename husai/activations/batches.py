@@ -77,8 +77,8 @@ def missing_bytes(sources: list[Rows], n_rows: int, device: torch.device) -> int
 
 
 def sent(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """``rows`` on ``device``; from the host to a CUDA device through pinned memory, without waiting
-    for the copy.
+    """``rows``, ``(n, d)`` values or ``(n,)`` row numbers, on ``device`` with shape and dtype kept;
+    from the host to a CUDA device through pinned memory, without waiting for the copy.
     """
     if device.type == "cuda" and rows.device.type == "cpu":
         return rows.pin_memory().to(device, non_blocking=True)

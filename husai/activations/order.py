@@ -39,8 +39,8 @@ class FullOrder:
         self.n_rows, self.seed = n_rows, seed
 
     def from_position(self, position: int) -> Iterator[torch.Tensor]:
-        """Numbers of the rows from ``position`` of the endless stream on: what is left of its
-        epoch, then epoch after epoch.
+        """Numbers of the rows from ``position`` of the endless stream on, int64 on the CPU: what is
+        left of its epoch, ``(n,)`` with n at most ``n_rows``, then ``(n_rows,)`` epoch after epoch.
         """
         while True:
             epoch, offset = divmod(position, self.n_rows)
@@ -80,6 +80,9 @@ class BlockOrder:
     def windows(self, position: int) -> Iterator[tuple[Window, torch.Tensor]]:
         """Windows from the row at ``position`` of the endless stream on, each with the order in
         which its rows are emitted; of the first one only what is left.
+
+        An order is int64 ``(n,)`` on the CPU and counts from the window's first row; n is
+        ``window.n_rows``, or less in the first one.
         """
         while True:
             window = self.window_at(position)
@@ -90,7 +93,7 @@ class BlockOrder:
 
     def from_position(self, position: int) -> Iterator[torch.Tensor]:
         """Numbers of the rows from ``position`` on, window after window, for rows that are all in
-        memory.
+        memory: int64 ``(n,)`` on the CPU, n the rows of the window that are left.
         """
         for window, order in self.windows(position):
             yield self.rows(window)[order]
@@ -118,15 +121,15 @@ class BlockOrder:
         ]
 
     def rows(self, window: Window) -> torch.Tensor:
-        """Numbers of a window's rows in the order in which its blocks are read, int64
-        ``(window.n_rows,)``.
+        """Numbers of a window's rows in the order in which its blocks are read: int64 ``(n,)`` on
+        the CPU, n being ``window.n_rows``.
         """
         first = self._chosen(window)[:, None] * self.block_rows
         numbers = (first + torch.arange(self.block_rows)).view(-1)
         return numbers[numbers < self.n_rows]
 
     def shuffle(self, window: Window) -> torch.Tensor:
-        """The permutation of a window's rows."""
+        """The permutation of a window's rows: int64 ``(n,)`` on the CPU, n being its ``n_rows``."""
         return permutation(window.n_rows, self.seed, window.epoch, 1 + window.index)
 
     def _chosen(self, window: Window) -> torch.Tensor:

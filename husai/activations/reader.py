@@ -134,7 +134,14 @@ class BatchReader:
         return {**self._fingerprint(), "position": self._position}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue where :meth:`state` was taken; a reader of other rows, seed or sizes refuses."""
+        """Continue where :meth:`state` was taken.
+
+        Raises
+        ------
+        HusaiError
+            The state is of a reader with another number of rows, seed, batch size, block size or
+            number of windows.
+        """
         for name, value in self._fingerprint().items():
             if state.get(name) != value:
                 raise HusaiError(

@@ -112,8 +112,12 @@ class ActivationStore:
         )
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Rows ``start <= i < stop`` as float32 ``(stop - start, d)``; the range must lie inside
-        the store.
+        """Rows ``start <= i < stop`` as float32 ``(n, d)`` on the CPU, n being ``stop - start``.
+
+        Raises
+        ------
+        HusaiError
+            The range does not lie inside the store, or a shard cannot be read.
         """
         if not 0 <= start <= stop <= self.n_rows:
             raise HusaiError(
@@ -124,7 +128,7 @@ class ActivationStore:
         return out
 
     def tensor(self, max_rows: int | None = None) -> torch.Tensor:
-        """All rows, or the first ``max_rows``, as one float32 tensor."""
+        """All rows, or the first ``max_rows``, as one float32 tensor ``(n, d)`` on the CPU."""
         return self.rows(0, self.n_rows if max_rows is None else min(int(max_rows), self.n_rows))
 
     def read_into(self, start: int, out: torch.Tensor) -> None:
@@ -158,8 +162,8 @@ class ActivationStore:
             start = end
 
     def resident(self, n_rows: int, device: torch.device) -> torch.Tensor:
-        """The first ``n_rows`` rows in the stored dtype on ``device``, loaded once and shared by
-        every reader of this store object.
+        """The first ``n_rows`` rows, ``(n_rows, d)`` in the stored dtype on ``device``, loaded once
+        and shared by every reader of this store object.
         """
         key = (n_rows, str(device))
         with self._loading:  # readers in several threads ask at the same time
@@ -256,8 +260,13 @@ def width(rows: Rows) -> int:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The checked header of the store at ``path``; see :meth:`ActivationStore.open` for the
-    errors.
+    """The checked header of the store at ``path``.
+
+    Raises
+    ------
+    HusaiError
+        The header is missing (no store, or an unfinished write), is not JSON or of another schema,
+        changed since it was written, or names an unknown dtype.
     """
     if not (path / HEADER).is_file():
         if any(path.glob("shard-*")):

@@ -83,8 +83,13 @@ class StoreWriter:
         self._clean(keep_store=append and bool(self._shards))
 
     def append(self, rows: torch.Tensor) -> None:
-        """Add rows ``(n, d)``; a NaN, an infinity or a value too large for the dtype is an error
-        naming the row, and nothing is added.
+        """Add rows ``(n, d)`` of any number format; they are stored in that of the store.
+
+        Raises
+        ------
+        HusaiError
+            The rows have another shape, or one of them, which is named, holds a NaN, an infinity or
+            a value too large for the dtype: nothing is added then. Or a shard cannot be written.
         """
         rows = torch.as_tensor(rows).detach()
         if rows.ndim != 2 or rows.shape[1] != self.d:
@@ -112,7 +117,13 @@ class StoreWriter:
                     self._end_shard()
 
     def close(self) -> None:
-        """Finish the last shard and write the header: from here on the store exists."""
+        """Finish the last shard and write the header: from here on the store exists.
+
+        Raises
+        ------
+        HusaiError
+            No rows were written, or the last shard cannot be.
+        """
         with self._errors():
             self._end_shard()
         if not self.n_rows:
@@ -242,7 +253,13 @@ def write_store(
     dtype: str = "float32",
     meta: dict[str, Any] | None = None,
 ) -> None:
-    """Write the rows of ``tensor`` (n, d) as a new store at ``path``."""
+    """Write the rows of ``tensor (n, d)`` as a new store at ``path``.
+
+    Raises
+    ------
+    HusaiError
+        The tensor has not two dimensions, or :class:`StoreWriter` refuses its rows or ``dtype``.
+    """
     tensor = torch.as_tensor(tensor)
     if tensor.ndim != 2:
         raise HusaiError(

@@ -53,6 +53,13 @@ def read_members(
     """The SAEs at ``paths`` in float32 with decoder norms folded into the encoder, as other
     software runs them, each measured on ``rows`` of the hook ``hook_name``; what their own notes
     say against ``subject`` (the ``config.json`` of a model that others trained) is logged.
+
+    Raises
+    ------
+    HusaiError
+        One of them is a transcoder, belongs to another hook by its own notes, reads another width
+        than ``rows`` have, reconstructs them with NaN or infinity, or has no latent that fires on
+        them.
     """
     found = []
     for path, seed in zip(map(resolve, paths), seeds, strict=True):
@@ -123,8 +130,8 @@ def known_facts(sae) -> dict[str, float]:
 
 
 def initial_of(sae) -> torch.Tensor | None:
-    """The untrained decoder of an SAE that HUSAI trained, from the recipe and the seed in its
-    metadata; None when they do not say.
+    """The untrained decoder ``(d_sae, d_out)``, float32 on the CPU, of an SAE that HUSAI trained,
+    from the recipe and the seed in its metadata; None when they do not say.
     """
     recipe, origin = sae.cfg.get("recipe"), sae.cfg.get("origin")
     seed = origin.get("seed") if isinstance(origin, dict) else sae.cfg.get("seed")
@@ -142,7 +149,13 @@ def _is_number(value: Any) -> bool:
 
 
 def check_kind(members: Sequence[Member]) -> None:
-    """Refuse members of different architecture, width or k: they are not one recipe."""
+    """Check that the members are of one kind, as those of one recipe are.
+
+    Raises
+    ------
+    HusaiError
+        A member's architecture, width (``d_sae``) or k is not that of the first.
+    """
     first, *rest = members
     for other in rest:
         for name in ("architecture", "d_sae", "k"):

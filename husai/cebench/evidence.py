@@ -148,6 +148,11 @@ def recipe_metrics(records: Sequence[dict], frozen: Sequence[dict] = ()) -> dict
     crossed over seeds and themes.
 
     The delta has no value when any control is not matched in width and L0.
+
+    Raises
+    ------
+    HusaiError
+        ``records`` is empty.
     """
     from husai.statistics import crossed_metric, jackknife_t
 

@@ -151,6 +151,12 @@ def hub_pairs(name: str, n_pairs: int | None = None, half: str | None = None) ->
 def file_pairs(path: str | Path, n_pairs: int | None = None, half: str | None = None) -> list[Pair]:
     """Pairs from a file with one JSON object per line: ``story1``, ``story2`` and ``subject_title``
     (or ``subject``).
+
+    Raises
+    ------
+    HusaiError
+        The file cannot be read, a line is not JSON or lacks one of these, or there are fewer than
+        ``n_pairs`` pairs.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -205,6 +211,11 @@ def split_pairs(spec: dict, split: str) -> list[Pair]:
         ``confirmation`` (missing: the halves A and B of all).
     split : {"selection", "confirmation"}
         The two share no theme: data set families for ``embedded``, subjects for stories.
+
+    Raises
+    ------
+    HusaiError
+        ``split`` is neither of the two, or there are fewer pairs than asked for.
     """
     if split not in HALVES:
         raise HusaiError(f"CE-Bench: split '{split}' is not one of {', '.join(HALVES)}")

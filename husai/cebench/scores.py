@@ -49,8 +49,8 @@ class CEBenchResult(NamedTuple):
 
 
 def max_z(values: torch.Tensor) -> torch.Tensor:
-    """Largest z-score of each row of ``values (..., d_sae)``, unbiased standard deviation; 0 where
-    all values of a row are equal.
+    """Largest z-score of each row of ``values (..., d_sae)``, with the unbiased standard deviation:
+    of shape ``(...)`` and the same dtype. It is 0 where all values of a row are equal.
     """
     std, mean = torch.std_mean(values, dim=-1)
     return (values.amax(dim=-1) - mean) / torch.where(std == 0, torch.ones_like(std), std)
@@ -201,7 +201,9 @@ def _check(saes: Sequence, pairs: PairActivations) -> None:
 
 
 def theme_means(scores: np.ndarray, themes: Sequence[str]) -> dict[str, float]:
-    """Mean of per-pair ``scores`` for each theme, in order of first appearance."""
+    """Mean for each theme, in order of first appearance, of ``scores (n_pairs,)``; ``themes`` has
+    one name per pair.
+    """
     names = list(dict.fromkeys(themes))
     index = {name: i for i, name in enumerate(names)}
     which = np.array([index[theme] for theme in themes])

@@ -152,7 +152,13 @@ def load_pairs(
 
 
 def pairs_file(path: str | Path, hook_name: str | None) -> Path:
-    """The pairs file that ``path`` names: itself, or ``{hook_name}.safetensors`` in its folder."""
+    """The pairs file that ``path`` names: itself, or ``{hook_name}.safetensors`` in its folder.
+
+    Raises
+    ------
+    HusaiError
+        The folder has no file of this hook, or no hook is given and it does not hold exactly one.
+    """
     path = Path(path)
     if path.suffix == ".safetensors":
         return path

@@ -20,15 +20,20 @@ from husai.yaml_files import parse_yaml
 
 
 def read_yaml(path: str | Path, duplicates: list[str] | None = None) -> dict:
-    """Read a YAML mapping; broken syntax, a missing file and, unless they are collected in
-    ``duplicates``, duplicate keys are errors.
+    """Read a YAML mapping; an empty file is an empty one.
+
+    Raises
+    ------
+    HusaiError
+        The file is missing, is not YAML or no mapping, or gives a key twice while ``duplicates``,
+        which collects the lines about those, is None.
     """
     try:
         text = read_text(path)
     except FileNotFoundError:
         raise HusaiError(f"{path}: no such file; give the path of a YAML configuration") from None
     value, twice = parse_yaml(text, path)
-    value = value or {}
+    value = {} if value is None else value
     if not isinstance(value, dict):
         raise HusaiError(f"{path}: expected a mapping of keys, found {type(value).__name__}")
     lines = [f"{path}: line {line}: key '{key}' is given twice; keep one" for line, key in twice]

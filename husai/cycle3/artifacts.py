@@ -32,7 +32,13 @@ class External(NamedTuple):
 
 
 def read_artifact(path: str | Path) -> dict[str, Any]:
-    """Read a JSON artifact; one line of error when it is missing, broken or not an object."""
+    """Read a JSON artifact.
+
+    Raises
+    ------
+    HusaiError
+        The file is missing, broken or holds no object; one line.
+    """
     data = read_json(path)
     if not isinstance(data, dict):
         raise HusaiError(
@@ -42,8 +48,12 @@ def read_artifact(path: str | Path) -> dict[str, Any]:
 
 
 def section(data: Mapping[str, Any], key: str, where: str = "artifact") -> Mapping[str, Any]:
-    """The object under ``key``, empty when it is absent or null; anything else is an error that
-    names the key.
+    """The object under ``key``, empty when it is absent or null.
+
+    Raises
+    ------
+    HusaiError
+        Anything else is there; the error names the key.
     """
     value = data.get(key)
     if value is None:

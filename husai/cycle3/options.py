@@ -17,8 +17,13 @@ def configured(
     required: Mapping[str, bool],
     thresholds: Mapping[str, float],
 ) -> Policy:
-    """Apply the command-line options that this policy knows; one that it does not know is an
-    error.
+    """Apply the command-line options that this policy knows.
+
+    Raises
+    ------
+    HusaiError
+        ``external_mode`` is no such mode, the policy has no external modes, or it lacks a gate or a
+        threshold that is given.
     """
     names = {g.name: g for g in policy.gates}
     if external_mode not in EXTERNAL_MODES:

@@ -41,7 +41,14 @@ def select_cycle3(
     dropped. Of each condition the lower bound ``mean - 1.96 std / sqrt(n)``
     (``uncertainty_mode='point'``: the mean) takes the place of the metric. Scores are min-max
     normalised over the pool, so they change with it. A missing metric adds nothing and is never
-    dominated."""
+    dominated.
+
+    Raises
+    ------
+    HusaiError
+        ``uncertainty_mode`` is neither ``lcb`` nor ``point``, no candidate is eligible, or no
+        condition has ``min_seeds`` seeds.
+    """
     if uncertainty_mode not in ("lcb", "point"):
         raise HusaiError(f"uncertainty mode '{uncertainty_mode}' is not lcb or point")
     eligible = [

@@ -256,7 +256,7 @@ def check_decision(body: object, where: object) -> dict[str, Any]:
     Raises
     ------
     HusaiError
-        One line that starts with ``where`` and names the part that is something else.
+        One line: ``where`` and the part that is something else; a row's ValueError becomes one too.
     """
     if not isinstance(body, dict):
         raise HusaiError(f"{where}: holds a JSON {type(body).__name__}, expected a decision")

@@ -128,7 +128,13 @@ def _line_hash(line: str) -> str:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of an append-only file; others wait."""
+    """Hold the lock of an append-only file; others wait.
+
+    Raises
+    ------
+    HusaiError
+        The lock beside it is no plain file, or an OSError came up in taking it or in the block.
+    """
     beside = path.with_suffix(path.suffix + ".lock")
     if beside.exists() and not beside.is_file():
         raise HusaiError(f"{beside}: {NO_FILE}; remove it")

@@ -139,6 +139,11 @@ def confirm_brought(
     spec : ConfirmationSpec
     roles : mapping
         Hash of the recipe that each role of the attempt is trained by.
+
+    Raises
+    ------
+    HusaiError
+        ``recipe`` is not the candidate that was selected, or ``spec`` names none of its id.
     """
     from husai.brought import members as brought
     from husai.compute import resolve_device

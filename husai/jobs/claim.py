@@ -9,6 +9,7 @@ from typing import Any
 from husai import provenance
 from husai.cycle3.artifacts import read_artifact
 from husai.errors import HusaiError, reading
+from husai.gate.attempts import refuse_cut_start
 from husai.gate.claims import judged_again
 from husai.gate.decision import check_decision
 from husai.gate.ledger import CLAIM_LEDGER, CONFIRMATION_LEDGER, append, ledger_head
@@ -66,12 +67,15 @@ def claim_job(
     GateFailed
         When the decision is not strict's, did not pass, names no evidence, or does not come out the
         same from it now.
+    HusaiError
+        The confirmation's ledger ends in a line that was cut short and may have begun an attempt.
     """
     statement = " ".join(statement.split())
     if not statement:
         raise HusaiError("the statement is empty")
     path = Path(evidence) / "release_policy.json" if Path(evidence).is_dir() else Path(evidence)
     body = check_decision(read_artifact(path), path)
+    refuse_cut_start(Path(root) / CONFIRMATION_LEDGER)
     with reading(path):
         again = judged_again(body, path, Path(root))
     about, sources = body["candidate"], body["sources"]

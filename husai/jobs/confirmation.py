@@ -67,6 +67,11 @@ def cebench_evidence(
 ) -> dict:
     """Evidence of one recipe over its seeds against its frozen-decoder control, from records of
     single SAEs on the same pairs.
+
+    Raises
+    ------
+    HusaiError
+        The records are not all of one recipe, or there are none.
     """
     from husai.cebench.evidence import recipe_metrics
 

@@ -132,7 +132,13 @@ def export_job(
 
 def read_latents(table: Path, name: str, certified_only: bool):
     """The rows of the released SAE as a data frame; those that stay, numbered as in the SAE that is
-    written, with ``latent_of_whole`` beside."""
+    written, with ``latent_of_whole`` beside.
+
+    Raises
+    ------
+    HusaiError
+        With ``certified_only``, no latent of this SAE is certified.
+    """
     import pandas
 
     rows = pandas.read_parquet(table)

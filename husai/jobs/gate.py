@@ -208,6 +208,12 @@ def candidate_of(
 ) -> dict[str, Any] | None:
     """Who is judged: from a ``selected_candidate.json``, or a recipe hash as it is; None when
     nothing says.
+
+    Raises
+    ------
+    HusaiError
+        ``candidate`` reads like a path but no file is there, or a file given is missing or no JSON
+        object.
     """
     for given in (cycle3_candidate, candidate, external):
         if given is None:

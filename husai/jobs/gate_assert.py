@@ -24,8 +24,14 @@ def run(args: Namespace) -> None:
 
 
 def gate_assert_job(decision: str | Path, *, fail_on_gate_fail: bool = True) -> dict[str, Any]:
-    """Read a decision and raise :class:`GateFailed` (exit 2) when it failed and that is to end the
-    run.
+    """Read a decision and return its gates.
+
+    Raises
+    ------
+    GateFailed
+        The decision failed and ``fail_on_gate_fail`` is set; the command exits 2.
+    HusaiError
+        The file is no decision, or has no ``gates.pass_all``.
     """
     from husai.cycle3.artifacts import read_artifact
     from husai.gate.decision import check_decision

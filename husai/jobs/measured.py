@@ -38,14 +38,26 @@ def add_saes(command: argparse.ArgumentParser) -> None:
 
 
 def recipe_folder(args: argparse.Namespace) -> Path:
-    """Folder of the trained recipe that ``--saes`` names."""
+    """Folder of the trained recipe that ``--saes`` names.
+
+    Raises
+    ------
+    HusaiError
+        ``--saes`` was not given.
+    """
     if args.saes is None:
         raise HusaiError("--saes is missing; give the folder or manifest of a trained recipe")
     return folder(args.saes)
 
 
 def seed_directories(recipe_dir: Path) -> tuple[list[int], list[Path]]:
-    """Seeds of a trained recipe in ascending order, with their SAE directories."""
+    """Seeds of a trained recipe in ascending order, with their SAE directories.
+
+    Raises
+    ------
+    HusaiError
+        There are none.
+    """
     found = sorted(
         (int(p.name.removeprefix("seed")), p)
         for p in recipe_dir.glob("seed*")
@@ -57,7 +69,13 @@ def seed_directories(recipe_dir: Path) -> tuple[list[int], list[Path]]:
 
 
 def work_list(args: argparse.Namespace, bench: str) -> list[tuple[Path, Path]]:
-    """``(SAE folder, record)`` of the seeds asked for."""
+    """``(SAE folder, record)`` of the seeds asked for.
+
+    Raises
+    ------
+    HusaiError
+        The recipe has no seeds, or not the one that ``--seed`` names.
+    """
     seeds, directories = seed_directories(recipe_folder(args))
     if args.all_seeds:
         return [

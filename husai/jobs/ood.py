@@ -61,6 +61,11 @@ def ood_job(
         ``confirmation``: data sets of the alphabetical partition.
     sae_dirs : sequence of path
         One checkpoint per seed.
+
+    Raises
+    ------
+    HusaiError
+        ``sae_dirs`` is empty, or a data set, a checkpoint or stored activations are missing.
     """
     from husai.compute import resolve_device, use_threads
     from husai.config.external import GateProbe

@@ -16,7 +16,13 @@ encoder, and a latent that fires in none of them is rare indeed."""
 
 
 def quoted_texts(sae, name: str, model, split: str, per_latent: int, device) -> dict[str, Any]:
-    """Excerpts of held-out text for the page, and where the text comes from."""
+    """Excerpts of held-out text for the page, and where the text comes from.
+
+    Raises
+    ------
+    HusaiError
+        The SAE's notes do not say its hook.
+    """
     from husai.subjects import load_subject
     from husai.subjects.excerpts import excerpts, text_source
     from husai.subjects.rows import held_out_texts

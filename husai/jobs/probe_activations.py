@@ -33,6 +33,11 @@ def probe_activations_job(
     Parameters
     ----------
     spec : ProbesSpec
+
+    Raises
+    ------
+    HusaiError
+        ``spec`` names no data set, or one that is not known.
     """
     import torch
 

@@ -156,8 +156,13 @@ def _official_baselines(
 
 
 def read_baselines(path: str | Path, probes: str | Path, hook_name: str, settings: dict) -> dict:
-    """Baselines fit for this hook, protocol and these activations; anything else is refused by
-    name.
+    """Baselines fit for this hook, protocol and these activations.
+
+    Raises
+    ------
+    HusaiError
+        The file holds no baselines of this hook, or a setting of the protocol or the activations of
+        a data set differ; the error names which.
     """
     from husai.probing.files import activation_hashes
 

@@ -86,7 +86,13 @@ def publish_job(repository: str, folder: str | Path, *, private: bool = False) -
 
 
 def checked_files(folder: Path) -> list[str]:
-    """Names of the files in ``SHA256SUMS``, all of which have the bytes they were exported with."""
+    """Names of the files in ``SHA256SUMS``, all of which have the bytes they were exported with.
+
+    Raises
+    ------
+    HusaiError
+        There is no ``SHA256SUMS``, or a file that it names is missing or has other bytes.
+    """
     if not (folder / SUMS).is_file():
         raise HusaiError(f"{folder}: holds no {SUMS}; write the folder with husai export")
     names = []
@@ -100,7 +106,13 @@ def checked_files(folder: Path) -> list[str]:
 
 
 def checked_verdict(folder: Path) -> str:
-    """The verdict that the card begins with, which must be that of the exported decision."""
+    """The verdict that the card begins with, which must be that of the exported decision.
+
+    Raises
+    ------
+    HusaiError
+        The card or the decision is missing, or the card begins with another verdict or none.
+    """
     from husai.release.card import card_verdict
 
     card, record = folder / CARD, folder / RECORD

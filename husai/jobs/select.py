@@ -101,6 +101,12 @@ def select_job(
     Returns
     -------
     husai.selection.candidates.Selection
+
+    Raises
+    ------
+    HusaiError
+        The policy has no selector, ``seed_level`` is asked of the strict one, or no candidate can
+        be chosen.
     """
     from husai.cycle3.candidates import load_candidates
     from husai.cycle3.selector import select_cycle3

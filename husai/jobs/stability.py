@@ -252,8 +252,13 @@ def _frozen(
 
 
 def training_trajectory(path: str | Path) -> dict[str, list]:
-    """Curves of ``training.parquet`` averaged over seeds: ``{"step": [...], "explained_variance":
-    [...], ...}``, one entry per step.
+    """Curves of ``training.parquet`` averaged over seeds:
+    ``{"step": [...], "explained_variance": [...], ...}``, one entry per step.
+
+    Raises
+    ------
+    HusaiError
+        The file cannot be read as parquet, or has no column ``seed`` or ``step``.
     """
     import pandas as pd
 

@@ -111,7 +111,13 @@ def train_job(
 
 
 def resolve(recipe: Recipe, calibration: str | Path | None) -> Recipe:
-    """The recipe with the calibrated k or L0, or the width and L0 of a brought SAE, filled in."""
+    """The recipe with the calibrated k or L0, or the width and L0 of a brought SAE, filled in.
+
+    Raises
+    ------
+    HusaiError
+        The recipe waits for a calibration and none is given, or it holds no k for the subject.
+    """
     if not recipe.needs_calibration:
         return recipe
     if calibration is None:
@@ -121,13 +127,14 @@ def resolve(recipe: Recipe, calibration: str | Path | None) -> Recipe:
         )
     selected = provenance.read_json(calibration)
     chosen = selected.get(recipe.subject.removesuffix(RANDOM)) or selected.get("default") or {}
-    if not isinstance(chosen.get("k"), int):
+    asked = ("k", "d_sae") if recipe.d_sae == MATCHED else ("k",)
+    if not all(isinstance(chosen.get(name), int) for name in asked):
         raise HusaiError(
-            f"{calibration}: holds no k for subject {recipe.subject}; run the calibration stage "
+            f"{calibration}: holds no {' and '.join(asked)} for subject {recipe.subject}; run the calibration stage "
             "again"
         )
     if recipe.d_sae == MATCHED:
-        return recipe.resolve(chosen["k"], chosen.get("d_sae"))
+        return recipe.resolve(chosen["k"], chosen["d_sae"])
     return recipe.resolve(min(chosen["k"], recipe.d_sae))
 
 

@@ -30,7 +30,7 @@ class Identity:
 
     @staticmethod
     def encode(codes: torch.Tensor) -> torch.Tensor:
-        """The codes themselves."""
+        """The codes ``(n_rows, d_sae)`` themselves."""
         return codes
 
 

@@ -120,6 +120,11 @@ def parse_command(command: str | Sequence[str]) -> list[str]:
 def resolve_python(python: str | Path | None) -> str:
     """The interpreter to use: a path, a name on the PATH, or the folder of an environment; by
     default this one.
+
+    Raises
+    ------
+    HusaiError
+        ``python`` is none of these.
     """
     if python is None:
         return sys.executable

@@ -69,14 +69,19 @@ def read_saebench(path: str | Path) -> Table:
 def read_cebench(path: str | Path) -> Table:
     """``{("all pairs", score): mean over pairs of the highest z-score}`` of a CE-Bench result, or
     of our record of one SAE.
+
+    Raises
+    ------
+    HusaiError
+        The file is no JSON, or no CE-Bench result with every score.
     """
     record = provenance.read_json(path)
-    if isinstance(record, dict) and isinstance(record.get("custom_metrics"), dict):
-        return {
-            ("all pairs", name): float(record["custom_metrics"][f"{name}_max"])
-            for name in CEBENCH_NAMES
-        }
     try:
+        if isinstance(record, dict) and isinstance(record.get("custom_metrics"), dict):
+            return {
+                ("all pairs", name): float(record["custom_metrics"][f"{name}_max"])
+                for name in CEBENCH_NAMES
+            }
         return {("all pairs", name): float(record[name]["max"]) for name in CEBENCH_NAMES}
     except (KeyError, TypeError):
         raise HusaiError(
@@ -122,20 +127,32 @@ def compare(
 
 
 def compare_files(program: str, results: Sequence[str | Path], ours: str | Path) -> dict[str, Any]:
-    """Compare the result files of ``saebench`` or ``cebench`` with our record of the same SAE."""
+    """Compare the result files of ``saebench`` or ``cebench`` with our record of the same SAE.
+
+    Raises
+    ------
+    HusaiError
+        ``cebench`` has more than one result file, or a file is not what it should be.
+    """
     if program == "saebench":
         official = {key: value for path in results for key, value in read_saebench(path).items()}
         return compare(our_probing(ours), official, AUC_TOLERANCE)
     if len(results) != 1:
         raise HusaiError(
-            f"official cebench: {len(results)} result files ({results[0]}, ...), one SAE is "
-            "compared; name its file in 'results'"
+            f"official cebench: {len(results)} result files, one SAE is compared; name its file in "
+            "'results'"
         )
     return compare(read_cebench(ours), read_cebench(results[0]), RELATIVE_TOLERANCE, relative=True)
 
 
 def our_probing(path: str | Path) -> Table:
-    """AUCs of our sparse-probing record, or of our own SAEBench-format output."""
+    """AUCs of our sparse-probing record, or of our own SAEBench-format output.
+
+    Raises
+    ------
+    HusaiError
+        The file is no JSON, or holds no AUC per data set.
+    """
     record = provenance.read_json(path)
     if isinstance(record, dict) and "eval_result_details" in record:
         return read_saebench(path)

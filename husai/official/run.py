@@ -80,7 +80,13 @@ def execute(
 
 
 def load_options(path: str | Path) -> dict:
-    """Read a YAML file of ``OPTIONS`` (``program`` and ``command``, a list, are the usual ones)."""
+    """Read a YAML file of ``OPTIONS`` (``program`` and ``command``, a list, are the usual ones).
+
+    Raises
+    ------
+    HusaiError
+        The file is no YAML mapping, or has a key that is not among them.
+    """
     options = load_yaml(path)
     if not isinstance(options, dict):
         raise HusaiError(f"{path}: expected keys {', '.join(OPTIONS)}")

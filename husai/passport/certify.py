@@ -123,7 +123,14 @@ def measured(
     batch_size: int | None = None,
 ) -> Found:
     """Matches and agreements of the ``pairs`` of SAEs wanted (i < j; all by default): what tables
-    are made of. Parameters and errors are those of :func:`certify`."""
+    are made of. The other parameters are those of :func:`certify`.
+
+    Raises
+    ------
+    HusaiError
+        ``null_draws`` is 1 or negative, SAEs or activations have other widths than the first SAE,
+        weights or activations are not finite, or an SAE has no living latent.
+    """
     if null_draws == 1 or null_draws < 0:
         raise HusaiError(f"passport: null_draws must be 0 or at least 2, got {null_draws}")
     if activations is not None and not isinstance(activations, ActivationStore):

@@ -27,7 +27,14 @@ class Ensemble(NamedTuple):
 
 
 def names_of(saes, seeds, names, fewest: int = 2) -> list[str]:
-    """Names of two or more SAEs, from their seeds or their places; repeated ones are an error."""
+    """Names of SAEs: those given, or made of their seeds, or of their places.
+
+    Raises
+    ------
+    HusaiError
+        There are fewer SAEs than ``fewest``, ``seeds`` or ``names`` are not one per SAE, or one of
+        them appears twice.
+    """
     n = len(saes)
     if n < fewest:
         raise HusaiError(

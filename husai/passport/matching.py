@@ -132,7 +132,9 @@ def kin(matching: Matching, decoders: Sequence[torch.Tensor], alive: Sequence) -
     """Pairs that descend from one another or from one start: equal decoders, identical latents, or
     rows that agree index by index (:mod:`husai.stability.origin`).
 
-    A copy with noise *and* in another order looks like a reproduction and is not seen.
+    ``decoders`` are ``(d_sae, d_in)`` per SAE, ``alive`` the bool masks ``(d_sae,)`` of the latents
+    that were matched. A copy with noise *and* in another order looks like a reproduction and is not
+    seen.
     """
     n = len(decoders)
     same = same_index_matrix(decoders, PairwiseBest(matching.pwmcc, matching.best), alive)

@@ -192,7 +192,8 @@ def expected_fdr(doubt: np.ndarray) -> np.ndarray:
     certifying down to it (Newton et al. 2004, "Detecting differential gene expression with a
     semiparametric hierarchical mixture method", Biostatistics 5, section 4).
 
-    Latents with equal doubt stand or fall together, so the order of latents never decides.
+    ``doubt`` and the result are ``(n_latents,)``, float64. Latents with equal doubt stand or fall
+    together, so the order of latents never decides.
 
     Examples
     --------
@@ -205,8 +206,8 @@ def expected_fdr(doubt: np.ndarray) -> np.ndarray:
 
 
 def certified(doubt: np.ndarray, fdr: float = FDR) -> np.ndarray:
-    """Which latents are certified: from the surest down while their mean doubt stays within
-    ``fdr``.
+    """Which latents are certified, bool ``(n_latents,)`` like ``doubt``: from the surest down while
+    their mean doubt stays within ``fdr``.
 
     Examples
     --------

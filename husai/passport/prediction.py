@@ -142,7 +142,13 @@ def prediction(
     fdr: float = FDR,
     few: Sequence[int] = FEW,
 ) -> Prediction:
-    """:func:`predict` for two disjoint sets of SAEs of one measurement."""
+    """:func:`predict` for two disjoint sets of SAEs, given by their places in one measurement.
+
+    Raises
+    ------
+    HusaiError
+        An SAE is in both sets.
+    """
     if set(first) & set(second):
         raise HusaiError(f"prediction: SAE {min(set(first) & set(second))} is in both sets")
     tables, rates = [], []
@@ -196,7 +202,8 @@ def _auc_with(found: Found, first, holds, m: int) -> float:
 def auc(score: np.ndarray, positive: np.ndarray) -> float:
     """Probability that a positive scores above a negative, ties counting half; NaN without both.
 
-    Mann & Whitney 1947: the rank sum of the positives.
+    ``score`` and ``positive``, bool, are ``(n,)``. Mann & Whitney 1947: the rank sum of the
+    positives.
 
     Examples
     --------

@@ -70,7 +70,7 @@ class LatentTable:
 
     @property
     def p_value(self) -> torch.Tensor:
-        """The larger p-value of those measured."""
+        """The larger p-value of those measured, ``(d_sae,)``; NaN where none was."""
         return torch.fmax(self.p_crowding, self.p_covariance)
 
     @property

@@ -22,6 +22,11 @@ from husai.stability import evaluate_sae
 def member_seeds(seed: int, members: int) -> list[int]:
     """Seeds of the group that ``seed`` stands for; groups of different seeds share none.
 
+    Raises
+    ------
+    HusaiError
+        A member's seed would not lie below :data:`husai.sae_files.LARGEST_SEED`.
+
     Examples
     --------
     >>> member_seeds(9001, 4)

@@ -146,9 +146,7 @@ class Plan:
 
     @cached_property
     def consistency(self) -> list[Recipe]:
-        """One recipe per subject and weight; weight 0 is the plain control and holds the
-        reference.
-        """
+        """One recipe per subject and weight; 0 is the plain control and holds the reference."""
         c, out = self.config.consistency, []
         for subject in c.subjects:
             for weight in dict.fromkeys([0.0, *c.weights]):
@@ -216,9 +214,7 @@ class Plan:
 
     @cached_property
     def brought_controls(self) -> list[Recipe]:
-        """A frozen-decoder TopK for each brought ensemble; its import says at which width and
-        L0.
-        """
+        """A frozen-decoder TopK per brought ensemble; its import says at which width and L0."""
         return [self.frozen_control(b) for b in self.brought]
 
     def frozen_control(self, recipe: Recipe | Brought) -> Recipe:
@@ -278,7 +274,13 @@ class Plan:
         return "results/calibration/selected.json" if recipe.needs_calibration else None
 
     def get(self, subject: str, recipe_id: str) -> Trained | Brought:
-        """The trained recipe, or the brought SAEs, of that name."""
+        """The trained recipe, or the brought SAEs, of that name.
+
+        Raises
+        ------
+        HusaiError
+            The configuration has neither of that name.
+        """
         for brought in self.brought:
             if (brought.subject, brought.id) == (subject, recipe_id):
                 return brought

@@ -24,6 +24,11 @@ def role_recipe(role: str, candidate: Recipe, resolved: Recipe, spec: Confirmati
     ----------
     candidate, resolved : Recipe
         As configured, and with calibrated values filled in.
+
+    Raises
+    ------
+    HusaiError
+        The role is not one of :data:`ROLES`.
     """
     if role not in ROLES:
         raise HusaiError(f"confirm: role '{role}' is not one of {', '.join(ROLES)}")

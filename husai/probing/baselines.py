@@ -70,7 +70,10 @@ def fit_dense(
     y_test: np.ndarray,
     seed: int = PROBE_SEED,
 ) -> tuple[DenseResult, np.ndarray]:
-    """The result, and the model ``(1 + d,)``; see :func:`dense_probe`."""
+    """The result, and the model ``(1 + d,)``, float64; see :func:`dense_probe`. Rows
+    ``x_train (n_train, d)`` and ``x_test (n_test, d)`` have labels 0/1 ``y_train (n_train,)`` and
+    ``y_test (n_test,)``; the last training rows validate C.
+    """
     n_fit = len(x_train) - validation_rows(len(x_train))
     held, y_held = x_train[n_fit:], y_train[n_fit:]
     models = np.stack([logistic(x_train[:n_fit], y_train[:n_fit], C, seed) for C in C_GRID])

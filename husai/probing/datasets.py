@@ -137,7 +137,13 @@ def ood_names() -> list[str]:
 
 
 def number(name: str) -> int:
-    """Leading number of a numbered tag."""
+    """Leading number of a numbered tag.
+
+    Raises
+    ------
+    HusaiError
+        What stands before the first ``_`` is no number.
+    """
     head = name.split("_")[0]
     if not head.isdigit():
         raise HusaiError(
@@ -148,7 +154,13 @@ def number(name: str) -> int:
 
 
 def check_names(names: Sequence[str], where: str = "data set") -> list[str]:
-    """Return ``names`` as a list; an unknown one is an error that lists the nearest known names."""
+    """Return ``names`` as a list.
+
+    Raises
+    ------
+    HusaiError
+        A name is none of the binary data sets; the nearest known names are listed.
+    """
     known = dataset_names()
     for name in names:
         if name not in known:
@@ -223,7 +235,13 @@ def _dataset(name: str, table, max_rows: int | None) -> Dataset:
 
 
 def load_texts(name: str) -> list[str]:
-    """Texts of any of the 155 files, in file order; targets are not read."""
+    """Texts of any of the 155 files, in file order; targets are not read.
+
+    Raises
+    ------
+    HusaiError
+        There is no text file of that name, or it is not readable.
+    """
     if name not in text_names():
         raise HusaiError(
             f"data set '{name}': not one of the {len(text_names())} text files of "
@@ -275,6 +293,11 @@ def split(
         Data sets to divide, order kept; all 113 by default.
     half : {"A", "B"}, optional
         Return this half only; by default the pair ``(A, B)``.
+
+    Raises
+    ------
+    HusaiError
+        A name is none of the binary data sets, or ``half`` is neither A nor B.
     """
     names = check_names(dataset_names() if names is None else names)
     halves = {h: [n for n in names if _halves()[family(n)] == h] for h in "AB"}

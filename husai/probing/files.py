@@ -98,7 +98,9 @@ def load_probe_data(
 def save_probe_data(
     path: Path, tokens: torch.Tensor, offsets: torch.Tensor, y: np.ndarray, pooling: str
 ) -> None:
-    """Write the activations of a data set at one hook; see :class:`ProbeData`."""
+    """Write the activations of a data set at one hook: ``tokens (n_tokens, d)``, int64
+    ``offsets (n_rows + 1,)`` and labels 0/1 ``y (n_rows,)``; see :class:`ProbeData`.
+    """
     from safetensors.torch import save_file
 
     content = {"tokens": tokens.contiguous(), "offsets": offsets, "y": torch.from_numpy(y)}

@@ -27,6 +27,11 @@ def paired_rows(results: Sequence[ProbeResult | dict], baselines: dict[str, dict
     ----------
     baselines : dict
         ``{data set: {"dense": {...}, "neurons": {k: {...}}, "pca": {k: {...}}}}``.
+
+    Raises
+    ------
+    HusaiError
+        The baselines have no entry for the data set of a row at its k.
     """
     rows = []
     for result in results:
@@ -49,7 +54,7 @@ def paired_rows(results: Sequence[ProbeResult | dict], baselines: dict[str, dict
 
 
 def at_k(rows: Sequence[dict], k: int, name: str = "auc") -> np.ndarray:
-    """Column ``name`` at one k, over data sets in their order."""
+    """Column ``name`` at one k, over data sets in their order: ``(n_datasets,)``, float64."""
     return np.array([row[name] for row in rows if row["k"] == k], dtype=np.float64)
 
 

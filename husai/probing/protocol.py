@@ -91,8 +91,8 @@ def probe_codes(
 def select_features(
     codes: torch.Tensor, data: ProbeData, train: np.ndarray, test: np.ndarray, max_k: int
 ) -> Features:
-    """The ``max_k`` best columns for the labels of the rows ``train``, on those rows and on the
-    rows ``test``.
+    """The ``max_k`` best columns of ``codes (n_rows, m)`` for the labels of the rows ``train``, on
+    those rows and on the rows ``test``: row numbers ``(n_train,)`` and ``(n_test,)``.
     """
     y = torch.as_tensor(data.y).long()
     best = rank_columns(codes[train], y[train].to(codes.device))[:max_k]
@@ -110,7 +110,9 @@ def select_features(
 
 
 def as_array(columns: torch.Tensor) -> np.ndarray:
-    """Columns of a code as the solver reads them: float32 in row order."""
+    """Columns of a code ``(n_rows, k)`` as the solver reads them: the same shape, float32 in row
+    order.
+    """
     return np.ascontiguousarray(columns.float().cpu().numpy())
 
 

@@ -157,11 +157,12 @@ def choose(
 def refit(
     f: Features, k: int, C: float, penalty: str, seed: int, *, final: bool = False
 ) -> np.ndarray:
-    """The official probe on the first ``k`` features by scikit-learn itself, ``(1 + m,)``: on the
-    rows that do not validate, or the final one on all, in the order the official protocol gives
-    them.
+    """The official probe on the first ``k`` of the features ``f.train (n_train, m)`` by
+    scikit-learn itself: the model ``(1 + m,)``, float64, intercept first. It is fitted on the rows
+    that do not validate, or the final one on all, in the order the official protocol gives them.
 
-    In float64, as scikit-learn computes for the torch tensors that sae-probes hands it."""
+    It is computed in float64, as scikit-learn does for the torch tensors that sae-probes hands it.
+    """
     from sklearn.linear_model import LogisticRegression
 
     how = {"penalty": "l1", "solver": "saga"} if penalty == "l1" else {}
@@ -173,7 +174,9 @@ def refit(
 
 
 def as_model(classifier, width: int) -> np.ndarray:
-    """Intercept and weights of a scikit-learn classifier, ``(1 + width,)``; zero beyond its own."""
+    """Intercept and weights of a scikit-learn classifier with ``coef_ (1, k)``, k at most
+    ``width``: ``(1 + width,)``, float64; zero beyond its own.
+    """
     model = np.zeros(1 + width)
     model[0], model[1 : 1 + classifier.coef_.shape[1]] = classifier.intercept_[0], classifier.coef_
     return model
@@ -203,7 +206,13 @@ def _aucs(models: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def check_ks(ks: Sequence[int]) -> None:
-    """Refuse values of k that the solver is not made for."""
+    """Refuse values of k that the solver is not made for.
+
+    Raises
+    ------
+    HusaiError
+        There is no k, or one is no positive integer or above :data:`MAX_K`.
+    """
     if not ks or any(type(k) is not int or k < 1 for k in ks):
         raise HusaiError(f"external.probing.ks: positive integers are needed, got {list(ks)}")
     if max(ks) > MAX_K:
@@ -214,6 +223,12 @@ def check_ks(ks: Sequence[int]) -> None:
 
 
 def check_penalty(penalty: str) -> None:
-    """Refuse a penalty other than l1 and l2."""
+    """Refuse an unknown penalty.
+
+    Raises
+    ------
+    HusaiError
+        The penalty is neither l1 nor l2.
+    """
     if penalty not in ("l1", "l2"):
         raise HusaiError(f"external.probing.penalty: '{penalty}' is not l1 or l2")

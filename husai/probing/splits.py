@@ -17,12 +17,18 @@ MIN_TRAIN = 128
 def probe_train_rows(
     y: np.ndarray, seed: int = PROBE_SEED, num_train: int | None = None
 ) -> np.ndarray:
-    """Sorted rows that train a probe; every other row may be used to test it.
+    """Sorted row numbers ``(num_train,)``, int64, that train a probe; every other row may be used
+    to test it.
 
     Parameters
     ----------
     y : ndarray of int, ``(n_rows,)``
         Labels 0/1 of the rows in use.
+
+    Raises
+    ------
+    HusaiError
+        The rows, or those of one class, are too few for a balanced draw of ``num_train``.
     """
     num_train = min(len(y) - MIN_TEST, MAX_TRAIN) if num_train is None else num_train
     positive, negative = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
@@ -44,8 +50,9 @@ def probe_split(
     num_test: int | None = None,
     name: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training rows, those of :func:`probe_train_rows` in another order, and test rows: all but one
-    of the rest.
+    """Numbers of the training rows, ``(n_train,)``, those of :func:`probe_train_rows` in another
+    order, and of the test rows, ``(n_test,)``: all but one of the rest. Labels ``y (n_rows,)`` are
+    0/1.
 
     Follows ``get_xy_traintest`` and ``get_train_test_indices`` draw by draw. When a row limit left
     the classes unequal, the test set shrinks to the largest balanced one.
@@ -53,7 +60,7 @@ def probe_split(
     Raises
     ------
     HusaiError
-        One class only, or fewer than 128 training rows.
+        One class only, fewer than 128 training rows, or too few of a class for them and a test set.
     """
     y = np.asarray(y)
     positive, negative = np.flatnonzero(y == 1), np.flatnonzero(y == 0)

@@ -4,7 +4,7 @@ is."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from husai.errors import HusaiError
 from husai.gate.decision import Row, telling
 from husai.report.quotes import Quote, Source, format_value, gate_names
 from husai.report.sections import STRICT, status_line
-from husai.shown import in_code
+from husai.shown import in_code, in_markdown
 
 VERDICTS = ("RELEASED", "NOT RELEASED", "PASSED AS BROUGHT")
 """How a verdict begins; a card that begins otherwise is not published."""
@@ -62,8 +62,9 @@ def model_card(record: Mapping[str, Any]) -> str:
             f"---\n{header}---",
             f"# {record['verdict']}",
             "",
-            f"{in_code(record['recipe'])}, {sae['name']}: a {sae['architecture']} sparse autoencoder of "
-            f"{sae['d_sae']} latents at `{record['hook_name']}` of `{record['model']}`. "
+            f"{in_code(record['recipe'])}, {in_markdown(sae['name'])}: a "
+            f"{in_markdown(sae['architecture'])} sparse autoencoder of {sae['d_sae']} latents at "
+            f"{in_code(record['hook_name'])} of {in_code(record['model'])}. "
             f"{_what(record)}",
             "",
             "```python",
@@ -74,7 +75,8 @@ def model_card(record: Mapping[str, Any]) -> str:
             "",
             "## Gates",
             "",
-            f"Policy `{record['policy']}` on `{record['recipe']}` ({record['recipe_hash']}), "
+            f"Policy {in_code(record['policy'])} on {in_code(record['recipe'])} "
+            f"({in_markdown(record['recipe_hash'])}), "
             "confirmed with fresh seeds.",
             "",
             *_table(record["gates"]),
@@ -177,21 +179,19 @@ def _checks(record: Mapping[str, Any]) -> list[str]:
         "`reports/`. It makes the decision again from the evidence and hashes every file.",
         "- The decision and the evidence it rests on, by SHA-256:",
         "",
-        *_table([{"file": f"`{f['path']}`", "SHA-256": f"`{f['sha256']}`"} for f in files]),
+        *_table([{"file": f["path"], "SHA-256": f["sha256"]} for f in files], in_code),
         "",
         "Hashes show that files did not change after they were written, not how they came to be.",
         "",
     ]
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(
+    rows: Sequence[Mapping[str, Any]], shown: Callable[[str], str] = in_markdown
+) -> list[str]:
     head = list(rows[0])
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines = [f"| {' | '.join(map(in_markdown, head))} |", "|" + "---|" * len(head)]
     for row in rows:
-        cells = [_cell(row[name]) for name in head]
+        cells = [shown(format_value(v)) if v not in (None, "") else "–" for v in row.values()]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def _cell(value: Any) -> str:
-    return format_value(value).replace("|", "\\|") if value not in (None, "") else "–"

@@ -49,7 +49,8 @@ def read_events(*paths: Path) -> list[dict[str, Any]]:
     Raises
     ------
     HusaiError
-        When a line other than the last is not JSON.
+        When a line is not JSON of an event with ``run_id`` and ``time``. The last line may be
+        broken JSON.
     """
     events: dict[str, dict[str, Any]] = {}
     for path in paths:
@@ -171,11 +172,16 @@ def _interrupted(run: dict[str, Any], results: str | Path) -> dict[str, Any]:
 
 
 def end_run(results: str | Path, reports: str | Path, event: str, **facts: Any) -> None:
-    """Record how the open run ended (``success`` or ``error``) with what its jobs left behind and
-    the state of the gates.
+    """Record how the open run ended (``success``, ``error`` or ``interrupted``) with what its jobs
+    left behind and the state of the gates.
+
+    Raises
+    ------
+    HusaiError
+        ``event`` is none of these, or the record of runs is damaged.
     """
     if event not in EVENTS[1:]:
-        raise HusaiError(f"log: event '{event}' is not one of {', '.join(EVENTS)}")
+        raise HusaiError(f"log: event '{event}' is not one of {', '.join(EVENTS[1:])}")
     events = read_events(Path(reports) / "runs.jsonl", runs_path(results))
     run = open_run(events)
     start = run["time"] if run else utc_now()

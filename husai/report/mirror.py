@@ -115,7 +115,13 @@ def mirror(results: str | Path, reports: str | Path) -> list[Path]:
     """Copy the evidence of ``results`` to ``<reports>/evidence/`` and return the originals copied.
 
     Names are kept (``results/...``, ``config/...``). Files of an earlier run that no longer belong
-    are removed."""
+    are removed.
+
+    Raises
+    ------
+    HusaiError
+        ``results`` is no folder.
+    """
     results, evidence = Path(results), Path(reports) / "evidence"
     if not results.is_dir():
         raise HusaiError(f"{results}: no such folder; run the pipeline first")

@@ -211,6 +211,11 @@ for _name in ("value", "lower", "upper"):
 def derived(value: Any, pointer: str, derive: str | None) -> Any:
     """Value that a quote prints, from the JSON ``value`` at ``pointer``; ``key`` is the last token
     of the pointer itself.
+
+    Raises
+    ------
+    HusaiError
+        ``derive`` is neither ``key`` nor one of :data:`DERIVE`.
     """
     if derive is None:
         return value

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from husai import provenance
 from husai.evidence import Metric
+from husai.shown import in_markdown
 
 SUMMARY_SCHEMA = "husai.summary/1"
 
@@ -107,7 +108,8 @@ def shown(value) -> str:
 
 def summary_markdown(record: dict) -> str:
     """The summary as a short Markdown page."""
-    lines = [f"# {record['stage'].capitalize()}", "", record["headline"], "", *_table(record)]
+    lines = [f"# {record['stage'].capitalize()}", "", in_markdown(record["headline"]), ""]
+    lines += _table(record)
     for table in record.get("axes", []):
         lines += [
             "",
@@ -116,7 +118,7 @@ def summary_markdown(record: dict) -> str:
             *_table(table),
         ]
     if record["notes"]:
-        lines += ["", *[f"- {note}" for note in record["notes"]]]
+        lines += ["", *[f"- {in_markdown(note)}" for note in record["notes"]]]
     return "\n".join(lines) + "\n"
 
 
@@ -124,5 +126,6 @@ def _table(table: dict) -> list[str]:
     columns = table["columns"]
     head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     return head + [
-        "| " + " | ".join(shown(row.get(c)) for c in columns) + " |" for row in table["rows"]
+        "| " + " | ".join(in_markdown(shown(row.get(c))) for c in columns) + " |"
+        for row in table["rows"]
     ]

@@ -117,8 +117,8 @@ class SAE:
         return self.W_dec.dtype
 
     def pre_activations(self, x: torch.Tensor) -> torch.Tensor:
-        """Pre-activations ``(..., d_sae)`` of inputs ``(..., d_in)``, computed in the dtype of the
-        weights.
+        """Pre-activations of shape ``(..., d_sae)`` of inputs ``(..., d_in)``, computed in the
+        dtype of the weights.
         """
         x = x.to(self.W_enc.dtype)
         if self.apply_b_dec_to_input:
@@ -126,8 +126,8 @@ class SAE:
         return x @ self.W_enc + self.b_enc
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Code ``(..., d_sae)``, dense with zeros where a latent is off, of inputs ``(...,
-        d_in)``.
+        """Code of shape ``(..., d_sae)``, dense with zeros where a latent is off, of inputs
+        ``(..., d_in)``; in the dtype of the weights.
         """
         pre = self.pre_activations(x)
         if self.architecture in TOP_K:
@@ -142,11 +142,15 @@ class SAE:
         return pre.relu()
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Reconstruction ``(..., d_out)`` of codes ``(..., d_sae)``."""
+        """Reconstruction of shape ``(..., d_out)`` of codes ``(..., d_sae)``, in the dtype of the
+        weights.
+        """
         return z.to(self.W_dec.dtype) @ self.W_dec + self.b_dec
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Reconstruction ``(..., d_out)`` of inputs ``(..., d_in)``."""
+        """Reconstruction of shape ``(..., d_out)`` of inputs ``(..., d_in)``, in the dtype of the
+        weights.
+        """
         return self.decode(self.encode(x))
 
     __call__ = forward

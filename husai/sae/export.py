@@ -17,10 +17,13 @@ def exported(recipe: Recipe, seed: int, parameters: dict[str, torch.Tensor], uni
     """One member's parameters (without the member axis, see ``gradients``) as an :class:`SAE`;
     float64 stays, anything else gives float32.
 
+    ``parameters`` are ``W_enc (d_sae, d_in)``, ``b_enc (d_sae,)``, ``W_dec (d_sae, d_out)``,
+    ``b_dec (d_out,)`` and, for JumpReLU, ``threshold (d_sae,)``, all in normalised units.
+
     Folding the units into the weights is exact, as every activation here is positively homogeneous;
-    whitened units leave decoder rows of unequal lengths.
-    The threshold of a BatchTopK SAE is 0; it is measured on held-out rows
-    (:func:`husai.sae.threshold.batch_top_k_threshold`)."""
+    whitened units leave decoder rows of unequal lengths. The threshold of a BatchTopK SAE is 0; it
+    is measured on held-out rows (:func:`husai.sae.threshold.batch_top_k_threshold`).
+    """
     dtype = torch.float64 if parameters["W_dec"].dtype == torch.float64 else torch.float32
     p = {name: value.double() for name, value in parameters.items()}
     W_enc, b_enc, W_dec, b_dec = p["W_enc"].t(), p["b_enc"], p["W_dec"], p["b_dec"]

@@ -72,7 +72,7 @@ class FoldedTopK(SAE):
         self.own, self.norms = own, norms
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Code ``(..., d_sae)`` of inputs ``(..., d_in)``, in units of folded latents."""
+        """Code of shape ``(..., d_sae)`` of inputs ``(..., d_in)``, in units of folded latents."""
         return self.own.encode(x) * self.norms
 
     def to(self, device=None, dtype=None) -> FoldedTopK:

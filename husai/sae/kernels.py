@@ -90,10 +90,11 @@ def top_k_code(
     dtype: torch.dtype | None = None,
 ) -> Code:
     """TopK code: the k largest raw pre-activations of each row, then ReLU (Gao et al. 2406.04093,
-    eq. 2).
+    eq. 2); S*B*k entries from x (S, B, d_in), W_enc (S, d_sae, d_in) and b_enc (S, d_sae).
 
     On a CPU rows go through in chunks small enough that the pre-activations stay in cache; they are
-    never held as a whole."""
+    never held as a whole.
+    """
     S, B, _ = x.shape
     d_sae = W_enc.shape[1]
     chunk = (
@@ -126,7 +127,8 @@ def batch_top_k_code(
     dtype: torch.dtype | None = None,
 ) -> Code:
     """BatchTopK code: the k*B largest positive pre-activations of each member's batch (Bussmann et
-    al. 2412.06410, eq. 3).
+    al. 2412.06410, eq. 3); S*B*k entries from x (S, B, d_in), W_enc (S, d_sae, d_in) and b_enc
+    (S, d_sae).
     """
     pre = pre_activations(x, W_enc, b_enc, dtype)
     found = [batch_top_k(p, k * x.shape[1]) for p in pre]
@@ -153,10 +155,12 @@ def _code_at(place: torch.Tensor, values: torch.Tensor, shape: torch.Size) -> Co
 
 
 def batch_top_k(pre: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The n largest elements of a matrix, and their flat positions in ascending order.
+    """The n largest elements of a matrix (R, d_sae), or all where it has fewer, and their flat
+    positions in ascending order: (n,) and int64 (n,).
 
     On a CPU only candidates above a bound found on a subsample are sorted; should the bound turn
-    out too high, all elements are."""
+    out too high, all elements are.
+    """
     flat = pre.reshape(-1)
     n = min(n, flat.numel())
     if flat.device.type == "cpu" and flat.numel() >= 65536:

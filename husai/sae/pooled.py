@@ -49,6 +49,8 @@ def blocks(
 ) -> Iterator[tuple[int, int]]:
     """Ranges of whole texts whose codes of that width are held at a time: as many texts as fit, at
     least one.
+
+    ``offsets`` is int64 ``(n_texts + 1,)``: the first row per text, then the number of rows.
     """
     values = CHUNK_VALUES if torch.device(device).type == "cpu" else 64 * CHUNK_VALUES
     first, chunk, n_texts = 0, max(values // width, 1), len(offsets) - 1
@@ -63,7 +65,10 @@ def blocks(
 def rows_of(
     tokens: Any, offsets: torch.Tensor, first: int, last: int, device: str | torch.device
 ) -> torch.Tensor:
-    """The tokens of a range of texts in float32."""
+    """The tokens ``(n, d)`` of the texts ``first <= i < last`` in float32 on ``device``.
+
+    ``tokens`` is ``(n_tokens, d)``, and ``offsets`` int64 ``(n_texts + 1,)`` as in :func:`pooled`.
+    """
     return tokens[int(offsets[first]) : int(offsets[last])].to(device).float()
 
 

@@ -12,9 +12,14 @@ from husai.recipe import Recipe
 def read_candidate(path: str | Path) -> tuple[Recipe, Recipe]:
     """Recipe of a ``selected_candidate.json`` as configured, and with calibrated values filled
     in.
+
+    Raises
+    ------
+    HusaiError
+        The file is missing or not JSON, or holds no recipe to train again.
     """
     data = provenance.read_json(path)
-    if not isinstance(data.get("recipe"), dict):
+    if not (isinstance(data, dict) and isinstance(data.get("recipe"), dict)):
         raise HusaiError(
             f"{path}: holds no recipe to train again; select from results of this pipeline's "
             "frontier or scaling"

@@ -204,6 +204,12 @@ def shared_fraction(
     enc_a, enc_b : Tensor (d_sae, d_in) or None
         Encoders, features as rows (``W_enc.T``). None for both tests the decoder alone.
 
+    Raises
+    ------
+    HusaiError
+        Only one encoder was given, an encoder has another number of rows than its decoder, or
+        :func:`hungarian` refuses the dictionaries.
+
     Examples
     --------
     >>> e = torch.eye(4)
@@ -243,8 +249,13 @@ def shared_from_match(
 def matched_cosines(
     match: Match, enc_a: torch.Tensor, enc_b: torch.Tensor, step: int = 4096
 ) -> torch.Tensor:
-    """Signed cosine of the matched rows of two other matrices (the encoders), ``(n_matched,)``
-    float64; 0 for a row of zeros.
+    """Signed cosine of the matched rows of two other matrices ``(d_sae, d)`` (the encoders):
+    ``(n_matched,)``, float64 on the CPU; 0 for a row of zeros.
+
+    Raises
+    ------
+    HusaiError
+        The matrices differ in ``d``, or a matched row holds NaN or infinite values.
     """
     if enc_a.shape[1] != enc_b.shape[1]:
         raise HusaiError(

@@ -31,7 +31,7 @@ class Firing(NamedTuple):
 
     @property
     def alive(self) -> torch.Tensor:
-        """Latents that fire at all, bool."""
+        """Latents that fire at all, bool ``(d_sae,)``."""
         return self.density > 0
 
 

@@ -89,7 +89,9 @@ def agreement_matrix(
 
 
 def pearson(n: int, sum_a, sum_b, square_a, square_b, cross) -> torch.Tensor:
-    """Pearson r from sums over ``n`` rows; 0 where either side does not vary beyond rounding."""
+    """Pearson r, ``(m,)``, of m pairs of latents from their sums over ``n`` rows, ``(m,)`` each,
+    float64; 0 where either side does not vary beyond rounding.
+    """
     covariance = cross - sum_a * sum_b / n
     variance_a, variance_b = square_a - sum_a.square() / n, square_b - sum_b.square() / n
     varies = (variance_a > 1e-12 * square_a) & (variance_b > 1e-12 * square_b)
@@ -98,8 +100,13 @@ def pearson(n: int, sum_a, sum_b, square_a, square_b, cross) -> torch.Tensor:
 
 
 def batches(rows, size: int, device=None):
-    """Consecutive batches ``(<= size, d)`` of a tensor or an activation store, on ``device``; none
-    at all is an error.
+    """Consecutive batches ``(<= size, d)`` of the rows ``(n, d)`` of a tensor or an activation
+    store, on ``device``.
+
+    Raises
+    ------
+    HusaiError
+        There are fewer than two rows.
     """
     n = rows.shape[0] if isinstance(rows, torch.Tensor) else int(rows.n_rows)
     if n < 2:

@@ -222,12 +222,12 @@ def pointing_rows(decoder: torch.Tensor) -> torch.Tensor:
 
 
 def covariance_spectrum(covariance: torch.Tensor) -> torch.Tensor:
-    """Eigenvalues of a covariance, float64, never negative."""
+    """Eigenvalues ``(d,)`` of a covariance ``(d, d)``: ascending, float64, never negative."""
     return torch.linalg.eigvalsh(covariance.cpu().double()).clamp_min(0)
 
 
 def pairs_above(matrix: torch.Tensor, limit: float) -> int:
-    """Number of pairs of a symmetric matrix above ``limit``."""
+    """Number of pairs of a symmetric matrix ``(n, n)`` that reach ``limit``, which is above 0."""
     return int((matrix.triu(1) >= limit).sum())
 
 

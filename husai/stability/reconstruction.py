@@ -20,7 +20,9 @@ CODE_BYTES = 64 * 2**20
 def row_batches(
     source: Rows, n_rows: int, device: torch.device, size: int = BATCH_ROWS
 ) -> Iterator[torch.Tensor]:
-    """The first ``n_rows`` rows in order, as float32 (or float64) batches on ``device``."""
+    """The first ``n_rows`` rows of ``source (n, d)`` in order, as float32 (or float64) batches
+    ``(size, d)`` on ``device``; the last may be shorter.
+    """
     for start in range(0, n_rows, size):
         stop = min(start + size, n_rows)
         rows = source[start:stop] if isinstance(source, torch.Tensor) else source.rows(start, stop)

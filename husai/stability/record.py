@@ -99,7 +99,13 @@ class StabilityRecord:
         seeds' own initialisations.
 
         A frozen control has seeds of its own and enters whole. ``nulls`` is ``nulls_all`` for those
-        with dead latents."""
+        with dead latents.
+
+        Raises
+        ------
+        HusaiError
+            The null, or one of the seeds, was not measured.
+        """
         if kind not in self.data[nulls]:
             raise HusaiError(
                 f"{self.path}: the {kind} null was not measured; measured were "
@@ -141,8 +147,8 @@ class StabilityRecord:
         return max(kinds, key=lambda kind: self.null_mean(kind, seeds).value)
 
     def s_matrix(self, seeds: Iterable[int] | None = None, null: float | None = None) -> np.ndarray:
-        """Chance-corrected agreement of every pair, against the worst null unless another value is
-        given.
+        """Chance-corrected agreement of every pair, ``(n, n)`` float64, against the worst null
+        unless another value is given.
         """
         return chance_corrected(
             self.matrix("pwmcc", seeds), self.null(seeds=seeds) if null is None else null
@@ -178,7 +184,9 @@ class StabilityRecord:
 
 
 def upper(matrix: np.ndarray) -> np.ndarray:
-    """The values above the diagonal, in the order of :func:`pair_matrix`."""
+    """The values above the diagonal of a matrix ``(n, n)``, in the order of :func:`pair_matrix`:
+    ``(n * (n - 1) / 2,)``.
+    """
     return matrix[np.triu_indices(len(matrix), 1)]
 
 

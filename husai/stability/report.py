@@ -178,15 +178,17 @@ class StabilityReport:
 
 
 def s_of(pwmcc: torch.Tensor, null: NullResult) -> Metric:
-    """Chance-corrected stability of a pairwise matrix with its interval; undefined when the null is
-    not assessable.
+    """Chance-corrected stability of a pairwise matrix ``(n, n)`` on the CPU with its interval;
+    undefined when the null is not assessable.
     """
     error = null_means({"gaussian": null._asdict()})["gaussian"].error
     return corrected_interval(pwmcc.numpy(), null.mean, null.kind, error)
 
 
 def sigma_histogram(sigma: list[torch.Tensor]) -> dict[str, list[float]]:
-    """Share of features, over all SAEs, that reappear in exactly 0, 1, ... of the other seeds."""
+    """Share of features, over all SAEs, that reappear in exactly 0, 1, ... of the other seeds;
+    ``sigma`` holds ``(n_living,)`` per SAE, see :func:`husai.stability.feature_stability`.
+    """
     n = len(sigma)
     counts = torch.bincount(
         torch.cat([(s * (n - 1)).round().long() for s in sigma]), minlength=n

@@ -89,15 +89,15 @@ class UnitRows:
         return (1.0 / norms).unsqueeze(1)
 
     def block(self, start: int, stop: int) -> torch.Tensor:
-        """Rows ``start:stop`` with length one, ``(<= stop - start, d_in)``, on the computing
-        device.
+        """Rows ``start:stop`` of the ``(n, d_in)`` kept, with length one, on the computing device:
+        ``(<= stop - start, d_in)``.
         """
         rows = self._raw(start, stop)
         return rows.to(self.dtype) * self.scale[start:stop].to(self.dtype)
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
-        """The rows numbered ``index`` (counted among those kept) with length one, on the computing
-        device.
+        """The rows numbered ``index (m,)`` (counted among those kept) with length one,
+        ``(m, d_in)``, on the computing device.
         """
         where = index if self.index is None else self.index[index.to(self.index.device)]
         rows = self.matrix[where.to(self.matrix.device)].to(self.device, self.dtype)
@@ -149,8 +149,12 @@ def _tensor_of(array: np.ndarray, name: str) -> torch.Tensor:
 
 
 def alive_index(alive: torch.Tensor, d_sae: int, name: str = "dictionary") -> torch.Tensor:
-    """Row numbers of the living latents of a mask ``(d_sae,)``; all dead, or a mask of another
-    length, is an error.
+    """Row numbers ``(n_living,)``, int64, of the living latents of a mask ``(d_sae,)``.
+
+    Raises
+    ------
+    HusaiError
+        The mask is not bool or of another length, or all latents are dead.
     """
     alive = torch.as_tensor(alive)
     if alive.dtype != torch.bool or alive.shape != (d_sae,):
@@ -170,8 +174,12 @@ def alive_index(alive: torch.Tensor, d_sae: int, name: str = "dictionary") -> to
 def unit_pair(
     A, B, alive_a=None, alive_b=None, device=None, names=("A", "B")
 ) -> tuple[UnitRows, UnitRows]:
-    """Both dictionaries as :class:`UnitRows`; a different ``d_in`` is an error that names both
-    shapes.
+    """Both dictionaries ``(d_sae, d_in)`` as :class:`UnitRows`, with masks ``(d_sae,)`` or None.
+
+    Raises
+    ------
+    HusaiError
+        They differ in ``d_in`` (both shapes are named), or :class:`UnitRows` refuses one.
     """
     same = A is B and alive_a is alive_b
     A, B = matrix_of(A, names[0]), matrix_of(B, names[1])
@@ -189,8 +197,13 @@ def unit_pair(
 def unit_ensemble(
     decoders: Sequence[torch.Tensor], alive: Sequence | None = None, device=None, names=None
 ) -> list[UnitRows]:
-    """Every decoder as :class:`UnitRows`, checked to live in one space; fewer than two is an
-    error.
+    """Every decoder ``(d_sae, d_in)`` as :class:`UnitRows`, with one mask ``(d_sae,)`` or None
+    each.
+
+    Raises
+    ------
+    HusaiError
+        There are fewer than two, they differ in ``d_in``, or :class:`UnitRows` refuses one.
     """
     n = len(decoders)
     names = names or [f"decoder {i}" for i in range(n)]

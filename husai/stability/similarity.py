@@ -153,7 +153,9 @@ def feature_stability(
 def sigma_from_best(
     best: Sequence[torch.Tensor], threshold: float = FEATURE_MATCH
 ) -> list[torch.Tensor]:
-    """:func:`feature_stability` from the maxima of :func:`pairwise_best`."""
+    """:func:`feature_stability`, ``(n_living,)`` float64 per SAE, from the maxima of
+    :func:`pairwise_best`, ``(n_living, n)`` per SAE with ones in its own column.
+    """
     n = len(best)
     return [((b > threshold).double().sum(1) - 1.0) / (n - 1) for b in best]
 

@@ -15,7 +15,12 @@ from husai.stability.rows import matrix_of
 
 def principal_directions(matrix, name: str = "dictionary") -> torch.Tensor:
     """Right singular vectors ``(d_in, min(d_sae, d_in))`` of ``(d_sae, d_in)``, strongest first,
-    float64 on the CPU. NaN is an error.
+    float64 on the CPU.
+
+    Raises
+    ------
+    HusaiError
+        ``matrix`` is no matrix, or holds NaN or infinite values.
     """
     matrix = matrix_of(matrix, name)
     if not torch.isfinite(matrix).all():
@@ -72,8 +77,13 @@ def subspace_overlap(A, B, rank: int) -> float:
 
 
 def subspace_overlaps(A, B, ranks: Sequence[int] | None = None) -> dict[int, float]:
-    """:func:`subspace_overlap` at several ranks from one decomposition; :func:`default_ranks` when
-    none are given.
+    """:func:`subspace_overlap` of ``A`` and ``B``, each ``(d_sae, d_in)``, at several ranks from
+    one decomposition; :func:`default_ranks` when none are given.
+
+    Raises
+    ------
+    HusaiError
+        The two differ in ``d_in``, hold NaN or infinite values, or have no subspace of a rank.
     """
     A, B = matrix_of(A, "A"), matrix_of(B, "B")
     if A.shape[1] != B.shape[1]:
@@ -88,7 +98,14 @@ def subspace_overlaps(A, B, ranks: Sequence[int] | None = None) -> dict[int, flo
 def overlaps_of_directions(
     u: torch.Tensor, v: torch.Tensor, ranks: Iterable[int]
 ) -> dict[int, float]:
-    """Overlaps from two sets of :func:`principal_directions`."""
+    """Overlaps, by rank, from two sets of :func:`principal_directions`, ``u (d_in, n_u)`` and
+    ``v (d_in, n_v)``.
+
+    Raises
+    ------
+    HusaiError
+        A rank does not lie between 1 and the smaller of ``n_u`` and ``n_v``.
+    """
     limit, found = min(u.shape[1], v.shape[1]), {}
     squares = (u[:, :limit].T @ v[:, :limit]).square()
     for rank in ranks:
@@ -106,7 +123,13 @@ def activation_covariance(rows, step: int = 8192) -> torch.Tensor:
     ``step`` rows.
 
     ``rows`` is a tensor, an array, or anything with ``n_rows`` and ``rows(start, stop)`` (an
-    activation store)."""
+    activation store).
+
+    Raises
+    ------
+    HusaiError
+        There are fewer than two rows, or they hold NaN or infinite values.
+    """
     n, read = _reader(rows)
     if n < 2:
         raise HusaiError(
@@ -133,8 +156,14 @@ def _reader(rows):
 
 
 def spectrum(x) -> torch.Tensor:
-    """Eigenvalues of the covariance of activations ``(n, d)`` (or ``x`` itself when
+    """Eigenvalues ``(d,)`` of the covariance of activations ``(n, d)`` (or ``x`` itself when
     one-dimensional), as shares that sum to 1.
+
+    Raises
+    ------
+    HusaiError
+        The activations do not vary (no eigenvalue is above 0), are fewer than two rows, or hold NaN
+        or infinite values.
     """
     given = isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim == 1
     values = (

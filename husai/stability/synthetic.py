@@ -23,7 +23,13 @@ def planted_decoders(
 
     Their expected PWMCC is ``shared + (1 - shared) * null`` with the gaussian null of the same
     shape, so the chance-corrected stability is ``shared``. Rows come in a different order in each
-    unless ``shuffle`` is False."""
+    unless ``shuffle`` is False.
+
+    Raises
+    ------
+    HusaiError
+        ``shared`` lies outside [0, 1], or ``shared * d_sae`` is no whole number.
+    """
     count = round(shared * d_sae)
     if not 0 <= shared <= 1 or abs(count - shared * d_sae) > 1e-6:
         raise HusaiError(
@@ -61,6 +67,11 @@ def synthetic_activations(
     rows : Tensor (n_rows, d_in), float32
     true_dictionary : Tensor (n_features, d_in), float32
         Unit rows.
+
+    Raises
+    ------
+    HusaiError
+        ``l0`` does not lie between 1 and ``n_features``, or ``n_rows`` or ``d_in`` is below 1.
     """
     if not 1 <= l0 <= n_features:
         raise HusaiError(

@@ -46,8 +46,13 @@ def _t_pvalue(value: float, se: float, df: float, alternative: str) -> float:
 
 
 def holm(pvalues) -> np.ndarray:
-    """Holm's step-down adjusted p-values, in the order given: reject where the adjusted value is at
-    most alpha.
+    """Holm's step-down adjusted p-values, ``(m,)`` float64, in the order given: reject where the
+    adjusted value is at most alpha.
+
+    Raises
+    ------
+    HusaiError
+        There are no p-values, or one is NaN or outside [0, 1].
 
     References
     ----------
@@ -94,7 +99,13 @@ def pseudo_values(pairwise) -> np.ndarray:
     without the seed`` (Tukey 1958).
 
     Their mean is the mean over pairs and their t interval the jackknife-t; where a method wants
-    independent units, these are the units."""
+    independent units, these are the units.
+
+    Raises
+    ------
+    HusaiError
+        The values are not ``(n, n)``, or of fewer than three seeds.
+    """
     values = as_array(pairwise)
     if values.ndim != 2 or values.shape[0] != values.shape[1] or values.shape[0] < 3:
         raise HusaiError(

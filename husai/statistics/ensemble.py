@@ -65,8 +65,8 @@ def matrix_interval(values: np.ndarray) -> Metric:
 def corrected_interval(
     pwmcc: np.ndarray, null: float, kind: str = "", error: float = 0.0
 ) -> Metric:
-    """Chance-corrected stability of a pairwise matrix with its interval, in which the standard
-    ``error`` of the null takes part; undefined when the null is not assessable.
+    """Chance-corrected stability of a pairwise matrix ``(n, n)`` with its interval, in which the
+    standard ``error`` of the null takes part; undefined when the null is not assessable.
     """
     return corrected(pwmcc, NullMean(float(null), error, 0), kind)
 
@@ -86,7 +86,8 @@ def coincidence_limit(n: int) -> int:
 
 def clone_pairs(pwmcc_all: np.ndarray, same_index: np.ndarray | None) -> int:
     """Pairs that are no two trainings: equal up to order and sign of rows, or alike at more indices
-    than independent orders can be.
+    than independent orders can be. ``pwmcc_all`` and, where they were counted, ``same_index`` are
+    ``(n, n)``.
     """
     found = np.asarray(pwmcc_all) >= CLONE
     if same_index is not None:

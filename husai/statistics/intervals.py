@@ -18,23 +18,33 @@ from husai.evidence import Metric
 
 @functools.cache
 def t_quantile(df: float, confidence: float = 0.95) -> float:
-    """Half-width factor of a two-sided Student t interval with ``df`` degrees of freedom."""
+    """Half-width factor of a two-sided Student t interval with ``df`` degrees of freedom.
+
+    Raises
+    ------
+    HusaiError
+        ``confidence`` does not lie between 0 and 1.
+    """
     if not 0 < confidence < 1:
         raise HusaiError(f"confidence must lie between 0 and 1, got {confidence}")
     return float(special.stdtrit(df, 0.5 + confidence / 2))
 
 
 def as_array(values) -> np.ndarray:
-    """Numbers, an array, or a tensor (on any device, with or without gradient) as a float64
-    array.
+    """Numbers, an array, or a tensor (on any device, with or without gradient) as a float64 array
+    of the same shape.
     """
     values = values.detach().cpu() if hasattr(values, "detach") else values
     return np.asarray(values, dtype=np.float64)
 
 
 def finite_array(values, what: str) -> np.ndarray:
-    """:func:`as_array`; an error that starts with ``what`` when there are no values, or NaN or
-    infinite ones.
+    """Values as :func:`as_array` gives them, of the same shape.
+
+    Raises
+    ------
+    HusaiError
+        There are no values, or NaN or infinite ones; the message starts with ``what``.
     """
     array = as_array(values)
     if array.size == 0:
@@ -70,8 +80,8 @@ def leave_one_out(pairwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def jackknife_se(pairwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over pairs and its delete-one-seed standard error for ``(..., n, n)`` matrices, n >= 3;
-    vectorised over the rest.
+    """Mean over pairs and its delete-one-seed standard error, both of shape ``(...)``, for
+    ``(..., n, n)`` matrices, n >= 3; vectorised over the rest.
     """
     n = pairwise.shape[-1]
     value, left_out = leave_one_out(pairwise)
@@ -99,6 +109,13 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
     Metric
         ``lcb = -inf, ucb = inf`` when seeds are too few: one value, or fewer than three seeds for
         pairwise values.
+
+    Raises
+    ------
+    HusaiError
+        The values are neither ``(n, n)`` nor ``(n,)`` or do not fit ``n``, pairwise ones are of
+        fewer than two seeds or not symmetric, a value is NaN or infinite, or a callable comes
+        without ``n``.
 
     Examples
     --------

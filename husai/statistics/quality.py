@@ -28,11 +28,13 @@ all were flagged, 4.7 at 6 and 6.3 at 8 (16 trainings each)."""
 
 
 def corrected(matrix: np.ndarray, null: NullMean, kind: str = "", what: str = "null") -> Metric:
-    """Chance-corrected mean of a pairwise matrix, with the error of the null in its interval.
+    """Chance-corrected mean of a pairwise matrix ``(n, n)``, with the error of the null in its
+    interval.
 
     ``S = (P - N) / (1 - N)``, so the variance is ``se(P)^2 / (1 - N)^2 + ((1 - P) / (1 - N)^2)^2
     se(N)^2`` (delta method), with Student t on n - 1 degrees of freedom: fewer than those of the
-    null, so the bound errs to the safe side. Undefined where the null is not assessable."""
+    null, so the bound errs to the safe side. Undefined where the null is not assessable.
+    """
     matrix = np.asarray(matrix, dtype=np.float64)
     label = f"{kind} {what}" if kind else what
     n = len(matrix)
@@ -57,7 +59,9 @@ def null_error(kind: str, null: NullMean) -> Metric:
 
 
 def worst_seed(matrix: np.ndarray, null: float) -> Metric:
-    """Lowest mean S of one seed with all others."""
+    """Lowest mean S of one seed with all others, from pairwise values ``(n, n)``; NaN where the
+    null is not assessable.
+    """
     corrected_matrix = chance_corrected(np.asarray(matrix, dtype=np.float64), null)
     n = len(corrected_matrix)
     own = (corrected_matrix.sum(1) - np.diagonal(corrected_matrix)) / (n - 1)

@@ -37,6 +37,11 @@ def recovered_interval(spliced, ablated, confidence: float = 0.95) -> Metric:
         wider of the interval over seeds and that over texts. NaN without bounds where the ablation
         loses nothing: there is nothing to recover, and nothing can be said.
 
+    Raises
+    ------
+    HusaiError
+        The losses have shapes other than these, or other numbers of texts.
+
     Examples
     --------
     >>> found = recovered_interval([0.1, 0.2, 0.3, 0.2], [1.0, 1.0, 1.0, 1.0])
@@ -77,9 +82,15 @@ def _over_texts(spliced: np.ndarray, ablated: np.ndarray, confidence: float) -> 
 def losses_of(records: Sequence[Mapping[str, Any]]) -> dict[str, list]:
     """Losses above the clean model from records of single SAEs: ``spliced`` per seed and text,
     ``ablated`` per text.
+
+    Raises
+    ------
+    HusaiError
+        The losses of the ablation differ between records: they were measured on different texts.
     """
     ablated = records[0]["texts"]["ablated"]
-    if not all(np.allclose(r["texts"]["ablated"], ablated, rtol=1e-3) for r in records):
+    others = [r["texts"]["ablated"] for r in records]
+    if not all(len(o) == len(ablated) and np.allclose(o, ablated, rtol=1e-3) for o in others):
         raise HusaiError(
             "faithfulness: the records of one recipe were measured on different texts; measure "
             "them again"

@@ -69,8 +69,8 @@ def crossed_interval(
     data sets as one unit, on families - 1 degrees of freedom; for families of equal size that is
     the t interval of the family means. Both are too narrow where seeds differ more than families:
     percentiles over few seeds let a null pass in 6% of cases instead of 2.5%. The t interval of the
-    seed means closes that gap. Where seeds and families differ alike each of the three sees one half
-    of the variance (3.4-4.1% instead of 2.5%): the two-way variance sees both
+    seed means closes that gap. Where seeds and families differ alike each of the three sees one
+    half of the variance (3.4-4.1% instead of 2.5%): the two-way variance sees both
     (:func:`husai.statistics.two_way.two_way`; ``tests/statistics/test_coverage.py``).
 
     Parameters
@@ -84,6 +84,12 @@ def crossed_interval(
     -------
     Metric
         ``n`` is the number of seeds. One seed, or one family, gives no interval.
+
+    Raises
+    ------
+    HusaiError
+        ``families`` are not one per data set, or the table is not ``(n_seeds, n_datasets)``, empty,
+        or holds NaN or infinite values.
     """
     table = np.atleast_2d(as_array(table))
     if table.ndim != 2 or table.shape[1] != len(families):

@@ -26,7 +26,8 @@ OOD_TRAIN_ROWS = 1500
 def ood_rows(
     y: np.ndarray, seed: int = PROBE_SEED, name: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training rows and in-domain test rows of the OOD protocol.
+    """Numbers of the training rows, ``(n_train,)``, and of the in-domain test rows, ``(n_test,)``,
+    of the OOD protocol, for labels 0/1 ``y (n_rows,)``.
 
     Training: 1024 balanced rows of the first 1500, drawn as ``get_OOD_traintest`` of sae-probes
     does. In-domain test: every row that is neither one of those nor a training row of the normal
@@ -110,6 +111,11 @@ def alphabetical_drop(rows: Sequence[dict], dense: dict[str, dict]) -> dict[str,
     domains minus that on the late ones.
 
     ``rows`` are those of a saebench record over many data sets, ``dense`` their dense baselines.
+
+    Raises
+    ------
+    HusaiError
+        The data sets belong to fewer than two domains.
     """
     parts = alphabetical_partition(list(dict.fromkeys(row["dataset"] for row in rows)))
     out: dict[str, Any] = {

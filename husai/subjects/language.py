@@ -38,8 +38,13 @@ DEFAULTS = {
 
 
 def settings(spec: dict) -> dict:
-    """``DEFAULTS`` overlaid with ``spec``; an unknown key is an error that names the nearest known
-    one.
+    """``DEFAULTS`` overlaid with ``spec``.
+
+    Raises
+    ------
+    HusaiError
+        A key is unknown (the nearest known one is named), ``d_model`` is no multiple of
+        ``n_heads``, or ``positional`` is neither standard nor rotary.
     """
     passive = {"kind", "name", "hooks", "randomise", "threads", "corpus"}
     where = f"subject '{spec.get('name', 'language')}'"
@@ -210,10 +215,14 @@ def leak_probe(
     """Can the model predict next tokens that were replaced by random draws? Only if its input
     carries them.
 
+    ``streams`` are token ids ``(n, n_ctx)``, of which the first ``max_contexts`` are read, and
+    ``unigram`` token frequencies ``(d_vocab,)``.
+
     Every second token of held-out streams is replaced by a draw from the unigram distribution
     *before* inputs and targets are made, and the model's top-1 guess at the replaced targets is
     scored. Chance is the mean unigram probability of its guesses. See
-    :func:`husai.subjects.leak.leak_record`."""
+    :func:`husai.subjects.leak.leak_record`.
+    """
     generator = torch.Generator().manual_seed(s["seed"] + 2)
     correct, n, chance = 0, 0, 0.0
     for chunk in _chunks(streams[:max_contexts].long(), model.cfg.d_vocab):

@@ -35,7 +35,14 @@ def make_subject(
 
     ``corpus.safetensors`` holds contexts per split, int32 ``(n, n_ctx)``, and ``hashes``, the row
     hashes of all documents. A randomised subject (``randomise: true``) needs ``parent``, the model
-    directory whose shape, scale, tokenizer and corpus it takes. Returns the metrics."""
+    directory whose shape, scale, tokenizer and corpus it takes. Returns the metrics.
+
+    Raises
+    ------
+    HusaiError
+        The kind is unknown, ``randomise`` lacks a parent or is asked of kind rows, or the kind
+        refuses its settings.
+    """
     kind = spec.get("kind")
     if kind not in KINDS:
         raise HusaiError(

@@ -55,8 +55,12 @@ class Pairs(NamedTuple):
 
 
 def settings(spec: dict) -> dict:
-    """``DEFAULTS`` overlaid with ``spec``; an unknown key is an error that names the nearest known
-    one.
+    """``DEFAULTS`` overlaid with ``spec``.
+
+    Raises
+    ------
+    HusaiError
+        A key is unknown (the nearest known one is named), or ``p`` is below 3.
     """
     passive = {"kind", "name", "hooks", "randomise", "threads", "corpus"}
     for key in spec:
@@ -207,7 +211,9 @@ def end_logits(model, inputs: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate(model, inputs: torch.Tensor, answers: torch.Tensor) -> tuple[float, float]:
-    """Accuracy and mean loss (nats) at the position read, in batches of 4096."""
+    """Accuracy and mean loss (nats) at the position read, in batches of 4096, for token ids
+    ``inputs (n, T)`` with ``answers (n,)``, both int64.
+    """
     logits = torch.cat([end_logits(model, chunk) for chunk in inputs.split(4096)])
     return (logits.argmax(-1) == answers).float().mean().item(), F.cross_entropy(
         logits, answers
@@ -242,8 +248,8 @@ def leak_probe(model, s: dict, data: Pairs, device: str | torch.device = "cpu") 
 def row_split(
     p: int, seed: int, fractions: tuple[float, float] = (0.8, 0.1)
 ) -> dict[str, torch.Tensor]:
-    """Rows of the p*p pairs whose activations are stored as train, held_out and confirmation;
-    independent of the model's own split.
+    """Rows of the p*p pairs whose activations are stored as train, held_out and confirmation: int64
+    ``(n_rows,)`` each, independent of the model's own split.
     """
     order = torch.randperm(p * p, generator=torch.Generator().manual_seed(seed + 7))
     first, second = round(fractions[0] * p * p), round(sum(fractions) * p * p)

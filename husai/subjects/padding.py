@@ -25,7 +25,9 @@ def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def padded(ids: Sequence[np.ndarray]) -> torch.Tensor:
-    """Ids as one int64 matrix, padded on the right with ``PADDING``."""
+    """Ids, ``(n_tokens,)`` each, as one int64 matrix ``(n, T)``, T the most tokens of one, padded
+    on the right with ``PADDING``.
+    """
     out = np.full((len(ids), max(len(i) for i in ids)), PADDING, dtype=np.int64)
     for row, values in zip(out, ids, strict=True):
         row[: len(values)] = values

@@ -57,8 +57,12 @@ class Loaded(NamedTuple):
 
 
 def settings(spec: dict) -> dict:
-    """``DEFAULTS`` overlaid with ``spec``; an unknown key or a missing ``model`` is one clear
-    error.
+    """``DEFAULTS`` overlaid with ``spec``.
+
+    Raises
+    ------
+    HusaiError
+        A key is unknown (the nearest known one is named), or ``model`` is missing.
     """
     known, where = (*DEFAULTS, "model"), f"subject '{spec.get('name', 'pretrained')}'"
     for key in spec:

@@ -47,8 +47,8 @@ def write_probes(
         Tokens read of a row, at most the subject's context.
     dtype : torch.dtype
         Number format on disk.
-    known : ndarray or None
-        See :func:`corpus_hashes`.
+    known : ndarray (n_documents,) or None
+        Int64; see :func:`corpus_hashes`.
     is_ood : bool
         No probe is trained on any of its rows, so all are test rows.
 
@@ -56,6 +56,12 @@ def write_probes(
     -------
     dict
         Rows, tokens, test rows, test rows whose text is ``known``, a hash of the rows, the family.
+
+    Raises
+    ------
+    HusaiError
+        Activations are NaN or infinite as ``dtype``, the subject reads no text or lacks a hook, or
+        the rows are too few to train a probe.
     """
     from husai.subjects.text.corpus import hash_numbers
 
@@ -90,11 +96,13 @@ def write_probes(
 
 
 def kept_tokens(subject: Subject, ids: np.ndarray, pooling: str) -> np.ndarray:
-    """Positions of the tokens of one row that its pooled activations are made of.
+    """Positions ``(n_kept,)``, int64, of the tokens of one row, ``ids (n_tokens,)``, that its
+    pooled activations are made of.
 
     ``last`` is the last token, as sae-probes reads it. ``mean`` are those that SAEs are trained on
     (:meth:`Subject.usable`): neither special tokens, nor the first token of a row, on which causal
-    models pile up activations of another size. A row that has no others keeps its last token."""
+    models pile up activations of another size. A row that has no others keeps its last token.
+    """
     last = np.array([len(ids) - 1])
     if pooling == "last":
         return last

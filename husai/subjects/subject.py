@@ -1,6 +1,4 @@
-"""A model under study: its hook points, the tokens of a text, its activations at a hook, and its
-output when something else takes the place of those activations.
-"""
+"""A model under study: hook points, tokens, activations, and its output with these replaced."""
 
 from __future__ import annotations
 
@@ -73,7 +71,13 @@ class Subject:
         return [n for n in self.model.hook_dict if n.rsplit(".", 1)[-1] not in NOT_PER_TOKEN]
 
     def check_hooks(self, names: Sequence[str]) -> list[str]:
-        """Return ``names``; one the subject lacks is an error that names the known ones."""
+        """Return ``names`` as a list.
+
+        Raises
+        ------
+        HusaiError
+            The subject lacks one of these hooks; the hooks that it has are named.
+        """
         known = self.hooks
         for name in names:
             if name not in known:
@@ -92,10 +96,16 @@ class Subject:
         return self.capture(one, [hook_name])[hook_name].shape[-1]
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> list[np.ndarray]:
-        """Token ids of each text, at most ``min(max_tokens, n_ctx)`` of them.
+        """Token ids of each text, int64 ``(n_tokens,)``, at most ``min(max_tokens, n_ctx)``.
 
-        A causal model keeps the end of a longer text, an encoder its beginning; the tokens that
-        the model's own tokenizer puts around a text are kept."""
+        A causal model keeps the end of a longer text, an encoder its beginning; the tokens that the
+        model's own tokenizer puts around a text are kept.
+
+        Raises
+        ------
+        HusaiError
+            The subject reads numbers, not text.
+        """
         if self.tokenizer is None:
             raise HusaiError(
                 f"subject '{self.name}': reads numbers, not text; give it token ids or use a "
@@ -221,7 +231,7 @@ class Subject:
         batch_size: int = 64,
         max_tokens: int | None = None,
     ) -> Iterator[Pass]:
-        """Forward passes over inputs grouped by length; see :meth:`activations`."""
+        """Forward passes ``(B, T, d)`` over inputs grouped by length; see :meth:`activations`."""
         names = self.check_hooks(hook_names)
         ids = self._ids(inputs, max_tokens)
         lengths = [len(i) for i in ids]

@@ -21,6 +21,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096):
     same texts, same tokenizer.
 
     The separator opens every encoded text. Returns a ``tokenizers.Tokenizer``.
+
+    Raises
+    ------
+    HusaiError
+        ``vocab_size`` is below 300.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -45,7 +50,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096):
 
 
 def load_tokenizer(path: str | Path):
-    """Read ``tokenizer.json``; padding and truncation it may carry are switched off."""
+    """Read ``tokenizer.json``; padding and truncation it may carry are switched off.
+
+    Raises
+    ------
+    HusaiError
+        The file is missing, or no tokenizer can be read from it.
+    """
     from tokenizers import Tokenizer
 
     try:
@@ -90,11 +101,13 @@ def encode(
     keep: str = "end",
     special: Special = NONE_SPECIAL,
 ) -> list[np.ndarray]:
-    """Token ids of each text, int64, with the special tokens that the tokenizer puts around it.
+    """Token ids of each text, int64 ``(n_tokens,)``, with the special tokens that the tokenizer
+    puts around it.
 
     Of a text of more than ``max_tokens`` tokens the ``keep`` ("start" or "end") is left, between
     the special tokens that open and close it. A text without tokens becomes the single token 0. Of
-    a text much longer than ``max_tokens`` only that end is tokenised."""
+    a text much longer than ``max_tokens`` only that end is tokenised.
+    """
     if max_tokens is None:
         return _ids(tokenizer, texts)
     n_chars = CHARS_PER_TOKEN * max_tokens

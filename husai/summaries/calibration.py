@@ -46,6 +46,11 @@ def choose(
     assessable), and one row per candidate.
 
     The conservative delta is the lower bound of PWMCC less the upper bound of the worst null.
+
+    Raises
+    ------
+    HusaiError
+        No candidate reaches ``min_explained_variance``.
     """
     section = spec.calibration
     candidates = [

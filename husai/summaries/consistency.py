@@ -44,7 +44,13 @@ def table(spec: ConsistencySpec, inputs: Sequence[str]) -> StageTable:
     A weight is accepted when the control's null is assessable, the gain in S without the reference
     is at least 0 with a lower bound of at least 0, explained variance falls by no more than
     ``max_ev_drop`` and, on the subject with external benchmarks, the probing AUC does not fall
-    (``external_delta`` at least 0, paired by seed and data set)."""
+    (``external_delta`` at least 0, paired by seed and data set).
+
+    Raises
+    ------
+    RecipeFailed
+        The control of a subject, its recipe without alignment, failed.
+    """
     section, external = spec.consistency, external_records(inputs)
     rows, told, failed = [], [], []
     for subject in section.subjects:

@@ -70,7 +70,13 @@ def load_measured(inputs: Sequence[str]) -> dict[str, Measured]:
 
 
 def control_of(measured: Measured, pool: dict[str, Measured]) -> Measured:
-    """The frozen-decoder control of the same hook, width and L0."""
+    """The frozen-decoder control of the same hook, width and L0.
+
+    Raises
+    ------
+    HusaiError
+        ``pool`` holds no such control.
+    """
     for other in pool.values():
         r, mine = other.resolved, measured.resolved
         if r.frozen_decoder and (r.hook_name, r.d_sae, other.l0) == (

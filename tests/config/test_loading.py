@@ -298,6 +298,13 @@ def test_a_block_of_another_kind_replaces_the_whole_block():
     assert merged == {"s": {"kind": "pretrained", "model": "x"}}
 
 
+@pytest.mark.parametrize("text", ["[]", "0", "false"])
+def test_a_file_without_keys_is_no_configuration(tmp_path, text):
+    (tmp_path / "overlay.yaml").write_text(text)
+    with pytest.raises(HusaiError, match="expected a mapping of keys"):
+        read_yaml(tmp_path / "overlay.yaml")
+
+
 def test_generated_documents_are_current():
     assert (ROOT / "config/schema.json").read_text() == schema_text(), "run `make schema`"
     assert key_table() in (ROOT / "config/README.md").read_text(), "run `make schema`"

@@ -37,7 +37,7 @@ they were trained on."""
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """What the documents have made: a GPT-NeoX, a text, and SAEs of two kinds trained on it."""
+    """What the documents have made: a GPT-NeoX, a text, and SAEs trained on it."""
     return build.judge(tmp_path_factory.mktemp("inputs"))
 
 

@@ -22,6 +22,7 @@ from husai.gate.ledger import (
     ledger_head,
     read_ledger,
 )
+from husai.jobs.claim import claim_job
 from husai.jobs.gate import gate_job
 from husai.report.events import append_events, chain_breaks, read_events
 
@@ -148,6 +149,9 @@ def test_the_gate_refuses_where_a_start_was_cut_short(run, tmp_path, capsys):
         assert read_ledger(CONFIRMATION_LEDGER) and "cut short" in capsys.readouterr().err
     CONFIRMATION_LEDGER.write_text(whole)
     assert gate_job("strict", **ask).pass_all
+    CONFIRMATION_LEDGER.write_text(whole + line[:20])
+    with pytest.raises(GateFailed, match="cut short and may be the start of an attempt"):
+        claim_job("It holds.", "results/gate/strict")
 
 
 def test_the_head_covers_all_that_was_there(tmp_path):

@@ -228,8 +228,8 @@ def b200(root: Path) -> Path:
 
 
 def judge(root: Path) -> Path:
-    """A model, a text, SAEs of two kinds trained on the model, held-out rows of its activations, and
-    sizes for a first look; returns ``root``.
+    """A model, a text, SAEs trained on the model, held-out rows of its activations, and sizes for a
+    first look; returns ``root``.
     """
     import transformers
 
@@ -242,9 +242,8 @@ def judge(root: Path) -> Path:
     shutil.copy(SIZES, root / "small.yaml")
     rows = trained_rows(root / "model")
     write_store(root / "held_out", rows[0])
-    for architecture in ("topk", "relu"):
-        trained_saes(root / architecture, rows, range(2), architecture)
-        trained_saes(root / f"kept-{architecture}", rows, range(10, 13), architecture)
+    trained_saes(root / "topk", rows, range(2), "topk")
+    trained_saes(root / "kept-topk", rows, range(10, 13), "topk")
     return root
 
 

@@ -15,6 +15,7 @@ from husai.cli import main
 from husai.errors import HusaiError
 from husai.jobs.verify import verify_job
 from husai.provenance import read_json, write_json
+from husai.release.card import model_card
 from husai.sae import load_sae
 
 
@@ -145,3 +146,15 @@ def test_the_release_is_one_of_the_confirmed_seeds(run):
     record = json.loads((run / "results/release/release.json").read_text())
     assert record["sae"]["name"] in {f"seed{s}" for s in SEEDS}
     assert record["passport"]["name"] == record["sae"]["name"]
+
+
+def test_what_the_card_quotes_stays_text(run):
+    record = read_json(run / "results/release/release.json")
+    record["model"] = record["hook_name"] = "a`b\n# Forged\n<script>|"
+    record["sae"] |= {"name": "x\n## y <img src=x>", "architecture": "[z](http://x)"}
+    lines = model_card(record).split("---\n", 2)[2].splitlines()
+    head = [line for line in lines if line.startswith("#")]
+    own = [line for line in card(run / "results/release")[1].splitlines() if line.startswith("#")]
+    assert head == own
+    text = next(line for line in lines if "sparse autoencoder of" in line)
+    assert text.count("`") == 6 and r"\<img" in text and r"[z\](http" in text

@@ -335,8 +335,9 @@ def test_nothing_in_common_is_not_agreement():
 
 
 @pytest.mark.parametrize("reader", [read_saebench, read_cebench])
-def test_foreign_files_are_refused(reader, tmp_path):
-    provenance.write_json(tmp_path / "x.json", {"eval_result_details": [{}]})
+@pytest.mark.parametrize("foreign", [{"eval_result_details": [{}]}, {"custom_metrics": {}}])
+def test_foreign_files_are_refused(reader, foreign, tmp_path):
+    provenance.write_json(tmp_path / "x.json", foreign)
     with pytest.raises(HusaiError, match=r"x\.json"):
         reader(tmp_path / "x.json")
 

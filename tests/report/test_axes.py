@@ -54,3 +54,20 @@ def test_every_axis_is_a_table_of_the_markdown_page():
     assert "## By n_rows" in page and "## By hook_name" in page
     assert "| 80 | 2 | 0.72 [0.64, 0.8] |" in page
     assert page.rstrip().endswith("- n")
+
+
+def test_what_a_summary_quotes_stays_text():
+    row = {"condition": "a|b\n<script>", "auc": 0.5}
+    page = summary_markdown(
+        {
+            "stage": "scaling",
+            "headline": "[click](http://x)\n# Forged",
+            "columns": ["condition", "auc"],
+            "rows": [row],
+            "notes": ["one\n\n# two <img src=x>"],
+        }
+    )
+    lines = page.splitlines()
+    assert [line for line in lines if line.startswith("#")] == ["# Scaling"]
+    assert r"| a\|b \<script> | 0.5 |" in lines
+    assert r"[click\](http://x) # Forged" in lines and r"- one # two \<img src=x>" in lines

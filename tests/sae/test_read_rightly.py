@@ -57,6 +57,7 @@ def test_a_state_dict_without_its_settings_is_refused(tmp_path, kind):
         ({"dtype": "int4"}, {}, "dtype 'int4', which is not one of"),
         ({"architecture": "topk", "k": 3.5}, {}, r"k is 3\.5; a whole number is needed"),
         ({"architecture": "topk", "k": True}, {}, "k is True; a whole number is needed"),
+        ({"architecture": "topk", "k": float("inf")}, {}, "k is inf; a whole number is needed"),
         ({}, {"W_enc": torch.ones(D_IN, D_SAE, dtype=torch.int8)}, "quantised weights are not"),
         ({"architecture": "batchtopk"}, {"topk_threshold": torch.tensor(0.0)}, "never measured"),
         (

@@ -19,7 +19,9 @@ ROUNDS = 20
 
 
 def centroids(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
-    """k-means centroids of an eighth of the rows each, read with their own transpose by a ReLU."""
+    """k-means centroids, for each seed of another eighth of the rows, read with their own transpose
+    by a ReLU; ``x`` is ``(n_rows, d_in)``, float32.
+    """
     saes = []
     for seed, part in zip(SEEDS, x.chunk(len(SEEDS)), strict=True):
         mean = part.mean(0)
@@ -37,7 +39,7 @@ def centroids(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
 
 def rare_copies(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
     """A twentieth of each seed's own latents; the rest are the same junk in every seed, and hardly
-    ever fire.
+    ever fire on the rows of ``x (n_rows, d_in)``, float32.
     """
     own = D_SAE // 20
     saes = []

@@ -42,8 +42,10 @@ def planted_rows(
     magnitude: tuple[float, float] = (0.5, 1.5),
     always: int = -1,
 ) -> Rows:
-    """Rows that each add ``l0`` distinct features (``always`` among them when not negative) with
-    uniform magnitudes, and noise.
+    """Rows that each add ``l0`` distinct of the ``features (n_features, d_in)`` (``always`` among
+    them when not negative) with uniform magnitudes, and noise.
+
+    ``x`` is ``(n_rows, d_in)``, float32; the codes are ``(n_rows, n_features)``, float64.
     """
     rng = np.random.default_rng(seed)
     order = rng.random((n_rows, len(features)))
@@ -57,8 +59,8 @@ def planted_rows(
 
 
 def gaussian_twin(x: np.ndarray, seed: int) -> np.ndarray:
-    """Rows of a randomised subject: same mean and covariance as ``x``, none of its sparse
-    structure.
+    """Rows of a randomised subject, float32 ``(n_rows, d_in)``: same number, mean and covariance as
+    those of ``x (n_rows, d_in)``, none of their sparse structure.
     """
     rng = np.random.default_rng(seed)
     return rng.multivariate_normal(x.mean(0), np.cov(x.T), len(x), method="cholesky").astype(
@@ -72,7 +74,7 @@ def principal_axes(x: np.ndarray) -> np.ndarray:
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve, ties counted half."""
+    """Area under the ROC curve of ``scores (n,)`` for bool ``labels (n,)``; ties count half."""
     ranks, positive = stats.rankdata(scores), int(labels.sum())
     return float(
         (ranks[labels].sum() - positive * (positive + 1) / 2)
@@ -93,8 +95,11 @@ class Probe(NamedTuple):
 
 
 def fit_probe(z: np.ndarray, labels: np.ndarray, k: int | None) -> Probe:
-    """Ridge probe on the ``k`` columns with the largest class-mean difference (all when None),
-    standardised.
+    """Ridge probe on the ``k`` columns of ``z (n, d)`` with the largest class-mean difference (all
+    when None), standardised; ``labels (n,)`` are bool.
+
+    Every array of the probe is ``(k,)``, or ``(d,)`` with all columns; it makes scores ``(n,)`` of
+    codes ``(n, d)``.
     """
     columns = np.arange(z.shape[1])
     if k is not None and k < len(columns):
@@ -127,8 +132,11 @@ def probe_scores(
     tests: Sequence[tuple[np.ndarray, np.ndarray]],
     k: int | None,
 ) -> np.ndarray:
-    """AUC of one probe a task, trained once and scored on each test set: ``(len(tests),
-    n_tasks)``.
+    """AUC of one probe a task, trained once and scored on each test set: float64
+    ``(n_tests, n_tasks)``.
+
+    ``train`` is ``(n, d)`` and ``train_labels`` bool ``(n, n_tasks)``; each of ``tests`` is such a
+    pair, with rows of its own.
     """
     probes = [fit_probe(train, train_labels[:, t], k) for t in range(train_labels.shape[1])]
     return np.array(
@@ -140,7 +148,9 @@ def contrastive_scores(
     encode: Callable[[np.ndarray], np.ndarray], stories: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
     """CE-Bench interpretability of each story pair, ``max z(|V1 - V2| + |I1 - I2|)`` with unbiased
-    std and I2 the mean I1 over pairs.
+    std and I2 the mean I1 over pairs: ``(n_pairs,)``.
+
+    A pair is two arrays ``(n_rows, d_in)``; ``encode`` makes codes ``(n_rows, d_sae)`` of one.
     """
     means = np.array([[encode(a).mean(0), encode(b).mean(0)] for a, b in stories])
     contrast = np.abs(means[:, 0] - means[:, 1])
@@ -162,8 +172,11 @@ def downstream(x: np.ndarray, features: np.ndarray) -> np.ndarray:
 def splicing_losses(
     x: np.ndarray, reconstructed: np.ndarray, features: np.ndarray
 ) -> dict[str, list[float]]:
-    """Loss of each text with the reconstruction, and with the mean, in place of the activations: the
-    squared distance of :func:`downstream` to that of the activations.
+    """Loss of each text with the reconstruction, and with the mean, in place of the activations:
+    the squared distance of :func:`downstream` to that of the activations.
+
+    ``x`` and ``reconstructed`` are ``(n_rows, d_in)``, ``features`` ``(n_features, d_in)``; each
+    list has one loss per text of :data:`ROWS_OF_A_TEXT` rows.
     """
     clean = downstream(x, features)
     mean = np.broadcast_to(x.mean(0), x.shape)
@@ -174,8 +187,8 @@ def splicing_losses(
 
 
 def leak_excess(x: np.ndarray, answers: np.ndarray, n_answers: int) -> float:
-    """Held-out accuracy, less chance, of a ridge probe for answers that were drawn independently of
-    the rows' features.
+    """Held-out accuracy, less chance, of a ridge probe on ``x (n, d_in)`` for ``answers (n,)``,
+    integers below ``n_answers`` that were drawn independently of the rows' features.
     """
     half, onehot = len(x) // 2, np.eye(n_answers)[answers]
     centred = x - x[:half].mean(0)
@@ -187,6 +200,6 @@ def leak_excess(x: np.ndarray, answers: np.ndarray, n_answers: int) -> float:
 
 
 def shared_rows(a: np.ndarray, b: np.ndarray) -> int:
-    """Number of rows of ``b`` that also occur in ``a``, byte for byte."""
+    """Number of rows of ``b (n_b, d)`` that also occur in ``a (n_a, d)``, byte for byte."""
     seen = {row.tobytes() for row in np.ascontiguousarray(a)}
     return sum(row.tobytes() in seen for row in np.ascontiguousarray(b))

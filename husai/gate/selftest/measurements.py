@@ -33,7 +33,9 @@ from husai.statistics.recovered import faithfulness_metrics, losses_of
 def stability(
     ensemble: Ensemble, held_out: torch.Tensor, frozen: Ensemble | None, target=None
 ) -> StabilityReport:
-    """Stability of an ensemble against the worst of its own nulls."""
+    """Stability of an ensemble on the rows ``held_out (n_rows, d_in)`` against the worst of its own
+    nulls; ``target (n_rows, d_out)`` is what transcoders reconstruct.
+    """
     extra = {
         "initial_decoders": ensemble.initial,
         "frozen": frozen.saes if frozen else None,
@@ -53,8 +55,8 @@ def records(
     random_scores: np.ndarray,
     policy: Policy,
 ) -> list[dict]:
-    """All evidence of one case under one recipe hash; ``random_scores`` are from
-    :func:`random_scores`.
+    """All evidence of one case under one recipe hash; ``random_scores (n_random, n_tasks)``, from
+    :func:`random_scores`, are compared with those of as many of the first seeds.
     """
     held = as_tensor(world.held_out.x)
     report = stability(ensemble, held, frozen)

@@ -43,7 +43,9 @@ STEP = 2000
 
 
 def seed_effects(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Effects of independent seeds with mean 0 and variance 1, one of :data:`SEED_KINDS`."""
+    """Effects of independent seeds with mean 0 and variance 1, one of :data:`SEED_KINDS`: float64
+    of the given ``shape``.
+    """
     if kind == "normal":
         return rng.standard_normal(shape)
     if kind.endswith("exponential"):

@@ -177,7 +177,9 @@ def records(policy: Policy, drawn: Mapping[str, Draw], campaign: int) -> list[di
 
 
 def rate(passed: np.ndarray) -> Metric:
-    """Share of passes as a metric with its exact (Clopper-Pearson) 95% interval."""
+    """Share of passes in ``passed (n_campaigns,)``, bool, as a metric with its exact
+    (Clopper-Pearson) 95% interval.
+    """
     n, k = len(passed), int(passed.sum())
     low = float(stats.beta.ppf(0.025, k, n - k + 1)) if k else 0.0
     high = float(stats.beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0

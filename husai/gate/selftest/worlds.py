@@ -93,6 +93,9 @@ def leaky(rows: ground_truth.Rows, seed: int) -> ground_truth.Rows:
 
 
 def as_tensor(x: np.ndarray) -> torch.Tensor:
+    """``x`` as a tensor on the CPU of the same shape and dtype; with a contiguous array it shares
+    memory.
+    """
     return torch.from_numpy(np.ascontiguousarray(x))
 
 
@@ -172,7 +175,9 @@ def collapsed(oracle: Ensemble) -> Ensemble:
 
 
 def components(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
-    """Principal components of an eighth of the rows each, with both signs, read by a ReLU."""
+    """Principal components, for each seed of another eighth of the rows ``x (n_rows, d_in)``, with
+    both signs, read by a ReLU.
+    """
     saes = []
     for sae, part in zip(oracle.saes, x.chunk(len(SEEDS)), strict=True):
         axes = torch.linalg.svd(part - part.mean(0), full_matrices=False).Vh[: D_SAE // 2]
@@ -192,6 +197,9 @@ def one_start(
 ) -> Ensemble:
     """Eight trainings of one seed's initialisation, each on other rows: alike because of where they
     began.
+
+    ``x`` is ``(n_rows, d_in)``, an eighth of which each training gets; ``held_out`` is
+    ``(n_held_out, d_in)``.
     """
     parts = [train(recipe, [0], part, held_out) for part in x.chunk(len(SEEDS))]
     gain = float(np.mean([p.plateau_gain for p in parts]))

@@ -83,8 +83,12 @@ def job_graph(
 
 
 def parse_dot(text: str) -> Graph:
-    """Read Snakemake's ``dot`` output (whatever the workflow itself prints around it is
-    skipped).
+    """Read Snakemake's ``dot`` output (whatever the workflow itself prints around it is skipped).
+
+    Raises
+    ------
+    HusaiError
+        The text holds no graph.
     """
     start = text.find("digraph")
     if start < 0:

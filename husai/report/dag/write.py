@@ -47,6 +47,11 @@ def write_graphs(
 ) -> list[Path]:
     """Write rule graph and full job graph: ``dag.svg`` and ``dag_jobs.svg``, or ``dag.mmd`` and
     ``dag_jobs.mmd``.
+
+    Raises
+    ------
+    HusaiError
+        ``form`` is neither svg nor mermaid, or Snakemake cannot build the graph.
     """
     if form not in ("svg", "mermaid"):
         raise HusaiError(f"--format '{form}' is not svg or mermaid")

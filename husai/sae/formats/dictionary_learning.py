@@ -33,7 +33,14 @@ def read_dictionary(weights: Path, settings: Path) -> SAE:
     Gated dictionaries become the JumpReLU SAE they equal, ``AutoEncoder`` gets unit decoder norms
     as its own loader gives it, and BatchTopK reads with its global threshold. A factor by which
     ``normalize_activations=True`` divides activations is folded in by the trainer itself, at every
-    save."""
+    save.
+
+    Raises
+    ------
+    HusaiError
+        ``trainer.dict_class`` is missing or none of :data:`DICTIONARIES`, a file cannot be read, or
+        the two do not belong together.
+    """
     config = read_config(settings)
     take = Taker(state_dict(read_pickle(weights), weights), weights)
     trainer = config.get("trainer")

@@ -5,6 +5,7 @@ nothing in a file is ever run, and every number is converted to one format.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 from pathlib import Path
@@ -21,7 +22,13 @@ FORMATS = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float
 
 
 def read_tensors(path: Path) -> Tensors:
-    """The tensors of a safetensors file, on the CPU."""
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises
+    ------
+    HusaiError
+        The file is missing, or is no whole safetensors file.
+    """
     try:
         return load_file(path)
     except FileNotFoundError:
@@ -34,8 +41,13 @@ def read_tensors(path: Path) -> Tensors:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a ``.pt`` file holds, read with ``weights_only=True``: a file that asks to run code is
-    refused before anything runs.
+    """What a ``.pt`` file holds, read with ``weights_only=True``, so that nothing in it is run.
+
+    Raises
+    ------
+    HusaiError
+        The file is missing, is no whole PyTorch file, or asks to run code or to build what is no
+        plain tensor: it is refused before anything runs.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -61,7 +73,13 @@ def read_pickle(path: Path) -> Any:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object from ``path``, with or without a byte order mark."""
+    """A JSON object from ``path``, with or without a byte order mark.
+
+    Raises
+    ------
+    HusaiError
+        The file is missing, is not JSON, or holds something other than an object.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -80,7 +98,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def state_dict(loaded: Any, path: Path, wrappers: tuple[str, ...] = ()) -> Tensors:
-    """The named tensors of a loaded pickle, at its top or under one of the ``wrappers``."""
+    """The named tensors of a loaded pickle, at its top or under one of the ``wrappers``.
+
+    Raises
+    ------
+    HusaiError
+        ``loaded`` is no dictionary, or there are no tensors there.
+    """
     if not isinstance(loaded, dict):
         raise HusaiError(
             f"{path}: holds a {type(loaded).__name__}, not a dictionary of tensors; save a state "
@@ -151,13 +175,18 @@ class Taker:
         return tensor.to(self._format).contiguous()
 
     def thresholds(self, name: str, log: bool = False) -> torch.Tensor:
-        """Thresholds per latent, given themselves or as logarithms. Infinity switches a latent off;
-        NaN, or infinity throughout, is an error.
+        """Thresholds ``(d_sae,)``, one per latent, given themselves or as logarithms. Infinity
+        switches a latent off.
+
+        Raises
+        ------
+        HusaiError
+            One of them is NaN or minus infinity, or all are infinite.
         """
         value = self._converted(name)
         value = value.exp() if log else value
         if bool(torch.isnan(value).any()) or bool((value == -torch.inf).any()):
-            raise HusaiError(f"{self.path}: tensor {name} holds NaN; its training broke down")
+            raise HusaiError(f"{self.path}: tensor {name} holds NaN or -inf; its training broke")
         if bool(torch.isinf(value).all()):
             raise HusaiError(
                 f"{self.path}: every entry of {name} is infinite, so no latent could ever fire"
@@ -165,8 +194,13 @@ class Taker:
         return value
 
     def global_threshold(self, name: str, d_sae: int, zero_measured: bool) -> torch.Tensor:
-        """One number as a threshold per latent ``(d_sae,)``. A negative one was never measured;
-        whether 0 was depends on what the trainer starts from.
+        """One number as a threshold per latent ``(d_sae,)``.
+
+        Raises
+        ------
+        HusaiError
+            It is negative, and so was never measured; or 0 without ``zero_measured``, which depends
+            on what the trainer starts from.
         """
         value = float(self(name).reshape(-1)[0])
         if value < 0 or (value == 0 and not zero_measured):
@@ -189,7 +223,13 @@ class Taker:
         return W_enc, b_enc, W_dec
 
     def k(self, configured: Any) -> int:
-        """k from the settings or from the tensor of that name; both must agree."""
+        """k from the settings or from the tensor of that name.
+
+        Raises
+        ------
+        HusaiError
+            Neither has it, the two differ, or it is no whole number.
+        """
         found = [whole(v, f"{self.path}: k") for v in (configured, self.tensors.get("k"))]
         found = [v for v in found if v is not None]
         if not found:
@@ -206,12 +246,18 @@ class Taker:
 
 
 def whole(value: Any, what: str) -> int | None:
-    """``value`` as an integer, None for None; a fraction or anything else is an error."""
+    """``value`` as an integer, None for None.
+
+    Raises
+    ------
+    HusaiError
+        It is a fraction or no number at all.
+    """
     if value is None:
         return None
     value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or value != value or value != int(value):
+    if not number or not math.isfinite(value) or value != int(value):
         raise HusaiError(f"{what} is {value!r}; a whole number is needed")
     return int(value)
 

@@ -21,8 +21,15 @@ def read_gemma_scope(path: Path) -> SAE:
     """The SAE in ``params.npz``; nothing is subtracted from its input.
 
     Nothing in the file tells a transcoder from an SAE of the same width, so the path does, as
-    published: ``gemma-scope-2b-pt-transcoders/...``. Embedding SAEs are refused: they read
-    embeddings in another unit than the model's hook gives."""
+    published: ``gemma-scope-2b-pt-transcoders/...``.
+
+    Raises
+    ------
+    HusaiError
+        The file is no whole archive of the tensors of an SAE, carries a ``scaling_factor`` other
+        than 1, or is an embedding SAE: those read embeddings in another unit than the model's hook
+        gives.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
             tensors = {

@@ -42,7 +42,8 @@ class Parts:
 
     def whitened(self, mean: torch.Tensor, matrix: torch.Tensor, inverse: torch.Tensor) -> Parts:
         """The SAE of ``x`` when this one reads ``(x - mean) @ matrix``, and its output ``y`` means
-        ``y @ inverse + mean``.
+        ``y @ inverse + mean``; ``mean`` is ``(d_in,)``, ``matrix`` and ``inverse`` are
+        ``(d_in, d_in)``.
         """
         W_enc = matrix @ self.W_enc
         return replace(
@@ -95,14 +96,24 @@ def gated(
     2404.16014).
 
     ``1[p + b_gate > 0] relu(e^r p + b_mag)`` with ``p`` the shared pre-activation is JumpReLU of
-    ``e^r p + b_mag`` at threshold ``b_mag - e^r b_gate``."""
+    ``e^r p + b_mag`` at threshold ``b_mag - e^r b_gate``.
+
+    ``W_enc`` is ``(d_in, d_sae)``, ``W_dec`` ``(d_sae, d_in)`` and ``b_dec`` ``(d_in,)``;
+    ``r_mag``, ``b_gate`` and ``b_mag`` are ``(d_sae,)``.
+    """
     scale = r_mag.exp()
     threshold = (b_mag - scale * b_gate).clamp_min(0)
     return Parts("jumprelu", W_enc * scale, W_dec, b_mag, b_dec, threshold, centred=centred)
 
 
 def check_sizes(sae: SAE, d_in: Any, d_sae: Any, where: str, keys: str) -> SAE:
-    """``sae`` when its sizes are those the settings name."""
+    """``sae`` when its sizes are those the settings name; None names none.
+
+    Raises
+    ------
+    HusaiError
+        Its ``d_in`` or ``d_sae`` is another.
+    """
     for name, have, want in (("d_in", sae.d_in, d_in), ("d_sae", sae.d_sae, d_sae)):
         if want is not None and have != int(want):
             raise HusaiError(

@@ -38,7 +38,7 @@ class SAELensSAE(SAE):
         )
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Code ``(..., d_sae)`` of inputs ``(..., d_in)``."""
+        """Code of shape ``(..., d_sae)``, float32, of inputs ``(..., d_in)``."""
         with torch.no_grad():
             return self.inner.encode(x.to(self.dtype))
 
@@ -51,7 +51,9 @@ class SAELensSAE(SAE):
         return SAELensSAE(self.inner, self.cfg)
 
     def own_tensors(self) -> dict[str, torch.Tensor]:
-        """Its tensors under SAELens' names."""
+        """Its tensors under SAELens' names, in float32 and each of the shape that its class gives
+        it: ``W_dec (d_sae, d_in)`` and ``b_dec (d_in,)`` are among them.
+        """
         return dict(self.inner.state_dict())
 
     def own_settings(self) -> dict[str, Any]:

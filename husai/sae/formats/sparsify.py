@@ -13,8 +13,13 @@ CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 
 
 def read_sparse_coder(directory: Path) -> SAE:
-    """A TopK SAE or transcoder. GroupMax, signed TopK and skip connections are refused: nothing
-    here computes them.
+    """A TopK SAE or transcoder.
+
+    Raises
+    ------
+    HusaiError
+        It has another activation, signed TopK or a skip connection, none of which is computed here;
+        it has no k; or a file cannot be read or does not fit the other.
     """
     settings, weights = directory / CONFIG, directory / WEIGHTS
     config, take = read_config(settings), Taker(read_tensors(weights), weights)

@@ -23,7 +23,9 @@ def fits(parameters: dict[str, torch.Tensor]) -> bool:
 
 
 def fits_code(parameters: dict[str, torch.Tensor]) -> bool:
-    """Whether they can also select and decode the codes of a k-sparse step."""
+    """Whether they can also select and decode the codes of a k-sparse step; ``W_enc`` is
+    ``(S, d_sae, d_in)`` and ``W_dec`` ``(S, d_sae, d_out)``.
+    """
     if not fits(parameters):
         return False
     from husai.sae.fused.select import MOST_LATENTS

@@ -160,8 +160,8 @@ class Optimiser:
 
 
 def remove_parallel(gradient: torch.Tensor, W_dec: torch.Tensor) -> None:
-    """Project gradients onto the tangent of the unit sphere at each decoder row, in place (Bricken
-    et al. 2023, appendix).
+    """Project gradients ``(S, d_sae, d_out)`` onto the tangent of the unit sphere at each decoder
+    row of ``W_dec (S, d_sae, d_out)``, in place (Bricken et al. 2023, appendix).
     """
     gradient.addcmul_((gradient * W_dec).sum(-1, keepdim=True), W_dec, value=-1.0)
 

@@ -85,8 +85,14 @@ def null_decoders(
     seeds: Sequence[int],
     covariance: torch.Tensor | None = None,
 ):
-    """Random decoders of the given numbers of rows, one per seed: ``gaussian`` or
-    ``covariance``.
+    """Random decoders ``(size, d_in)``, float32 on the CPU, one per size and seed: ``gaussian`` or
+    ``covariance``, for which ``covariance (d_in, d_in)`` is that of the activations.
+
+    Raises
+    ------
+    HusaiError
+        The covariance is missing, of another width, not square or not finite, or that of
+        activations that do not vary.
     """
     if kind == "gaussian":
         return [gaussian_decoder(d_in, n, s) for n, s in zip(sizes, seeds, strict=True)]
@@ -134,6 +140,12 @@ def null_pwmcc(
         Rows of each dictionary, where they differ from ``d_sae``.
     alive : sequence of BoolTensor or None
         Living latents of ``decoders``.
+
+    Raises
+    ------
+    HusaiError
+        An unknown ``kind``, fewer than two seeds, seeds or decoders of another number, decoders
+        missing or of another width, or a covariance that :func:`null_decoders` refuses.
 
     Notes
     -----
@@ -192,7 +204,13 @@ def null_pwmcc(
 
 
 def worst_null(nulls: Iterable[NullResult]) -> NullResult:
-    """The null that is hardest to beat: the one with the highest mean."""
+    """The null that is hardest to beat: the one with the highest mean.
+
+    Raises
+    ------
+    HusaiError
+        There is no null at all.
+    """
     nulls = list(nulls)
     if not nulls:
         raise HusaiError("no null was measured; at least the gaussian one is needed")

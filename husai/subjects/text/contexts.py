@@ -210,6 +210,11 @@ def _copy(source: BinaryIO, target: BinaryIO) -> None:
 def load_contexts(directory: Path) -> dict[str, np.ndarray]:
     """Contexts and document hashes of a subject, read where they lie: ``{split: int32 (n, n_ctx),
     "hashes": int64 (n_documents,)}``, memory maps that cannot be written to.
+
+    Raises
+    ------
+    HusaiError
+        The file is missing or damaged.
     """
     path = directory / CORPUS
     try:

@@ -74,12 +74,18 @@ class Corpus:
 
 
 def settings(config: dict | None) -> dict:
-    """``DEFAULTS`` overlaid with ``config``; an unknown key is an error that names the nearest
-    known one.
+    """``DEFAULTS`` overlaid with ``config``.
 
     ``selection`` (A) and ``confirmation`` (B) are lists of data set names and ``max_rows`` the rows
     of each that are evaluated, as for the probes; data sets in neither list keep the half that
-    :func:`husai.probing.datasets.split` gives them, so a subject stays clean for all 113."""
+    :func:`husai.probing.datasets.split` gives them, so a subject stays clean for all 113.
+
+    Raises
+    ------
+    HusaiError
+        A key is unknown (the nearest known one is named), ``held_out_fraction`` is not above 0,
+        ``confirmation_fraction`` is below 0, or the two sum to 0.9 or more.
+    """
     config = config or {}
     for key in config:
         if key not in DEFAULTS:
@@ -142,6 +148,11 @@ class Evaluation:
 def trainable_rows(config: dict) -> dict[str, set[int]]:
     """``{binary data set: rows that may be training text}``: probe-training rows of half A, nothing
     of half B and the OOD sets.
+
+    Raises
+    ------
+    HusaiError
+        A data set is unknown, or in ``selection`` and in ``confirmation``.
     """
     halves = {
         name: half for half, names in zip("AB", datasets.split(), strict=True) for name in names

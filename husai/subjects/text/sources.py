@@ -60,7 +60,13 @@ def shuffled(documents: Iterable[T], seed: int, size: int = BUFFER) -> Iterator[
 
 
 def files_of(source: dict[str, Any]) -> list[Path]:
-    """The files that the globs of a source mean, each once, sorted."""
+    """The files that the globs of a source mean, each once, sorted.
+
+    Raises
+    ------
+    HusaiError
+        A glob matches no file, or a file is not of one of :data:`FORMATS`.
+    """
     found = []
     for pattern in source["paths"]:
         matches = map(Path, glob.glob(os.path.expanduser(pattern), recursive=True))
