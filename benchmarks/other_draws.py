@@ -20,23 +20,37 @@ AFTER_SELECTION = ("confirmation", "gate", "passport", "release", "stress", "ben
 DECISION = Path("results/gate/strict/release_policy.json")
 
 
-def prepared(run: Path, folder: Path) -> None:
-    """Copy what the run made before its confirmation; a folder that is there goes on instead."""
-    if not folder.exists():
+def prepared(run: Path, folder: Path, number: int) -> None:
+    """Copy what the run made before its confirmation, and add activations of the data sets of this
+    draw; a folder that is there goes on instead.
+
+    What was measured of the selection's data sets stands: the list of all activations keeps its age.
+    """
+    if (folder / "probed").exists():
+        return
+    if not (folder / "results").exists():
         shutil.copytree(
             run / "results",
             folder / "results",
             ignore=lambda at, names: AFTER_SELECTION if Path(at) == run / "results" else (),
         )
+    shutil.rmtree(folder / "results/external/baselines/confirmation", ignore_errors=True)
+    lists = [p.relative_to(run) for p in run.glob("results/subjects/*/probes/manifest.json")]
+    for path in lists:
+        (folder / path).unlink(missing_ok=True)
+    snakemake(folder, number, *map(str, lists))
+    for path in lists:
+        shutil.copystat(run / path, folder / path)
+    (folder / "probed").touch()
 
 
-def confirmed(folder: Path, number: int) -> None:
+def snakemake(folder: Path, number: int, *targets: str) -> None:
     """Run the workflow there with another salt in the hash that everything is drawn from."""
     overlay = folder / "draw.yaml"
     overlay.write_text(f"external: {{datasets: {{confirmation: {{salt: {number}}}}}}}\n")
     flow = [sys.executable, "-m", "snakemake", "--profile", ROOT / "profiles/local", "--nolock"]
     flow += ["--snakefile", ROOT / "Snakefile", "--directory", folder]
-    flow += ["--configfile", ROOT / "config/config.yaml", overlay]
+    flow += ["--configfile", ROOT / "config/config.yaml", overlay, "--", *targets]
     with open(folder / "log.txt", "a") as log:
         status = subprocess.run([str(word) for word in flow], stdout=log, stderr=log).returncode
     if status:
@@ -65,8 +79,8 @@ def main() -> None:
     shown(args.run)
     for number in range(1, args.draws + 1):
         folder = args.folder / f"draw{number}"
-        prepared(args.run, folder)
-        confirmed(folder, number)
+        prepared(args.run, folder, number)
+        snakemake(folder, number)
         shown(folder)
 
 
