@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from husai.config.draws import draw
 from husai.config.external import Drawn
 from husai.config.schema import Config
 from husai.errors import nearest
@@ -67,11 +66,12 @@ def resolved_data_sets(cfg: Config) -> tuple[list[str], list[str]]:
     """Names of the selection and the confirmation data sets, with ``all`` and ``rest`` filled in and
     those drawn that are to be drawn.
     """
-    sets = cfg.external.datasets
+    from husai.probing.draws import draw_sets
+
+    sets, names = cfg.external.datasets, confirmation_pool(cfg)
     if isinstance(sets.confirmation, Drawn):
-        names = confirmation_pool(cfg)
-        return _selection(cfg), draw(names, sets.confirmation.draw, cfg.draw_key)
-    return _selection(cfg), confirmation_pool(cfg)
+        names = draw_sets(names, sets.confirmation.draw, cfg.draw_key)
+    return _selection(cfg), names
 
 
 def confirmation_pool(cfg: Config) -> list[str]:

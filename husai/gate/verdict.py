@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from husai.errors import HusaiError
 
 RELEASED, NOT_RELEASED, AS_BROUGHT = "RELEASED", "NOT RELEASED", "PASSED AS BROUGHT"
 UNKNOWN_ORIGIN = (
@@ -14,6 +17,8 @@ NAMED_SETS = (
     "Data sets or seeds of the confirmation were named in the configuration, not drawn by a rule from "
     "its hash: that they were not chosen for what they show rests on the word of whoever ran this."
 )
+SEEDS = {"confirmation": "seeds", "stress": "stress_seeds"}
+"""By what seeds are drawn for: where an entry of the ledger holds them."""
 ELSEWHERE = (
     "Attempts in another folder, or a run whose every file was written by hand, leave no trace here. "
     "The ledger's head and the hashes of the evidence stand in this decision, to be kept or signed "
@@ -34,12 +39,32 @@ def verdict_on(
         Whether every gate passed.
     attempts : sequence of mapping
         The candidate's entries in the confirmation ledger: whether the SAEs were trained here, and
-        their data sets and seeds drawn.
+        what their data sets and seeds were drawn from.
     """
     if not (shipped and pass_all):
         return NOT_RELEASED, []
     started = [entry for entry in attempts if entry.get("event") == "started"]
     if not started or not all(entry.get("trained_here") is True for entry in started):
         return AS_BROUGHT, [UNKNOWN_ORIGIN, ELSEWHERE]
-    drawn = all(entry.get("drawn") is True for entry in started)
+    drawn = all(map(drawn_by_rule, started))
     return (RELEASED, [ELSEWHERE]) if drawn else (AS_BROUGHT, [NAMED_SETS, ELSEWHERE])
+
+
+def drawn_by_rule(entry: Mapping[str, Any]) -> bool:
+    """Whether an attempt's data sets and seeds, those of the stress tests too, are what the rule draws
+    from the hash and the data sets that its entry names: it is drawn again, not believed.
+    """
+    from husai.probing.draws import draw_seeds, draw_sets
+
+    source, data = entry.get("drawn"), entry.get("data")
+    source = source if isinstance(source, Mapping) else {}
+    key, pool = source.get("key"), source.get("pool")
+    seeds = [(what, entry.get(name)) for what, name in SEEDS.items()]
+    lists = (pool, data, *(found for _, found in seeds))
+    if not (isinstance(key, str) and all(isinstance(one, list) and one for one in lists)):
+        return False
+    with contextlib.suppress(HusaiError, TypeError, AttributeError):
+        return draw_sets(pool, len(data), key) == data and all(
+            sorted(draw_seeds(key, what, len(found))) == sorted(found) for what, found in seeds
+        )
+    return False

@@ -50,7 +50,7 @@ def begin(
         measured=spec.measured,
         roles=dict(roles),
         trained_here=not recipe.brought,
-        drawn=spec.drawn,
+        drawn=spec.drawn and spec.drawn.model_dump(),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from husai.config.data_sets import confirmation_pool, resolved_data_sets
-from husai.config.draws import draws_all, resolved_seeds
+from husai.config.draws import drawn_from, resolved_seeds
 from husai.config.external import GateProbe
 from husai.config.fields import Section
 from husai.planning import specs
@@ -167,7 +167,7 @@ class SpecBuilder:
                 "faithfulness": json.loads(self.faithfulness("confirmation")),
                 "ood": json.loads(self.ood()),
             },
-            drawn=draws_all(c),
+            drawn=drawn_from(c),
             brought={
                 b.id: specs.FreshMembers(
                     members=[str(p) for p in b.fresh], seeds=list(b.fresh_seeds)

@@ -271,6 +271,13 @@ class FreshMembers(Section):
     seeds: list[Seed]
 
 
+class DrawnFrom(Section):
+    """What a confirmation is drawn from, so that the gate can draw it again (:mod:`husai.probing.draws`)."""
+
+    key: str
+    pool: list[str]
+
+
 class StressSpec(stages.Stress):
     """Stress tests, with their seeds."""
 
@@ -289,8 +296,8 @@ class ConfirmationSpec(Spec, stages.Confirmation):
     brought: dict[str, FreshMembers] = Field({})
     measured: dict[str, dict[str, Any]] = Field({})
     """By evidence kind, the spec that everything is measured with: part of the attempt."""
-    drawn: bool = False
-    """Whether data sets and seeds were drawn by rule."""
+    drawn: DrawnFrom | None = None
+    """What data sets and all seeds were drawn from by rule; None where one of them was named."""
 
 
 class SelectionSpec(Spec, stages.Selection):

@@ -7,7 +7,7 @@ import pytest
 from husai.config import load, merge, read_yaml
 from husai.config.data_sets import confirmation_pool, resolved_data_sets
 from husai.config.docs import key_table, schema_text
-from husai.config.draws import draws_all, resolved_seeds
+from husai.config.draws import resolved_seeds
 from husai.errors import HusaiError
 from husai.probing.datasets import family
 
@@ -341,24 +341,8 @@ def test_seeds_are_drawn_by_rule_from_the_configuration(tmp_path):
     assert seeds("compute: {mem_mb: 9000}") == (confirmation, stress)
     salted = seeds("external: {datasets: {confirmation: {salt: 1}}}")
     assert not {*salted[0]} & {*confirmation} and not {*salted[1]} & {*stress}
-    taken = seeds(f"frontier: {{seeds: {[*confirmation[:3], 1, 2]}}}")
-    assert not {*taken[0]} & {*confirmation[:3]}
     (line,) = problems(tmp_path, "confirmation: {seeds: {draw: 2}}")
     assert "confirmation.seeds.draw: got 2" in line
-
-
-@pytest.mark.parametrize(
-    ("more", "drawn"),
-    [
-        ("", True),
-        ("confirmation: {seeds: [1, 2, 3]}", False),
-        ("stress: {seeds: [1, 2, 3]}", False),
-        ("external: {datasets: {confirmation: [21_headline_istrump]}}", False),
-    ],
-)
-def test_an_attempt_is_drawn_where_nothing_of_it_is_named(tmp_path, more, drawn):
-    (tmp_path / "named.yaml").write_text(more)
-    assert draws_all(load([BASE, tmp_path / "named.yaml"])) is drawn
 
 
 def test_the_training_text_keeps_clear_of_whatever_may_be_drawn(tmp_path):

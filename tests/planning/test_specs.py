@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from husai.config import external, load, stages
+from husai.config.draws import drawn_from
 from husai.errors import HusaiError
 from husai.gate.checks.derived import KINDS
+from husai.gate.verdict import drawn_by_rule
 from husai.planning import specs
 from husai.planning.plan import Plan
 from husai.planning.spec_builder import SpecBuilder
@@ -104,3 +106,24 @@ def test_the_engine_of_the_confirmation_is_no_setting_of_the_selection():
     )
     assert one.probing("selection") == other.probing("selection")
     assert one.probing("confirmation") != other.probing("confirmation")
+
+
+@pytest.mark.parametrize(
+    ("more", "drawn"),
+    [
+        ("", True),
+        ("confirmation: {seeds: [1, 2, 3]}", False),
+        ("stress: {seeds: [1, 2, 3]}", False),
+        ("external: {datasets: {confirmation: [21_headline_istrump]}}", False),
+    ],
+)
+def test_an_attempt_is_drawn_where_nothing_of_it_is_named(tmp_path, more, drawn):
+    (tmp_path / "named.yaml").write_text(more)
+    config = load([ROOT / "config/config.yaml", tmp_path / "named.yaml"])
+    assert (drawn_from(config) is not None) is drawn
+    spec = specs.read_spec(
+        specs.ConfirmationSpec, json.loads(SpecBuilder(Plan(config)).confirmation())
+    )
+    entry = {"drawn": spec.drawn and spec.drawn.model_dump(), "data": spec.datasets}
+    entry |= {"seeds": sorted(spec.seeds), "stress_seeds": spec.stress.seeds}
+    assert drawn_by_rule(entry) is drawn

@@ -88,7 +88,7 @@ def passed(tmp_path, monkeypatch):
     """A confirmation that passes strict, decided and claimed."""
     monkeypatch.chdir(tmp_path)
     evidence = write_confirmation(tmp_path)
-    attempt(trained_here=True, drawn=True)
+    attempt(trained_here=True)
     gate_job("strict", evidence=evidence, candidate=HASH, output_dir="results/gate/strict")
     claim_job("It holds.", "results/gate/strict")
     return tmp_path
