@@ -18,6 +18,10 @@ from typing import Any, NamedTuple
 from husai.errors import HusaiError
 
 NO_FILE = "is a link or no file at all; it was neither followed nor opened"
+SYSTEM = ("/proc", "/sys", "/dev")
+"""Folders of the system: what looks like a file there may wait for ever when it is read."""
+SHARED_MEMORY = "/dev/shm"
+"""The one folder among them that holds ordinary files."""
 NESTED = (dict, list)
 MOST_LEVELS = 100
 """Of objects and lists within each other; what a run writes has a tenth of it."""
@@ -153,7 +157,7 @@ def read_text(path: str | Path, encoding: str = "utf-8", errors: str = "strict")
         There is nothing: what then is to be done differs from file to file.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode) or is_special(path):
             raise HusaiError(f"{path}: {NO_FILE}; remove it")
         return Path(path).read_text(encoding=encoding, errors=errors)
     except FileNotFoundError:
@@ -161,6 +165,15 @@ def read_text(path: str | Path, encoding: str = "utf-8", errors: str = "strict")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise HusaiError(f"{path}: not readable as text ({why})") from None
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether a path, links followed, leads below /proc, /sys or /dev (but for /dev/shm): such a file
+    is never opened.
+    """
+    real = Path(os.path.realpath(path))
+    below = any(real.is_relative_to(folder) for folder in SYSTEM)
+    return below and not real.is_relative_to(SHARED_MEMORY)
 
 
 class Tree(NamedTuple):

@@ -24,6 +24,7 @@ from husai.artifacts import (
     atomic_path,
     finite,
     folder,
+    is_special,
     parse_json,
     read_json,
     read_object,
@@ -48,6 +49,7 @@ __all__ = [
     "git_commit",
     "hardware",
     "hash_json",
+    "is_special",
     "job",
     "library_versions",
     "parse_json",
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 MANIFEST_SCHEMA = "husai.manifest/1"
+NOT_OPENED = "is special: nothing below /proc, /sys or /dev is opened"
 RUN_ID = "HUSAI_RUN_ID"
 """Environment variable that the workflow sets: the id of the run that a job belongs to."""
 LIBRARIES = (

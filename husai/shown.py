@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import re
 
+LEADING = re.compile(r"^(\s*)([#>]|=(?==*\s*$)|[-+](?![\w.]))|^(\s*\d+)([.)])(?=\s|$)")
+"""What makes the line that it begins a heading, a quotation, a rule or an item of a list."""
+
 
 def printable(text: object) -> str:
     """``text`` on one line, with whatever a terminal would obey written out: names of files and what
@@ -17,13 +20,14 @@ def printable(text: object) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text safe inside a Markdown paragraph or table cell."""
-    text = re.sub(r"[\\|*`]|\](?=[(\[:])", lambda found: "\\" + found.group(), text)
-    return re.sub(
-        r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|<(?=[A-Za-z/!])",
+    """Text safe inside a Markdown paragraph or table cell, and where one begins."""
+    text = re.sub(r"[\\|*`~]|\](?=[(\[:])", lambda found: "\\" + found.group(), text)
+    text = re.sub(
+        r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|<(?=[A-Za-z/!?])|&(?=#?[A-Za-z0-9]+;)",
         lambda found: "\\" + found.group(),
         text,
     )
+    return LEADING.sub(r"\1\3\\\2\4", text)
 
 
 def in_markdown(text: object) -> str:

@@ -151,6 +151,7 @@ def decision(root: Path, rows, policy="strict"):
         "reasons": {
             g: next(r["reason"] for r in rows if r["gate"] == g) for g in gates if g != "pass_all"
         },
+        "verdict": "RELEASED" if policy == "strict" and gates["pass_all"] else "NOT RELEASED",
         "unattainable": [],
         "failing": failing,
         "rows": rows,

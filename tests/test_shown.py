@@ -8,6 +8,7 @@ from gate_records import HASH, passing, write
 from husai.cli import main
 from husai.errors import HusaiError
 from husai.report.log import render_log
+from husai.report.summary import summary_markdown
 from husai.shown import in_code, in_markdown, printable
 
 HOSTILE = "x\x1b[2J\nverdict: RELEASED"
@@ -22,6 +23,37 @@ def test_markup_and_line_breaks_are_text_in_markdown():
     shown = in_markdown("s\n# forged <img src=x> [a](b) `c` | d \x1b[2J")
     assert shown == r"s # forged \<img src=x> [a\](b) \`c\` \| d \\x1b[2J"
     assert in_code("a\n`b` | c") == "`a 'b' ¦ c`"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("# RELEASED", r"\# RELEASED"),
+        ("> q", r"\> q"),
+        ("- x", r"\- x"),
+        ("+ x", r"\+ x"),
+        ("---", r"\---"),
+        ("===", r"\==="),
+        ("1. x", r"1\. x"),
+        ("12) x", r"12\) x"),
+        ("<?x hides", r"\<?x hides"),
+        ("~~gone~~", r"\~\~gone\~\~"),
+        ("&lt;b&gt;", r"\&lt;b\&gt;"),
+        ("-0.5", "-0.5"),
+        ("-inf", "-inf"),
+        ("1.5 of 2.", "1.5 of 2."),
+        ("= 0.2 fails <= 0.1 & more", "= 0.2 fails <= 0.1 & more"),
+    ],
+)
+def test_what_begins_a_line_of_markdown_is_text(text, shown):
+    assert in_markdown(text) == shown
+
+
+def test_names_of_columns_are_text_in_a_summary():
+    record = {"stage": "frontier", "headline": "# RELEASED", "notes": ["<?z"]}
+    text = summary_markdown(record | {"columns": ["b | <i>c"], "rows": [{"b | <i>c": "<?y"}]})
+    assert r"| b \| \<i>c |" in text and r"| \<?y |" in text
+    assert r"\# RELEASED" in text.splitlines() and r"- \<?z" in text.splitlines()
 
 
 def one_line_each(capsys):

@@ -73,7 +73,7 @@ def begin_confirmation(
     with locked(path):
         mine = entries_of(config_hash, path)
         started = [e for e in mine if e.get("event") == "started" and not e.get("resumed")]
-        finished = {e.get("attempt") for e in mine if e.get("event") == "finished"}
+        finished = [e.get("attempt") for e in mine if e.get("event") == "finished"]
         entry = {
             "event": "started",
             "config_hash": config_hash,
@@ -84,20 +84,27 @@ def begin_confirmation(
         last = started[-1] if started else None
         if (
             last
-            and last["attempt"] not in finished
+            and last.get("attempt") not in finished
             and all(last.get(key) == finite(entry[key]) for key in entry)
         ):
             return append_locked(
                 path,
-                {**entry, "attempt": last["attempt"], "forced": last["forced"], "resumed": True},
+                {
+                    **entry,
+                    "attempt": last.get("attempt"),
+                    "forced": last.get("forced"),
+                    "resumed": True,
+                },
             )
         if started and not force:
             state = (
-                "finished" if last["attempt"] in finished else "started with other seeds or data"
+                "finished"
+                if last.get("attempt") in finished
+                else "started with other seeds or data"
             )
             raise HusaiError(
-                f"confirm: {path} holds attempt {last['attempt']} for candidate {config_hash} "
-                f"({state}, {last['time']}); "
+                f"confirm: {path} holds attempt {last.get('attempt')} for candidate {config_hash} "
+                f"({state}, {last.get('time')}); "
                 "one attempt per configuration. Force a further one only knowingly: it is marked "
                 "in every report"
             )
@@ -147,11 +154,16 @@ def confirmation_family(
     if not own:
         return {
             "order": len(started) + 1,
-            "candidates": len({e.get("config_hash") for e in started}) + 1,
+            "candidates": len({_named(e) for e in started}) + 1,
         }
     same = [i for i, e in enumerate(started) if _same_claim(e, started[own[-1]])]
-    candidates = {started[i].get("config_hash") for i in same}
+    candidates = {_named(started[i]) for i in same}
     return {"order": sum(i <= own[-1] for i in same), "candidates": len(candidates)}
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    """The candidate of an entry as text, whatever a hand wrote there: each is one more."""
+    return canonical_json(entry.get("config_hash"))
 
 
 def _same_claim(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

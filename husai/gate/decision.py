@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 from husai.errors import HusaiError, reading
 from husai.evidence import is_number
 from husai.gate.policy import is_shipped, policy_label
-from husai.gate.verdict import NOT_RELEASED
+from husai.gate.verdict import AS_BROUGHT, NOT_RELEASED, RELEASED
 from husai.shown import in_code, in_markdown
 
 ASKED = re.compile(r"(point|lcb|ucb) (>=|<=|>|<) (\S+)")
 COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+VERDICTS = (RELEASED, NOT_RELEASED, AS_BROUGHT)
 UNIT_AT_ZERO = 0.05
 """What a margin is measured in where the threshold is 0 and gives no unit: the difference in AUC,
 or in agreement, that the selection counts as one step."""
@@ -214,15 +215,8 @@ class Decision:
             "|---|---|---|---|---|---|---|",
         ]
         for row in self.rows:
-            value = "missing" if row.value is None else f"{row.value:.6g}"
-            cells = (
-                row.gate,
-                row.condition,
-                value if row.asked else "",
-                row.interval,
-                str(row.n or ""),
-                row.asked,
-            )
+            value = "" if not row.asked else "missing" if row.value is None else f"{row.value:.6g}"
+            cells = (row.gate, row.condition, value, row.interval, str(row.n or ""), row.asked)
             shown = " | ".join(map(in_markdown, cells))
             out.append(f"| {shown} | {'pass' if row.passed else '**fail**'} |")
         blocking = [f for f in self.feasibility if f["blocking"]]
@@ -280,6 +274,9 @@ def check_decision(body: object, where: object) -> dict[str, Any]:
         raise HusaiError(f"{where}: malformed, confirmation does not hold the ledger's head")
     if not (body.get("alpha") is None or is_number(body["alpha"])):
         raise HusaiError(f"{where}: malformed, alpha is not a number")
+    passed = body.get("policy") == "strict" and (body.get("gates") or {}).get("pass_all") is True
+    if body.get("verdict", None if passed else NOT_RELEASED) not in VERDICTS:
+        raise HusaiError(f"{where}: malformed, verdict is none of {', '.join(VERDICTS)}")
     return body
 
 

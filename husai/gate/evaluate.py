@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from husai.cycle3.importer import ORIGINAL, as_the_original
+from husai.errors import HusaiError, reading
 from husai.evidence import Evidence, Metric
 from husai.gate.bounds import FIRST
 from husai.gate.checks import CHECKS
@@ -17,7 +18,7 @@ from husai.gate.decision import Decision, Row, finite_or_none, reason_of
 from husai.gate.feasibility import Finding, assess
 from husai.gate.fixed import deviations
 from husai.gate.policy import Condition, Gate, Policy, is_shipped
-from husai.gate.pool import Pool
+from husai.gate.pool import Pool, refuse_other
 from husai.gate.verdict import verdict_on
 
 
@@ -51,11 +52,19 @@ def evaluate(
     -------
     Decision
         Every number must carry the candidate's hash; what is missing, NaN, malformed, stale or
-        unverifiable fails its gate and the reason names it.
+        unverifiable fails its gate and the reason names it. Where nothing is measured for any gate
+        that counts, these gates fail.
+
+    Raises
+    ------
+    HusaiError
+        The candidate is said to be another SAE than the recipe behind the evidence describes.
     """
     items = [e if isinstance(e, Evidence) else Evidence.read(e) for e in evidence]
     about = named_candidate(candidate, items)
     recipe_hash = str(about.get("recipe_hash") or "")
+    if not policy.original:
+        refuse_other(about, items)
     if policy.original:
         recipe_hash = recipe_hash or ORIGINAL
         items = as_the_original(items, recipe_hash)
@@ -93,6 +102,11 @@ class _Evaluation:
         judged = {gate.name: self._gate(gate) for gate in policy.gates}
         gates = {name: all(row.passed for row in rows) for name, rows in judged.items()}
         counted = [g.name for g in policy.gates if g.counts]
+        if all(gates[name] for name in counted) and not self._measured():
+            text = "fails: nothing is measured for any gate that counts"
+            for name in counted:
+                judged[name].append(Row.unmeasured(name, "evidence", False, text))
+                gates[name] = False
         gates["pass_all"] = all(gates[name] for name in counted)
         ours = policy.name == "strict" and is_shipped(policy.name, policy.sha256)
         verdict, not_excluded = verdict_on(ours, gates["pass_all"], self.attempts)
@@ -118,6 +132,11 @@ class _Evaluation:
             not_excluded=not_excluded,
         )
 
+    def _measured(self) -> bool:
+        """Whether there is any evidence for a gate that counts."""
+        counted = (g for g in self.policy.gates if g.counts)
+        return any(self.pool.usable(c) for g in counted for c in g.conditions())
+
     def _gate(self, gate: Gate) -> list[Row]:
         chosen = next(
             (a for a in gate.alternatives if a and all(self._there(c) for c in a)),
@@ -130,7 +149,10 @@ class _Evaluation:
             rows = [Row.unmeasured(gate.name, "evidence", not gate.required, text)]
         items = self.pool.behind(self.policy) if gate.checks else []
         for check in gate.checks:
-            text = CHECKS[check](items, self.pool.unreadable, self.attempts)
+            text = _readable(
+                f"what {check} looks at",
+                lambda check=check: CHECKS[check](items, self.pool.unreadable, self.attempts),
+            )
             rows.append(Row.unmeasured(gate.name, check, not text, text or "holds"))
         return rows
 
@@ -143,7 +165,11 @@ class _Evaluation:
                 read[condition.evidence] |= {id(item): item for item, _ in found}
         rows = []
         for kind, items in read.items():
-            text = deviations(self.policy.fixed[kind], list(items.values())) if items else ""
+            found = list(items.values())
+            text = _readable(
+                f"the settings of {', '.join(item.label for item in found)}",
+                lambda kind=kind, found=found: deviations(self.policy.fixed[kind], found),
+            )
             rows.append(Row.unmeasured(gate.name, f"{kind} settings", not text, text or "as fixed"))
         return rows
 
@@ -239,6 +265,15 @@ class _Evaluation:
                 bounds = {"lcb": finite_or_none(worst.lcb), "ucb": finite_or_none(worst.ucb)}
                 out[name] = {"value": worst.value, **bounds, "n": worst.n}
         return out
+
+
+def _readable(what: str, judged: Callable[[], str]) -> str:
+    """What a check says, or that the evidence or the ledger's entry is not of the shape it reads."""
+    try:
+        with reading(what):
+            return judged()
+    except HusaiError as error:
+        return f"fails: {error}"
 
 
 def _seeds_behind(condition: Condition, item: Evidence, metric: Metric) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from husai.artifacts import NO_FILE, tree
-from husai.errors import HusaiError
+from husai.errors import MALFORMED, HusaiError
 from husai.evidence import Evidence, records_in
-from husai.provenance import read_json, sha256_file
+from husai.provenance import NOT_OPENED, is_special, read_json, sha256_file
 
 WEIGHTS = "sae_weights.safetensors"
 
@@ -20,8 +20,8 @@ WEIGHTS = "sae_weights.safetensors"
 def load_evidence(
     paths: Iterable[str | Path], root: str | Path = ".", recipe_hash: str | None = None
 ) -> list[Evidence]:
-    """Read every evidence record in files and folders and verify the hashes of its inputs, of
-    theirs, and of itself.
+    """Read every evidence record in files and folders, a file that is given by two paths once, and
+    verify the hashes of its inputs, of theirs, and of itself.
 
     A record that names no inputs has that problem: nothing could show that it is out of date.
 
@@ -38,12 +38,15 @@ def load_evidence(
     Raises
     ------
     HusaiError
-        When a path does not exist. An unreadable file inside a folder becomes a record with that
-        problem.
+        When a path does not exist or is no plain file. An unreadable file inside a folder becomes a
+        record with that problem.
     """
     inputs, manifests = Inputs(Path(root)), {}
     found = []
-    for path in dict.fromkeys(_json_files(paths)):
+    files: dict[Path, Path] = {}
+    for path in _json_files(paths):
+        files.setdefault(path.resolve(), path)
+    for path in files.values():
         try:
             records = records_in(read_json(path))
         except HusaiError as error:
@@ -69,7 +72,7 @@ def _json_files(paths: Iterable[str | Path]) -> list[Path]:
                 raise HusaiError(f"{below.odd[0]}: {NO_FILE}; remove it from the evidence")
             shown = (p for p in below.files if not p.name.startswith("."))
             files += [p for p in shown if p.suffix == ".json"]
-        elif path.is_file():
+        elif path.is_file() and not is_special(path):
             files.append(path)
         elif path.exists():
             raise HusaiError(f"{path}: {NO_FILE}; give an evidence file or folder")
@@ -85,17 +88,18 @@ def _own_problems(path: Path, manifests: dict[Path, dict[str, str]]) -> list[str
     if folder not in manifests:
         manifests[folder] = {}
         for manifest in sorted(folder.glob("*manifest*.json")):
+            if is_special(manifest):
+                continue
             try:
                 outputs = read_json(manifest).get("outputs", [])
-            except (HusaiError, AttributeError):
-                continue
-            manifests[folder].update(
-                {
+                named = {
                     str((folder / r["path"]).resolve()): r["sha256"]
                     for r in outputs
                     if isinstance(r, Mapping)
                 }
-            )
+            except (HusaiError, OSError, *MALFORMED):
+                continue
+            manifests[folder].update(named)
     expected = manifests[folder].get(str(path.resolve()))
     if expected is not None and expected != sha256_file(path):
         return ["has changed since its manifest was written"]
@@ -130,10 +134,8 @@ class Inputs:
         problems, behind, beside = item.unnamed_inputs(), [], {}
         for entry in item.inputs:
             name, path = str(entry["path"]), self.root / str(entry["path"])
-            if not path.is_file():
-                problems.append(f"rests on {name}, which is not there")
-            elif self.hashing and self._sha256(path) != entry.get("sha256"):
-                problems.append(f"rests on {name}, whose sha256 has changed since")
+            if problem := self._unsound(name, path, entry.get("sha256")):
+                problems.append(f"rests on {problem}")
             elif path.name == WEIGHTS and self.hashing:
                 beside[name] = shapes(path)
             elif path.suffix == ".json":
@@ -142,6 +144,20 @@ class Inputs:
                 behind += further.behind
                 beside |= further.beside
         return Rests(problems, behind, beside)
+
+    def _unsound(self, name: str, path: Path, sha256: object) -> str:
+        """A file and why no record can rest on it; empty when it is there and unchanged."""
+        shown = _shown(name)
+        try:
+            if is_special(path):
+                return f"{name!r}, which {NOT_OPENED}"
+            if not path.is_file():
+                return f"{shown}, which is not there"
+            changed = self.hashing and self._sha256(path) != sha256
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            return f"{shown}, which cannot be read ({why})"
+        return f"{shown}, whose sha256 has changed since" if changed else ""
 
     def _sha256(self, path: Path) -> str:
         if path not in self._hashes:
@@ -168,6 +184,14 @@ class Inputs:
                 other,
             )
         return self._rests[path]
+
+
+def _shown(name: str, most: int = 200) -> str:
+    """The name of a file as one line shows it: quoted where a terminal would obey it, and cut where
+    no file has a name so long.
+    """
+    name = name if len(name) <= most else f"{name[:most]}... ({len(name)} characters)"
+    return name if name.isprintable() else repr(name)
 
 
 def shapes(path: Path) -> dict[str, list[int]]:

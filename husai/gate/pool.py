@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from os.path import realpath
+from typing import Any
 
+from husai.errors import MALFORMED, HusaiError
 from husai.evidence import Evidence, Metric
 from husai.gate.bounds import restate
 from husai.gate.policy import Condition, Policy
+from husai.recipe import Recipe
 
 
 class Pool:
@@ -39,7 +45,7 @@ class Pool:
     def usable(self, condition: Condition) -> list[tuple[Evidence, Metric]]:
         """Records that hold the metric, and the metric at the level in force; confirmation outranks
         the rest, the selection's own data never counts. Records of single SAEs are not judged where
-        a record over seeds rests on them.
+        a record over seeds rests on them, by whichever path they were given.
         """
         key = condition.evidence, condition.metric, condition.basis
         if key not in self._usable:
@@ -47,8 +53,8 @@ class Pool:
             found = [e for e in self.by_kind.get(condition.evidence, ()) if name in e.metrics]
             confirmed = [e for e in found if e.phase == "confirmation"]
             found = confirmed or [e for e in found if e.phase != "selection"]
-            parts = {b.path for e in found for b in e.behind if b.kind == e.kind}
-            found = [e for e in found if e.path not in parts]
+            parts = {realpath(b.path) for e in found for b in e.behind if b.kind == e.kind}
+            found = [e for e in found if not (e.path and realpath(e.path) in parts)]
             self._usable[key] = [(e, self._at_level(e.metrics[name], condition)) for e in found]
         return self._usable[key]
 
@@ -104,3 +110,40 @@ class Pool:
         """
         names = {item.subject for items in self.by_kind.values() for item in items}
         return ", ".join(sorted(names - {""}))
+
+
+def refuse_other(about: Mapping[str, Any], items: Sequence[Evidence]) -> None:
+    """Refuse a candidate whose hook, architecture, recipe or condition (with or without a seed) is not
+    that of the ``recipe.json`` of its hash that the evidence rests on.
+
+    Raises
+    ------
+    HusaiError
+        One line: the field, what the candidate says, and what the recipe has.
+    """
+    for item in (e for e in items if e.recipe_hash == about.get("recipe_hash")):
+        for name, data in item.beside.items():
+            recipe = _recipe(data.get("recipe")) if name.endswith("recipe.json") else None
+            if recipe is None or recipe.hash != item.recipe_hash:
+                continue
+            known = {"architecture": recipe.architecture, "hook_name": recipe.hook_name}
+            known |= dict.fromkeys(("recipe", "condition", "condition_id"), recipe.id)
+            for key in (k for k in known if about.get(k) is not None):
+                said = about[key]
+                if key == "recipe" and isinstance(said, Mapping):
+                    same = all(k in vars(recipe) and vars(recipe)[k] == v for k, v in said.items())
+                else:
+                    same = re.sub(r"_seed\d+$", "", str(said)) == known[key]
+                if not same:
+                    raise HusaiError(
+                        f"the candidate's {key} is {reprlib.repr(said)} but {name}, which the "
+                        f"evidence rests on, has {known[key]!r}; give the selected_candidate.json "
+                        "of this run"
+                    )
+
+
+def _recipe(fields: Any) -> Recipe | None:
+    try:
+        return Recipe.from_dict(dict(fields))
+    except (HusaiError, *MALFORMED):
+        return None

@@ -52,7 +52,8 @@ def verdict_on(
 
 def drawn_by_rule(entry: Mapping[str, Any]) -> bool:
     """Whether an attempt's data sets and seeds, those of the stress tests too, are what the rule draws
-    from the hash and the data sets that its entry names: it is drawn again, not believed.
+    from the hash and the data sets that its entry names: it is drawn again, not believed. Where no
+    data set was left out nothing was drawn.
     """
     from husai.probing.draws import draw_seeds, draw_sets
 
@@ -64,7 +65,11 @@ def drawn_by_rule(entry: Mapping[str, Any]) -> bool:
     if not (isinstance(key, str) and all(isinstance(one, list) and one for one in lists)):
         return False
     with contextlib.suppress(HusaiError, TypeError, AttributeError):
-        return draw_sets(pool, len(data), key) == data and all(
-            sorted(draw_seeds(key, what, len(found))) == sorted(found) for what, found in seeds
+        return (
+            len(data) < len(set(pool))
+            and draw_sets(pool, len(data), key) == data
+            and all(
+                sorted(draw_seeds(key, what, len(found))) == sorted(found) for what, found in seeds
+            )
         )
     return False

@@ -24,6 +24,7 @@ def begin(
     seen: Sequence[int],
     roles: Mapping[str, str],
     at_least: int = 8,
+    dtype: str | None = None,
 ) -> None:
     """Note the start of a candidate's attempt, or refuse it.
 
@@ -36,6 +37,8 @@ def begin(
         See :func:`husai.gate.attempts.begin_confirmation`.
     roles : mapping
         Hash of the recipe that each role of the attempt is trained by.
+    dtype : str, optional
+        Number format of the training: an attempt that goes on in another one would be a second.
     """
     begin_confirmation(
         recipe.hash,
@@ -51,6 +54,7 @@ def begin(
         roles=dict(roles),
         trained_here=not recipe.brought,
         drawn=spec.drawn and spec.drawn.model_dump(),
+        dtype=dtype,
     )
 
 

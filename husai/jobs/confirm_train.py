@@ -60,7 +60,7 @@ def confirm_train_job(
             confirm_brought(recipe, spec, out, roles=roles, device=device)
             return
         about = {"seeds": spec.seeds, "data": spec.datasets, "seen": spec.selection_seeds}
-        begin(recipe, spec, roles=roles, **about)
+        begin(recipe, spec, roles=roles, dtype=dtype, **about)
     seeds = spec.seeds if role in ("candidate", "frozen") else spec.stress.seeds
     # The search for the L0 would train the same seed on the same rows again.
     found = resolved.sparsity_coefficient if role == "candidate" else None

@@ -14,7 +14,7 @@ from husai import provenance
 from husai.cycle3.artifacts import read_artifact
 from husai.cycle3.importer import cycle3_evidence
 from husai.cycle3.options import EXTERNAL_MODES, configured, require_flags
-from husai.errors import HusaiError
+from husai.errors import HusaiError, reading
 from husai.gate.attempts import confirmation_family, confirmation_status, refuse_cut_start
 from husai.gate.bounds import standing
 from husai.gate.decision import Decision
@@ -177,7 +177,8 @@ def gate_job(
     only = about.get("recipe_hash") if about and not loaded.original else None
     records = load_evidence([*evidence, *chosen], recipe_hash=only) + cycle3_evidence(**original)
     about = named_candidate("" if about is None and loaded.original else about, records)
-    decision = evaluate(loaded, records, about, **standing(loaded, about, ledger))
+    with reading(f"the evidence of {printable(about.get('recipe_hash') or 'no candidate')}"):
+        decision = evaluate(loaded, records, about, **standing(loaded, about, ledger))
     if loaded.original:
         decision = replace(decision, thresholds=decision.thresholds | require_flags(loaded))
     provenance.write_text(Path(output_dir) / "policy.yaml", Path(loaded.path).read_text())

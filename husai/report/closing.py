@@ -70,8 +70,14 @@ def _outcome(results: Path) -> str:
     if strict["changed"]:
         return f"NOT RELEASED: the decision is that of {CHANGED}, not of strict as it ships." + also
     if strict["pass_all"]:
-        verdict = AS_BROUGHT if strict["verdict"] == AS_BROUGHT else RELEASED
-        return f"{verdict}: every gate of the strict policy passed on one candidate." + also
+        if strict["verdict"] not in (RELEASED, AS_BROUGHT):
+            return (
+                "NOT RELEASED: the decision passed but states no verdict; husai gate decides again."
+                + also
+            )
+        return (
+            f"{strict['verdict']}: every gate of the strict policy passed on one candidate." + also
+        )
     return (
         f"NOT RELEASED: the strict gate failed on {', '.join(strict['failed'])}; a failed gate is "
         "a result, not an error." + also

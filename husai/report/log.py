@@ -57,7 +57,7 @@ def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
         ("passports", _passports(end.get("passports"))),
         ("gates", _gates(end.get("gates"))),
     ]
-    lines = [in_markdown(f"## {start.get('time')} {word} ({end['run_id']})"), ""]
+    lines = ["## " + in_markdown(f"{start.get('time')} {word} ({end['run_id']})"), ""]
     lines += [f"- {name}: {text if name in CODE else in_markdown(text)}" for name, text in fields]
     if end.get("error"):
         lines.append(f"- error: {in_markdown(format_value(end['error']))}")

@@ -53,6 +53,7 @@ STAGES = {
         "What do more tokens, other layers and more latents change?",
     ),
 }
+RUNS = "Runs, with command, commit, seeds and outcome: `experiment_log.md`. Stages: `dag.svg`."
 RECORDS = {
     "Selection": ("results/selection/**/*.json", "results/selection/selected_candidate.json"),
     "Confirmation": ("results/confirmation/*.json", "results/confirmation/stability.json"),
@@ -63,7 +64,7 @@ RECORDS = {
 def build(source: Source) -> Document:
     """The whole report from the evidence below ``source.root``."""
     strict = source.open(STRICT)
-    released = strict["gates"]["pass_all"].value is True and _shipped(strict)
+    released = _shipped(strict) and _stated(strict) is not None
     details = [
         Section("Decision", _decision(source)),
         Section("Negative results", _failures(source)),
@@ -94,6 +95,12 @@ def _shipped(decision: Quote) -> bool:
     return is_shipped(decision["policy"].value, decision["policy_sha256"].value)
 
 
+def _stated(decision: Quote) -> str | None:
+    """The verdict of a decision that passed, exactly as it says it; None where it says no such."""
+    verdict, passed = decision["verdict"].value, decision["gates"]["pass_all"].value is True
+    return verdict if passed and verdict in (RELEASED, AS_BROUGHT) else None
+
+
 def status_line(strict: Quote) -> Inline:
     """First line of the report: released or not, and by how many gates."""
     if not strict.exists:
@@ -108,9 +115,12 @@ def status_line(strict: Quote) -> Inline:
             " gates",
         ]
     passed = gates["pass_all"].value is True
-    verdict = AS_BROUGHT if strict["verdict"].value == AS_BROUGHT else RELEASED
+    if passed and _stated(strict) is None:
+        return ["NOT RELEASED: the decision passed but states no verdict; husai gate decides again"]
     return [
-        f"{verdict}: strict gate passed (" if passed else "NOT RELEASED: strict gate failed (",
+        f"{_stated(strict)}: strict gate passed ("
+        if passed
+        else "NOT RELEASED: strict gate failed (",
         gates.by("gate_count" if passed else "failed_count"),
         " of ",
         gates.by("gate_count"),
@@ -135,15 +145,11 @@ def _decision(source: Source) -> list[Any]:
     gates = strict["gates"]
     if not _shipped(strict):
         out.append(Paragraph([f"Decided by {CHANGED}: husai claim refuses it."]))
-    elif gates["pass_all"].value is True:
-        out.append(
-            Paragraph(
-                [
-                    "Every gate passed on this one candidate. A claim may be promoted with `husai "
-                    "claim`."
-                ]
-            )
+    elif _stated(strict):
+        text = (
+            "Every gate passed on this one candidate. A claim may be promoted with `husai claim`."
         )
+        out.append(Paragraph([text]))
     else:
         out.append(
             Paragraph(
@@ -310,10 +316,5 @@ def _provenance(source: Source) -> list[Any]:
     return [
         *out,
         Paragraph([text]),
-        Paragraph(
-            [
-                "Runs, with command, commit, seeds and outcome: `experiment_log.md`. Stages: "
-                "`dag.svg`."
-            ]
-        ),
+        Paragraph([RUNS]),
     ]

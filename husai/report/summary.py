@@ -124,7 +124,7 @@ def summary_markdown(record: dict) -> str:
 
 def _table(table: dict) -> list[str]:
     columns = table["columns"]
-    head = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    head = ["| " + " | ".join(map(in_markdown, columns)) + " |", "|" + "---|" * len(columns)]
     return head + [
         "| " + " | ".join(in_markdown(shown(row.get(c))) for c in columns) + " |"
         for row in table["rows"]

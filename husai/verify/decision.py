@@ -1,30 +1,50 @@
-"""Makes the gate's decision again from the evidence it names and compares: gates, metrics and
-thresholds.
+"""Makes the gate's decision again from the evidence it names and compares every part of it, words
+too, and what it says of the confirmation ledger.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from husai.errors import MALFORMED, HusaiError
 from husai.evidence import Evidence
+from husai.gate.attempts import confirmation_family, confirmation_status
 from husai.gate.bounds import standing
 from husai.gate.checks.derived import alike
+from husai.gate.claims import misnamed, records_behind, takes_no_options
 from husai.gate.decision import Decision, check_decision
 from husai.gate.evaluate import evaluate
-from husai.gate.inputs import load_evidence
-from husai.gate.ledger import CONFIRMATION_LEDGER, heads
+from husai.gate.ledger import CONFIRMATION_LEDGER, heads, write_lines
 from husai.gate.policy import Policy, is_shipped, policy_label
 from husai.gate.policy_files import load_policy, shipped_policies
-from husai.provenance import finite, read_json, sha256_file
+from husai.provenance import finite, read_json, read_text, sha256_file
 from husai.report.mirror import sources_of
 from husai.verify.findings import Findings
 
-ABSENT = "which is not there"
-READ = ("value", "lcb", "ucb", "n", "asked", "passed")
-"""What a condition's row says of what was measured and how it was judged."""
+TOLD = (
+    "policy_changed",
+    "not_excluded",
+    "reasons",
+    "unattainable",
+    "feasibility",
+    "modes",
+    "required",
+    "alpha",
+    "sources",
+)
+"""What else a decision says, besides what is named one by one."""
+LATER = ("policy_changed",)
+"""What decisions made before it was thought of do not say."""
+NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?:e[+-]?\d+)?")
+SHOWN = 2e-3
+"""How far a number that a text shows may lie from the one derived again: it has four digits."""
 
 
 def check_decisions(found: Findings) -> None:
@@ -37,10 +57,7 @@ def check_decisions(found: Findings) -> None:
         try:
             decision = check_decision(read_json(path), path)
             policy = _policy(decision, [path.parent, copies / "policies", shipped_policies()])
-            records = _records(decision, policy, base, whole=found.has_results)
-            about = decision.get("candidate")
-            said = standing(policy, about, base / CONFIRMATION_LEDGER)
-            again = evaluate(policy, records, about, **said)
+            lines = _otherwise(decision, policy, base, whole=found.has_results)
         except (HusaiError, *MALFORMED) as error:
             found.mismatch(path, f"the decision cannot be made again ({error})")
             continue
@@ -48,9 +65,40 @@ def check_decisions(found: Findings) -> None:
             label = policy_label(decision.get("policy"), decision.get("policy_sha256"))
             found.notes.append(f"{found.name(path)}: decided by policy {label}")
         found.count("decisions made again")
-        found_again = [*_level(decision, again), *differences(decision, again)]
-        for line in [*found_again, *_ledger(decision, base / CONFIRMATION_LEDGER)]:
+        for line in lines:
             found.mismatch(path, line)
+
+
+def _otherwise(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) -> list[str]:
+    """What of a decision does not follow from its evidence and ledger. Which of many problems a text
+    names follows the order of the records, by name or folder by folder: it need agree with one.
+    """
+    about, ledger = decision.get("candidate"), base / CONFIRMATION_LEDGER
+    names, found = sources_of(decision), []
+    for order in dict.fromkeys([tuple(names), tuple(sorted(names, key=Path))]):
+        records = records_behind(order, policy, about, base, whole)
+        again = evaluate(policy, records, about, **standing(policy, about, ledger))
+        again = _flagged(again, policy, decision)
+        lines = [
+            *_level(decision, again),
+            *differences(decision, again, base, whole),
+            *_named(decision, records, base, whole),
+            *_confirmation(decision, again, ledger),
+        ]
+        if not lines:
+            return []
+        found = found or lines
+    return found
+
+
+def _flagged(again: Decision, policy: Policy, decision: dict[str, Any]) -> Decision:
+    """A decision by the original's policy with the flags that it lists among its thresholds, as the
+    gates that they require have them.
+    """
+    flags = {f"require_{gate}": required for gate, required in again.required.items()}
+    stated = decision.get("thresholds") or {}
+    flags = {name: flag for name, flag in flags.items() if policy.original and name in stated}
+    return replace(again, thresholds=again.thresholds | flags)
 
 
 def _level(decision: dict[str, Any], again: Decision) -> list[str]:
@@ -64,45 +112,50 @@ def _level(decision: dict[str, Any], again: Decision) -> list[str]:
     ]
 
 
-def _ledger(decision: dict[str, Any], ledger: Path) -> list[str]:
-    """Whether the ledger still begins with what it held when the decision was made."""
-    confirmation = decision.get("confirmation")
-    head = confirmation.get("ledger") if isinstance(confirmation, dict) else None
-    if head is None or head in heads(ledger):
-        return []
-    return [
-        f"the confirmation ledger does not hold the {head.get('entries')} entries that the decision "
-        "was made with; it was cut or begun anew"
-    ]
-
-
-def _records(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) -> list[Evidence]:
-    """The evidence a decision names, and for a policy as it ships whatever else of the same kinds
-    lies beside it: a decision leaves out none. Without the checkpoints (``whole`` false) an input
-    that is not here is not held against a record.
+def _named(
+    decision: dict[str, Any], records: Sequence[Evidence], base: Path, whole: bool
+) -> list[str]:
+    """Whether the decision names its inputs, who made it, and its candidate as they do. Without the
+    run (``whole`` false) a candidate whose file is not among the copies is taken as it is.
     """
-    names = sources_of(decision)
-    about = decision.get("candidate")
-    only = about.get("recipe_hash") if isinstance(about, dict) and not policy.original else None
-    out: list[Evidence] = []
-    for name in names:
-        if not (base / name).is_file():
-            raise HusaiError(f"{name} is not here")
-        records = load_evidence([base / name], root=base, recipe_hash=only)
-        if not records:
-            raise HusaiError(f"{name} is an artifact of the original, not an evidence record")
-        out += records
-    if _takes_no_options(policy):
-        kinds = {e.kind for e in out}
-        beside = {p for name in names for p in (base / name).parent.glob("*.json")}
-        others = sorted(beside - {base / name for name in names})
-        found = load_evidence(others, root=base, recipe_hash=only)
-        out += [e for e in found if e.kind in kinds and e.recipe_hash == only]
-    return (
-        out
-        if whole
-        else [replace(e, problems=tuple(p for p in e.problems if ABSENT not in p)) for e in out]
-    )
+    inputs = [str(entry["path"]) for entry in decision.get("inputs") or ()]
+    left_out = [name for name in decision.get("sources") or () if name not in inputs]
+    there = {"inputs": inputs or not left_out, "provenance": decision.get("provenance")}
+    out = [f"{key} is missing" for key in there if key not in decision or not there[key]]
+    out += [f"inputs do not name {name}, which was judged" for name in left_out if inputs]
+    if whole or all((base / name).is_file() for name in inputs):
+        wrong = misnamed(decision, records, base)
+        out += [f"it {wrong}"] if wrong else []
+    return out
+
+
+def _confirmation(decision: dict[str, Any], again: Decision, ledger: Path) -> list[str]:
+    """Whether the ledger still begins with what it held when the decision was made, and that gives
+    what the decision says of it.
+    """
+    said, recipe_hash = decision.get("confirmation"), str(again.candidate.get("recipe_hash") or "")
+    if not recipe_hash:
+        return ["confirmation is that of no candidate"] if said else []
+    head = said.get("ledger") if said else None
+    if head is None:
+        return ["confirmation, with the head of the ledger, is missing"]
+    if head not in heads(ledger):
+        return [
+            f"the confirmation ledger does not hold the {head.get('entries')} entries that the "
+            "decision was made with; it was cut or begun anew"
+        ]
+    lines = read_text(ledger).splitlines() if ledger.exists() else []
+    with TemporaryDirectory() as folder:
+        then = Path(folder) / ledger.name
+        write_lines(then, lines[: head["entries"]])
+        gives: dict[str, Any] = confirmation_status(recipe_hash, then)
+        if again.alpha is not None:
+            gives |= {**confirmation_family(recipe_hash, then), "alpha": again.alpha}
+    return [
+        f"confirmation {key} is {said.get(key)} but the ledger gives {gives.get(key)}"
+        for key in sorted({*said, *gives})
+        if not _same(said.get(key), gives.get(key))
+    ]
 
 
 def _policy(decision: dict[str, Any], folders: list[Path]) -> Policy:
@@ -112,7 +165,7 @@ def _policy(decision: dict[str, Any], folders: list[Path]) -> Policy:
     for place in (p for folder in folders for p in sorted(folder.glob("*.yaml"))):
         if sha256_file(place) == decision.get("policy_sha256"):
             policy = load_policy(place)
-            if _takes_no_options(policy):
+            if takes_no_options(policy):
                 return policy
             known = {c.threshold_as for c in policy.all_conditions() if c.threshold_as}
             stated = decision.get("thresholds") or {}
@@ -124,51 +177,99 @@ def _policy(decision: dict[str, Any], folders: list[Path]) -> Policy:
     raise HusaiError(f"policy {decision['policy']} as it was then is not here")
 
 
-def _takes_no_options(policy: Policy) -> bool:
-    """Whether a policy is one that ships, and no reading of the original with its command line."""
-    return is_shipped(policy.name, policy.sha256) and not policy.original
-
-
-def differences(decision: dict[str, Any], again: Decision) -> list[str]:
-    """What a repeated decision says otherwise: verdict, gates, conditions, metrics, thresholds."""
-    out, before = [], decision.get("gates", {})
-    for gate in sorted({*before, *again.gates}):
-        verdict, reason = again.gates.get(gate), again.reasons.get(gate, "")
+def differences(decision: dict[str, Any], again: Decision, base: Path, whole: bool) -> list[str]:
+    """What a repeated decision says otherwise: verdict, gates, conditions, metrics, thresholds, and
+    every word. ``base`` is where the evidence was read; without the run (``whole`` false) a failed
+    check that looks at what is not here may give other reasons.
+    """
+    decision, now = _below(decision, base), _below(finite(again.to_dict()), base)
+    if not whole:
+        decision, now = _without_checks(decision), _without_checks(now)
+    out, before = [], decision.get("gates") or {}
+    for gate in sorted({*before, *now["gates"]}):
+        verdict, reason = now["gates"].get(gate), now["reasons"].get(gate, "")
         if before.get(gate) is not verdict:
             out.append(
                 f"gate {gate} is {before.get(gate)} but the evidence gives {verdict}"
                 + (f" ({reason})" if reason else "")
             )
-    for name in ("verdict", "failing"):
-        if decision.get(name) != getattr(again, name):
-            out.append(
-                f"{name} is {decision.get(name)} but the evidence gives {getattr(again, name)}"
-            )
-    out += _rows(decision.get("rows", []), [row._asdict() for row in again.rows])
-    for name, value in finite(again.metrics).items():
-        if not alike(decision.get("metrics", {}).get(name), value):
-            out.append(
-                f"metric {name} is {decision.get('metrics', {}).get(name)} but the evidence gives "
-                f"{value}"
-            )
-    for name, value in finite(again.thresholds).items():
-        if name in decision.get("thresholds", {}) and not alike(
-            decision["thresholds"][name], value
-        ):
-            out.append(
-                f"threshold {name} is {decision['thresholds'][name]} but the policy says {value}"
-            )
-    return out
+    out += [
+        f"{name} is {decision.get(name)} but the evidence gives {now[name]}"
+        for name in ("policy", "subject", "verdict", "failing")
+        if decision.get(name) != now[name]
+    ]
+    out += _rows(decision.get("rows") or [], now["rows"])
+    for one, source in (("metric", "evidence gives"), ("threshold", "policy says")):
+        said, gives = decision.get(f"{one}s") or {}, now[f"{one}s"]
+        out += [
+            f"{one} {name} is {said.get(name)} but the {source} {gives.get(name)}"
+            for name in sorted({*said, *gives})
+            if not _same(said.get(name), gives.get(name))
+        ]
+    told = [name for name in TOLD if name in decision or name not in LATER]
+    return out + [
+        f"{name} is not what the evidence gives; husai gate decides again"
+        for name in told
+        if not _same(decision.get(name), now[name])
+    ]
 
 
 def _rows(said: list[dict[str, Any]], again: list[dict[str, Any]]) -> list[str]:
-    """Conditions that were read or judged otherwise than the evidence gives."""
-    before, now = ({(row["gate"], row["condition"]): row for row in rows} for rows in (said, again))
+    """Conditions that were read or judged otherwise, or more often, than the evidence gives."""
+    before, now = (defaultdict(list), defaultdict(list))
+    for rows, into in ((said, before), (again, now)):
+        for row in rows:
+            into[row["gate"], row["condition"]].append({"source": "", **row})
     return [
         f"condition {condition} of gate {gate} was not judged as the evidence gives"
         for gate, condition in sorted({*before, *now})
-        if not all(
-            alike(*(rows.get((gate, condition), {}).get(key) for rows in (before, now)))
-            for key in READ
-        )
+        if not _same(before[gate, condition], now[gate, condition])
     ]
+
+
+def _without_checks(body: dict[str, Any]) -> dict[str, Any]:
+    """A decision without the reasons of failed checks, which compare no number, and of their
+    gates.
+    """
+    rows = [
+        row if row["passed"] or row["asked"] else row | {"reason": ""}
+        for row in body.get("rows") or []
+    ]
+    gates = {row["gate"] for row in rows if not row["reason"]}
+    reasons = {g: text for g, text in (body.get("reasons") or {}).items() if g not in gates}
+    return body | {"rows": rows, "reasons": reasons}
+
+
+def _below(value: Any, base: Path) -> Any:
+    """A JSON value whose texts name files as they are named below ``base``."""
+    if isinstance(value, str):
+        return value.replace(f"{base}/", "")
+    if isinstance(value, dict):
+        return {_below(key, base): _below(part, base) for key, part in value.items()}
+    return [_below(part, base) for part in value] if isinstance(value, list) else value
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two JSON values are the same in every part, numbers within tolerance, those in a text
+    as far as a text shows them, and the clauses of a text in any order.
+    """
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, str) and isinstance(b, str) and a != b:
+        first, second = _clauses(a), _clauses(b)
+        return len(first) == len(second) and all(map(_same_words, first, second))
+    return isinstance(a, bool) == isinstance(b, bool) and alike(a, b)
+
+
+def _clauses(text: str) -> list[str]:
+    """What a reason lists, in an order of its own."""
+    return sorted(text.replace("fails: ", "fails; ").split("; "))
+
+
+def _same_words(a: str, b: str) -> bool:
+    numbers = [NUMBER.findall(text) for text in (a, b)]
+    return NUMBER.sub("#", a) == NUMBER.sub("#", b) and all(
+        math.isclose(float(x), float(y), rel_tol=SHOWN) for x, y in zip(*numbers, strict=True)
+    )

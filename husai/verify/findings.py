@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from husai.provenance import NOT_OPENED, is_special
 from husai.verify.checksums import Digest, digest
 
 
@@ -44,11 +46,21 @@ class Findings:
         self.counts[what] = self.counts.get(what, 0) + n
 
     def sha256(self, path: Path) -> str | None:
-        """Hash of a file as it is now (each file is read once); None when it is not there."""
+        """Hash of a file as it is now (each file is read once); None when it is not there, or cannot be
+        read, which is a mismatch.
+        """
         if path not in self.hashed:
-            if not path.is_file() or (path.is_symlink() and path.is_relative_to(self.root)):
+            try:
+                if is_special(path):
+                    self.mismatch(repr(str(path)), NOT_OPENED)
+                    return None
+                if not path.is_file() or (path.is_symlink() and path.is_relative_to(self.root)):
+                    return None
+                self.hashed[path] = digest(path)
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or error
+                self.mismatch(path, f"cannot be read ({why})")
                 return None
-            self.hashed[path] = digest(path)
         return self.hashed[path].sha256
 
     def locate(self, name: str) -> Path:
@@ -57,6 +69,6 @@ class Findings:
         if not path.is_absolute():
             return self.root / path
         for anchor in ("results", "reports", "config"):
-            if not path.exists() and anchor in path.parts:
+            if anchor in path.parts and not os.path.exists(path):
                 return self.root.joinpath(*path.parts[path.parts.index(anchor) :])
         return path

@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from husai.errors import HusaiError
 from husai.evidence import Metric, read_metric
 from husai.gate import load_policy
 from husai.gate.attempts import begin_confirmation, confirmation_family, finish_confirmation
-from husai.gate.bounds import restate
+from husai.gate.bounds import restate, standing
 from husai.gate.evaluate import evaluate
+from husai.gate.ledger import append
 from husai.jobs.claim import claim_job
 from husai.jobs.gate import gate_job
 from husai.statistics import (
@@ -311,3 +313,38 @@ def test_the_original_policy_is_not_touched(run):
         load_policy("cycle3"), [record("ood", {"ood_drop": 0.05})], alpha=candidate_alpha(3)
     )
     assert decision.alpha is None and decision.gates["ood"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config_hash": [1]},
+        {"config_hash": {"a": 1}},
+        {"config_hash": None},
+        {"attempt": [1]},
+        {"data": {"datasets": 5}},
+        {"data": [math.nan]},
+        {"model": {}, "subject": []},
+        {"event": ["started"]},
+    ],
+    ids=str,
+)
+def test_entries_of_any_shape_are_counted_and_end_in_no_traceback(tmp_path, change):
+    """What a hand wrote into another candidate's entry; the chain of hashes was made again."""
+    path = tmp_path / "ledger.jsonl"
+    started = {"event": "started", "config_hash": "other", "attempt": 1, "data": ["a"]}
+    append(path, started | change)
+    counted = int(change.get("event", "started") == "started")
+    assert confirmation_family("mine", path) == {"order": counted + 1, "candidates": counted + 1}
+    begin_confirmation("mine", seeds=SEEDS, data=["b"], ledger=path)
+    assert confirmation_family("mine", path)["order"] <= 2
+    found = standing(STRICT, {"recipe_hash": "mine"}, path)
+    assert [e["config_hash"] for e in found["attempts"]] == ["mine"]
+
+
+def test_an_own_entry_of_another_shape_still_refuses_a_second_attempt(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    append(path, {"event": "started", "config_hash": "mine", "attempt": [1]})
+    append(path, {"event": "finished", "config_hash": "mine", "attempt": [1]})
+    with pytest.raises(HusaiError, match="holds attempt"):
+        begin_confirmation("mine", seeds=SEEDS, data=["a"], ledger=path)

@@ -113,6 +113,27 @@ def test_a_decision_edited_to_pass_is_refused(run):
         claim_job("x", path)
 
 
+def test_a_worse_record_beside_the_sources_is_judged_too(run):
+    given = sorted(str(path) for path in (run / "results/confirmation").glob("*.json"))
+    shown = json.loads((run / "results/confirmation/ood.json").read_text())
+    shown["metrics"]["excess_drop"] |= {"value": 0.5, "lcb": 0.4, "ucb": 0.6}
+    write(run / "results/confirmation/ood_again.json", shown)
+    gate_job("strict", evidence=given, candidate="candidate.json", output_dir="out")
+    with pytest.raises(GateFailed, match="failing gates: integrity, ood"):
+        claim_job("x", "out")
+    assert not (run / "reports/claims.jsonl").exists()
+
+
+def test_a_candidate_renamed_in_the_decision_is_refused(run):
+    decide()
+    path = run / "results/gate/strict/release_policy.json"
+    decision = json.loads(path.read_text())
+    for change in ({"condition": "gpt"}, {"recipe": {"architecture": "relu"}}, {"score": 1.0}):
+        write(path, decision | {"candidate": decision["candidate"] | change})
+        with pytest.raises(GateFailed, match="candidate of another name"):
+            claim_job("x", path)
+
+
 def test_a_failed_decision_ends_the_run_with_two(run):
     (run / "results/confirmation/ood.json").unlink()
     decide()

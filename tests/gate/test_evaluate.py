@@ -3,15 +3,19 @@
 import copy
 import math
 import random
+from dataclasses import replace
 
 import pytest
-from gate_records import HASH, PASSING, interval, passing, record
+from gate_records import HASH, PASSING, RECIPE, interval, passing, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from husai.cebench.bound import score_bound
-from husai.evidence import Metric
+from husai.errors import HusaiError
+from husai.evidence import Evidence, Metric
 from husai.gate import evaluate, load_policy
+from husai.gate.checks import CHECKS
+from husai.gate.policy_reader import parse_policy
 
 STRICT = load_policy("strict")
 
@@ -385,3 +389,103 @@ def test_what_was_measured_otherwise_than_the_policy_fixes_fails(kind, change, g
         record["probing"] = settings | {k: v for k, v in change.items() if k in settings}
     decision = decide(records)
     assert decision.failing == [gate] and said in decision.reasons[gate]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "gate"),
+    [
+        ("ood", {"per_dataset": ["a"]}, "ood"),
+        ("ood", {"per_dataset": {"a": 1}}, "ood"),
+        ("ood", {"per_dataset": [{"dataset": "a", "family": "f"}]}, "ood"),
+        ("ood", {"per_dataset": [{"dataset": {}, "family": "f", "dense_val_lcb": 1}]}, "ood"),
+        ("ood", {"per_dataset": [{"dataset": "a", "family": "f", "dense_val_lcb": "1"}]}, "ood"),
+        ("saebench", {"probing": [1]}, "saebench"),
+        ("saebench", {"probing": "mean"}, "saebench"),
+        ("saebench", {"probing": 5}, "saebench"),
+        ("faithfulness", {"texts": [1]}, "is_sae"),
+        ("faithfulness", {"texts": {"ablated": 3}}, "is_sae"),
+        ("cebench", {"n_pairs": "104"}, "cebench"),
+        ("cebench", {"n_pairs": None}, "cebench"),
+        ("cebench", {"n_pairs": [104]}, "cebench"),
+    ],
+)
+def test_settings_of_another_shape_fail_their_gate(kind, change, gate):
+    records = passing()
+    next(r for r in records if r["kind"] == kind).update(change)
+    decision = decide(records)
+    assert decision.failing == [gate] and f"{kind} settings fails: " in decision.reasons[gate]
+
+
+def test_a_check_that_meets_what_it_cannot_read_fails(monkeypatch):
+    def broken(items, unreadable, attempts):
+        raise TypeError("'int' object is not iterable")
+
+    monkeypatch.setitem(CHECKS, "one_attempt", broken)
+    decision = decide(passing())
+    assert (
+        decision.failing == ["integrity"]
+        and "one_attempt looks at: malformed (TypeError: " in (decision.reasons["integrity"])
+    )
+
+
+OPTIONAL = """policy: lenient
+schema: husai.policy/1
+gates:
+  measured: {why: w, required: false, conditions: [%s]}
+  reported: {why: w, counts: false, conditions: [%s]}
+"""
+ONE = "{evidence: %s, metric: %s, basis: point, op: '>=', threshold: 0, required: false}"
+
+
+def test_a_decision_that_rests_on_no_evidence_never_passes():
+    text = OPTIONAL % (ONE % ("cebench", "delta_vs_frozen"), ONE % ("stability", "S"))
+    policy, records = parse_policy(text), passing()
+    none = [r for r in records if r["kind"] != "cebench"]
+    for missing in (none, [], [*none, record("cebench", {"delta_vs_frozen": 1}, "another")]):
+        decision = evaluate(policy, missing, HASH)
+        assert (decision.pass_all, decision.failing) == (False, ["measured"])
+        assert "nothing is measured for any gate that counts" in decision.reasons["measured"]
+        assert "FAIL" in decision.to_markdown()
+    assert evaluate(policy, records, HASH).pass_all
+
+
+ABOUT = {
+    "recipe_hash": HASH,
+    "condition": RECIPE.id,
+    "condition_id": f"{RECIPE.id}_seed3",
+    "architecture": "topk",
+    "hook_name": RECIPE.hook_name,
+    "recipe": RECIPE.to_dict(),
+}
+
+
+def with_recipe():
+    described = {"results/candidate/recipe.json": {"hash": HASH, "recipe": RECIPE.to_dict()}}
+    foreign = {"results/x/recipe.json": {"hash": HASH, "recipe": {"architecture": [1]}}}
+    odd = {"results/weights": {"W_dec": [1, 2]}, "results/y/recipe.json": {"recipe": 5}}
+    return [replace(Evidence.read(r), beside={**odd, **foreign, **described}) for r in passing()]
+
+
+def test_a_candidate_is_the_sae_that_its_evidence_is_about():
+    for about in (ABOUT, HASH, None, ABOUT | {"recipe": RECIPE.id}):
+        assert evaluate(STRICT, with_recipe(), about).pass_all
+    assert not evaluate(STRICT, with_recipe(), ABOUT | {"recipe_hash": "another"}).pass_all
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hook_name", "blocks.99"),
+        ("architecture", "jumprelu"),
+        ("architecture", ["topk"]),
+        ("condition", "RELEASED-sae"),
+        ("condition_id", "RELEASED-sae_seed3"),
+        ("recipe", "another-sae"),
+        ("recipe", {"architecture": "topk", "d_sae": 2048}),
+        ("recipe", {"unknown": 1}),
+    ],
+)
+def test_a_candidate_that_is_said_to_be_another_is_refused(key, value):
+    with pytest.raises(HusaiError, match=f"the candidate's {key} is .*recipe.json, which") as told:
+        evaluate(STRICT, with_recipe(), ABOUT | {key: value})
+    assert "\n" not in str(told.value)

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from gate_records import HASH, passing, write
 
+from husai.errors import HusaiError
 from husai.gate import evaluate, load_evidence, load_policy
-from husai.provenance import file_records, hash_json, sha256_file
+from husai.provenance import file_records, hash_json, is_special, sha256_file
 
 WHOLE = load_policy("strict")
 STRICT = replace(
@@ -21,6 +22,7 @@ STRICT = replace(
 )
 """Without the checks of tests/gate/test_derived.py and test_ledger.py: these records hold no raw
 values, and there is no ledger."""
+BAD = {"delta_vs_frozen": {"value": -1.0, "lcb": -1.0, "ucb": -1.0, "n": 1}}
 WEIGHTS = "results/confirmation/candidate/seed1/sae_weights.safetensors"
 
 
@@ -218,3 +220,63 @@ def test_a_record_that_leads_back_to_itself_ends(run):
     edit(run, path, lambda r: r.update(inputs=[{"path": path, "sha256": "0" * 64}]))
     assert "whose sha256 has changed since" in decide().reasons["cebench"]
     assert sha256_file(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/proc/kmsg", "'/proc/kmsg', which is special"),
+        ("/proc/self/mem", "'/proc/self/mem', which is special"),
+        ("results/link.bin", "'results/link.bin', which is special"),
+        ("/dev/zero", "'/dev/zero', which is special"),
+        ("x" * 5000, "... (5000 characters), which cannot be read (File name too long)"),
+        ("a\0b", r"'a\x00b', which cannot be read"),
+        ("x\n\x1b[2Jpass", r"'x\n\x1b[2Jpass', which is not there"),
+    ],
+    ids=["waits", "memory", "link", "device", "long", "nul", "escape"],
+)
+def test_an_input_that_cannot_be_opened_is_named_and_fails_its_record(run, path, said):
+    (run / "results/link.bin").symlink_to("/proc/kmsg")
+    entry = {"path": path, "sha256": "0" * 64}
+    edit(run, "results/confirmation/ood.json", lambda r: r["inputs"].append(entry))
+    decision = decide()
+    assert {"ood", "integrity"} == set(decision.failing) and said in decision.reasons["ood"]
+    assert len(decision.reasons["ood"]) < 600
+
+
+def test_evidence_below_the_folders_of_the_system_is_refused(run):
+    for path in ("/proc/kmsg", "/dev/null"):
+        with pytest.raises(HusaiError, match="no file at all; it was neither followed nor opened"):
+            load_evidence([path])
+
+
+def test_a_run_in_shared_memory_holds_ordinary_files():
+    assert not is_special("/dev/shm/run/results/x.json") and is_special("/dev/shm/../zero")
+
+
+@pytest.mark.parametrize(
+    "outputs", [5, [1], [{"path": 3}], [{}], [{"path": "a\0b", "sha256": 1}]], ids=str
+)
+def test_a_malformed_manifest_beside_the_evidence_is_no_traceback(run, outputs):
+    write(run / "results/confirmation/x_manifest.json", {"outputs": outputs})
+    assert decide().pass_all
+
+
+def test_the_way_to_a_file_changes_nothing(run, monkeypatch):
+    """The record of one SAE fails by itself, and is part of the record over seeds, by any path."""
+    edit(run, "results/external/seed1/saebench.json", lambda r: r.update(seeds=[1], metrics=BAD))
+    again = file_records(["results/external/seed1/saebench.json"])
+    edit(run, "results/confirmation/saebench.json", lambda r: r.update(inputs=again))
+    (run / "again").symlink_to(run / "results")
+    ways = [
+        ["results/confirmation", "results/external"],
+        [run / "results/confirmation", run / "results/external"],
+        ["results/../results/confirmation", "results/../results/external"],
+        ["results/confirmation", "results/external", run / "results"],
+        ["again/confirmation", "again/external"],
+    ]
+    for way in ways:
+        decision = decide(*way)
+        assert decision.pass_all, (way, decision.reasons)
+        assert len(decision.sources) == 8 and not any("seed1" in s for s in decision.sources)
+    assert decide("results/external").failing

@@ -28,6 +28,7 @@ HERE = {
         (True, True, [HERE, HERE | {"drawn": None}], AS_BROUGHT, 2),
         (True, True, [HERE | {"drawn": True}], AS_BROUGHT, 2),
         (True, True, [HERE | {"drawn": {"key": "another", "pool": POOL}}], AS_BROUGHT, 2),
+        (True, True, [HERE | {"drawn": {"key": "a hash", "pool": HERE["data"]}}], AS_BROUGHT, 2),
         (True, True, [HERE | {"data": POOL[:3]}], AS_BROUGHT, 2),
         (True, True, [HERE | {"data": []}], AS_BROUGHT, 2),
         (True, True, [HERE | {"drawn": {"key": "a hash", "pool": [1, {}]}}], AS_BROUGHT, 2),

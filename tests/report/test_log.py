@@ -26,6 +26,8 @@ from husai.report.log import (
     render_log,
     write_log,
 )
+from husai.report.quotes import Quote
+from husai.report.sections import status_line
 
 
 @pytest.fixture
@@ -199,6 +201,31 @@ def test_the_closing_paragraph_says_passed_or_not_why_and_where(places):
         places[0].parent, [{**row, "passed": True} for row in report_tree.STRICT_ROWS]
     )
     assert closing_paragraph(*places).startswith("RELEASED:")
+
+
+@pytest.mark.parametrize(
+    "verdict", [None, "passed as brought", "PASSED  AS BROUGHT", ["RELEASED"], {}, 1, "released"]
+)
+def test_a_verdict_that_is_none_releases_nothing(places, verdict, monkeypatch):
+    root = places[0].parent
+    rows = [{**row, "passed": True} for row in report_tree.STRICT_ROWS]
+    report_tree.decision(root, rows)
+    path = places[0] / "gate/strict/release_policy.json"
+    record = json.loads(path.read_text())
+    for change in ({"verdict": "NOT RELEASED"}, {"verdict": verdict}):
+        line = status_line(Quote("f", record | change))
+        assert line[0].startswith("NOT RELEASED: the decision passed but states no verdict")
+        found = {"strict": {"pass_all": True, "changed": False, "failed": [], **change}}
+        with monkeypatch.context() as patch:
+            patch.setattr("husai.report.closing.gate_status", lambda *_, found=found: found)
+            assert closing_paragraph(*places).startswith("NOT RELEASED: the decision passed but")
+    for body in (
+        record | {"verdict": verdict},
+        {name: value for name, value in record.items() if name != "verdict"},
+    ):
+        write_json(path, body)
+        with pytest.raises(HusaiError, match="verdict is none of RELEASED, NOT RELEASED, PASSED"):
+            closing_paragraph(*places)
 
 
 def test_a_run_ends_with_the_strict_decision_a_line_for_each_gate(places, capsys):

@@ -15,6 +15,7 @@ from husai.gate.ledger import append
 from husai.jobs.claim import claim_job
 from husai.jobs.gate import gate_job
 from husai.jobs.verify import verify_job
+from husai.provenance import NOT_OPENED
 from husai.shown import printable
 from husai.verify.claims import check_claims
 from husai.verify.evidence import check_evidence
@@ -116,6 +117,36 @@ def test_a_claim_falls_with_its_evidence(passed):
     assert "line 1 does not hold" in line and "its evidence no longer does" in line
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"verdict": "RELEASED"}, "verdict is RELEASED but the evidence gives PASSED AS BROUGHT"),
+        ({"subject": "gpt"}, "subject is gpt but the evidence gives language"),
+        ({"candidate": {"recipe_hash": HASH, "recipe": "gpt"}}, "the claim about gpt"),
+        ({"candidate": 7}, "the claim about unknown"),
+        ({"policy_sha256": "0" * 64}, "policy_sha256 is 0000"),
+        ({"evidence": []}, "its evidence does not name release_policy.json"),
+        ({"evidence": [7]}, "does not hold"),
+        ({"confirmation_ledger": None}, "names no head of the confirmation ledger"),
+        ({"confirmation_ledger": {"entries": 9, "sha256": "f"}}, "cut or begun anew"),
+    ],
+)
+def test_what_a_claim_says_is_judged_again(passed, change, named):
+    path = passed / "reports/claims.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) + "\n")
+    (line,) = claims_of(passed).mismatches
+    assert line.startswith("reports/claims.jsonl: line 1 does not hold: ") and named in line
+
+
+def test_a_claim_names_no_evidence_that_its_decision_does_not_rest_on(passed):
+    path = passed / "reports/claims.jsonl"
+    entry = json.loads(path.read_text())
+    entry["evidence"].append({"path": "results/other.json", "sha256": "0" * 64})
+    path.write_text(json.dumps(entry) + "\n")
+    (line,) = claims_of(passed).mismatches
+    assert "results/other.json, which results/gate/strict/release_policy.json does not" in line
+
+
 def test_records_of_every_kind_are_derived_again(passed):
     found = Findings(passed)
     check_evidence(found)
@@ -143,3 +174,29 @@ def test_a_record_of_one_sae_is_derived_again(passed):
         m.startswith("results/confirmation/external/candidate/seed1/faithfulness.json: metric")
         for m in found.mismatches
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/proc/kmsg", "'/proc/kmsg': is special"),
+        ("/proc/self/mem", "'/proc/self/mem': is special"),
+        ("results/" + "x" * 5000, "cannot be read (File name too long)"),
+        ("results/a\0b", "cannot be read (embedded null byte)"),
+    ],
+    ids=["waits", "memory", "long", "nul"],
+)
+def test_an_input_that_cannot_be_opened_is_a_mismatch(run, path, said):
+    place = run / "results/confirmation/ood.json"
+    record = {"inputs": [{"path": path, "sha256": "0" * 64}], "kind": "x"}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(record))
+    assert any(said in m for m in verify(run).mismatches)
+
+
+def test_a_special_file_is_never_hashed(tmp_path):
+    (tmp_path / "link").symlink_to("/proc/kmsg")
+    found = Findings(tmp_path)
+    assert found.sha256(tmp_path / "link") is None and found.sha256(tmp_path / "none") is None
+    assert found.mismatches == [f"'{tmp_path}/link': {NOT_OPENED}"]
+    assert found.locate("/" + "results/" + "x" * 5000).is_absolute()

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from husai.cebench.bound import score_bound
-from husai.errors import HusaiError
+from husai.errors import MALFORMED, HusaiError
 from husai.evidence import Evidence, Metric, read_metric
+from husai.gate.checks.complete import incomplete
 from husai.gate.checks.integrity import integrity_metrics
 from husai.gate.checks.roles import bound
 from husai.gate.inputs import WEIGHTS
@@ -55,6 +56,7 @@ def derived(
     apart = f"records are about several subjects: {', '.join(subjects)}"
     bad = [apart] * (len(subjects) > 1)
     bad += [f"{e.label} {text}" for e in items for text in (*unfounded(e), *_twins(e, items))]
+    bad = sorted(set(bad))
     more = f"; and {len(bad) - 6} more" if len(bad) > 6 else ""
     return "fails: " + "; ".join(bad[:6]) + more if bad else ""
 
@@ -103,16 +105,19 @@ def _lacking(item: Evidence) -> list[str]:
 
 
 def differences(item: Evidence) -> list[str]:
-    """Metrics that do not follow from what is stored in the record and behind it."""
+    """Metrics that do not follow from what is stored in the record and behind it, and rows that are
+    missing there.
+    """
     if item.kind not in KINDS:
         return []
     if not isinstance(item.record.get("metrics"), Mapping):
         return ["has no metrics"]
     try:
+        rows = incomplete(item)
         again, source = _again(item)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, HusaiError) as error:
+    except (*MALFORMED, HusaiError) as error:
         return [f"its metrics cannot be derived again ({type(error).__name__}: {error})"]
-    return _compared(item.metrics, again, source, NOT_GATED.get(item.kind, ()))
+    return [*rows, *_compared(item.metrics, again, source, NOT_GATED.get(item.kind, ()))]
 
 
 def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
@@ -145,6 +150,7 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
     if item.kind == "saebench":
         return probing_metrics(own, control), "records per seed"
     if item.kind == "faithfulness":
+        losses_of([*own, *control])  # refuses those of other texts
         return faithfulness_metrics(losses_of(own), losses_of(control)), "losses per text"
     from husai.cebench.evidence import recipe_metrics
 

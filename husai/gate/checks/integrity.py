@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from husai.evidence import Metric, read_metric
 
 NOT_APPLICABLE = "not_applicable"
@@ -30,8 +32,15 @@ def integrity_metrics(
         ``recipe.json`` of the trained recipe: ``final`` has what each seed's training noted.
     starts : Metric or None
         ``shared_init_pairs`` of the stability record.
+
+    Raises
+    ------
+    ValueError
+        ``final`` is not that of every seed.
     """
-    final, n = described["final"], len(described["final"])
+    final, n = described["final"], len(described["seeds"])
+    if len(final) != n:
+        raise ValueError(f"recipe.json holds what {len(final)} of {n} seeds ended with")
     brought = bool(described["recipe"].get("brought"))
     declared = " (declared by the brought SAEs)" if brought else ""
     overlap = Metric(overlap_rows, n=n, method="test rows found in the training text, by hash")
@@ -73,4 +82,4 @@ def _largest(final: Sequence[Mapping[str, Any]], name: str, of: str = "") -> Met
             n=len(values),
             method=f"not known of SAEs that were not trained here: their metadata give no {name}",
         )
-    return Metric(float(max(values)), n=len(values), method=f"largest over seeds{of}")
+    return Metric(float(np.max(values)), n=len(values), method=f"largest over seeds{of}")

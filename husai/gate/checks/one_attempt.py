@@ -43,7 +43,9 @@ def one_attempt(
             f"fails: the confirmation ledger holds {len(started)} attempts of this candidate, "
             f"{len(finished)} of them finished; it must be exactly one"
         )
-    if started[0].get("forced") or started[0].get("attempt") != finished[0].get("attempt"):
+    if any(e.get("forced") for e in attempts) or started[0].get("attempt") != finished[0].get(
+        "attempt"
+    ):
         return "fails: the attempt in the confirmation ledger was forced, or another one finished"
     found = [*_seeds(items, started[0]), *_settings(items, started[0]), *_roles(items, started[0])]
     found += _weights(items, finished)
@@ -66,6 +68,10 @@ def _settings(items: Sequence[Evidence], entry: Mapping[str, Any]) -> list[str]:
     measured = entry.get("measured")
     if not isinstance(measured, Mapping):
         return ["the ledger's entry does not say what is measured, and how"]
+    probed, data = measured.get("saebench"), entry.get("data")
+    data = data.get("datasets") if isinstance(data, Mapping) else data
+    if isinstance(probed, Mapping) and probed.get("datasets", data) != data:
+        return ["the ledger's entry names other data sets than those that are measured"]
     out, newer = [], ("stability", *STRESS) if "roles" in entry else ()
     for item in items:
         wanted = measured.get(item.kind)
@@ -99,8 +105,9 @@ def _apart(config: Mapping[str, Any], wanted: Mapping[str, Any], free: Sequence[
 
 def _roles(items: Sequence[Evidence], entry: Mapping[str, Any]) -> list[str]:
     """Records that compare the candidate with another recipe than the entry names for the role."""
-    roles = entry.get("roles")
-    roles = roles if isinstance(roles, Mapping) else {}
+    roles = entry.get("roles", {})
+    if not isinstance(roles, Mapping):
+        return ["the ledger's entry does not say which recipe each role is trained by"]
     return [
         f"{item.label} rests on {one.label}, which is of another recipe than the ledger's "
         f"{COMPARED[item.kind]}"
