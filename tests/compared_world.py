@@ -56,6 +56,7 @@ CONFIRM = {
     "training": {SUBJECT: TRAINING},
 }
 """Spec of a confirmation."""
+N_PAIRS = 6
 
 
 def rows(n, seed):
@@ -87,7 +88,7 @@ def build():
     pairs = {
         s: [
             Pair(f"{s} theme {i % 3}", f"{s} family {i % 3}", f"a {i}", f"b {i}", (i, i))
-            for i in range(6)
+            for i in range(N_PAIRS)
         ]
         for s in ("selection", "confirmation")
     }
@@ -152,7 +153,8 @@ def measure(recipe_id, seeds, stability=True, frozen=None):
             "--out",
             out / "saebench.json",
         )
-        husai("cebench", "--spec", "{}", *common, "--pairs", PAIRS, "--out", out / "cebench.json")
+        pairs = json.dumps({"n_pairs": N_PAIRS})
+        husai("cebench", "--spec", pairs, *common, "--pairs", PAIRS, "--out", out / "cebench.json")
         found += [out / "saebench.json", out / "cebench.json"]
         found += splicing(saes.parent / f"seed{seed}", out / "faithfulness.json")
     if stability:
@@ -223,7 +225,7 @@ def confirm(candidate, spec):
         baselines = ["--baselines", f"results/external/baselines/confirmation/{HOOK}.json"]
         saebench = [*common, f"{external}/saebench.json", "--probes", PROBES, *baselines]
         husai("saebench", "--spec", held_out, *saebench)
-        pairs = json.dumps({"split": "confirmation"})
+        pairs = json.dumps({"split": "confirmation", "n_pairs": N_PAIRS})
         husai("cebench", "--spec", pairs, *common, f"{external}/cebench.json", "--pairs", PAIRS)
         for seed in provenance.read_json(Path(out).with_name("recipe.json"))["seeds"]:
             splicing(
