@@ -17,6 +17,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 AFTER_SELECTION = ("confirmation", "gate", "passport", "release", "stress", "benchmarks")
+TOLD = ("saebench.", "ood.", "cebench.", "stability.S lcb", "stability.shared_fraction lcb")
+TOLD += ("faithfulness.recovered lcb",)
+"""How the conditions begin that are printed when they pass, too."""
 DECISION = Path("results/gate/strict/release_policy.json")
 
 
@@ -63,7 +66,7 @@ def shown(folder: Path) -> None:
     gates = {name: passed for name, passed in decision["gates"].items() if name != "pass_all"}
     print(f"\n{folder}: {decision['verdict']}, {sum(gates.values())} of {len(gates)} gates pass")
     for row in decision["rows"]:
-        margin = row["condition"].startswith(("saebench.", "ood."))
+        margin = row["condition"].startswith(TOLD)
         if margin or not row["passed"]:
             bounds = "" if row["lcb"] is None else f" [{row['lcb']:.4f}, {row['ucb']:.4f}]"
             value = "" if row["value"] is None else f"{row['value']:.4f}{bounds}"
