@@ -4,7 +4,7 @@ confirmed again under other configuration hashes, and so with other seeds and ot
     python benchmarks/other_draws.py [RUN] [--draws 3] [--folder DIR]   # RUN: a folder where make run ended
 
 Everything before the confirmation is copied; each copy's ledger is its own and empty, so that each
-is a first attempt. Half an hour a draw on two cores. Prints the gates and what fails, RUN itself first."""
+is a first attempt. Twenty to forty minutes a draw on two cores. Prints the gates and what fails, RUN itself first."""
 
 from __future__ import annotations
 

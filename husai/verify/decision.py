@@ -70,25 +70,17 @@ def check_decisions(found: Findings) -> None:
 
 
 def _otherwise(decision: dict[str, Any], policy: Policy, base: Path, whole: bool) -> list[str]:
-    """What of a decision does not follow from its evidence and ledger. Which of many problems a text
-    names follows the order of the records, by name or folder by folder: it need agree with one.
-    """
+    """What of a decision does not follow from its evidence and ledger."""
     about, ledger = decision.get("candidate"), base / CONFIRMATION_LEDGER
-    names, found = sources_of(decision), []
-    for order in dict.fromkeys([tuple(names), tuple(sorted(names, key=Path))]):
-        records = records_behind(order, policy, about, base, whole)
-        again = evaluate(policy, records, about, **standing(policy, about, ledger))
-        again = _flagged(again, policy, decision)
-        lines = [
-            *_level(decision, again),
-            *differences(decision, again, base, whole),
-            *_named(decision, records, base, whole),
-            *_confirmation(decision, again, ledger),
-        ]
-        if not lines:
-            return []
-        found = found or lines
-    return found
+    records = records_behind(sources_of(decision), policy, about, base, whole)
+    again = evaluate(policy, records, about, **standing(policy, about, ledger))
+    again = _flagged(again, policy, decision)
+    return [
+        *_level(decision, again),
+        *differences(decision, again, base, whole),
+        *_named(decision, records, base, whole),
+        *_confirmation(decision, again, ledger),
+    ]
 
 
 def _flagged(again: Decision, policy: Policy, decision: dict[str, Any]) -> Decision:

@@ -60,7 +60,7 @@ def test_the_evidence_of_one_finished_attempt_holds(run):
         ({"seeds": list(range(100, 108))}, "has other seeds than the ledger's entry"),
         ({"stress_seeds": [1, 2, 3]}, "random_model.json has other seeds"),
         ({"measured": None}, "does not say what is measured"),
-        ({"measured": {}}, "does not say what stability is measured with"),
+        ({"measured": {}}, "does not say what cebench is measured with"),
         (measured("saebench", penalty="l2"), "saebench.json was measured with other penalty than"),
         (measured("ood", ood=["x"]), "ood.json was measured with other ood than"),
         (measured("ood"), "other k, split than"),

@@ -34,6 +34,7 @@ def one_attempt(
         Entries of the candidate in the confirmation ledger.
     """
     items = [item for item in items if item.path and not item.problems]
+    items.sort(key=lambda item: item.label)  # the reason names the first few problems
     if not items:
         return ""
     started = [e for e in attempts if e.get("event") == "started" and not e.get("resumed")]
