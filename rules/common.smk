@@ -1,5 +1,6 @@
 # Configuration, plan, names and the resources every rule shares. Imports no torch: this file is parsed for every job.
 import os
+import re
 import shlex
 import sys
 from pathlib import Path

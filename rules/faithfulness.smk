@@ -1,28 +1,36 @@
 # Faithfulness: what the subject loses when an SAE's reconstruction takes the place of its activations.
 
 
-rule faithfulness:
-    input:
-        saes=external_sae,
-        model=f"results/subjects/{LANGUAGE}/model/manifest.json",
-    output:
-        "results/external/{recipe}/seed{seed}/faithfulness.json",
-    log:
-        "logs/faithfulness/{recipe}/seed{seed}.log",
-    benchmark:
-        "results/benchmarks/faithfulness/{recipe}/seed{seed}.tsv"
-    conda:
-        ENV
-    threads: THREADS
-    resources:
-        **GPU_JOB,
-    params:
-        spec=SPECS.faithfulness(),
-    message:
-        "Faithfulness of {wildcards.recipe}, seed {wildcards.seed}"
-    shell:
-        "husai faithfulness --spec {params.spec:q} --saes {input.saes:q} --seed {wildcards.seed:q} --model {input.model:q} --out {output:q}"
-        " --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
+# One job measures all seeds of a recipe in the same passes: most of the time goes to the subject, not to the SAE.
+for NAME_OF_RULE, SEEDS, IDS in by_seeds("faithfulness"):
+
+    rule:
+        name:
+            NAME_OF_RULE
+        input:
+            saes=external_sae,
+            model=f"results/subjects/{LANGUAGE}/model/manifest.json",
+        output:
+            expand("results/external/{{recipe}}/seed{seed}/faithfulness.json", seed=SEEDS),
+        log:
+            "logs/faithfulness/{recipe}.log",
+        benchmark:
+            "results/benchmarks/faithfulness/{recipe}.tsv"
+        wildcard_constraints:
+            recipe=IDS,
+        conda:
+            ENV
+        threads: THREADS
+        resources:
+            **GPU_JOB,
+        params:
+            spec=SPECS.faithfulness(),
+            seeds=SEEDS,
+        message:
+            "Faithfulness of {wildcards.recipe}"
+        shell:
+            "husai faithfulness --spec {params.spec:q} --saes {input.saes:q} --seed {params.seeds:q} --model {input.model:q} --out {output:q}"
+            " --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule confirm_faithfulness:

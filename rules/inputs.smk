@@ -25,6 +25,18 @@ def measured(kind, recipes):
     ]
 
 
+def by_seeds(rule_name):
+    """A rule for all recipes of the language subject that have the same seeds, as its outputs are one file a seed: its
+    name, the seeds and a pattern of the recipes. The first is for what the frontier compares, in most runs all there is."""
+    groups = {}
+    for recipe in [*COMPARED, *(t.recipe for t in PLAN.trained.values())]:
+        if recipe.subject == LANGUAGE:
+            seeds = tuple(PLAN.get(LANGUAGE, recipe.id).seeds)
+            groups.setdefault(seeds, {})[re.escape(recipe.id)] = None
+    for number, (seeds, ids) in enumerate(groups.items()):
+        yield f"{rule_name}_{number}" if number else rule_name, seeds, "|".join(ids)
+
+
 def stage_summaries():
     """Tables of the internal stages that this run includes."""
     return [f"results/{s}/summary.json" for s in CONFIG.stages if s not in ("frontier", "scaling")]

@@ -3,51 +3,42 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from pathlib import Path
 
 from husai import provenance
 from husai.errors import HusaiError
 from husai.evidence import new_record
 from husai.jobs.arguments import describe
-from husai.jobs.measured import (
-    add_saes,
-    identity,
-    measure_seeds,
-    work_list,
-    write_list,
-)
+from husai.jobs.measured import Work, add_seeds, identity, measure_seeds
 from husai.sae_files import sae_files
 
 
 def add_arguments(command: ArgumentParser) -> None:
     """Options of the verb."""
     describe(command, reads="an SAE, pair activations", writes="cebench.json", costs="seconds")
-    add_saes(command)
+    add_seeds(command)
     command.add_argument(
         "--pairs", type=Path, required=True, help="pair activations: folder or manifest"
     )
 
 
 def run(args: Namespace) -> None:
-    """Score one SAE, or every seed of a recipe in one pass."""
+    """Score the SAEs of a recipe in one pass."""
     from husai.compute import use_threads
     from husai.planning.specs import CEBenchSpec, read_spec
 
     use_threads(args.threads)
     spec = read_spec(CEBenchSpec, args.spec)
 
-    def measure() -> None:
-        work = work_list(args, "cebench")
+    def measure(work: Work) -> None:
         cebench_jobs(spec, work, args.pairs, device=args.device)
-        write_list(args, work, "cebench")
 
     measure_seeds(args, "cebench", measure)
 
 
 def cebench_jobs(
     spec,
-    work_list: Sequence[tuple[Path, Path]],
+    work: Work,
     pairs_path: str | Path,
     frozen: str | Path | None = None,
     *,
@@ -59,7 +50,7 @@ def cebench_jobs(
     Parameters
     ----------
     spec : CEBenchSpec
-    work_list : sequence of (path, path)
+    work : sequence of (path, path)
         A checkpoint that ``load_sae`` reads, and where its record goes.
     pairs_path : path
         Pairs file, or its folder or manifest.
@@ -78,11 +69,9 @@ def cebench_jobs(
     from husai.sae import load_sae, resolve
 
     where = resolve_device(device)
-    work_list = [(resolve(sae_dir), out) for sae_dir, out in work_list]
-    saes = [load_sae(sae_dir, device=where) for sae_dir, _ in work_list]
-    names = [
-        identity(sae_dir, sae, spec) for (sae_dir, _), sae in zip(work_list, saes, strict=True)
-    ]
+    work = [(resolve(sae_dir), out) for sae_dir, out in work]
+    saes = [load_sae(sae_dir, device=where) for sae_dir, _ in work]
+    names = [identity(sae_dir, sae, spec) for (sae_dir, _), sae in zip(work, saes, strict=True)]
     hooks = {name["hook_name"] for name in names}
     if len(hooks) > 1:
         raise HusaiError(
@@ -94,7 +83,7 @@ def cebench_jobs(
     results = score_saes(saes, pairs, device=where, progress=True)
     return [
         _write(spec, Path(sae_dir), Path(out), name, score_fields(result, pairs), frozen, files)
-        for (sae_dir, out), name, result in zip(work_list, names, results, strict=True)
+        for (sae_dir, out), name, result in zip(work, names, results, strict=True)
     ]
 
 

@@ -5,14 +5,13 @@ activations, on held-out text.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from pathlib import Path
 
 from husai import provenance
 from husai.errors import HusaiError
 from husai.evidence import new_record
 from husai.jobs.arguments import describe
-from husai.jobs.measured import add_saes, identified, measure_seeds, work_list, write_list
+from husai.jobs.measured import Work, add_seeds, identified, measure_seeds
 from husai.provenance import folder
 
 
@@ -24,31 +23,29 @@ def add_arguments(command: ArgumentParser) -> None:
         writes="faithfulness.json",
         costs="two forward passes over the texts, and one per SAE",
     )
-    add_saes(command)
+    add_seeds(command)
     command.add_argument(
         "--model", type=Path, required=True, help="the subject's model/ folder or its manifest"
     )
 
 
 def run(args: Namespace) -> None:
-    """Measure one SAE, or every seed of a recipe in the same passes."""
+    """Measure the SAEs of a recipe in the same passes."""
     from husai.compute import use_threads
     from husai.planning.specs import FaithfulnessSpec, read_spec
 
     use_threads(args.threads)
     spec = read_spec(FaithfulnessSpec, args.spec)
 
-    def measure() -> None:
-        work = work_list(args, "faithfulness")
+    def measure(work: Work) -> None:
         faithfulness_jobs(spec, work, args.model, device=args.device)
-        write_list(args, work, "faithfulness")
 
     measure_seeds(args, "faithfulness", measure)
 
 
 def faithfulness_jobs(
     spec,
-    work_list: Sequence[tuple[Path, Path]],
+    work: Work,
     model_dir: str | Path,
     *,
     device: str = "auto",
@@ -62,7 +59,7 @@ def faithfulness_jobs(
     Parameters
     ----------
     spec : FaithfulnessSpec
-    work_list : sequence of (path, path)
+    work : sequence of (path, path)
         A checkpoint that ``load_sae`` reads, and where its record goes.
     model_dir : path
         The subject's model folder, or the manifest in it.
@@ -78,7 +75,7 @@ def faithfulness_jobs(
     from husai.subjects.rows import held_out_texts
 
     where, model_dir = resolve_device(device), folder(model_dir)
-    found = [identified(sae_dir, spec, where) for sae_dir, _ in work_list]
+    found = [identified(sae_dir, spec, where) for sae_dir, _ in work]
     hooks = {one.hook_name for one in found}
     if len(hooks) > 1:
         raise HusaiError(
@@ -99,7 +96,7 @@ def faithfulness_jobs(
     )
     text_files = [p for p in (model_dir / "corpus.safetensors",) if p.is_file()]
     records = []
-    for (_, out), one, result in zip(work_list, found, results, strict=True):
+    for (_, out), one, result in zip(work, found, results, strict=True):
         name, seeds = one.name, [] if one.name["seed"] is None else [one.name["seed"]]
         inputs = [*one.files, model_dir / "config.json", *text_files]
         with provenance.job(
@@ -107,7 +104,7 @@ def faithfulness_jobs(
             config=spec.values(),
             seeds=seeds,
             data_slice={"split": split, "n_texts": len(tokens)},
-        ) as work:
+        ) as done:
             record = new_record(
                 "faithfulness",
                 name["subject"],
@@ -125,7 +122,7 @@ def faithfulness_jobs(
                 texts={key: values.tolist() for key, values in result.texts.items()},
             )
             provenance.write_json(out, record)
-            work.reads(*inputs)
-            work.writes(out)
+            done.reads(*inputs)
+            done.writes(out)
         records.append(record)
     return records

@@ -10,31 +10,42 @@ unreadable input or a mistake in the code stops the job as ever.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from husai import provenance
 from husai.errors import HusaiError, RecipeFailed
 from husai.evidence import new_record
-from husai.jobs.arguments import add_compute, add_spec
+from husai.jobs.arguments import add_compute, add_paths, add_spec
 from husai.progress import log
 from husai.provenance import failure, folder
 from husai.sae_files import sae_files
+
+Work = Sequence[tuple[Path, Path]]
+"""SAE folders, and where the record of each goes."""
 
 
 def add_saes(command: argparse.ArgumentParser) -> None:
     """Options of a job that measures the SAEs of a recipe."""
     add_spec(command)
     command.add_argument("--saes", type=Path, help="trained recipe: folder or manifest")
-    command.add_argument("--seed", type=int, help="which of its seeds")
+    add_compute(command)
+
+
+def add_seeds(command: argparse.ArgumentParser) -> None:
+    """Options of a job that writes a record of each SAE."""
+    add_saes(command)
+    command.add_argument(
+        "--seed", type=int, nargs="+", action="extend", default=[], help="which of its seeds"
+    )
     command.add_argument(
         "--all-seeds",
         action="store_true",
         help="every seed; records go to seed{n}/ beside --out, --out lists them",
     )
-    command.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    add_compute(command)
+    add_paths(command, "--out", "JSON file to write, one for each --seed", required=True)
 
 
 def recipe_folder(args: argparse.Namespace) -> Path:
@@ -68,46 +79,66 @@ def seed_directories(recipe_dir: Path) -> tuple[list[int], list[Path]]:
     return [s for s, _ in found], [p for _, p in found]
 
 
-def work_list(args: argparse.Namespace, bench: str) -> list[tuple[Path, Path]]:
-    """``(SAE folder, record)`` of the seeds asked for.
+def measure_seeds(args: argparse.Namespace, kind: str, measure: Callable[[Work], Any]) -> None:
+    """Measure the SAEs asked for: all of a recipe (``--all-seeds``), or those of some seeds
+    (``--seed``, for tables that compare recipes), of which one that failed has a record with the
+    reason.
+
+    Parameters
+    ----------
+    measure : callable
+        Writes the records of the SAEs that it is given.
 
     Raises
     ------
     HusaiError
-        The recipe has no seeds, or not the one that ``--seed`` names.
+        The recipe has no seeds or not one of those asked for, or there is not a file for each.
     """
-    seeds, directories = seed_directories(recipe_folder(args))
+    recipe_dir = recipe_folder(args)
     if args.all_seeds:
-        return [
-            (d, args.out.parent / f"seed{s}" / f"{bench}.json")
-            for s, d in zip(seeds, directories, strict=True)
-        ]
-    if args.seed not in seeds:
-        raise HusaiError(f"--seed: {args.seed} is not among the seeds {seeds} of {args.saes}")
-    return [(directories[seeds.index(args.seed)], args.out)]
-
-
-def write_list(args: argparse.Namespace, work: list[tuple[Path, Path]], bench: str) -> None:
-    """With ``--all-seeds``: a file that names and hashes the records of all seeds."""
-    if not args.all_seeds:
+        if len(args.out) != 1:
+            raise HusaiError(f"--out: --all-seeds writes one list, got {len(args.out)} files")
+        _measure_all(args, kind, recipe_dir, measure)
         return
+    if len(args.seed) != len(args.out) or not args.seed:
+        raise HusaiError(
+            f"--seed: {len(args.seed)} seeds and {len(args.out)} files (--out); give each seed its "
+            "file, or --all-seeds"
+        )
+
+    def measure_some(*wanted: tuple[int, Path]) -> None:
+        known = dict(zip(*seed_directories(recipe_dir), strict=True))
+        for seed, _ in wanted:
+            if seed not in known:
+                raise HusaiError(
+                    f"--seed: {seed} is not among the seeds {list(known)} of {args.saes}"
+                )
+        measure([(known[seed], out) for seed, out in wanted])
+
+    wanted = list(zip(args.seed, args.out, strict=True))
+    if len(wanted) > 1 and failure(provenance.read_json(recipe_dir / "recipe.json")) is None:
+        try:
+            measure_some(*wanted)
+            return
+        except RecipeFailed:
+            pass  # one of them did: each by itself
+    for one in wanted:
+        measured_or_failed(kind, recipe_dir, *one, partial(measure_some, one))
+
+
+def _measure_all(args: argparse.Namespace, kind: str, recipe_dir: Path, measure) -> None:
+    """Measure every seed, and write a file that names and hashes the records."""
+    [out] = args.out
+    seeds, directories = seed_directories(recipe_dir)
+    records = [out.parent / f"seed{seed}" / f"{kind}.json" for seed in seeds]
+    measure(list(zip(directories, records, strict=True)))
     listing = {
         "schema": "husai.records/1",
-        "kind": bench,
-        "records": provenance.file_records([out for _, out in work]),
+        "kind": kind,
+        "records": provenance.file_records(records),
         "provenance": provenance.provenance(args.spec),
     }
-    provenance.write_json(args.out, listing)
-
-
-def measure_seeds(args: argparse.Namespace, bench: str, measure: Callable[[], Any]) -> None:
-    """Measure; of one seed (``--seed``: recipes compared in a table) a recipe that failed is a
-    record with the reason.
-    """
-    if args.all_seeds:
-        measure()
-    else:
-        measured_or_failed(bench, recipe_folder(args), args.seed, args.out, measure)
+    provenance.write_json(out, listing)
 
 
 def measured_or_failed(

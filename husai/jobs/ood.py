@@ -25,6 +25,7 @@ def add_arguments(command: ArgumentParser) -> None:
         costs="seconds per SAE",
     )
     add_saes(command)
+    command.add_argument("--out", type=Path, required=True, help="JSON file to write")
     command.add_argument(
         "--probes", type=Path, required=True, help="probe activations: folder or manifest"
     )

@@ -27,7 +27,7 @@ def run(args: Namespace) -> None:
     if args.hook is None:
         raise HusaiError("--baselines-only needs --hook; name the hook point")
     spec = read_spec(ProbingSpec, args.spec)
-    baselines_job(spec, args.probes, args.hook, args.out, threads=args.threads)
+    baselines_job(spec, args.probes, args.hook, args.out[0], threads=args.threads)
 
 
 def settings_of(spec) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from husai.jobs import probe_baselines
 from husai.jobs.arguments import add_paths, describe
 from husai.jobs.measured import (
     Identified,
-    add_saes,
+    Work,
+    add_seeds,
     identified,
     measure_seeds,
-    work_list,
-    write_list,
+    recipe_folder,
 )
 from husai.jobs.probe_baselines import protocol_of, read_baselines, settings_of
 from husai.progress import Progress
@@ -32,7 +32,7 @@ def add_arguments(command: ArgumentParser) -> None:
         writes="saebench.json",
         costs="seconds (fast engine), minutes (official engine)",
     )
-    add_saes(command)
+    add_seeds(command)
     command.add_argument(
         "--probes", type=Path, required=True, help="probe activations: folder or manifest"
     )
@@ -60,25 +60,21 @@ def run(args: Namespace) -> None:
 
     if args.baselines_only:
         return probe_baselines.run(args)
-    if args.saebench_json and args.all_seeds:
-        raise HusaiError(
-            "--saebench-json: SAEBench's file holds one SAE; give --seed instead of --all-seeds"
-        )
+    if args.saebench_json and len(args.seed) != 1:
+        raise HusaiError("--saebench-json: SAEBench's file holds one SAE; give one --seed")
     if args.saebench_json and not args.baselines:
         raise HusaiError("--saebench-json: SAEBench's file holds the dense probe; give --baselines")
     spec = read_spec(ProbingSpec, args.spec)
     where = {"device": args.device, "threads": args.threads}
 
-    def measure() -> None:
-        work = work_list(args, "saebench")
-        baselines = _baselines_of(args.baselines, work[0][0])
+    def measure(work: Work) -> None:
+        baselines = _baselines_of(args.baselines, recipe_folder(args))
         for sae_dir, out in work:
             saebench_job(spec, sae_dir, args.probes, baselines, out, **where)
-        write_list(args, work, "saebench")
-        if args.saebench_json:
-            _write_as_saebench(work[0][1], baselines, args.saebench_json)
+            if args.saebench_json:
+                _write_as_saebench(out, baselines, args.saebench_json)
 
-    return measure_seeds(args, "saebench", measure)
+    measure_seeds(args, "saebench", measure)
 
 
 def _write_as_saebench(record: Path, baselines: Path, out: Path) -> None:
@@ -89,11 +85,11 @@ def _write_as_saebench(record: Path, baselines: Path, out: Path) -> None:
     provenance.write_json(out, to_saebench_schema(provenance.read_json(record), dense))
 
 
-def _baselines_of(paths: list[Path], sae_dir: Path) -> Path | None:
-    """The baseline record of the SAE's hook, among those given; None of none."""
+def _baselines_of(paths: list[Path], recipe_dir: Path) -> Path | None:
+    """The baseline record of the recipe's hook, among those given; None of none."""
     if not paths:
         return None
-    hook = provenance.read_json(sae_dir.parent / "recipe.json")["recipe"]["hook_name"]
+    hook = provenance.read_json(recipe_dir / "recipe.json")["recipe"]["hook_name"]
     found = [p for p in paths if p.stem == hook]
     if not found:
         raise HusaiError(

@@ -7,6 +7,7 @@ import compared_world as world
 import pandas as pd
 import pytest
 
+from husai import cli
 from husai.config import load
 from husai.cycle3.candidates import load_candidates
 from husai.cycle3.selector import select_cycle3
@@ -307,6 +308,39 @@ def test_codes_that_are_not_finite_are_a_failed_measurement(compared, monkeypatc
         "cpu",
     )
     assert read_json(out)["reason"] == "the SAE's code has NaN values"
+
+
+def test_one_failed_seed_of_several_costs_the_others_nothing(compared, monkeypatch, capsys):
+    from husai.cebench import scores
+
+    root, _ = compared
+    monkeypatch.chdir(root)
+    score = scores.score_saes
+
+    def overflow(saes, *args, **options):
+        if any(sae.cfg["seed"] == 1 for sae in saes):
+            raise RecipeFailed("the SAE's code has NaN values")
+        return score(saes, *args, **options)
+
+    monkeypatch.setattr(scores, "score_saes", overflow)
+    files = [root / f"several/seed{seed}/cebench.json" for seed in (0, 1)]
+    options = [
+        "cebench",
+        *("--spec", json.dumps({"n_pairs": world.N_PAIRS}), "--pairs", world.PAIRS),
+        *("--saes", "results/saes/language/topk-d32-k4", "--device", "cpu"),
+    ]
+    world.husai(*options, "--seed", 0, 1, "--out", *files)
+    found = [read_json(file) for file in files]
+    assert found[0]["metrics"] and [r["seed"] for r in found] == [0, 1]
+    assert found[1]["reason"] == "the SAE's code has NaN values"
+    for more, problem in (
+        (["--seed", "0", "1", "--out", "one.json"], "2 seeds and 1 files"),
+        (["--out", "one.json"], "0 seeds and 1 files"),
+        (["--all-seeds", "--out", "one.json", "two.json"], "got 2 files"),
+        (["--seed", "0", "7", "--out", "one.json", "two.json"], "7 is not among the seeds"),
+    ):
+        assert cli.main([str(a) for a in [*options, *more]]) == 1
+        assert problem in capsys.readouterr().err
 
 
 def test_the_verb_writes_saebenchs_own_file_for_one_seed(compared, monkeypatch, capsys):
