@@ -1,4 +1,5 @@
-# External benchmarks of the language subject: sparse probing, contrastive pairs, frontier and scaling tables.
+# External benchmarks of the language subject: sparse probing, contrastive pairs, frontier and scaling tables. One job
+# measures all seeds of a recipe.
 
 
 rule probe_baselines:
@@ -26,53 +27,67 @@ rule probe_baselines:
         " --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
-rule saebench:
-    input:
-        saes=external_sae,
-        probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
-        baselines=lambda w: f"results/external/baselines/selection/{PLAN.get(LANGUAGE, w.recipe).hook_name}.json",
-    output:
-        "results/external/{recipe}/seed{seed}/saebench.json",
-    log:
-        "logs/saebench/{recipe}/seed{seed}.log",
-    benchmark:
-        "results/benchmarks/saebench/{recipe}/seed{seed}.tsv"
-    conda:
-        ENV
-    threads: THREADS
-    resources:
-        **GPU_JOB,
-    params:
-        spec=SPECS.probing("selection"),
-    message:
-        "Sparse probing of {wildcards.recipe}, seed {wildcards.seed}"
-    shell:
-        "husai saebench --spec {params.spec:q} --saes {input.saes:q} --seed {wildcards.seed:q} --probes {input.probes:q} --baselines {input.baselines:q}"
-        " --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
+for NAME_OF_RULE, SEEDS, IDS in by_seeds("saebench"):
+
+    rule:
+        name:
+            NAME_OF_RULE
+        input:
+            saes=external_sae,
+            probes=f"results/subjects/{LANGUAGE}/probes/manifest.json",
+            baselines=lambda w: f"results/external/baselines/selection/{PLAN.get(LANGUAGE, w.recipe).hook_name}.json",
+        output:
+            expand("results/external/{{recipe}}/seed{seed}/saebench.json", seed=SEEDS),
+        log:
+            "logs/saebench/{recipe}.log",
+        benchmark:
+            "results/benchmarks/saebench/{recipe}.tsv"
+        wildcard_constraints:
+            recipe=IDS,
+        conda:
+            ENV
+        threads: THREADS
+        resources:
+            **GPU_JOB,
+        params:
+            spec=SPECS.probing("selection"),
+            seeds=SEEDS,
+        message:
+            "Sparse probing of {wildcards.recipe}"
+        shell:
+            "husai saebench --spec {params.spec:q} --saes {input.saes:q} --seed {params.seeds:q} --probes {input.probes:q} --baselines {input.baselines:q}"
+            " --out {output:q} --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
-rule cebench:
-    input:
-        saes=external_sae,
-        pairs=f"results/subjects/{LANGUAGE}/pairs/manifest.json",
-    output:
-        "results/external/{recipe}/seed{seed}/cebench.json",
-    log:
-        "logs/cebench/{recipe}/seed{seed}.log",
-    benchmark:
-        "results/benchmarks/cebench/{recipe}/seed{seed}.tsv"
-    conda:
-        ENV
-    threads: THREADS
-    resources:
-        **GPU_JOB,
-    params:
-        spec=SPECS.cebench(),
-    message:
-        "CE-Bench of {wildcards.recipe}, seed {wildcards.seed}"
-    shell:
-        "husai cebench --spec {params.spec:q} --saes {input.saes:q} --seed {wildcards.seed:q} --pairs {input.pairs:q} --out {output:q}"
-        " --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
+for NAME_OF_RULE, SEEDS, IDS in by_seeds("cebench"):
+
+    rule:
+        name:
+            NAME_OF_RULE
+        input:
+            saes=external_sae,
+            pairs=f"results/subjects/{LANGUAGE}/pairs/manifest.json",
+        output:
+            expand("results/external/{{recipe}}/seed{seed}/cebench.json", seed=SEEDS),
+        log:
+            "logs/cebench/{recipe}.log",
+        benchmark:
+            "results/benchmarks/cebench/{recipe}.tsv"
+        wildcard_constraints:
+            recipe=IDS,
+        conda:
+            ENV
+        threads: THREADS
+        resources:
+            **GPU_JOB,
+        params:
+            spec=SPECS.cebench(),
+            seeds=SEEDS,
+        message:
+            "CE-Bench of {wildcards.recipe}"
+        shell:
+            "husai cebench --spec {params.spec:q} --saes {input.saes:q} --seed {params.seeds:q} --pairs {input.pairs:q} --out {output:q}"
+            " --device {resources.device} --dtype {resources.dtype} --threads {threads} > {log:q} 2>&1"
 
 
 rule frontier:

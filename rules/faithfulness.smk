@@ -1,7 +1,7 @@
 # Faithfulness: what the subject loses when an SAE's reconstruction takes the place of its activations.
 
 
-# One job measures all seeds of a recipe in the same passes: most of the time goes to the subject, not to the SAE.
+# All seeds of a recipe in the same passes: most of the time goes to the subject, not to the SAE.
 for NAME_OF_RULE, SEEDS, IDS in by_seeds("faithfulness"):
 
     rule:

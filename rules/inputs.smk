@@ -26,8 +26,8 @@ def measured(kind, recipes):
 
 
 def by_seeds(rule_name):
-    """A rule for all recipes of the language subject that have the same seeds, as its outputs are one file a seed: its
-    name, the seeds and a pattern of the recipes. The first is for what the frontier compares, in most runs all there is."""
+    """Recipes of the language subject that have the same seeds share a rule, as it writes a file for each seed. Yields its
+    name, seeds, and a pattern of its recipes; what the frontier compares comes first and has the plain name."""
     groups = {}
     for recipe in [*COMPARED, *(t.recipe for t in PLAN.trained.values())]:
         if recipe.subject == LANGUAGE:

@@ -27,8 +27,8 @@ class Graph(NamedTuple):
     edges: list[tuple[str, str]]
 
     def rule(self, node: str) -> str:
-        """Rule of a node."""
-        return self.nodes[node][0]
+        """Rule of a node; rules of one purpose for other seeds (``saebench_1``) are one."""
+        return re.sub(r"_\d+$", "", self.nodes[node][0])
 
 
 class RuleGraph(NamedTuple):

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-RULE = re.compile(r"^(?:use rule \w+ as|rule) (\w+)(?: with)?:", re.MULTILINE)
+RULE = re.compile(
+    r'^(?:(?:use rule \w+ as|rule) (\w+)(?: with)?:|for .* in by_seeds\("(\w+)"\):)', re.MULTILINE
+)
 INCLUDE = re.compile(r'^include: "rules/(\w+)\.smk"', re.MULTILINE)
 
 
@@ -15,10 +17,15 @@ def stages_of_rules(checkout: Path) -> dict[str, str]:
     """The stage of every rule, in the order of the workflow: a stage is a file of ``rules/``."""
     stages = INCLUDE.findall((checkout / "Snakefile").read_text())
     return {
-        rule: "SAEs" if stage == "saes" else stage.capitalize()
+        one or several: "SAEs" if stage == "saes" else stage.capitalize()
         for stage in stages
-        for rule in RULE.findall((checkout / f"rules/{stage}.smk").read_text())
+        for one, several in RULE.findall((checkout / f"rules/{stage}.smk").read_text())
     }
+
+
+def purpose(rule: str) -> str:
+    """The name that rules of one purpose for other seeds (``saebench_1``) share."""
+    return re.sub(r"_\d+$", "", rule)
 
 
 class Stage(NamedTuple):
@@ -57,12 +64,15 @@ class Run:
 
     def plan(self, counts: Mapping[str, int], now: float) -> None:
         """How many jobs of each rule the run is to do."""
-        self.wanted = {rule: n for rule, n in counts.items() if rule in self.stage_of}
+        self.wanted = {}
+        for rule, n in counts.items():
+            if (name := purpose(rule)) in self.stage_of:
+                self.wanted[name] = self.wanted.get(name, 0) + n
         self.began = now
 
     def start(self, job: int, rule: str, title: str, now: float) -> None:
         """A job began."""
-        self.under_way[job] = Job(rule, title, now)
+        self.under_way[job] = Job(purpose(rule), title, now)
 
     def finish(self, job: int, now: float) -> str | None:
         """A job ended well: the stage it belongs to."""
