@@ -57,6 +57,12 @@ def graph(tmp_path_factory):
     return job_graph(snakefile=folder / "Snakefile", options=["--directory", str(folder)])
 
 
+def test_rules_of_one_purpose_for_other_seeds_are_one():
+    text = 'digraph {0[label = "saebench\\nrecipe: a"]; \n1[label = "saebench_3\\nrecipe: b"];'
+    found = with_wildcards(parse_dot(text.replace("; ", ";").replace("{", "{\n")))
+    assert found.nodes == {"0": ["saebench", "recipe: a"], "1": ["saebench", "recipe: b"]}
+
+
 def test_every_job_is_read_with_its_wildcards(graph):
     labels = sorted(tuple(lines) for lines in graph.nodes.values())
     assert labels == [

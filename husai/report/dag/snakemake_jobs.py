@@ -27,8 +27,8 @@ class Graph(NamedTuple):
     edges: list[tuple[str, str]]
 
     def rule(self, node: str) -> str:
-        """Rule of a node; rules of one purpose for other seeds (``saebench_1``) are one."""
-        return re.sub(r"_\d+$", "", self.nodes[node][0])
+        """Rule of a node."""
+        return self.nodes[node][0]
 
 
 class RuleGraph(NamedTuple):
@@ -84,6 +84,7 @@ def job_graph(
 
 def parse_dot(text: str) -> Graph:
     """Read Snakemake's ``dot`` output (whatever the workflow itself prints around it is skipped).
+    Rules of one purpose for other seeds (``saebench_1``) are one.
 
     Raises
     ------
@@ -99,9 +100,8 @@ def parse_dot(text: str) -> Graph:
         node, link = NODE.match(line), LINK.match(line)
         if node:
             label = node.group(2).replace('\\"', '"')
-            nodes[node.group(1)] = [
-                part.strip() for part in re.split(r"\\n|\n", label) if part.strip()
-            ]
+            rule, *rest = [part.strip() for part in re.split(r"\\n|\n", label) if part.strip()]
+            nodes[node.group(1)] = [re.sub(r"_\d+$", "", rule), *rest]
         elif link:
             edges.append((link.group(1), link.group(2)))
     return Graph(nodes, [e for e in dict.fromkeys(edges) if e[0] in nodes and e[1] in nodes])
