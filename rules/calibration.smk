@@ -10,6 +10,7 @@ rule calibration_select:
         "logs/calibration_select.log",
     benchmark:
         "results/benchmarks/calibration_select.tsv"
+    priority: 1
     conda:
         ENV
     threads: 1

@@ -13,6 +13,7 @@ rule probe_baselines:
         "results/benchmarks/probe_baselines/{split}/{hook}.tsv"
     wildcard_constraints:
         split="selection|confirmation",
+    priority: 1
     conda:
         ENV
     threads: THREADS
@@ -44,6 +45,7 @@ for NAME_OF_RULE, SEEDS, IDS in by_seeds("saebench"):
             "results/benchmarks/saebench/{recipe}.tsv"
         wildcard_constraints:
             recipe=IDS,
+        priority: awaited
         conda:
             ENV
         threads: THREADS
@@ -75,6 +77,7 @@ for NAME_OF_RULE, SEEDS, IDS in by_seeds("cebench"):
             "results/benchmarks/cebench/{recipe}.tsv"
         wildcard_constraints:
             recipe=IDS,
+        priority: awaited
         conda:
             ENV
         threads: THREADS
@@ -104,6 +107,7 @@ rule frontier:
         "logs/frontier.log",
     benchmark:
         "results/benchmarks/frontier.tsv"
+    priority: 1
     conda:
         ENV
     threads: 1
@@ -129,6 +133,7 @@ rule scaling:
         "logs/scaling.log",
     benchmark:
         "results/benchmarks/scaling.tsv"
+    priority: 1
     conda:
         ENV
     threads: 1

@@ -18,6 +18,7 @@ for NAME_OF_RULE, SEEDS, IDS in by_seeds("faithfulness"):
             "results/benchmarks/faithfulness/{recipe}.tsv"
         wildcard_constraints:
             recipe=IDS,
+        priority: awaited
         conda:
             ENV
         threads: THREADS

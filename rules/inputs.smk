@@ -27,7 +27,8 @@ def measured(kind, recipes):
 
 def by_seeds(rule_name):
     """Recipes of the language subject that have the same seeds share a rule, as it writes a file for each seed. Yields its
-    name, seeds, and a pattern of its recipes; what the frontier compares comes first and has the plain name."""
+    name, seeds, and a pattern of its recipes; what the frontier compares comes first and has the plain name.
+    """
     groups = {}
     for recipe in [*COMPARED, *(t.recipe for t in PLAN.trained.values())]:
         if recipe.subject == LANGUAGE:
@@ -86,6 +87,14 @@ def brought_sources():
         for b in PLAN.brought
         for f in (f"results/saes/{b.subject}/{b.id}/manifest.json", *b.fresh_files())
     ]
+
+
+def awaited(wildcards):
+    """Priority of a job: that of what the choice of a candidate waits for, as the candidate's confirmation takes longest."""
+    searched = PLAN.calibration_search[0] if PLAN.pool_is_calibrated() else []
+    pool = [r.id for r in (*COMPARED, *PLAN.scaling, *searched)]
+    known = {"subject": [LANGUAGE], "hook": POOL_HOOKS, "recipe": pool}
+    return int(all(wildcards.get(name) in (None, *values) for name, values in known.items()))
 
 
 def external_sae(wildcards):

@@ -14,6 +14,7 @@ rule bring:
         "results/benchmarks/bring/{subject}/{recipe}.tsv"
     wildcard_constraints:
         recipe=f"brought-{NAME}",
+    priority: awaited
     conda:
         ENV
     threads: THREADS
@@ -40,6 +41,7 @@ rule train:
         "results/benchmarks/train/{subject}/{recipe}.tsv"
     wildcard_constraints:
         recipe=f"(?!brought-){NAME}",
+    priority: awaited
     conda:
         ENV
     threads: THREADS
@@ -65,6 +67,7 @@ rule stability:
         "logs/stability/{subject}/{recipe}.log",
     benchmark:
         "results/benchmarks/stability/{subject}/{recipe}.tsv"
+    priority: awaited
     conda:
         ENV
     threads: THREADS

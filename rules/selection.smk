@@ -11,6 +11,7 @@ rule select:
         "logs/select.log",
     benchmark:
         "results/benchmarks/select.tsv"
+    priority: 1
     conda:
         ENV
     threads: 1

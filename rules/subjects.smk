@@ -10,6 +10,7 @@ rule subject:
         "logs/subject/{subject}.log",
     benchmark:
         "results/benchmarks/subject/{subject}.tsv"
+    priority: awaited
     conda:
         ENV
     threads: 1
@@ -32,6 +33,7 @@ rule activations:
         "logs/activations/{subject}/{hook}.log",
     benchmark:
         "results/benchmarks/activations/{subject}/{hook}.tsv"
+    priority: awaited
     conda:
         ENV
     threads: THREADS
@@ -54,6 +56,7 @@ rule probe_activations:
         "logs/probe_activations/{subject}.log",
     benchmark:
         "results/benchmarks/probe_activations/{subject}.tsv"
+    priority: awaited
     conda:
         ENV
     threads: THREADS
@@ -76,6 +79,7 @@ rule pair_activations:
         "logs/pair_activations.log",
     benchmark:
         "results/benchmarks/pair_activations.tsv"
+    priority: 1
     conda:
         ENV
     threads: THREADS
