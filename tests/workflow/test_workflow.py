@@ -235,6 +235,13 @@ def test_a_brought_ensemble_adds_its_import_its_control_and_their_measurements(t
     }
 
 
+def test_what_the_choice_of_a_candidate_waits_for_comes_first(finished):
+    results = finished[0] / "results"
+    chosen = (results / "selection/selected_candidate.json").stat().st_mtime
+    others = list(results.glob("saes/modular/*/manifest.json"))
+    assert sum(path.stat().st_mtime > chosen for path in others) > len(others) / 2
+
+
 def test_a_changed_checkpoint_is_imported_again_and_a_changed_fresh_one_confirmed_again(
     finished, candidate
 ):
