@@ -46,8 +46,6 @@ def recovered(
     tokens: torch.Tensor,
     *,
     answers: torch.Tensor | None = None,
-    mean: torch.Tensor | None = None,
-    tokens_per_pass: int = TOKENS_PER_PASS,
     label: str = "faithfulness",
 ) -> list[Faithfulness]:
     """How much of the subject's function survives each SAE.
@@ -56,7 +54,8 @@ def recovered(
     SAEs are trained on (``subject.usable``); the other positions keep their own. The loss, above
     that of the clean model, is by the subject's task the cross-entropy of the next token (nats,
     summed over a text; with the KL divergence from the clean model beside it), the squared
-    distance of the normalised mean-pooled output, or the cross-entropy of the answer.
+    distance of the normalised mean-pooled output, or the cross-entropy of the answer. The ablation
+    puts the mean over the replaced positions in their place.
 
     Parameters
     ----------
@@ -65,8 +64,8 @@ def recovered(
         Held-out token ids; below 0 is padding.
     answers : Tensor (n_texts,), optional
         Right answers of a modular subject.
-    mean : Tensor (d,), optional
-        What the ablation puts in place; by default the mean over the replaced positions.
+    label : str
+        What the progress bar calls the work.
 
     Returns
     -------
@@ -89,16 +88,13 @@ def recovered(
     if subject.task == "answer" and answers is None:
         raise HusaiError(f"faithfulness: subject '{subject.name}' needs the right answers")
     subject.check_hooks([hook_name])
-    mean = _mean_activation(subject, hook_name, tokens, tokens_per_pass) if mean is None else mean
+    mean = _mean_activation(subject, hook_name, tokens)
     variants = [lambda rows: mean.to(rows).expand_as(rows), *saes]
     per_text = [{} for _ in variants]
     progress = Progress(len(tokens), f"{label}: texts")
-    order = torch.argsort((tokens >= 0).sum(1), descending=True, stable=True)
-    for chunk in _chunks(subject, tokens[order], len(variants), tokens_per_pass):
-        rows = order[chunk]
-        batch = _trimmed(tokens[rows])
+    for rows, width in _batches(subject, (tokens >= 0).sum(1), len(variants)):
         right = None if answers is None else answers[rows]
-        for number, losses in _spliced(subject, hook_name, variants, batch, right, tokens_per_pass):
+        for number, losses in _spliced(subject, hook_name, variants, tokens[rows, :width], right):
             for name, values in losses.items():
                 per_text[number].setdefault(name, np.zeros(len(tokens)))[rows] = values.cpu()
         progress.update(len(rows))
@@ -120,14 +116,11 @@ def _spliced(
     variants: Sequence[Reconstruct],
     tokens: torch.Tensor,
     answers: torch.Tensor | None,
-    tokens_per_pass: int,
 ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-    """``(variant, losses per text)`` for one batch of texts; as many variants share a forward pass
-    as fit.
-    """
+    """``(variant, losses per text)`` for one batch; as many variants share a pass as fit."""
     where = subject.usable(tokens)
     losses = loss_above(subject.task, subject.output(tokens), tokens, answers)
-    at_once = max(1, _budget(subject, tokens.shape[1], tokens_per_pass) // len(tokens))
+    at_once = max(1, _budget(subject, tokens.shape[1]) // len(tokens))
     for first in range(0, len(variants), at_once):
         group = variants[first : first + at_once]
 
@@ -158,39 +151,31 @@ def _checked(reconstruct: Reconstruct, rows: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _budget(subject: Subject, width: int, tokens_per_pass: int) -> int:
+def _budget(subject: Subject, width: int) -> int:
     """Texts of ``width`` tokens that one forward pass may hold."""
-    texts = tokens_per_pass // width
+    texts = TOKENS_PER_PASS // width
     if subject.task == "next_token":
         texts = min(texts, LOGITS_PER_PASS // (width * int(subject.model.cfg.d_vocab)))
     return max(1, texts)
 
 
-def _chunks(
-    subject: Subject, tokens: torch.Tensor, n_variants: int, tokens_per_pass: int
-) -> Iterator[slice]:
-    """Slices of texts, longest first, such that all variants of a slice fit one forward pass where
-    they can.
-    """
-    start = 0
-    while start < len(tokens):
-        width = max(1, int((tokens[start] >= 0).sum()))
-        count = max(1, _budget(subject, width, tokens_per_pass) // n_variants)
-        yield slice(start, start + count)
-        start += count
+def _batches(
+    subject: Subject, lengths: torch.Tensor, n_variants: int
+) -> Iterator[tuple[torch.Tensor, int]]:
+    """Numbers of texts, longest first, and the tokens of the longest; all variants of a batch fit
+    one forward pass where they can."""
+    order = lengths.argsort(descending=True, stable=True)
+    while len(order):
+        width = max(1, int(lengths[order[0]]))
+        count = max(1, _budget(subject, width) // n_variants)
+        yield order[:count], width
+        order = order[count:]
 
 
-def _trimmed(tokens: torch.Tensor) -> torch.Tensor:
-    """Without the columns that are padding in every row."""
-    return tokens[:, : max(1, int((tokens >= 0).sum(1).max()))]
-
-
-def _mean_activation(
-    subject: Subject, hook_name: str, tokens: torch.Tensor, tokens_per_pass: int
-) -> torch.Tensor:
+def _mean_activation(subject: Subject, hook_name: str, tokens: torch.Tensor) -> torch.Tensor:
     """Mean over the positions that are replaced, float32 ``(d,)``."""
     total, n = 0.0, 0
-    for batch in tokens.split(max(1, tokens_per_pass // tokens.shape[1])):
+    for batch in tokens.split(max(1, TOKENS_PER_PASS // tokens.shape[1])):
         values = subject.capture(batch, [hook_name])[hook_name]
         rows = values[subject.usable(batch).to(values.device)]
         total, n = total + rows.sum(0, dtype=torch.float64), n + len(rows)

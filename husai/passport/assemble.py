@@ -17,13 +17,23 @@ from husai.passport.posterior import (
     FDR,
     FEWEST_COMPARISONS,
     BetaBinomial,
+    certified,
     expected_fdr,
     fit,
     mixture_doubt,
     posterior,
 )
 from husai.passport.table import NAN, LatentTable
-from husai.stability.firing import Firing
+
+EMPTY = {"match": -1, "reappears": False, "reappearances": 0, "certified": False}
+"""What stands in the row of a dead latent; NaN in every other column."""
+FIRED = {
+    "density": "density",
+    "mean_activation": "mean",
+    "max_activation": "largest",
+    "variance_share": "variance_share",
+}
+"""Columns that only activations give, and the fields of :class:`Firing` that they are."""
 
 
 class Found(NamedTuple):
@@ -76,6 +86,7 @@ def latent_table(
     }
     model, judged = _judged(reappears.sum(1), len(others), bar, fdr)
     columns |= judged | {"certified": judged["certified"] & (fires is not None)}
+    unknown = torch.full((len(alive),), NAN, dtype=torch.float64)
     best = found.matching.best[i][:, list(others)].mean(1)
     for kind in ("crowding", "covariance"):
         drawn = found.chance[i].get(kind) if others else None
@@ -86,12 +97,8 @@ def latent_table(
         alive=alive,
         model=model,
         **{name: _spread(values, alive, EMPTY.get(name, NAN)) for name, values in columns.items()},
-        **_fired(fires, len(alive)),
+        **{name: getattr(fires, of) if fires else unknown for name, of in FIRED.items()},
     )
-
-
-EMPTY = {"match": -1, "reappears": False, "reappearances": 0, "certified": False}
-"""What stands in the row of a dead latent; NaN in every other column."""
 
 
 def _spread(values: torch.Tensor, alive: torch.Tensor, empty) -> torch.Tensor:
@@ -99,17 +106,6 @@ def _spread(values: torch.Tensor, alive: torch.Tensor, empty) -> torch.Tensor:
     whole = torch.full((len(alive), *values.shape[1:]), empty, dtype=values.dtype)
     whole[alive] = values
     return whole
-
-
-def _fired(fires: Firing | None, d_sae: int) -> dict[str, torch.Tensor]:
-    """The columns that only activations give."""
-    unknown = torch.full((d_sae,), NAN, dtype=torch.float64)
-    return {
-        "density": fires.density if fires else unknown,
-        "mean_activation": fires.mean if fires else unknown,
-        "max_activation": fires.largest if fires else unknown,
-        "variance_share": fires.variance_share if fires else unknown,
-    }
 
 
 def _judged(
@@ -124,13 +120,12 @@ def _judged(
     model = fit(counts, n)
     of_count = posterior(model, bar)
     doubt = np.maximum(of_count.doubt, mixture_doubt(counts, n, bar))[counts]
-    running = expected_fdr(doubt)
     columns = {
         "theta": of_count.mean[counts],
         "theta_low": of_count.low[counts],
         "theta_high": of_count.high[counts],
         "doubt": doubt,
-        "fdr": running,
-        "certified": running <= fdr,
+        "fdr": expected_fdr(doubt),
+        "certified": certified(doubt, fdr),
     }
     return model, {name: torch.from_numpy(values) for name, values in columns.items()}

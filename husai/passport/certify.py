@@ -39,7 +39,6 @@ def certify(
     null_draws: int = NULL_DRAWS,
     alone: bool = False,
     device=None,
-    batch_size: int | None = None,
 ) -> Passports:
     r"""A passport for every latent of every SAE.
 
@@ -78,8 +77,6 @@ def certify(
         Take one SAE too. Its passports say how its latents fire, and nothing about reappearance.
     device
         Where to compute; None is where the first SAE lies.
-    batch_size : int or None
-        Rows at a time.
 
     Raises
     ------
@@ -95,9 +92,7 @@ def certify(
     if not (0 < bar < 1 and 0 < fdr < 1):
         raise HusaiError(f"passport: bar {bar} and fdr {fdr} must lie between 0 and 1")
     names = names_of(saes, seeds, names, fewest=1 if alone else 2)
-    found = measured(
-        saes, activations, names, null_draws=null_draws, device=device, batch_size=batch_size
-    )
+    found = measured(saes, activations, names, null_draws=null_draws, device=device)
     found_kin = relatives(found) if len(names) > 1 else []
     known = {(k.a, k.b) for k in found_kin}
     found_kin += [k for k in related if (k.a, k.b) not in known]
@@ -120,7 +115,6 @@ def measured(
     *,
     null_draws: int = 0,
     device=None,
-    batch_size: int | None = None,
 ) -> Found:
     """Matches and agreements of the ``pairs`` of SAEs wanted (i < j; all by default): what tables
     are made of. The other parameters are those of :func:`certify`.
@@ -138,17 +132,12 @@ def measured(
     check_spaces(saes, names, activations)
     device = saes[0].W_dec.device if device is None else torch.device(device)
     saes = [sae if sae.W_dec.device == device else sae.to(device) for sae in saes]
-    ensemble = ensemble_of(saes, list(names), activations, device, batch_size)
+    ensemble = ensemble_of(saes, list(names), activations, device)
     matching = match_all(ensemble.decoders, ensemble.encoders, pairs)
     agreement = None
     if activations is not None:
-        agreement = matched_agreement(
-            saes,
-            activations,
-            matched_latents(ensemble, matching),
-            device=device,
-            batch_size=batch_size,
-        )
+        matched = matched_latents(ensemble, matching)
+        agreement = matched_agreement(saes, activations, matched, device=device)
     return Found(ensemble, matching, agreement, _chance(ensemble, activations, null_draws))
 
 

@@ -15,7 +15,7 @@ from husai.errors import HusaiError, RecipeFailed
 from husai.passport.assemble import Found, reappearance
 from husai.passport.certify import measured, relatives
 from husai.passport.ensemble import names_of
-from husai.passport.refit import STEPS, Refit, refit
+from husai.passport.refit import STEPS, first_rows, refit
 from husai.recipe import READ_ONLY
 from husai.sae.architectures import SAE
 from husai.stability.rows import matrix_of
@@ -34,7 +34,6 @@ class Consensus(NamedTuple):
     members: list[str]
     occurrences: torch.Tensor
     """``(d_sae,)`` int64: in how many members each of its latents occurs, highest first."""
-    fit: Refit
 
 
 def consensus(
@@ -97,12 +96,7 @@ def consensus(
     names = _checked(groups, members, seeds)
     if not isinstance(rows, ActivationStore):
         rows = matrix_of(rows, "training rows")
-    some = (
-        rows[:MATCHING_ROWS]
-        if isinstance(rows, torch.Tensor)
-        else rows.tensor(min(MATCHING_ROWS, len(rows)))
-    )
-    found = measured(members, some, names, device=device)
+    found = measured(members, first_rows(rows, MATCHING_ROWS), names, device=device)
     for pair in relatives(found):
         raise HusaiError(
             f"consensus: {names[pair.a]} and {names[pair.b]} are no trainings of their own "
@@ -166,8 +160,8 @@ def _of_group(
     names = [found.ensemble.names[i] for i in group]
     member = found.ensemble.saes[group[0]]
     start.cfg = _notes(member, names, min_share)
-    sae, fit = refit(start.to(member.device), rows, l0=min(l0, len(clusters)), steps=steps)
-    return Consensus(sae.to("cpu"), names, torch.tensor([len(c) for c in clusters]), fit)
+    sae = refit(start.to(member.device), rows, l0=min(l0, len(clusters)), steps=steps)
+    return Consensus(sae.to("cpu"), names, torch.tensor([len(c) for c in clusters]))
 
 
 def recurring(

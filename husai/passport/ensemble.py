@@ -82,7 +82,7 @@ def check_spaces(saes, names, activations) -> None:
         )
 
 
-def ensemble_of(saes, names, activations, device, batch_size=None) -> Ensemble:
+def ensemble_of(saes, names, activations, device) -> Ensemble:
     """Which latents are alive, and the unit rows of those that are."""
     fired, alive, decoders, encoders = [], [], [], []
     for sae, name in zip(saes, names, strict=True):
@@ -90,7 +90,7 @@ def ensemble_of(saes, names, activations, device, batch_size=None) -> Ensemble:
         living = pointing_rows(sae.W_dec) & pointing_rows(encoder)
         fires = None
         if activations is not None:
-            fires = firing(sae, activations, device=device, batch_size=batch_size)
+            fires = firing(sae, activations, device=device)
             living &= fires.alive
         fired.append(fires)
         alive.append(living)

@@ -14,12 +14,10 @@ import torch
 
 from husai.errors import HusaiError
 from husai.passport.posterior import BAR
-from husai.passport.table import LatentTable
+from husai.passport.table import PER_MATCH, LatentTable
 from husai.provenance import finite, write_text
 
 TEMPLATE, PROGRAM = (Path(__file__).with_name(f"page.{kind}") for kind in ("html", "js"))
-PLACES = {"program": "/*PROGRAM*/", "data": "/*DATA*/null", "contexts": "/*CONTEXTS*/{}"}
-"""Where the template takes the program and the data."""
 COLUMNS = (
     "certified",
     "alive",
@@ -36,7 +34,6 @@ COLUMNS = (
     "variance_share",
 )
 """Columns of the page, one number per latent."""
-PER_MATCH = ("match", "decoder_cosine", "encoder_cosine", "activation_r", "reappears")
 LEVELS = 255
 """Heights of a histogram are drawn, not read: one byte each keeps 16384 latents under half a
 megabyte."""
@@ -101,16 +98,13 @@ def passport_page(
     }
     quoted = {str(latent): list(found) for latent, found in (contexts or {}).items()}
     parts = {
-        "program": PROGRAM.read_text(encoding="utf-8"),
-        "data": _script(data),
-        "contexts": _script(quoted),
+        "/*PROGRAM*/": PROGRAM.read_text(encoding="utf-8"),
+        "/*DATA*/null": _script(data),
+        "/*CONTEXTS*/{}": _script(quoted),
     }
-    text = TEMPLATE.read_text(encoding="utf-8")
-    pieces = re.split("|".join(re.escape(place) for place in PLACES.values()), text)
-    order = sorted(PLACES, key=lambda name: text.index(PLACES[name]))
-    return pieces[0] + "".join(
-        parts[name] + piece for name, piece in zip(order, pieces[1:], strict=True)
-    )
+    places = "|".join(map(re.escape, parts))  # in one pass: what is filled in is not looked at
+    template = TEMPLATE.read_text(encoding="utf-8")
+    return re.sub(places, lambda found: parts[found.group()], template)
 
 
 def write_page(path: str | Path, table: LatentTable, **fields: Any) -> None:

@@ -113,15 +113,10 @@ def planted_sae(world: World, seed: int) -> tuple[SAE, torch.Tensor]:
     decoder, encoder = (_seed_version(true, cosine, g) for _ in range(2))
     order = torch.randperm(len(kind), generator=g)
     decoder, encoder = decoder[order].contiguous(), encoder[order].T.contiguous()
-    rule = (
-        {"k": plan.l0}
-        if plan.architecture == "topk"
-        else {"threshold": torch.full((len(kind),), 0.4)}
-    )
-    sae = SAE(
-        plan.architecture, encoder, decoder, torch.zeros(len(kind)), torch.zeros(plan.d_in), **rule
-    )
-    return sae, kind[order]
+    biases = torch.zeros(len(kind)), torch.zeros(plan.d_in)
+    threshold = torch.full(kind.shape, 0.4)
+    rule = {"k": plan.l0} if plan.architecture == "topk" else {"threshold": threshold}
+    return SAE(plan.architecture, encoder, decoder, *biases, **rule), kind[order]
 
 
 def _directions(n: int, d: int, g: torch.Generator) -> torch.Tensor:

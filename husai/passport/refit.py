@@ -3,15 +3,12 @@ SAE."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
 from husai.activations import ActivationStore, BatchReader
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE, THRESHOLDED, TOP_K
 from husai.sae.threshold import batch_top_k_threshold
-from husai.stability import evaluate_sae
 
 STEPS = 500
 BATCH = 1024
@@ -29,15 +26,6 @@ LEAST_PENALTY = 1e-3
 SCALE_ROWS = 8192
 
 
-class Refit(NamedTuple):
-    """How the refitted SAE does on the first rows it was fitted to."""
-
-    explained_variance: float
-    l0: float
-    start_explained_variance: float
-    """Before the refit."""
-
-
 def refit(
     sae: SAE,
     rows: torch.Tensor | ActivationStore,
@@ -45,7 +33,7 @@ def refit(
     l0: float,
     steps: int = STEPS,
     seed: int = 0,
-) -> tuple[SAE, Refit]:
+) -> SAE:
     """Fit ``W_enc``, ``b_enc``, ``b_dec`` (and the threshold) of ``sae`` by Adam on the squared error.
 
     The code is held at ``l0`` active latents per row: TopK by its k, BatchTopK and JumpReLU by the
@@ -71,8 +59,7 @@ def refit(
     """
     if len(rows) < BATCH:
         raise HusaiError(f"consensus: {len(rows)} training rows; at least {BATCH} are needed")
-    check = _first(rows, min(len(rows), SCALE_ROWS))
-    before = evaluate_sae(sae, check)["explained_variance"]
+    check = first_rows(rows, SCALE_ROWS)
     scale = float((check - check.mean(0)).square().mean().sqrt()) or 1.0
     parts = [sae.W_enc, sae.b_enc / scale, sae.b_dec / scale]
     parts = [p.detach().float().clone().requires_grad_() for p in parts]
@@ -94,12 +81,13 @@ def refit(
             found.threshold = torch.full_like(found.b_enc, level)
         else:
             found.b_enc = found.b_enc - level
-    after = evaluate_sae(found, check)
-    return found, Refit(after["explained_variance"], after["l0"], before)
+    return found
 
 
-def _first(rows, count: int) -> torch.Tensor:
-    return rows[:count] if isinstance(rows, torch.Tensor) else rows.tensor(count)
+def first_rows(rows: torch.Tensor | ActivationStore, count: int) -> torch.Tensor:
+    """The first ``count`` rows ``(n, d_in)``, or all where there are fewer."""
+    is_store = isinstance(rows, ActivationStore)
+    return rows.tensor(min(count, len(rows))) if is_store else rows[:count]
 
 
 def _train(sae: SAE, parts, reader, scale: float, l0: float, steps: int) -> None:

@@ -97,7 +97,7 @@ class LatentTable:
         living = int(self.alive.sum())
         n = len(self.others)
         counts = torch.bincount(self.reappearances[self.alive], minlength=n + 1)
-        share = self.variance_share[self.certified].sum()
+        share, fdr = self.variance_share[self.certified].sum(), self.fdr[self.certified]
         return {
             "name": self.name,
             "d_sae": self.d_sae,
@@ -106,7 +106,7 @@ class LatentTable:
             "certified": int(self.certified.sum()),
             "certified_share": self.certified_share,
             "certified_variance_share": float(share) if living else NAN,
-            "expected_false_share": _largest(self.fdr[self.certified]),
+            "expected_false_share": float(fdr.max()) if fdr.numel() else NAN,
             "latents_by_reappearances": counts.tolist(),
             "beta_binomial": None if self.model is None else self.model._asdict(),
         }
@@ -141,7 +141,3 @@ class Passports:
             "theta_bar": self.bar,
             "fdr": self.fdr,
         }
-
-
-def _largest(values: torch.Tensor) -> float:
-    return float(values.max()) if values.numel() else NAN

@@ -8,7 +8,8 @@ import torch
 from hub import build
 
 from husai.errors import HusaiError
-from husai.faithfulness import recovered
+from husai.faithfulness import measure, recovered
+from husai.planning.specs import PretrainedSpec
 from husai.statistics.recovered import recovered_interval
 from husai.subjects import Subject, modular, pretrained, transformer
 
@@ -34,7 +35,8 @@ def subjects(tmp_path_factory):
     build.encoder_model(root / "bert")
     found = {}
     for name in ("neox", "bert"):
-        model, tokenizer, record = pretrained.fetch({"name": name, "model": str(root / name)})
+        spec = PretrainedSpec(kind="pretrained", name=name, model=str(root / name))
+        model, tokenizer, record = pretrained.fetch(spec.values())
         found[name] = Subject(name, "pretrained", model, tokenizer, record)
     s = modular.settings({"p": 11, "d_model": 16, "d_mlp": 32, "n_heads": 2, "n_layers": 2})
     model = transformer.build(modular.model_config(s), seed=0).eval().requires_grad_(False)
@@ -73,13 +75,14 @@ def test_the_identity_recovers_all_and_the_mean_nothing(subjects, name):
 
 
 @pytest.mark.parametrize("name", ["neox", "bert", "modular"])
-def test_batching_and_company_change_nothing(subjects, name):
+def test_batching_and_company_change_nothing(subjects, name, monkeypatch):
     subject = subjects[name]
     tokens, answers = texts_of(subject)
     hook = "blocks.0.hook_resid_post" if name == "modular" else HOOK
     together = recovered(subject, hook, [zero, rounded], tokens, answers=answers)
+    monkeypatch.setattr(measure, "TOKENS_PER_PASS", 50)
     for sae, found in zip((zero, rounded), together, strict=True):
-        (alone,) = recovered(subject, hook, [sae], tokens, answers=answers, tokens_per_pass=50)
+        (alone,) = recovered(subject, hook, [sae], tokens, answers=answers)
         for key, values in found.texts.items():
             scale = np.abs(found.texts["ablated"]).max()
             np.testing.assert_allclose(alone.texts[key], values, atol=1e-4 * scale)
