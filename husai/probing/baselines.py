@@ -12,16 +12,9 @@ import torch
 
 from husai.compute import side_by_side
 from husai.probing.encoders import ProbeData
-from husai.probing.protocol import as_array, probe_codes, score_probes
+from husai.probing.protocol import as_array, features_of, probe_codes, probe_features
 from husai.probing.scores import auc, probabilities, scores_of
-from husai.probing.solver import (
-    C_GRID,
-    Features,
-    as_model,
-    fit_probes,
-    unconverged,
-    validation_rows,
-)
+from husai.probing.solver import C_GRID, Features, logistic, unconverged, validation_rows
 from husai.probing.splits import PROBE_SEED, probe_split
 from husai.probing.tables import INFORMATIVE
 from husai.statistics import auc_interval
@@ -85,14 +78,6 @@ def fit_dense(
     return DenseResult(area, max(areas), *others, C), model
 
 
-def logistic(x: np.ndarray, y: np.ndarray, C: float, seed: int) -> np.ndarray:
-    """The model ``(1 + d,)`` of a dense probe on rows ``x (n, d)``."""
-    from sklearn.linear_model import LogisticRegression
-
-    found = LogisticRegression(C=C, random_state=seed, max_iter=1000).fit(x, y)
-    return as_model(found, x.shape[1])
-
-
 def validate_dense(x: np.ndarray, y: np.ndarray, C: float, seed: int = PROBE_SEED) -> Validation:
     """AUC of a dense probe on training rows ``x (n, d)`` in random order, each scored by the fit
     that did not see it.
@@ -109,18 +94,14 @@ def validate_dense(x: np.ndarray, y: np.ndarray, C: float, seed: int = PROBE_SEE
 
 def principal_components(data: ProbeData, max_k: int, seed: int = PROBE_SEED) -> Features:
     """Scores on the leading principal components of the standardised training rows, as
-    ``find_best_pcareg`` projects them.
-    """
+    ``find_best_pcareg`` projects them."""
     train, test = probe_split(data.y, seed, name=data.name)
-    x, y = data.activations().double(), np.asarray(data.y).astype(np.int64)
+    x = data.activations().double()
     mean, scale = x[train].mean(0), x[train].std(0, correction=0)
     x = (x - mean) / torch.where(scale > 0, scale, 1.0)
     variances, directions = torch.linalg.eigh(x[train].T @ x[train])
     k = min(max_k, len(variances))
-    leading = as_array(x @ directions.flip(1)[:, :k])
-    return Features(
-        data.name, data.family, leading[train], y[train], leading[test], y[test], list(range(k))
-    )
+    return features_of(data, x @ directions.flip(1)[:, :k], train, test, list(range(k)))
 
 
 def baseline_rows(
@@ -142,8 +123,7 @@ def baseline_rows(
         dense = dense_probe(data, seed=seed)
         train, _ = probe_split(data.y, seed, name=data.name)
         validation = validate_dense(as_array(activations)[train], data.y[train], dense.C, seed)
-        leading = principal_components(data, max(ks), seed)
-        pca = score_probes(leading, ks, fit_probes(leading, ks, penalty=penalty, seed=seed))
+        pca = probe_features(principal_components(data, max(ks), seed), ks, penalty, seed)
         neurons = probe_codes(activations, data, ks, penalty=penalty, seed=seed)
         return {
             "dataset": data.name,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,43 +19,31 @@ from husai.errors import HusaiError, nearest
 OOD_IDS = (5, 6, 7, 66, 67, 73, 87, 90)
 """Numbers of the data sets for which sae-probes ships a test set from another domain."""
 
-# First match wins. Data sets whose texts overlap share a family: agnews reuses code rows as
-# negatives and news_class has agnews articles, movie_sent has glue_sst2 sentences, us_* and world_*
-# share place names.
-FAMILY_PREFIXES = {
-    "hist_fig": "hist_fig",
-    "nyc_": "nyc",
-    "us_": "place",
-    "world_": "place",
-    "headline_": "headline",
-    "art_": "art",
-    "book_": "art",
-    "arith_": "arith",
-    "temp_": "temporal",
-    "context_": "context",
-    "cm_": "ethics",
-    "deon_": "ethics",
-    "just_": "ethics",
-    "virtue_": "ethics",
-    "wikidata": "wikidata",
-    "glue_": "glue",
-    "movie_sent": "glue",
-    "news_class": "agnews",
-    "agnews_": "agnews",
-    "code_": "agnews",
-    "hate_": "hate",
-    "cancer_": "cancer",
-    "disease_class": "disease",
-    "twt_emotion": "twt_emotion",
-    "it_tick": "it_tick",
-    "athlete_": "athlete",
-    "ball_ws": "athlete",
-    "ai_gen": "ai_text",
-    "aimade_": "ai_text",
-    "yelp_": "reviews",
-    "amzn_": "reviews",
-    "amazon_": "reviews",
+FAMILIES = {
+    "hist_fig": ("hist_fig",),
+    "nyc": ("nyc_",),
+    "place": ("us_", "world_"),
+    "headline": ("headline_",),
+    "art": ("art_", "book_"),
+    "arith": ("arith_",),
+    "temporal": ("temp_",),
+    "context": ("context_",),
+    "ethics": ("cm_", "deon_", "just_", "virtue_"),
+    "wikidata": ("wikidata",),
+    "glue": ("glue_", "movie_sent"),
+    "agnews": ("news_class", "agnews_", "code_"),
+    "hate": ("hate_",),
+    "cancer": ("cancer_",),
+    "disease": ("disease_class",),
+    "twt_emotion": ("twt_emotion",),
+    "it_tick": ("it_tick",),
+    "athlete": ("athlete_", "ball_ws"),
+    "ai_text": ("ai_gen", "aimade_"),
+    "reviews": ("yelp_", "amzn_", "amazon_"),
 }
+"""How the tags of each family begin. Data sets whose texts overlap share a family: agnews reuses code
+rows as negatives and news_class has agnews articles, movie_sent has glue_sst2 sentences, us_* and
+world_* share place names."""
 
 
 class Dataset(NamedTuple):
@@ -65,9 +54,7 @@ class Dataset(NamedTuple):
     prompts: list[str]
     """Texts in file order."""
     y: np.ndarray
-    """int64 labels 0/1, ``(n_rows,)``: positions of the sorted distinct targets (scikit-learn's
-    LabelEncoder).
-    """
+    """int64 labels 0/1, ``(n_rows,)``: positions of the sorted distinct targets."""
     family: str
     """Group of related data sets; see :func:`family`."""
 
@@ -119,20 +106,13 @@ def dataset_names() -> tuple[str, ...]:
 
 @functools.cache
 def text_names() -> tuple[str, ...]:
-    """Numbered tags of all 155 text files: the binary ones and the 42 with continuous or
-    multi-class targets.
-    """
-    names = [
-        path.name.removesuffix(".csv.zst")
-        for path in (data_root() / "cleaned_data").glob("*.csv.zst")
-    ]
-    return tuple(sorted(names, key=number))
+    """Numbered tags of all 155 text files: the binary ones and 42 with other targets."""
+    files = (data_root() / "cleaned_data").glob("*.csv.zst")
+    return tuple(sorted((file.name.removesuffix(".csv.zst") for file in files), key=number))
 
 
 def ood_names() -> list[str]:
-    """Numbered tags of the eight data sets that have an out-of-distribution test set
-    (``OOD_IDS``).
-    """
+    """Numbered tags of the eight data sets (``OOD_IDS``) that have an OOD test set."""
     return [name for name in dataset_names() if number(name) in OOD_IDS]
 
 
@@ -204,10 +184,10 @@ def load_dataset(name: str, max_rows: int | None = None) -> Dataset:
         kept.
     """
     check_names([name])
-    return _dataset(name, _read(_master()[name]), max_rows)
+    return _dataset(name, _read(_master()[name]).iloc[:max_rows])
 
 
-def load_ood(name: str, max_rows: int | None = None) -> Dataset:
+def load_ood(name: str) -> Dataset:
     """Read the out-of-distribution test set of a data set (``OOD data/{name}_OOD.csv.zst``).
 
     Raises
@@ -221,17 +201,12 @@ def load_ood(name: str, max_rows: int | None = None) -> Dataset:
             f"data set '{name}': has no out-of-distribution set; those that do: "
             f"{', '.join(ood_names())}"
         )
-    return _dataset(name, _read(data_root() / "OOD data" / f"{name}_OOD.csv.zst"), max_rows)
+    return _dataset(name, _read(data_root() / "OOD data" / f"{name}_OOD.csv.zst"))
 
 
-def _dataset(name: str, table, max_rows: int | None) -> Dataset:
-    table = table if max_rows is None else table.iloc[:max_rows]
-    return Dataset(
-        name,
-        [str(p) for p in table["prompt"]],
-        encode_labels(table["target"].to_numpy(), name),
-        family(name),
-    )
+def _dataset(name: str, table) -> Dataset:
+    labels = encode_labels(table["target"].to_numpy(), name)
+    return Dataset(name, [str(p) for p in table["prompt"]], labels, family(name))
 
 
 def load_texts(name: str) -> list[str]:
@@ -258,26 +233,21 @@ def family(name: str) -> str:
     tag = name.split("_", 1)[1] if "_" in name else name
     if "-" in tag and 65 <= number(name) <= 85:
         return "bigram"
-    for prefix, group in FAMILY_PREFIXES.items():
-        if tag.startswith(prefix):
+    for group, beginnings in FAMILIES.items():
+        if tag.startswith(beginnings):
             return group
     return tag
 
 
 @functools.cache
 def _halves() -> dict[str, str]:
-    """``{family: "A" | "B"}``: largest family first into the smaller half, ties in the order of a
-    hash of the name.
-    """
-    sizes: dict[str, int] = {}
-    for name in dataset_names():
-        sizes[family(name)] = sizes.get(family(name), 0) + 1
+    """``{family: half}``: largest first into the smaller half, ties by a hash of the name."""
+    sizes = Counter(map(family, dataset_names()))
     order = sorted(sizes, key=lambda f: (-sizes[f], hashlib.sha256(f.encode()).hexdigest()))
     totals, halves = {"A": 0, "B": 0}, {}
     for group in order:
-        half = min("AB", key=lambda h: totals[h])
-        halves[group] = half
-        totals[half] += sizes[group]
+        halves[group] = min(totals, key=totals.__getitem__)
+        totals[halves[group]] += sizes[group]
     return halves
 
 

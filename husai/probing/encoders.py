@@ -28,9 +28,7 @@ class ProbeData(NamedTuple):
     """``(n_rows,)`` labels 0/1."""
 
     def activations(self) -> torch.Tensor:
-        """Mean activations of each row, ``(n_rows, d)`` float32: what neurons, components and the
-        dense probe read.
-        """
+        """Mean activations of each row, ``(n_rows, d)`` float32: what the baselines read."""
         return pooled(lambda x: x, self.tokens, self.offsets, self.tokens.shape[1])
 
 

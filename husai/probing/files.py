@@ -1,6 +1,4 @@
-"""Activations of probing rows on disk: ``{probes}/{hook}/{data set}.safetensors`` as the
-probe-activation job writes them.
-"""
+"""Activations of probing rows on disk: ``{probes}/{hook}/{data set}.safetensors``."""
 
 from __future__ import annotations
 
@@ -120,11 +118,7 @@ def probe_data(
         yield load_probe_data(probes, hook_name, name, pooling, max_rows)
 
 
-def activation_hashes(
-    probes: str | Path, hook_name: str, names: Sequence[str], ood: bool = False
-) -> dict[str, str]:
-    """``{data set: SHA-256 of its activation file}``; several files at a time, as those of every
-    token are large.
-    """
-    paths = [probe_path(probes, hook_name, name, ood) for name in names]
+def activation_hashes(probes: str | Path, hook_name: str, names: Sequence[str]) -> dict[str, str]:
+    """``{data set: SHA-256 of its activation file}``; several at a time, as they are large."""
+    paths = [probe_path(probes, hook_name, name) for name in names]
     return dict(zip(names, side_by_side(provenance.sha256_file, paths), strict=True))

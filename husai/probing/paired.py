@@ -1,11 +1,9 @@
-"""Probes of one SAE paired with their baselines, data set by data set, and what is summed up of
-them.
-"""
+"""Probes of one SAE paired with their baselines, data set by data set, and their summaries."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,18 +11,17 @@ from husai.errors import HusaiError
 from husai.evidence import Metric
 from husai.probing.tables import informative
 
-if TYPE_CHECKING:  # which needs torch; these sums do not
-    from husai.probing.protocol import ProbeResult
-
 CYCLE3_MAX_K = 5
 BASELINES = ("dense", "neurons", "pca")
 
 
-def paired_rows(results: Sequence[ProbeResult | dict], baselines: dict[str, dict]) -> list[dict]:
+def paired_rows(results: Sequence[dict], baselines: dict[str, dict]) -> list[dict]:
     """One row per data set and k, with the baselines of the same data set and k beside it.
 
     Parameters
     ----------
+    results : sequence of dict
+        Fields of :class:`husai.probing.protocol.ProbeResult`.
     baselines : dict
         ``{data set: {"dense": {...}, "neurons": {k: {...}}, "pca": {k: {...}}}}``.
 
@@ -35,21 +32,20 @@ def paired_rows(results: Sequence[ProbeResult | dict], baselines: dict[str, dict
     """
     rows = []
     for result in results:
-        row = dict(result) if isinstance(result, dict) else result._asdict()
-        base, k = baselines.get(row["dataset"]), str(row["k"])
+        base, k = baselines.get(result["dataset"]), str(result["k"])
         if base is None or k not in base["neurons"]:
             raise HusaiError(
-                f"data set '{row['dataset']}': the baselines have no entry at k = {k}; run husai "
-                "saebench --baselines-only with the same spec"
+                f"data set '{result['dataset']}': the baselines have no entry at k = {k}; run "
+                "husai saebench --baselines-only with the same spec"
             )
-        row.update(
-            informative=base["informative"],
-            dense_val_lcb=base["validation"]["lcb"],
-            dense_auc=base["dense"]["auc"],
-            neurons_auc=base["neurons"][k]["auc"],
-            pca_auc=base["pca"][k]["auc"],
-        )
-        rows.append(row)
+        beside = {
+            "informative": base["informative"],
+            "dense_val_lcb": base["validation"]["lcb"],
+            "dense_auc": base["dense"]["auc"],
+            "neurons_auc": base["neurons"][k]["auc"],
+            "pca_auc": base["pca"][k]["auc"],
+        }
+        rows.append(result | beside)
     return rows
 
 
@@ -59,9 +55,7 @@ def at_k(rows: Sequence[dict], k: int, name: str = "auc") -> np.ndarray:
 
 
 def validation_k(rows: Sequence[dict]) -> int:
-    """The k with the best mean validation AUC: the only choice of k that does not look at test
-    rows.
-    """
+    """The k with the best mean validation AUC: the only choice that looks at no test row."""
     return max(sorted({row["k"] for row in rows}), key=lambda k: at_k(rows, k, "val_auc").mean())
 
 
@@ -95,20 +89,12 @@ def cycle3_summary(rows: Sequence[dict], dense: dict[str, dict]) -> dict[str, An
     names = list(dict.fromkeys(row["dataset"] for row in rows))
     ks = sorted({row["k"] for row in rows})
     ks = [k for k in ks if k <= CYCLE3_MAX_K] or ks
+    scores = ("accuracy", "auc", "f1")
     by_k = [
-        {
-            "k": k,
-            **{
-                f"test_{out}": float(at_k(rows, k, name).mean())
-                for out, name in (("accuracy", "accuracy"), ("auc", "auc"), ("f1", "f1"))
-            },
-        }
+        {"k": k} | {f"test_{score}": float(at_k(rows, k, score).mean()) for score in scores}
         for k in ks
     ]
-    llm = {
-        f"llm_test_{name}": float(np.mean([dense[n][name] for n in names]))
-        for name in ("accuracy", "auc", "f1")
-    }
+    llm = {f"llm_test_{s}": float(np.mean([dense[n][s] for n in names])) for s in scores}
     best = max(by_k, key=lambda row: row["test_auc"])
     return {
         "sae_metrics_by_k": by_k,

@@ -1,9 +1,8 @@
-"""Partial results of a long evaluation, kept beside its output and trusted only for exactly the
-same inputs.
-"""
+"""Partial results of a long evaluation, beside its output, trusted for the very same inputs."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,9 @@ class Partial:
     def __init__(self, out: str | Path, keys: dict[str, str]):
         self.path, self.keys = Path(out).with_suffix(".partial.json"), keys
         self.found: dict[str, Any] = {}
-        if self.path.is_file():
-            try:
-                stored = provenance.read_json(self.path)
-                self.found = {u: e["value"] for u, e in stored.items() if keys.get(u) == e["key"]}
-            except (HusaiError, KeyError, TypeError, AttributeError):
-                self.found = {}
+        with contextlib.suppress(HusaiError, KeyError, TypeError, AttributeError):
+            stored = provenance.read_json(self.path)
+            self.found = {u: e["value"] for u, e in stored.items() if keys.get(u) == e["key"]}
 
     @property
     def missing(self) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from husai.compute import as_completed
 from husai.probing.encoders import ProbeData, codes_of, rank_columns
 from husai.probing.scores import scores_of
-from husai.probing.solver import Features, Probes, check_ks, fit_probes, unconverged
+from husai.probing.solver import Features, check_ks, fit_probes, unconverged
 from husai.probing.splits import PROBE_SEED, probe_split
 
 KS = (1, 2, 5, 16)
@@ -82,10 +82,8 @@ def probe_codes(
     """Draw the rows of a data set, rank the columns of its ``codes (n_rows, m)`` on the training
     rows, fit a probe on the best k of them for every k, and score it on the test rows.
     """
-    features = select_features(
-        codes, data, *probe_split(data.y, seed, name=data.name), max_k=max(ks)
-    )
-    return score_probes(features, ks, fit_probes(features, ks, penalty=penalty, seed=seed))
+    split = probe_split(data.y, seed, name=data.name)
+    return probe_features(select_features(codes, data, *split, max(ks)), ks, penalty, seed)
 
 
 def select_features(
@@ -96,30 +94,27 @@ def select_features(
     """
     y = torch.as_tensor(data.y).long()
     best = rank_columns(codes[train], y[train].to(codes.device))[:max_k]
-    columns = as_array(codes[:, best])
-    labels = y.numpy()
-    return Features(
-        data.name,
-        data.family,
-        columns[train],
-        labels[train],
-        columns[test],
-        labels[test],
-        best.tolist(),
-    )
+    return features_of(data, codes[:, best], train, test, best.tolist())
+
+
+def features_of(
+    data: ProbeData, columns: torch.Tensor, train: np.ndarray, test: np.ndarray, latents: list[int]
+) -> Features:
+    """Columns ``(n_rows, k)`` as the candidate features of a data set, best first, on the rows
+    ``train (n_train,)`` and ``test (n_test,)``."""
+    x, y = as_array(columns), np.asarray(data.y).astype(np.int64)
+    return Features(data.name, data.family, x[train], y[train], x[test], y[test], latents)
 
 
 def as_array(columns: torch.Tensor) -> np.ndarray:
-    """Columns of a code ``(n_rows, k)`` as the solver reads them: the same shape, float32 in row
-    order.
-    """
+    """Columns ``(n_rows, k)`` as the solver reads them: the same shape, float32 in row order."""
     return np.ascontiguousarray(columns.float().cpu().numpy())
 
 
-def score_probes(f: Features, ks: Sequence[int], probes: Probes) -> list[ProbeResult]:
-    """Test scores of the probes of a data set, one result per k."""
+def probe_features(f: Features, ks: Sequence[int], penalty: str, seed: int) -> list[ProbeResult]:
+    """Fit a probe on the best k features for every k, and score it on the test rows."""
     sizes, out = (len(f.train), len(f.test)), []
-    for k, model, area, C in zip(ks, *probes, strict=True):
+    for k, model, area, C in zip(ks, *fit_probes(f, ks, penalty=penalty, seed=seed), strict=True):
         auc, accuracy, f1 = scores_of(model, f.test, f.y_test)
         found = (auc, float(area), accuracy, f1, C)
         out.append(ProbeResult(f.name, f.family, k, *found, f.latents[:k], *sizes))

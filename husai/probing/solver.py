@@ -7,10 +7,9 @@ known; where that leaves a figure open, scikit-learn's own SAGA is run."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,9 +65,7 @@ class Probes(NamedTuple):
 
 
 def validation_rows(n_train: int) -> int:
-    """How many of the last training rows validate C: a fifth, at most 100 (``get_cv`` of sae-probes
-    from 128 rows up).
-    """
+    """How many of the last training rows validate C (``get_cv`` of sae-probes from 128 rows)."""
     return min(int(0.2 * n_train), VALIDATION_ROWS)
 
 
@@ -77,11 +74,10 @@ def fit_probes(
     ks: Sequence[int],
     *,
     penalty: str = "l1",
-    Cs: Sequence[float] = C_GRID,
     seed: int = PROBE_SEED,
 ) -> Probes:
-    """The final probes of a data set: the first C with the highest validation AUC wins and is
-    fitted again on all training rows.
+    """The final probes of a data set: the first C of :data:`C_GRID` with the highest validation AUC
+    wins and is fitted again on all training rows.
 
     Parameters
     ----------
@@ -89,29 +85,35 @@ def fit_probes(
         l2 is solved by scikit-learn throughout, in the time the official engine takes.
     seed : int
         Of the official protocol: the order of SAGA's draws and of the rows of the final fit.
+
+    Raises
+    ------
+    HusaiError
+        A k that :func:`check_ks` refuses, or a penalty that is neither l1 nor l2.
     """
     check_ks(ks)
-    check_penalty(penalty)
-    found = (_along_paths if penalty == "l1" else _by_scikit_learn)(f, ks, Cs, seed)
+    if penalty not in ("l1", "l2"):
+        raise HusaiError(f"external.probing.penalty: '{penalty}' is not l1 or l2")
+    found = (_along_paths if penalty == "l1" else _by_scikit_learn)(f, ks, seed)
     models, areas, chosen = zip(*found, strict=True)
     return Probes(np.stack(models), np.array(areas), list(chosen))
 
 
-def _along_paths(f: Features, ks: Sequence[int], Cs: Sequence[float], seed: int):
+def _along_paths(f: Features, ks: Sequence[int], seed: int):
     """``(model, validation AUC, C)`` of every k, l1."""
-    grid = follow(f, f.n_fit, ks, [Cs] * len(ks), GRID_RATIO)
-    chosen = [choose(f, k, Cs, *points, seed) for k, *points in zip(ks, *grid, strict=True)]
+    grid = follow(f, f.n_fit, ks, [C_GRID] * len(ks), GRID_RATIO)
+    chosen = [choose(f, k, C_GRID, *points, seed) for k, *points in zip(ks, *grid, strict=True)]
     final = follow(f, len(f.train), ks, [[C] for C, _ in chosen], FINAL_RATIO)
     for k, (C, area), late, early in zip(ks, chosen, *final, strict=True):
         open_ = np.ptp(auc_on_test(f, np.concatenate([late, early]))) > OPEN
         yield refit(f, k, C, "l1", seed, final=True) if open_ else late[0], area, C
 
 
-def _by_scikit_learn(f: Features, ks: Sequence[int], Cs: Sequence[float], seed: int):
+def _by_scikit_learn(f: Features, ks: Sequence[int], seed: int):
     """``(model, validation AUC, C)`` of every k, l2."""
     for k in ks:
-        areas = auc_on_validation(f, np.stack([refit(f, k, C, "l2", seed) for C in Cs]))
-        C = Cs[int(areas.argmax())]
+        areas = auc_on_validation(f, np.stack([refit(f, k, C, "l2", seed) for C in C_GRID]))
+        C = C_GRID[int(areas.argmax())]
         yield refit(f, k, C, "l2", seed, final=True), areas.max(), C
 
 
@@ -163,32 +165,25 @@ def refit(
 
     It is computed in float64, as scikit-learn does for the torch tensors that sae-probes hands it.
     """
-    from sklearn.linear_model import LogisticRegression
-
     how = {"penalty": "l1", "solver": "saga"} if penalty == "l1" else {}
     rows = np.random.RandomState(seed).permutation(len(f.train)) if final else slice(f.n_fit)
-    found = LogisticRegression(C=C, random_state=seed, max_iter=1000, **how).fit(
-        f.train[rows, :k].astype(np.float64), f.y_train[rows]
-    )
-    return as_model(found, f.train.shape[1])
+    model = logistic(f.train[rows, :k].astype(np.float64), f.y_train[rows], C, seed, **how)
+    return np.pad(model, (0, 1 + f.train.shape[1] - len(model)))
 
 
-def as_model(classifier, width: int) -> np.ndarray:
-    """Intercept and weights of a scikit-learn classifier with ``coef_ (1, k)``, k at most
-    ``width``: ``(1 + width,)``, float64; zero beyond its own.
-    """
-    model = np.zeros(1 + width)
-    model[0], model[1 : 1 + classifier.coef_.shape[1]] = classifier.intercept_[0], classifier.coef_
-    return model
+def logistic(x: np.ndarray, y: np.ndarray, C: float, seed: int, **how) -> np.ndarray:
+    """scikit-learn's probe on rows ``x (n, k)`` with labels 0/1 ``y (n,)``: intercept and weights
+    ``(1 + k,)``, float64."""
+    from sklearn.linear_model import LogisticRegression
+
+    found = LogisticRegression(C=C, random_state=seed, max_iter=1000, **how).fit(x, y)
+    return np.concatenate([found.intercept_, found.coef_[0]]).astype(np.float64)
 
 
-@contextlib.contextmanager
-def unconverged() -> Iterator[None]:
+def unconverged() -> warnings.catch_warnings:
     """scikit-learn does not warn that a solver stopped short, which the official protocol accepts.
     To be entered by the thread that starts others: filters of warnings belong to the process."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    return warnings.catch_warnings(action="ignore")
 
 
 def auc_on_validation(f: Features, models: np.ndarray) -> np.ndarray:
@@ -220,15 +215,3 @@ def check_ks(ks: Sequence[int]) -> None:
             f"external.probing.ks: the fast engine solves k up to {MAX_K}, got {max(ks)}; use "
             "engine: official for it"
         )
-
-
-def check_penalty(penalty: str) -> None:
-    """Refuse an unknown penalty.
-
-    Raises
-    ------
-    HusaiError
-        The penalty is neither l1 nor l2.
-    """
-    if penalty not in ("l1", "l2"):
-        raise HusaiError(f"external.probing.penalty: '{penalty}' is not l1 or l2")

@@ -14,32 +14,24 @@ MIN_TRAIN = 128
 """Below it sae-probes validates by six folds instead of one split, which this protocol does not."""
 
 
-def probe_train_rows(
-    y: np.ndarray, seed: int = PROBE_SEED, num_train: int | None = None
-) -> np.ndarray:
-    """Sorted row numbers ``(num_train,)``, int64, that train a probe; every other row may be used
-    to test it.
-
-    Parameters
-    ----------
-    y : ndarray of int, ``(n_rows,)``
-        Labels 0/1 of the rows in use.
+def probe_train_rows(y: np.ndarray) -> np.ndarray:
+    """Sorted row numbers ``(n_train,)``, int64, that train a probe on rows with labels 0/1
+    ``y (n_rows,)``; every other row may be used to test it.
 
     Raises
     ------
     HusaiError
-        The rows, or those of one class, are too few for a balanced draw of ``num_train``.
+        The rows, or those of one class, are too few for a balanced draw.
     """
-    num_train = min(len(y) - MIN_TEST, MAX_TRAIN) if num_train is None else num_train
+    num_train = min(len(y) - MIN_TEST, MAX_TRAIN)
     positive, negative = np.flatnonzero(y == 1), np.flatnonzero(y == 0)
     if num_train < 2 or len(positive) < -(-num_train // 2) or len(negative) < num_train // 2:
         raise HusaiError(
             f"{len(y)} rows ({len(positive)} positive) are too few for a balanced draw of "
             f"{num_train} training rows; raise max_rows"
         )
-    return np.sort(
-        np.concatenate(_draw(np.random.RandomState(seed), positive, negative, num_train))
-    )
+    drawn = _draw(np.random.RandomState(PROBE_SEED), positive, negative, num_train)
+    return np.sort(np.concatenate(drawn))
 
 
 def probe_split(

@@ -86,14 +86,14 @@ def sae_drop(
     }
 
 
-def alphabetical_partition(names: Sequence[str], fraction: float = 0.25) -> dict[str, list[str]]:
+def alphabetical_partition(names: Sequence[str]) -> dict[str, list[str]]:
     """The original study's split: domains (first word after the number) in the alphabet's order,
     the last quarter called OOD.
 
     Kept for the ``cycle3`` policy; what it calls out of domain is late in the alphabet.
     """
     domains = sorted({domain(n) for n in names})
-    late = set(domains[len(domains) - max(1, math.ceil(len(domains) * fraction)) :])
+    late = set(domains[-max(1, math.ceil(len(domains) / 4)) :])
     return {
         "id": [n for n in names if domain(n) not in late],
         "ood": [n for n in names if domain(n) in late],
@@ -118,19 +118,17 @@ def alphabetical_drop(rows: Sequence[dict], dense: dict[str, dict]) -> dict[str,
         The data sets belong to fewer than two domains.
     """
     parts = alphabetical_partition(list(dict.fromkeys(row["dataset"] for row in rows)))
-    out: dict[str, Any] = {
-        "datasets": {"id": parts["id"], "ood": parts["ood"]},
-        "ood_domains": parts["ood_domains"],
-    }
     if not parts["id"]:
         raise HusaiError(
             "ood: the alphabetical partition needs data sets of at least two domains; add data sets"
         )
-    for part in ("id", "ood"):
-        wanted = set(parts[part])
-        out[f"{part}_summary"] = cycle3_summary(
-            [row for row in rows if row["dataset"] in wanted], dense
-        )
-        out[f"{part}_best_minus_llm_auc"] = out[f"{part}_summary"]["best_minus_llm_auc"]
+    out: dict[str, Any] = {
+        "datasets": {part: parts[part] for part in ("id", "ood")},
+        "ood_domains": parts["ood_domains"],
+    }
+    for part, names in out["datasets"].items():
+        summary = cycle3_summary([row for row in rows if row["dataset"] in names], dense)
+        out[f"{part}_summary"] = summary
+        out[f"{part}_best_minus_llm_auc"] = summary["best_minus_llm_auc"]
     out["ood_drop"] = out["id_best_minus_llm_auc"] - out["ood_best_minus_llm_auc"]
     return out

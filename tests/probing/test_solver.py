@@ -171,10 +171,11 @@ def test_early_points_differ_where_the_path_still_moves():
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_l2_probes_are_the_official_ones(scale):
+def test_l2_probes_are_the_official_ones(scale, monkeypatch):
     f = sparse(4, n=600, scale=scale)
     Cs = [1e2 / scale**2, 1.0 / scale**2]
-    assert found_by(f, 8, penalty="l2", Cs=Cs) == pytest.approx(official(f, 8, "l2", Cs), abs=1e-9)
+    monkeypatch.setattr(solver, "C_GRID", Cs)
+    assert found_by(f, 8, penalty="l2") == pytest.approx(official(f, 8, "l2", Cs), abs=1e-9)
 
 
 def test_what_the_paths_leave_open_is_settled_by_scikit_learn():
