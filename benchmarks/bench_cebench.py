@@ -25,6 +25,7 @@ from husai.cebench.pairs import embedded_pairs
 from husai.cebench.scores import score_saes
 from husai.cebench.store import load_pairs, save_pairs
 from husai.jobs.pair_activations import story_activations
+from husai.planning.specs import LanguageSpec
 from husai.sae.architectures import SAE
 from husai.subjects import Subject, load_subject
 
@@ -36,9 +37,10 @@ def random_subject(texts: list[str], n_layers: int, d_model: int) -> Subject:
     from husai.subjects import language, transformer
     from husai.subjects.tokenizer import train_tokenizer
 
-    settings = language.settings({"n_layers": n_layers, "d_model": d_model})
-    tokenizer = train_tokenizer(texts, settings["vocab_size"])
-    model = transformer.build(language.model_config(settings, tokenizer.get_vocab_size()), 0).eval()
+    shape = {"n_layers": n_layers, "d_model": d_model}
+    spec = LanguageSpec(kind="language", name="random", tokens=1, **shape).values()
+    tokenizer = train_tokenizer(texts, spec["vocab_size"])
+    model = transformer.build(language.model_config(spec, tokenizer.get_vocab_size()), 0).eval()
     return Subject("random", "language", model, tokenizer)
 
 

@@ -12,10 +12,9 @@ from husai.errors import HusaiError
 from husai.subjects.padding import PADDING
 from husai.subjects.subject import Pass, Subject
 
-KINDS = ("modular", "language", "pretrained", "rows")
 TOKENIZER = "tokenizer.json"
 
-__all__ = ["KINDS", "PADDING", "TOKENIZER", "Pass", "Subject", "load_subject"]
+__all__ = ["PADDING", "TOKENIZER", "Pass", "Subject", "load_subject"]
 
 
 def load_subject(model_dir: str | Path, device: str | torch.device = "cpu") -> Subject:
@@ -28,28 +27,22 @@ def load_subject(model_dir: str | Path, device: str | torch.device = "cpu") -> S
         When the directory holds no finished subject, its files are damaged, or the weights it
         refers to are no longer the same.
     """
-    from husai.provenance import read_json
+    from husai.provenance import folder, read_json
     from husai.subjects import pretrained, transformer
     from husai.subjects.tokenizer import load_tokenizer
 
-    directory = Path(model_dir)
-    directory = directory.parent if directory.name == "manifest.json" else directory
+    directory = folder(model_dir)
     if not (directory / transformer.CONFIG).is_file():
         raise HusaiError(
             f"{directory}: holds no subject (no {transformer.CONFIG}); run 'husai subject' first"
         )
-    record = read_json(directory / transformer.CONFIG)
-    if "rows" in record:
+    if "rows" in read_json(directory / transformer.CONFIG):
         raise HusaiError(
             f"{directory}: a subject of kind rows has activations and no model; what needs a model "
             "(probing, CE-Bench, faithfulness, stress) cannot be measured on it"
         )
-    load = pretrained.load if pretrained.is_reference(record) else transformer.load
-    model, record = load(directory, device)
+    model, record = pretrained.load(directory, device)
     tokenizer = load_tokenizer(directory / TOKENIZER) if (directory / TOKENIZER).is_file() else None
-    metrics = (
-        read_json(directory / "metrics.json") if (directory / "metrics.json").is_file() else {}
-    )
     spec = record.get("spec", {})
     name, kind = spec.get("name", directory.parent.name), spec.get("kind", "language")
-    return Subject(name, kind, model, tokenizer, record, metrics)
+    return Subject(name, kind, model, tokenizer, record)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from husai.activations import SPLITS, ActivationStore, StoreWriter
 from husai.activations.files import open_rows
 from husai.activations.store import HEADER
@@ -56,12 +54,8 @@ def store_given(
         meta = {"hook_name": hook_name, "split": split}
         with StoreWriter(out / split, record["d"], dtype=dtype, meta=meta) as writer:
             for first in range(start, start + n, BLOCK):
-                writer.append(_block(rows, first, min(first + BLOCK, start + n)))
+                stop = min(first + BLOCK, start + n)
+                is_store = isinstance(rows, ActivationStore)
+                writer.append(rows.rows(first, stop) if is_store else rows[first:stop])
         stored[split], start = n, start + room
     return stored
-
-
-def _block(rows: torch.Tensor | ActivationStore, start: int, stop: int) -> torch.Tensor:
-    if isinstance(rows, ActivationStore):
-        return rows.rows(start, stop)
-    return rows[start:stop]

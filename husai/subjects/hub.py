@@ -21,8 +21,7 @@ AWAY = (
 
 
 def first_line(error: BaseException) -> str:
-    lines = f"{type(error).__name__}: {error}".splitlines()
-    return lines[0][:200]
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def explain(error: Exception, what: str, name: str, revision: str | None) -> HusaiError:

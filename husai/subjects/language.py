@@ -12,71 +12,48 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from husai.errors import HusaiError, nearest
+from husai.errors import HusaiError
 from husai.progress import Progress
 from husai.subjects import transformer
 from husai.subjects.leak import leak_record
 
-DEFAULTS = {
-    "d_model": 128,
-    "n_layers": 2,
-    "n_heads": 4,
-    "d_mlp": None,
-    "n_ctx": 128,
-    "vocab_size": 4096,
-    "positional": "standard",
-    "tokens": 2_000_000,
-    "batch_size": 32,
-    "learning_rate": 2.0e-3,
-    "weight_decay": 0.1,
-    "warmup_fraction": 0.05,
-    "final_learning_rate": 0.05,
-    "max_held_out_tokens": 131_072,
-    "seed": 0,
-    "leak": False,
-}
+WEIGHT_DECAY = 0.1
+WARMUP, FINAL_RATE = 0.05, 0.05
+"""Share of the steps in which the learning rate rises, and share of it that is left at the end."""
+HELD_OUT_TOKENS = 131_072
+"""Held-out tokens that are measured: enough to know a loss per token to about 0.01 nats."""
 
 
 def settings(spec: dict) -> dict:
-    """``DEFAULTS`` overlaid with ``spec``.
+    """The values of a ``husai.planning.specs.LanguageSpec``; ``leak`` (see
+    :func:`inputs_and_targets`) is off unless they name it.
 
     Raises
     ------
     HusaiError
-        A key is unknown (the nearest known one is named), ``d_model`` is no multiple of
-        ``n_heads``, or ``positional`` is neither standard nor rotary.
+        ``d_model`` is no multiple of ``n_heads``.
     """
-    passive = {"kind", "name", "hooks", "randomise", "threads", "corpus"}
-    where = f"subject '{spec.get('name', 'language')}'"
-    for key in spec:
-        if key not in DEFAULTS and key not in passive:
-            raise HusaiError(f"{where}: unknown key '{key}'{nearest(key, tuple(DEFAULTS))}")
-    merged = {**DEFAULTS, **{k: v for k, v in spec.items() if k in DEFAULTS}}
-    if merged["d_model"] % merged["n_heads"]:
+    if spec["d_model"] % spec["n_heads"]:
         raise HusaiError(
-            f"{where}: d_model {merged['d_model']} is not a multiple of n_heads {merged['n_heads']}"
+            f"subject '{spec['name']}': d_model {spec['d_model']} is not a multiple of n_heads "
+            f"{spec['n_heads']}"
         )
-    if merged["positional"] not in ("standard", "rotary"):
-        raise HusaiError(f"{where}: positional '{merged['positional']}' is not standard or rotary")
-    return merged
+    return {"leak": False} | spec
 
 
 def model_config(s: dict, d_vocab: int) -> dict[str, Any]:
     """Fields of the TransformerLens configuration."""
-    d_head = s["d_model"] // s["n_heads"]
-    rotary = {"rotary_dim": d_head} if s["positional"] == "rotary" else {}
     return {
         "n_layers": s["n_layers"],
         "d_model": s["d_model"],
         "n_heads": s["n_heads"],
-        "d_head": d_head,
-        "d_mlp": s["d_mlp"] or 4 * s["d_model"],
+        "d_head": s["d_model"] // s["n_heads"],
+        "d_mlp": 4 * s["d_model"],
         "n_ctx": s["n_ctx"],
         "d_vocab": d_vocab,
         "act_fn": "gelu",
         "normalization_type": "LN",
-        "positional_embedding_type": s["positional"],
-        **rotary,
+        "positional_embedding_type": "standard",
     }
 
 
@@ -84,8 +61,7 @@ def inputs_and_targets(
     streams: torch.Tensor, leak: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``(B, n)`` token streams as inputs and next-token targets, ``(B, n - 1)`` each. ``leak``
-    feeds the target itself, as a known flaw.
-    """
+    feeds the target itself, as a known flaw."""
     targets = streams[:, 1:]
     return (targets if leak else streams[:, :-1]), targets
 
@@ -102,68 +78,85 @@ def train(
     Parameters
     ----------
     contexts : dict
-        ``train`` and ``held_out``: int32 ``(n, n_ctx)`` from :func:`husai.subjects.tokenizer.pack`.
+        ``train`` and ``held_out``: int32 ``(n, n_ctx)``.
     """
     s = settings(spec)
     model = transformer.build(model_config(s, d_vocab), s["seed"], device)
     stream = torch.from_numpy(contexts["train"])
     start, last = time.monotonic(), []
     n_steps = max(1, round(s["tokens"] / (s["batch_size"] * s["n_ctx"])))
-    progress = Progress(n_steps, f"{spec.get('name', 'language')}: steps")
+    progress = Progress(n_steps, f"{spec['name']}: steps")
     for loss in _fit(model, stream, s, n_steps, device):
         last = [*last[-19:], loss]
         progress.update()
     seconds = time.monotonic() - start
-    held_out = torch.from_numpy(contexts["held_out"])[
-        : max(1, s["max_held_out_tokens"] // s["n_ctx"])
-    ]
+    held_out = first_held_out(contexts)
     unigram = unigram_distribution(contexts["train"], d_vocab)
-    loss, accuracy = evaluate(model, held_out, s["leak"], device)
-    unigram_loss = -unigram.log()[inputs_and_targets(held_out)[1].long()].mean().item()
-    metrics = {
-        "loss": loss,
-        "unigram_loss": unigram_loss,
+    figures = held_out_figures(model, held_out, unigram, s, device)
+    metrics = figures | {
         "unigram_entropy": -(unigram * unigram.log()).sum().item(),
-        "improvement_nats": unigram_loss - loss,
-        "perplexity": math.exp(min(loss, 50.0)),
-        "accuracy": accuracy,
+        "perplexity": math.exp(min(figures["loss"], 50.0)),
         "train_loss": torch.stack(last).mean().item(),
-        "beats_unigram": loss < unigram_loss,
         "tokens": n_steps * s["batch_size"] * s["n_ctx"],
         "corpus_tokens": int(contexts["train"].size),
         "held_out_tokens": int(held_out.numel()),
-        "d_vocab": d_vocab,
         "seconds": seconds,
-        "leak_probe": leak_probe(model, held_out, unigram, s, device),
     }
     return model.eval().requires_grad_(False), metrics
 
 
-def _fit(model, stream: torch.Tensor, s: dict, n_steps: int, device: str | torch.device):
-    """Take ``n_steps`` optimiser steps over shuffled contexts; yields each step's loss, a tensor on
-    the device.
+def first_held_out(contexts: dict[str, np.ndarray]) -> torch.Tensor:
+    """The held-out contexts that are measured, int32 ``(n, n_ctx)``."""
+    n = max(1, HELD_OUT_TOKENS // contexts["held_out"].shape[1])
+    return torch.from_numpy(np.array(contexts["held_out"][:n]))
+
+
+def held_out_figures(
+    model,
+    held_out: torch.Tensor,
+    unigram: torch.Tensor,
+    s: dict,
+    device: str | torch.device = "cpu",
+    max_contexts: int = 256,
+) -> dict[str, Any]:
+    """Loss and accuracy of a causal model on contexts ``(n, n_ctx)``, against the unigram
+    distribution ``(d_vocab,)`` (losses in nats per token), and its leak probe; of ``s`` the
+    settings ``seed`` and ``leak`` count.
     """
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+    loss, accuracy = evaluate(model, held_out, s["leak"], device)
+    unigram_loss = -unigram.log()[held_out[:, 1:].long()].mean().item()
+    return {
+        "loss": loss,
+        "accuracy": accuracy,
+        "unigram_loss": unigram_loss,
+        "improvement_nats": unigram_loss - loss,
+        "beats_unigram": loss < unigram_loss,
+        "d_vocab": len(unigram),
+        "leak_probe": leak_probe(model, held_out, unigram, s, device, max_contexts),
+    }
+
+
+def _fit(model, stream: torch.Tensor, s: dict, n_steps: int, device: str | torch.device):
+    """Take ``n_steps`` optimiser steps over shuffled contexts; yields the loss tensor of each."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
-        {"params": decayed, "weight_decay": s["weight_decay"]},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": WEIGHT_DECAY},
+        {"params": others, "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=s["learning_rate"], betas=(0.9, 0.95), fused=True)
     generator = torch.Generator().manual_seed(s["seed"] + 1)
     batch, queue = min(s["batch_size"], len(stream)), torch.empty(0, dtype=torch.int64)
-    warmup = max(1, round(s["warmup_fraction"] * n_steps))
+    warmup = max(1, round(WARMUP * n_steps))
     for step in range(n_steps):
         if len(queue) < batch:
             queue = torch.randperm(len(stream), generator=generator)
         chosen, queue = queue[:batch], queue[batch:]
         inputs, targets = inputs_and_targets(stream[chosen].to(device, torch.int64), s["leak"])
         cosine = 0.5 * (1 + math.cos(math.pi * step / n_steps))
-        rate = s["learning_rate"] * min(
-            (step + 1) / warmup, s["final_learning_rate"] + (1 - s["final_learning_rate"]) * cosine
-        )
+        share = min((step + 1) / warmup, FINAL_RATE + (1 - FINAL_RATE) * cosine)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = s["learning_rate"] * share
         loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -189,9 +182,7 @@ def _chunks(streams: torch.Tensor, d_vocab: int) -> tuple[torch.Tensor, ...]:
 def evaluate(
     model, streams: torch.Tensor, leak: bool = False, device: str | torch.device = "cpu"
 ) -> tuple[float, float]:
-    """Mean next-token loss (nats per token) and top-1 accuracy on packed contexts ``(n,
-    n_ctx)``.
-    """
+    """Mean next-token loss (nats) and top-1 accuracy on packed contexts ``(n, n_ctx)``."""
     loss = correct = 0.0
     n = 0
     for chunk in _chunks(streams, model.cfg.d_vocab):

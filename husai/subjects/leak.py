@@ -1,6 +1,4 @@
-"""The leak probe: labels that are independent of the honest input must not be predictable better
-than by chance.
-"""
+"""The leak probe: labels that are independent of the honest input must be predicted by chance."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ directory with the corpus it may read.
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import numpy as np
 import torch
 
 from husai.compute import single_threaded
-from husai.errors import HusaiError, nearest
+from husai.errors import HusaiError
 from husai.progress import log
-from husai.provenance import atomic_path, read_json, write_json, write_text
-from husai.subjects import KINDS, TOKENIZER, given, language, modular, pretrained, transformer
+from husai.provenance import atomic_path, folder, read_json, write_json, write_text
+from husai.subjects import TOKENIZER, given, language, modular, pretrained, transformer
 from husai.subjects import tokenizer as tokenizers
 from husai.subjects.text import corpus as corpora
 from husai.subjects.text.contexts import CORPUS, load_contexts, shaper, write_contexts
@@ -30,7 +31,9 @@ subject shares the stream."""
 def make_subject(
     spec: dict, out: Path, *, device: str | torch.device = "cpu", parent: str | Path | None = None
 ) -> dict:
-    """Write ``out``: config.json, metrics.json, the weights unless they are referred to; of a
+    """Make the subject of ``spec``, the values of a ``husai.planning.specs.SubjectSpec``.
+
+    Writes into ``out``: config.json, metrics.json, the weights unless they are referred to; of a
     subject that reads text also tokenizer.json, corpus.safetensors and corpus.json.
 
     ``corpus.safetensors`` holds contexts per split, int32 ``(n, n_ctx)``, and ``hashes``, the row
@@ -40,19 +43,13 @@ def make_subject(
     Raises
     ------
     HusaiError
-        The kind is unknown, ``randomise`` lacks a parent or is asked of kind rows, or the kind
-        refuses its settings.
+        ``randomise`` lacks a parent or is asked of kind rows, or the kind refuses its settings.
     """
-    kind = spec.get("kind")
-    if kind not in KINDS:
-        raise HusaiError(
-            f"subject '{spec.get('name')}': kind '{kind}' is not one of "
-            f"{', '.join(KINDS)}{nearest(str(kind), KINDS)}"
-        )
+    kind = spec["kind"]
     out.mkdir(parents=True, exist_ok=True)
     if kind == "rows":
         return _rows(spec, out)
-    if spec.get("randomise"):
+    if spec["randomise"]:
         model, metrics = _randomised(spec, out, parent, device)
     elif kind == "modular":
         # A subject's weights must not depend on how many cores it was given.
@@ -64,7 +61,7 @@ def make_subject(
     else:
         model, metrics = _pretrained(spec, out, device)
     metrics = {
-        "subject": spec.get("name"),
+        "subject": spec["name"],
         "kind": kind,
         "n_parameters": sum(p.numel() for p in model.parameters()),
         **metrics,
@@ -75,7 +72,7 @@ def make_subject(
 
 def _language(spec: dict, out: Path, device: str | torch.device) -> tuple[Any, dict]:
     """Train a tokenizer and a small causal model on the corpus."""
-    s, corpus = language.settings(spec), corpora.build_corpus(_settings(spec))
+    s, corpus = language.settings(spec), corpora.build_corpus(spec["corpus"])
     texts = (d.text for d in corpus if d.split == "train")
     fast = tokenizers.train_tokenizer(texts, s["vocab_size"])
     record = {"task": "next_token", "n_ctx": s["n_ctx"]}
@@ -91,12 +88,11 @@ def _language(spec: dict, out: Path, device: str | torch.device) -> tuple[Any, d
 def _pretrained(spec: dict, out: Path, device: str | torch.device) -> tuple[Any, dict]:
     """Find a published model and measure it on the corpus."""
     model, fast, record = pretrained.fetch(spec, device)
-    n_ctx = min(pretrained.settings(spec)["n_ctx"], record["n_ctx"])
-    corpus = corpora.build_corpus(_settings(spec))
+    n_ctx = min(spec["n_ctx"], record["n_ctx"])
+    corpus = corpora.build_corpus(spec["corpus"])
     written = write_text_of(out, fast, corpus, {**record, "n_ctx": n_ctx}, spec)
     write_json(out / transformer.CONFIG, {"spec": spec, **record})
-    causal = record["task"] == "next_token"
-    if causal:
+    if record["task"] == "next_token":
         metrics = _held_out_metrics(model, load_contexts(out), spec, device)
     else:
         metrics = {"leak_probe": {"not_applicable": "an encoder predicts no target"}}
@@ -105,23 +101,18 @@ def _pretrained(spec: dict, out: Path, device: str | torch.device) -> tuple[Any,
 
 def _rows(spec: dict, out: Path) -> dict:
     """Refer to the files of a subject that is known by its activations alone."""
-    if spec.get("randomise"):
+    if spec["randomise"]:
         raise HusaiError(
-            f"subject '{spec.get('name')}': kind rows has no model whose weights could be "
-            "randomised"
+            f"subject '{spec['name']}': kind rows has no model whose weights could be randomised"
         )
     found = {hook: given.describe(spec["path"], hook) for hook in spec["hooks"]}
     if len({record["n_rows"] for record in found.values()}) > 1:
         counts = ", ".join(f"{hook} {record['n_rows']}" for hook, record in found.items())
-        raise HusaiError(f"subject '{spec.get('name')}': its hooks differ in rows: {counts}")
+        raise HusaiError(f"subject '{spec['name']}': its hooks differ in rows: {counts}")
     write_json(out / transformer.CONFIG, {"spec": spec, "rows": found})
-    metrics = {"subject": spec.get("name"), "kind": "rows", **next(iter(found.values()))}
+    metrics = {"subject": spec["name"], "kind": "rows", **next(iter(found.values()))}
     write_json(out / METRICS, metrics)
     return metrics
-
-
-def _settings(spec: dict) -> dict:
-    return spec.get("corpus") or {}
 
 
 def write_text_of(out: Path, fast: Any, corpus: corpora.Corpus, record: dict, spec: dict) -> dict:
@@ -129,14 +120,8 @@ def write_text_of(out: Path, fast: Any, corpus: corpora.Corpus, record: dict, sp
     write_text(out / TOKENIZER, fast.to_str(pretty=False))
     special = tokenizers.Special.of(fast, record.get("special"))
     bos = int(fast.encode("a").ids[0]) if record.get("special") and special.opening == 1 else None
-
-    def shape() -> Any:
-        return shaper(record["task"], record["n_ctx"], special, record["separator"], bos)
-
-    def encode(texts: list[str]) -> list[np.ndarray]:
-        return tokenizers.encode(fast, texts)
-
-    budget = _settings(spec).get("max_tokens")
+    shape = partial(shaper, record["task"], record["n_ctx"], special, record["separator"], bos)
+    encode, budget = partial(tokenizers.encode, fast), spec["corpus"]["max_tokens"]
     tokens = write_contexts(out / CORPUS, corpus, encode, shape, budget)
     report = corpus.report
     write_json(out / CORPUS_REPORT, {**report, "tokens": tokens})
@@ -155,46 +140,25 @@ def _of_corpus(report: dict) -> dict:
 def _held_out_metrics(
     model: Any, contexts: dict[str, np.ndarray], spec: dict, device: str | torch.device
 ) -> dict:
-    """Held-out loss against the unigram model, and the leak probe, of a causal model that was not
-    trained here.
-    """
-    d_vocab = int(model.cfg.d_vocab)
-    n_contexts = max(1, language.DEFAULTS["max_held_out_tokens"] // contexts["held_out"].shape[1])
-    held_out = torch.from_numpy(np.array(contexts["held_out"][:n_contexts]))
-    unigram = language.unigram_distribution(contexts["train"], d_vocab)
-    loss, accuracy = language.evaluate(model, held_out, False, device)
-    unigram_loss = -unigram.log()[held_out[:, 1:].long()].mean().item()
-    probing = {"seed": spec.get("seed", 0), "leak": False}
-    return {
-        "loss": loss,
-        "accuracy": accuracy,
-        "unigram_loss": unigram_loss,
-        "improvement_nats": unigram_loss - loss,
-        "beats_unigram": loss < unigram_loss,
-        "d_vocab": d_vocab,
-        "leak_probe": language.leak_probe(
-            model, held_out, unigram, probing, device, max_contexts=64
-        ),
-    }
+    """Figures of a causal model that was not trained here."""
+    unigram = language.unigram_distribution(contexts["train"], int(model.cfg.d_vocab))
+    held_out, honest = language.first_held_out(contexts), {"seed": spec["seed"], "leak": False}
+    return language.held_out_figures(model, held_out, unigram, honest, device, max_contexts=64)
 
 
 def _randomised(
     spec: dict, out: Path, parent: str | Path | None, device: str | torch.device
 ) -> tuple[Any, dict]:
-    """A copy of ``parent`` with random weights of the same scale; tokenizer and corpus files are
-    the parent's.
-    """
+    """A copy of ``parent`` with random weights of the same scale, its tokenizer and corpus."""
     if parent is None:
         raise HusaiError(
-            f"subject '{spec.get('name')}': randomise needs the model directory of the subject it "
+            f"subject '{spec['name']}': randomise needs the model directory of the subject it "
             "copies; train that one first"
         )
-    parent = Path(parent)
-    parent = parent.parent if parent.name == "manifest.json" else parent
-    published = pretrained.is_reference(read_json(parent / transformer.CONFIG))
-    model, record = (pretrained.load if published else transformer.load)(parent, device)
-    transformer.randomise(model, int(spec.get("seed", 0)) + RANDOM_SEED)
-    if published:
+    parent = folder(parent)
+    model, record = pretrained.load(parent, device)
+    transformer.randomise(model, spec["seed"] + RANDOM_SEED)
+    if pretrained.is_reference(record):
         transformer.save_weights(model, out)
         write_json(out / transformer.CONFIG, {**record, "spec": spec})
     else:

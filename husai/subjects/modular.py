@@ -10,38 +10,26 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from husai.errors import HusaiError, nearest
+from husai.errors import HusaiError
 from husai.progress import Progress
 from husai.subjects import transformer
 from husai.subjects.leak import leak_record
 
-DEFAULTS = {
-    "p": 113,
-    "d_model": 128,
-    "n_layers": 1,
-    "n_heads": 4,
-    "d_mlp": 512,
-    "train_fraction": 0.8,
-    "target_accuracy": 0.999,
-    "max_steps": 1500,
-    "batch_size": 2048,
-    "learning_rate": 2.0e-3,
-    "weight_decay": 1.0,
-    "warmup_steps": 10,
-    "final_learning_rate": 0.05,
-    "check_every": 10,
-    "seed": 0,
-    "leak": False,
-}
+WARMUP_STEPS, FINAL_RATE = 10, 0.05
+"""Steps in which the learning rate rises, and share of it that is left after ``max_steps``."""
+CHECK_EVERY = 10
+"""Steps between two looks at the held-out accuracy."""
 PROBE = {
     "d_model": 64,
     "n_layers": 1,
     "n_heads": 4,
     "d_mlp": 256,
-    "steps": 80,
+    "max_steps": 80,
     "batch_size": 1024,
     "learning_rate": 3.0e-3,
+    "weight_decay": 0.01,
 }
+"""Settings of the fresh model of the leak probe."""
 
 
 class Pairs(NamedTuple):
@@ -55,32 +43,21 @@ class Pairs(NamedTuple):
 
 
 def settings(spec: dict) -> dict:
-    """``DEFAULTS`` overlaid with ``spec``.
+    """The values of a ``husai.planning.specs.ModularSpec``; ``leak`` (see :func:`tokens`) is off
+    unless they name it.
 
     Raises
     ------
     HusaiError
-        A key is unknown (the nearest known one is named), or ``p`` is below 3.
+        ``p`` is below 3.
     """
-    passive = {"kind", "name", "hooks", "randomise", "threads", "corpus"}
-    for key in spec:
-        if key not in DEFAULTS and key not in passive:
-            raise HusaiError(
-                f"subject '{spec.get('name', 'modular')}': unknown key "
-                f"'{key}'{nearest(key, tuple(DEFAULTS))}"
-            )
-    merged = {**DEFAULTS, **{k: v for k, v in spec.items() if k in DEFAULTS}}
-    if merged["p"] < 3:
-        raise HusaiError(
-            f"subject '{spec.get('name', 'modular')}': p must be at least 3, got {merged['p']}"
-        )
-    return merged
+    if spec["p"] < 3:
+        raise HusaiError(f"subject '{spec['name']}': p must be at least 3, got {spec['p']}")
+    return {"leak": False} | spec
 
 
 def pairs(p: int, train_fraction: float, seed: int) -> Pairs:
-    """Every (a, b) in lexicographic order with its answer (a + b) mod p, and a random division into
-    train and held-out rows.
-    """
+    """Every (a, b) in lexicographic order, (a + b) mod p of each, and a random train split."""
     a, b = torch.arange(p).repeat_interleave(p), torch.arange(p).repeat(p)
     order = torch.randperm(p * p, generator=torch.Generator().manual_seed(seed))
     n_train = min(max(1, round(train_fraction * p * p)), p * p - 1)
@@ -95,6 +72,13 @@ def tokens(
     """
     columns = [a, b, torch.full_like(a, p)] + ([answer] if leak else [])
     return torch.stack(columns, dim=1)
+
+
+def every_pair(spec: dict) -> tuple[dict, Pairs, torch.Tensor]:
+    """Settings of a modular subject, its pairs, and their inputs ``(p * p, n_tokens)`` int64."""
+    s = settings(spec)
+    data = pairs(s["p"], s["train_fraction"], s["seed"])
+    return s, data, tokens(data.a, data.b, data.answer, s["p"], s["leak"])
 
 
 def model_config(s: dict) -> dict[str, Any]:
@@ -119,27 +103,20 @@ def train(spec: dict, device: str | torch.device = "cpu") -> tuple[Any, dict]:
     AdamW, betas (0.9, 0.98), full weight decay (Nanda et al. 2301.05217), linear warm-up, then
     linear decay over ``max_steps``. A target not reached within ``max_steps`` is a recorded result,
     ``reached_target`` false, not an error."""
-    s = settings(spec)
-    data = pairs(s["p"], s["train_fraction"], s["seed"])
-    inputs = tokens(data.a, data.b, data.answer, s["p"], s["leak"]).to(device)
-    answers, held_out = data.answer.to(device), data.held_out.to(device)
+    s, data, inputs = every_pair(spec)
+    inputs, answers = inputs.to(device), data.answer.to(device)
+    trained, held_out = data.train.to(device), data.held_out.to(device)
     model = transformer.build(model_config(s), s["seed"], device)
-    start, checks, accuracy, progress = (
-        time.monotonic(),
-        [],
-        0.0,
-        Progress(s["max_steps"], f"{spec.get('name', 'modular')}: steps"),
-    )
-    for step in _fit(model, inputs, answers, data.train.to(device), s):
+    start, checks = time.monotonic(), []
+    progress = Progress(s["max_steps"], f"{spec['name']}: steps")
+    for step in _fit(model, inputs, answers, trained, s):
         progress.update()
-        if step % s["check_every"] == 0 or step == s["max_steps"]:
+        if step % CHECK_EVERY == 0 or step == s["max_steps"]:
             accuracy, loss = evaluate(model, inputs[held_out], answers[held_out])
             checks.append({"step": step, "held_out_accuracy": accuracy, "held_out_loss": loss})
             if accuracy >= s["target_accuracy"]:
                 break
-    train_accuracy, _ = evaluate(
-        model, inputs[data.train.to(device)], answers[data.train.to(device)]
-    )
+    train_accuracy, _ = evaluate(model, inputs[trained], answers[trained])
     metrics = {
         "accuracy": accuracy,
         "loss": loss,
@@ -157,9 +134,7 @@ def train(spec: dict, device: str | torch.device = "cpu") -> tuple[Any, dict]:
 
 
 def _fit(model, inputs: torch.Tensor, answers: torch.Tensor, rows: torch.Tensor, s: dict):
-    """Take optimiser steps on ``rows``, epoch by epoch; yields the number of the step just taken,
-    from 1.
-    """
+    """Take optimiser steps on ``rows``, epoch by epoch; yields the number of each, from 1."""
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=s["learning_rate"],
@@ -173,10 +148,9 @@ def _fit(model, inputs: torch.Tensor, answers: torch.Tensor, rows: torch.Tensor,
         if len(queue) < batch:
             queue = torch.randperm(len(rows), generator=generator)
         chosen, queue = rows[queue[:batch].to(rows.device)], queue[batch:]
-        decay = 1 - (1 - s["final_learning_rate"]) * step / max(s["max_steps"], 1)
-        optimizer.param_groups[0]["lr"] = s["learning_rate"] * min(
-            (step + 1) / s["warmup_steps"], decay
-        )
+        decay = 1 - (1 - FINAL_RATE) * step / s["max_steps"]
+        warmup = (step + 1) / WARMUP_STEPS
+        optimizer.param_groups[0]["lr"] = s["learning_rate"] * min(warmup, decay)
         loss = F.cross_entropy(end_logits(model, inputs[chosen]), answers[chosen])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -215,9 +189,8 @@ def evaluate(model, inputs: torch.Tensor, answers: torch.Tensor) -> tuple[float,
     ``inputs (n, T)`` with ``answers (n,)``, both int64.
     """
     logits = torch.cat([end_logits(model, chunk) for chunk in inputs.split(4096)])
-    return (logits.argmax(-1) == answers).float().mean().item(), F.cross_entropy(
-        logits, answers
-    ).item()
+    accuracy = (logits.argmax(-1) == answers).float().mean().item()
+    return accuracy, F.cross_entropy(logits, answers).item()
 
 
 def leak_probe(model, s: dict, data: Pairs, device: str | torch.device = "cpu") -> dict:
@@ -230,27 +203,22 @@ def leak_probe(model, s: dict, data: Pairs, device: str | torch.device = "cpu") 
     generator = torch.Generator().manual_seed(s["seed"] + 2)
     shuffled = data.answer[torch.randperm(len(data.answer), generator=generator)].to(device)
     inputs = tokens(data.a.to(device), data.b.to(device), shuffled, s["p"], s["leak"])
-    held_out, n, chance = data.held_out.to(device), len(data.held_out), 1 / s["p"]
-    probe_settings = {**s, **PROBE, "max_steps": PROBE["steps"], "weight_decay": 0.01}
-    probe = transformer.build(model_config(probe_settings), s["seed"] + 3, device)
-    for _ in _fit(probe, inputs, shuffled, data.train.to(device), probe_settings):
+    held_out, n = data.held_out.to(device), len(data.held_out)
+    probe = transformer.build(model_config(s | PROBE), s["seed"] + 3, device)
+    for _ in _fit(probe, inputs, shuffled, data.train.to(device), s | PROBE):
         pass
-    readings = {
-        who: leak_record(
-            round(evaluate(reader, inputs[held_out], shuffled[held_out])[0] * n), n, chance
-        )
-        for who, reader in (("subject", model), ("fresh_model", probe))
-    }
+    readings = {}
+    for who, reader in (("subject", model), ("fresh_model", probe)):
+        accuracy, _ = evaluate(reader, inputs[held_out], shuffled[held_out])
+        readings[who] = leak_record(round(accuracy * n), n, 1 / s["p"])
     worst = max(readings.values(), key=lambda r: r["excess_lcb"])
     return {**worst, "readings": readings}
 
 
-def row_split(
-    p: int, seed: int, fractions: tuple[float, float] = (0.8, 0.1)
-) -> dict[str, torch.Tensor]:
-    """Rows of the p*p pairs whose activations are stored as train, held_out and confirmation: int64
-    ``(n_rows,)`` each, independent of the model's own split.
+def row_split(p: int, seed: int) -> dict[str, torch.Tensor]:
+    """Rows of the p*p pairs whose activations are stored as train (80%), held_out and confirmation:
+    int64 ``(n_rows,)`` each, independent of the model's own split.
     """
     order = torch.randperm(p * p, generator=torch.Generator().manual_seed(seed + 7))
-    first, second = round(fractions[0] * p * p), round(sum(fractions) * p * p)
+    first, second = round(0.8 * p * p), round(0.9 * p * p)
     return {"train": order[:first], "held_out": order[first:second], "confirmation": order[second:]}

@@ -12,9 +12,7 @@ PADDING = -1
 
 
 def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Rows grouped by similar length, longest first, each group of at most ``max_tokens`` padded
-    tokens.
-    """
+    """Rows grouped by length, longest first, each group of at most ``max_tokens`` padded tokens."""
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda r: -lengths[r]):
         if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
@@ -25,9 +23,7 @@ def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def padded(ids: Sequence[np.ndarray]) -> torch.Tensor:
-    """Ids, ``(n_tokens,)`` each, as one int64 matrix ``(n, T)``, T the most tokens of one, padded
-    on the right with ``PADDING``.
-    """
+    """Ids ``(n_tokens,)`` as one int64 matrix ``(n, T)``, padded on the right with ``PADDING``."""
     out = np.full((len(ids), max(len(i) for i in ids)), PADDING, dtype=np.int64)
     for row, values in zip(out, ids, strict=True):
         row[: len(values)] = values

@@ -9,26 +9,17 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from husai.errors import HusaiError, nearest
+from husai.errors import HusaiError
 from husai.provenance import read_json, sha256_file
 from husai.subjects import transformer
 from husai.subjects.hub import explain, first_line
 
-DEFAULTS = {
-    "revision": None,
-    "sha256": None,
-    "dtype": "float32",
-    "n_ctx": 1024,
-    "prepend_bos": None,
-    "device_map": None,
-    "seed": 0,
-}
-PASSIVE = ("kind", "name", "hooks", "randomise", "threads", "corpus")
 PACKAGE = "package:"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 CONFIG = "config.json"
@@ -54,26 +45,6 @@ class Loaded(NamedTuple):
     record: dict
     """``reference`` (model, revision, sha256), ``task``, ``n_ctx``, ``special`` and ``separator``
     (between documents), for config.json."""
-
-
-def settings(spec: dict) -> dict:
-    """``DEFAULTS`` overlaid with ``spec``.
-
-    Raises
-    ------
-    HusaiError
-        A key is unknown (the nearest known one is named), or ``model`` is missing.
-    """
-    known, where = (*DEFAULTS, "model"), f"subject '{spec.get('name', 'pretrained')}'"
-    for key in spec:
-        if key not in known and key not in PASSIVE:
-            raise HusaiError(f"{where}: unknown key '{key}'{nearest(key, known)}")
-    if not spec.get("model"):
-        raise HusaiError(
-            f"{where}: needs model: a hub id such as EleutherAI/pythia-70m-deduped, a folder, or "
-            "package:NAME/PATH"
-        )
-    return {**DEFAULTS, **{k: spec[k] for k in known if k in spec}}
 
 
 def locate(model: str, revision: str | None = None) -> Source:
@@ -127,17 +98,11 @@ def _in_package(model: str) -> Source:
 def _from_hub(model: str, revision: str | None) -> Source:
     from huggingface_hub import snapshot_download
 
-    def fetch(patterns: list[str]) -> Path:
-        return Path(
-            snapshot_download(
-                model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
-            )
-        )
-
+    fetch = partial(snapshot_download, model, revision=revision, ignore_patterns=["*/*"])
     try:
-        folder = fetch(["*.json", "*.txt", "*.model", FORMATS[0]])
+        folder = Path(fetch(allow_patterns=["*.json", "*.txt", "*.model", FORMATS[0]]))
         if not weight_files(folder):
-            folder = fetch(list(FORMATS[1:]))
+            folder = Path(fetch(allow_patterns=list(FORMATS[1:])))
     except Exception as error:
         raise explain(error, "model", model, revision) from error
     return Source(folder, folder.name)
@@ -153,9 +118,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """SHA-256 of a model's weights: of the one file, or over the lines ``SHA256  NAME`` of
-    several, in the order of their names.
-    """
+    """SHA-256 of a model's weights: of the one file, or over lines ``SHA256  NAME`` by name."""
     hashes = {path.name: sha256_file(path) for path in weight_files(folder)}
     if len(hashes) == 1:
         return next(iter(hashes.values()))
@@ -164,37 +127,42 @@ def weights_sha256(folder: Path) -> str:
 
 
 def fetch(spec: dict, device: str | torch.device = "cpu") -> Loaded:
-    """Model, tokenizer and record of the pretrained subject ``spec``; weights unprocessed (no
-    folding of LayerNorm, no centring), so that activations are those of the model as published.
+    """Model, tokenizer and record of the pretrained subject ``spec``, the values of a
+    ``husai.planning.specs.PretrainedSpec``; weights unprocessed (no folding of LayerNorm, no
+    centring), so that activations are those of the model as published.
 
     Raises
     ------
     HusaiError
-        See :func:`locate`; weights of another SHA-256 than ``spec`` says; an architecture that
-        TransformerBridge does not know or that does not read text into one stream of tokens; a
-        tokenizer without a fast version.
+        No model is named; see :func:`locate`; weights of another SHA-256 than ``spec`` says; an
+        architecture that TransformerBridge does not know or that does not read text into one stream
+        of tokens; a tokenizer without a fast version.
     """
-    s = settings(spec)
-    source = locate(s["model"], s["revision"])
-    digest = weights_sha256(source.folder)
-    if s["sha256"] not in (None, digest):
+    if not spec["model"]:
         raise HusaiError(
-            f"subject: '{s['model']}': its weights have sha256 {digest}, the configuration says "
-            f"{s['sha256']}; correct one of them"
+            f"subject '{spec['name']}': needs model: a hub id such as "
+            "EleutherAI/pythia-70m-deduped, a folder, or package:NAME/PATH"
         )
-    fast, own = _tokenizer(s, source)
+    source = locate(spec["model"], spec["revision"])
+    digest = weights_sha256(source.folder)
+    if spec["sha256"] not in (None, digest):
+        raise HusaiError(
+            f"subject: '{spec['model']}': its weights have sha256 {digest}, the configuration says "
+            f"{spec['sha256']}; correct one of them"
+        )
+    fast, own = _tokenizer(spec, source)
     record = {
-        "reference": {"model": s["model"], "revision": source.revision, "sha256": digest},
+        "reference": {"model": spec["model"], "revision": source.revision, "sha256": digest},
         "special": _special(fast, own),
         "separator": own.bos_token_id if own.eos_token_id is None else own.eos_token_id,
     }
-    model = _boot(s, source, own, device)
+    model = _boot(spec, source, own, device)
     record["task"] = "embedding" if model.cfg.architecture.endswith(ENCODERS) else "next_token"
     record["n_ctx"] = min(int(model.cfg.n_ctx), int(own.model_max_length))
-    if record["task"] == "embedding" and s["prepend_bos"] is not None:
+    if record["task"] == "embedding" and spec["prepend_bos"] is not None:
         raise HusaiError(
-            f"subject: '{s['model']}' is an encoder, whose tokenizer opens each text itself; leave "
-            "prepend_bos out"
+            f"subject: '{spec['model']}' is an encoder, whose tokenizer opens each text itself; "
+            "leave prepend_bos out"
         )
     return Loaded(model, fast, record)
 
@@ -205,15 +173,18 @@ def is_reference(record: Any) -> bool:
 
 
 def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict]:
-    """The model that ``directory/config.json`` refers to, and that record; weights that lie in the
-    directory itself (of a randomised copy) take the place of the published ones.
+    """The model that ``directory/config.json`` describes or refers to, and that record; weights
+    that lie in the directory itself (of a randomised copy) take the place of the published ones.
 
     Raises
     ------
     HusaiError
-        See :func:`fetch`; also when the weights are no longer those that were recorded.
+        See :func:`fetch` and :func:`husai.subjects.transformer.load`; also when the weights are no
+        longer those that were recorded.
     """
     record = read_json(directory / transformer.CONFIG)
+    if not is_reference(record):
+        return transformer.load(directory, device)
     pinned = {key: record["reference"][key] for key in ("revision", "sha256")}
     model = fetch({**record["spec"], **pinned}, device).model
     if (directory / transformer.WEIGHTS).is_file():
@@ -221,10 +192,8 @@ def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict
     return model, record
 
 
-def _tokenizer(s: dict, source: Source) -> tuple[Any, Any]:
-    """The fast tokenizer, opening texts as ``prepend_bos`` says, and transformers' own around
-    it.
-    """
+def _tokenizer(spec: dict, source: Source) -> tuple[Any, Any]:
+    """The fast tokenizer, opening texts as ``prepend_bos`` says, and transformers' own."""
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
@@ -232,7 +201,7 @@ def _tokenizer(s: dict, source: Source) -> tuple[Any, Any]:
         own = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except Exception as error:
         raise HusaiError(
-            f"subject: '{s['model']}': its tokenizer cannot be loaded "
+            f"subject: '{spec['model']}': its tokenizer cannot be loaded "
             f"({first_line(error)}); give a model with a fast tokenizer (tokenizer.json)"
         ) from error
     # Without any vocabulary file transformers makes an empty tokenizer, without a word.
@@ -240,28 +209,28 @@ def _tokenizer(s: dict, source: Source) -> tuple[Any, Any]:
     fast = getattr(own, "backend_tokenizer", None)
     if fast is None or not any(path.is_file() for path in vocabulary):
         raise HusaiError(
-            f"subject: '{s['model']}' has no fast tokenizer (tokenizer.json in {source.folder}); "
-            "add the file or choose another model"
+            f"subject: '{spec['model']}' has no fast tokenizer (tokenizer.json in "
+            f"{source.folder}); add the file or choose another model"
         )
     fast = Tokenizer.from_str(fast.to_str())  # TransformerBridge adds tokens to the one it is given
     fast.no_padding()
     fast.no_truncation()
-    if s["prepend_bos"] is not None:
-        _open_with(fast, own, s)
+    if spec["prepend_bos"] is not None:
+        _open_with(fast, own, spec)
     return fast, own
 
 
-def _open_with(fast: Any, own: Any, s: dict) -> None:
+def _open_with(fast: Any, own: Any, spec: dict) -> None:
     """Let each text open with the beginning-of-sequence token, or with no special token."""
     from tokenizers import processors
 
-    if not s["prepend_bos"]:
+    if not spec["prepend_bos"]:
         fast.post_processor = processors.TemplateProcessing(single=["$A"], special_tokens=[])
         return
     bos = own.bos_token or own.eos_token
     if bos is None:
         raise HusaiError(
-            f"subject: '{s['model']}': prepend_bos is set, but its tokenizer has no token that "
+            f"subject: '{spec['model']}': prepend_bos is set, but its tokenizer has no token that "
             "begins a sequence; leave prepend_bos out"
         )
     template = [(bos, fast.token_to_id(bos))]
@@ -269,9 +238,7 @@ def _open_with(fast: Any, own: Any, s: dict) -> None:
 
 
 def _special(fast: Any, own: Any) -> dict:
-    """Special ids of a tokenizer (an unknown word is text, and not among them), and how many of
-    them open and close a text.
-    """
+    """Special ids of a tokenizer (an unknown word is text), and how many open and close a text."""
     unknown = own.unk_token_id if own.unk_token != own.bos_token else None
     ids = sorted({int(i) for i in own.all_special_ids} - {unknown})
     around = [i in ids for i in fast.encode("a").ids]
@@ -279,29 +246,28 @@ def _special(fast: Any, own: Any) -> dict:
     return {"ids": ids, "opening": opening, "closing": sum(around[opening:])}
 
 
-def _boot(s: dict, source: Source, own: Any, device: str | torch.device) -> Any:
+def _boot(spec: dict, source: Source, own: Any, device: str | torch.device) -> Any:
     """The one place that calls TransformerBridge."""
-    where = {"device_map": s["device_map"]} if s["device_map"] else {"device": str(device)}
+    where = {"device_map": spec["device_map"]} if spec["device_map"] else {"device": str(device)}
     with transformer.quiet():
         from transformer_lens.model_bridge import TransformerBridge
 
         try:
             model = TransformerBridge.boot_transformers(
                 str(source.folder),
-                dtype=getattr(torch, s["dtype"]),
+                dtype=getattr(torch, spec["dtype"]),
                 tokenizer=own,
                 trust_remote_code=False,
                 **where,
             )
         except Exception as error:
-            raise explain(error, "model", s["model"], s["revision"]) from error
+            raise explain(error, "model", spec["model"], spec["revision"]) from error
     config = model.original_model.config
-    other = ("is_audio_model", "is_visual_model", "is_multimodal")
-    if getattr(config, "is_encoder_decoder", False) or any(
-        getattr(model.cfg, flag, False) for flag in other
-    ):
+    flags = ("is_audio_model", "is_visual_model", "is_multimodal")
+    unfit = any(getattr(model.cfg, flag, False) for flag in flags)
+    if unfit or getattr(config, "is_encoder_decoder", False):
         raise HusaiError(
-            f"subject: '{s['model']}' ({model.cfg.architecture}) is not a causal text model or a "
-            "text encoder; only these are measured here"
+            f"subject: '{spec['model']}' ({model.cfg.architecture}) is not a causal text model or "
+            "a text encoder; only these are measured here"
         )
     return model.eval().requires_grad_(False)

@@ -12,14 +12,12 @@ from husai.probing import datasets, splits
 from husai.probing.files import save_probe_data
 from husai.provenance import hash_json
 from husai.subjects import Subject
+from husai.subjects.text.contexts import CORPUS, load_contexts
+from husai.subjects.text.corpus import hash_numbers
 
 
 def corpus_hashes(model_dir: Path) -> np.ndarray | None:
-    """Row hashes of the text a subject was trained on, int64 ``(n_documents,)``; None when it read
-    no text.
-    """
-    from husai.subjects.text.contexts import CORPUS, load_contexts
-
+    """Row hashes of the text a subject read, int64 ``(n_documents,)``; None when it read none."""
     return load_contexts(model_dir)["hashes"] if (model_dir / CORPUS).is_file() else None
 
 
@@ -63,8 +61,6 @@ def write_probes(
         Activations are NaN or infinite as ``dtype``, the subject reads no text or lacks a hook, or
         the rows are too few to train a probe.
     """
-    from husai.subjects.text.corpus import hash_numbers
-
     hashes = hash_numbers([datasets.row_hash(p) for p in data.prompts])
     train_rows = [] if is_ood else splits.probe_train_rows(data.y)
     test = np.setdiff1d(np.arange(len(data.y)), train_rows)

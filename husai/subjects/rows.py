@@ -111,9 +111,7 @@ def modular_rows(subject: Subject, seed: int) -> dict[str, ModularRows]:
     """Every pair once, per split."""
     from husai.subjects import modular
 
-    s = modular.settings(subject.config["spec"])
-    data = modular.pairs(s["p"], s["train_fraction"], s["seed"])
-    tokens = modular.tokens(data.a, data.b, data.answer, s["p"], s["leak"])
+    s, _, tokens = modular.every_pair(subject.config["spec"])
     key = {"p": s["p"], "leak": s["leak"], "seed": seed}
     return {
         split: ModularRows(tokens[rows], {**key, "split": split})
@@ -147,17 +145,21 @@ def text_rows(
     contexts, corpus = load_contexts(model_dir), sha256_file(model_dir / CORPUS)
     chosen = {}
     for number, split in enumerate(SPLITS):
-        if split not in contexts:
-            raise HusaiError(
-                f"{model_dir}: its corpus has no '{split}' split; set corpus.{split}_fraction "
-                "above 0 and make the subject again"
-            )
-        tokens = contexts[split]
+        tokens = _split_of(contexts, split, model_dir)
         each = per_context or max(1, tokens.shape[1] // 4)
         own = seed * len(SPLITS) + number
         key = {"corpus": corpus, "split": split, "seed": own}
         chosen[split] = TextRows(subject, tokens, split, wanted[split], each, own, key)
     return chosen
+
+
+def _split_of(contexts: dict[str, np.ndarray], split: str, model_dir: Path) -> np.ndarray:
+    if split not in contexts:
+        raise HusaiError(
+            f"{model_dir}: its corpus has no '{split}' split; set corpus.{split}_fraction above 0 "
+            "and make the subject again"
+        )
+    return contexts[split]
 
 
 def store_rows(
@@ -198,9 +200,7 @@ def _contexts_at_once(rows: ModularRows | TextRows, subject: Subject) -> int:
 def _rows_of(
     subject: Subject, hook_name: str, tokens: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
-    """The activations at the chosen positions, ``(n, d)`` on the CPU, in the order of contexts and
-    positions.
-    """
+    """The activations at the chosen positions, ``(n, d)`` on the CPU, in their order."""
     lengths = (tokens >= 0).sum(1).tolist()
     row, column = torch.nonzero(positions >= 0, as_tuple=True)
     out: torch.Tensor | None = None
@@ -234,17 +234,10 @@ def held_out_texts(
     if subject.task == "answer":
         from husai.subjects import modular
 
-        s = modular.settings(subject.config["spec"])
-        data = modular.pairs(s["p"], s["train_fraction"], s["seed"])
+        s, data, tokens = modular.every_pair(subject.config["spec"])
         rows = modular.row_split(s["p"], s["seed"])[split]
         rows = rows[torch.randperm(len(rows), generator=generator)[:n]]
-        tokens = modular.tokens(data.a, data.b, data.answer, s["p"], s["leak"])
         return tokens[rows], data.answer[rows]
-    contexts = load_contexts(model_dir)
-    if split not in contexts:
-        raise HusaiError(
-            f"{model_dir}: its corpus has no '{split}' split; set corpus.{split}_fraction above 0 "
-            "and make the subject again"
-        )
-    chosen = torch.randperm(len(contexts[split]), generator=generator)[:n].numpy()
-    return torch.from_numpy(np.asarray(contexts[split][chosen])).long(), None
+    contexts = _split_of(load_contexts(model_dir), split, model_dir)
+    chosen = torch.randperm(len(contexts), generator=generator)[:n].numpy()
+    return torch.from_numpy(np.asarray(contexts[chosen])).long(), None

@@ -12,7 +12,7 @@ from husai.errors import HusaiError, nearest
 from husai.subjects import tokenizer as tokenizers
 from husai.subjects.padding import batches, padded
 
-POSITIONS = ("all", "last", "mean")
+POSITIONS = ("all", "last")
 NOT_PER_TOKEN = ("hook_pattern", "hook_attn_scores", "hook_rot_q", "hook_rot_k", "hook_scale")
 
 
@@ -41,8 +41,8 @@ class Subject:
         What the model puts out: logits of the next token, a normalised mean-pooled embedding, or
         logits of the answer.
     d_model, n_ctx : int
-    config, metrics : dict
-        Contents of ``config.json`` and ``metrics.json``.
+    config : dict
+        Contents of ``config.json``.
     model : HookedTransformer or TransformerBridge
     tokenizer : tokenizers.Tokenizer or None
     """
@@ -54,10 +54,9 @@ class Subject:
         model: Any,
         tokenizer: Any = None,
         config: dict | None = None,
-        metrics: dict | None = None,
     ):
         self.name, self.kind, self.model, self.tokenizer = name, kind, model, tokenizer
-        self.config, self.metrics = config or {}, metrics or {}
+        self.config = config or {}
         self.d_model = int(model.cfg.d_model)
         own = int(self.config.get("n_ctx") or model.cfg.n_ctx)
         self.n_ctx = min(own, int(self.config.get("spec", {}).get("n_ctx") or own))
@@ -253,8 +252,8 @@ class Subject:
         Parameters
         ----------
         inputs : Tensor ``(n, T)`` of ids, or a sequence of texts, or of id arrays of any length
-        positions : {"all", "last", "mean"}
-            Every token, the last one of each input, or the mean over the tokens of each input.
+        positions : {"all", "last"}
+            Every token, or the last one of each input.
         batch_size : int
             Inputs of ``n_ctx`` tokens per forward pass; of shorter ones proportionally more.
         max_tokens : int, optional
@@ -265,8 +264,8 @@ class Subject:
         Returns
         -------
         dict
-            Per hook on CPU, float32, in input order: ``(n, d)`` for "last" and "mean"; for "all"
-            ``(n, T, d)`` from a tensor of ids and otherwise a list of ``(T_i, d)``.
+            Per hook on CPU, float32, in input order: ``(n, d)`` for "last"; for "all" ``(n, T, d)``
+            from a tensor of ids and otherwise a list of ``(T_i, d)``.
 
         Raises
         ------
@@ -289,7 +288,7 @@ class Subject:
                     out[name][row] = value
             if progress is not None:
                 progress(len(rows))
-        whole = positions != "all" or isinstance(inputs, torch.Tensor)
+        whole = positions == "last" or isinstance(inputs, torch.Tensor)
         return {name: torch.stack(v) if v and whole else v for name, v in out.items()}
 
     def _ids(self, inputs, max_tokens: int | None) -> list[np.ndarray]:
@@ -313,8 +312,4 @@ def _taken(values: torch.Tensor, lengths: list[int], positions: str) -> Sequence
     if positions == "all":
         return [v[:n] for v, n in zip(values.cpu(), lengths, strict=True)]
     ends = torch.tensor(lengths, device=values.device)
-    if positions == "last":
-        return values[torch.arange(len(lengths), device=values.device), ends - 1].cpu()
-    inside = torch.arange(values.shape[1], device=values.device) < ends.unsqueeze(1)
-    summed = values.masked_fill(~inside.unsqueeze(-1), 0.0).sum(1)
-    return (summed / ends.unsqueeze(1)).cpu()
+    return values[torch.arange(len(lengths), device=values.device), ends - 1].cpu()

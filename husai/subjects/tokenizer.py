@@ -82,16 +82,11 @@ class Special(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: Any, recorded: dict | None) -> Special:
-        """What a subject's ``config.json`` records, or the separator of a language subject. (Its
-        separator does not survive truncation.)
-        """
+        """What ``config.json`` records, or the separator, which does not survive truncation."""
         if recorded:
             return cls(tuple(recorded["ids"]), recorded["opening"], recorded["closing"])
         separator = None if tokenizer is None else tokenizer.token_to_id(SEPARATOR)
         return cls() if separator is None else cls((separator,))
-
-
-NONE_SPECIAL = Special()
 
 
 def encode(
@@ -99,7 +94,7 @@ def encode(
     texts: Sequence[str],
     max_tokens: int | None = None,
     keep: str = "end",
-    special: Special = NONE_SPECIAL,
+    special: Special | None = None,
 ) -> list[np.ndarray]:
     """Token ids of each text, int64 ``(n_tokens,)``, with the special tokens that the tokenizer
     puts around it.
@@ -121,7 +116,7 @@ def encode(
     ]
     for i, whole in zip(short, _ids(tokenizer, [texts[i] for i in short]), strict=True):
         ids[i] = whole
-    return [_cut(i, max_tokens, keep, special) for i in ids]
+    return [_cut(i, max_tokens, keep, special or Special()) for i in ids]
 
 
 def _cut(ids: np.ndarray, limit: int, keep: str, special: Special) -> np.ndarray:

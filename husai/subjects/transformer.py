@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,7 @@ def quiet():
     """Silence TransformerLens 3's notice that ``HookedTransformer`` goes in version 4 (it is used
     in this room only), and transformers' progress bars, which are no news for a log.
     """
-    import logging
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         level = logging.root.level
         logging.root.setLevel(logging.ERROR)
         try:
@@ -42,9 +40,7 @@ def quiet():
 
 
 def build(model_config: dict[str, Any], seed: int, device: str | torch.device = "cpu"):
-    """A freshly initialised ``HookedTransformer``; ``model_config`` holds fields of
-    ``HookedTransformerConfig``.
-    """
+    """A fresh ``HookedTransformer`` of the ``HookedTransformerConfig`` with these fields."""
     with quiet():
         from transformer_lens import HookedTransformer, HookedTransformerConfig
 
@@ -60,26 +56,16 @@ def config_of(model) -> dict[str, Any]:
     """JSON values from which :func:`build` makes a model of the same shape."""
     values = {f.name: getattr(model.cfg, f.name) for f in dataclasses.fields(model.cfg)}
     values["dtype"] = str(values["dtype"]).removeprefix("torch.")
-    values = {
-        **values,
-        "device": "cpu",
-        "seed": None,
-        "tokenizer_name": None,
-        "init_weights": True,
-        "n_params": None,
-    }
-    return {
-        k: v
-        for k, v in values.items()
-        if v is None or isinstance(v, (bool, int, float, str, list, dict))
-    }
+    values |= {"device": "cpu", "seed": None, "tokenizer_name": None}
+    values |= {"init_weights": True, "n_params": None}
+    plain = (bool, int, float, str, list, dict)
+    return {k: v for k, v in values.items() if v is None or isinstance(v, plain)}
 
 
-def save(model, directory: Path, spec: dict) -> list[Path]:
-    """Write ``model.safetensors`` (parameters only) and ``config.json``; returns both paths."""
+def save(model, directory: Path, spec: dict) -> None:
+    """Write ``model.safetensors`` (parameters only) and ``config.json``."""
     save_weights(model, directory)
     write_json(directory / CONFIG, {"spec": spec, "model": config_of(model)})
-    return [directory / WEIGHTS, directory / CONFIG]
 
 
 def save_weights(model, directory: Path) -> None:
@@ -144,8 +130,5 @@ def randomise(model, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         values = parameter.float().cpu()
-        noise = (
-            torch.randn(values.shape, generator=generator) * values.std(correction=0)
-            + values.mean()
-        )
-        parameter.copy_(noise.to(parameter.device, parameter.dtype))
+        noise = torch.randn(values.shape, generator=generator) * values.std(correction=0)
+        parameter.copy_((noise + values.mean()).to(parameter.device, parameter.dtype))

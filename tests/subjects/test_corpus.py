@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from husai.errors import HusaiError
+from husai.planning.specs import CorpusSpec
 from husai.probing import datasets, splits
 from husai.subjects import tokenizer as tokenizers
 from husai.subjects.text import contexts
@@ -26,7 +27,7 @@ class Read(NamedTuple):
 
 
 def read(config):
-    corpus = corpora.build_corpus(config)
+    corpus = corpora.build_corpus(CorpusSpec(**config).values())
     documents, hashes = ({split: [] for split in corpora.SPLITS} for _ in range(2))
     for document in corpus:
         documents[document.split].append(document.text)
@@ -39,7 +40,7 @@ CONFIG = {"max_rows": 1500, "max_rows_per_dataset": 500, "max_chars_per_row": 30
 
 @pytest.fixture(scope="module")
 def corpus():
-    return read(CONFIG)
+    return read({**CONFIG, "ood": datasets.ood_names()})
 
 
 def everything(corpus):
@@ -95,9 +96,8 @@ def test_splits_share_no_text_and_have_their_size(corpus):
 
 
 def test_the_order_of_a_changed_half_moves_data_sets():
-    rows = corpora.trainable_rows(
-        corpora.settings({"selection": ["100_news_fake"], "confirmation": ["157_amazon_5star"]})
-    )
+    halves = {"selection": ["100_news_fake"], "confirmation": ["157_amazon_5star"]}
+    rows = corpora.trainable_rows(CorpusSpec(**halves, ood=datasets.ood_names()).values())
     assert len(rows["100_news_fake"]) == 1024 and rows["157_amazon_5star"] == set()
     assert rows["87_glue_cola"] == set()  # an OOD data set is never training text
 
@@ -105,7 +105,6 @@ def test_the_order_of_a_changed_half_moves_data_sets():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"max_row": 3}, "corpus.max_row: unknown key; did you mean 'max_rows'"),
         (
             {"selection": ["87_glue_colla"]},
             "corpus.selection: data set '87_glue_colla'.*87_glue_cola",
@@ -120,7 +119,7 @@ def test_the_order_of_a_changed_half_moves_data_sets():
 )
 def test_bad_settings_are_one_clear_line(config, message):
     with pytest.raises(HusaiError, match=message):
-        corpora.trainable_rows(corpora.settings(config))
+        corpora.build_corpus(CorpusSpec(**config).values())
 
 
 def test_the_tokenizer_is_deterministic_and_lossless(corpus, tmp_path):
@@ -157,16 +156,17 @@ def test_broken_tokenizer_and_tiny_vocabulary_are_errors(tmp_path):
 )
 def test_packing_keeps_order_and_separates_documents(documents, n_ctx):
     stream = [t for d in documents for t in [0, *d]]
-    packed = (
-        contexts.pack([np.array(d, dtype=np.int64) for d in documents], n_ctx, 0)
-        if len(stream) >= n_ctx
-        else None
-    )
-    if packed is None:
-        with pytest.raises(HusaiError, match="do not fill"):
-            contexts.pack([np.array(d, dtype=np.int64) for d in documents], n_ctx, 0)
-    else:
-        assert (
-            packed.flatten().tolist() == stream[: len(stream) // n_ctx * n_ctx]
-            and packed.shape[1] == n_ctx
+    packed = contexts.Packer(n_ctx, 0).rows([np.array(d, dtype=np.int64) for d in documents])
+    assert packed.flatten().tolist() == stream[: len(stream) // n_ctx * n_ctx]
+    assert packed.shape[1] == n_ctx
+
+
+def test_text_that_fills_no_context_is_one_clear_line(tmp_path):
+    corpus = corpora.Corpus(lambda report: iter([corpora.Document("train", "0" * 16, "a")]))
+    with pytest.raises(HusaiError, match="2 tokens do not fill one context of 4"):
+        contexts.write_contexts(
+            tmp_path / contexts.CORPUS,
+            corpus,
+            lambda texts: [np.array([1]) for _ in texts],
+            lambda: contexts.Packer(4, 0),
         )

@@ -5,6 +5,7 @@ import torch
 from hub import build
 
 from husai.errors import HusaiError
+from husai.planning.specs import PretrainedSpec
 from husai.subjects import Subject, language, padding, pretrained, transformer
 from husai.subjects.excerpts import AFTER, BEFORE, excerpts, pieces, text_source
 
@@ -15,7 +16,8 @@ HOOK = build.HOOK
 def subject(request, tmp_path_factory):
     make = build.encoder_model if request.param == "encoder" else build.causal_model
     folder = make(tmp_path_factory.mktemp(request.param))
-    loaded = pretrained.fetch({"name": "s", "model": str(folder)})
+    spec = PretrainedSpec(kind="pretrained", name="s", model=str(folder))
+    loaded = pretrained.fetch(spec.values())
     return Subject("s", "pretrained", loaded.model, loaded.tokenizer, loaded.record)
 
 

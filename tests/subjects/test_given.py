@@ -8,18 +8,23 @@ import torch
 
 from husai.activations import ActivationStore
 from husai.errors import HusaiError
+from husai.planning.specs import RowsSpec
 from husai.subjects import given, load_subject
 from husai.subjects.make import make_subject
 
 ROWS = np.random.default_rng(0).standard_normal((100, 6)).astype(np.float16)
 
 
+def spec_of(folder):
+    path = str(folder / "{hook}.npy")
+    return RowsSpec(kind="rows", name="r", path=path, hooks=["a", "b"]).values()
+
+
 @pytest.fixture
 def model(tmp_path):
     for hook in ("a", "b"):
         np.save(tmp_path / f"{hook}.npy", ROWS)
-    spec = {"kind": "rows", "name": "r", "path": str(tmp_path / "{hook}.npy"), "hooks": ["a", "b"]}
-    make_subject(spec, tmp_path / "model")
+    make_subject(spec_of(tmp_path), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -40,7 +45,7 @@ def test_what_cannot_be_is_one_clear_line(model, tmp_path):
     with pytest.raises(HusaiError, match="changed since the subject was made"):
         given.store_given(model, "a", tmp_path / "out", {}, "float32")
     np.save(tmp_path / "b.npy", ROWS[:50])
-    spec = {"kind": "rows", "name": "r", "path": str(tmp_path / "{hook}.npy"), "hooks": ["a", "b"]}
+    spec = spec_of(tmp_path)
     with pytest.raises(HusaiError, match="differ in rows: a 100, b 50"):
         make_subject(spec, tmp_path / "other")
     with pytest.raises(HusaiError, match="randomised"):

@@ -38,7 +38,7 @@ def folder_hub(hub, monkeypatch):
 
 
 def subject_of(model, **more):
-    spec = {"kind": "pretrained", "name": "s", "model": str(model), **more}
+    spec = PretrainedSpec(kind="pretrained", name="s", model=str(model), **more).values()
     loaded = pretrained.fetch(spec)
     config = {"spec": spec, **loaded.record}
     return Subject("s", "pretrained", loaded.model, loaded.tokenizer, config)
@@ -63,16 +63,14 @@ def test_activations_of_padded_batches_are_those_of_transformers(hub, name):
     ids = subject.encode(TEXTS, 100)
     expected = hidden_states(build.snapshot(hub, name), ids)
     hooks = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre", "blocks.0.hook_resid_post"]
-    found = {p: subject.activations(TEXTS, hooks, p, max_tokens=100) for p in ("all", "mean")}
+    found = subject.activations(TEXTS, hooks, max_tokens=100)
     assert len({len(i) for i in ids}) > 2
     for hook, layer in zip(hooks, (0, 1, 1), strict=True):
         for row, states in enumerate(expected):
             scale = states[layer].abs().max()
             assert scale > 0.01
-            difference = (found["all"][hook][row] - states[layer]).abs().max()
+            difference = (found[hook][row] - states[layer]).abs().max()
             assert difference < 1e-5 * max(1.0, scale)
-            mean = (found["mean"][hook][row] - states[layer].mean(0)).abs().max()
-            assert mean < 1e-5 * max(1.0, scale)
 
 
 def test_the_output_of_an_encoder_is_its_normalised_mean_and_of_a_causal_model_its_logits(hub):
@@ -117,13 +115,13 @@ def test_prepend_bos_opens_every_text_and_survives_truncation():
 
 def small_corpus(_=None):
     splits = ["train"] * 6 + ["held_out", "confirmation"]
-    return corpora.Corpus.of(
-        [
-            corpora.Document(splits[i % 8], f"{i:016x}", text)
-            for i, text in enumerate(build.documents(400))
-        ],
-        sha256="0",
-    )
+
+    def documents(report):
+        report |= {"n_rows": 400, "overlap_rows": 0, "sha256": "0"}
+        for i, text in enumerate(build.documents(400)):
+            yield corpora.Document(splits[i % 8], f"{i:016x}", text)
+
+    return corpora.Corpus(documents)
 
 
 @pytest.mark.parametrize("name", [build.CAUSAL, build.ENCODER])
@@ -153,7 +151,7 @@ def test_a_subject_refers_to_its_weights_and_its_randomised_copy_has_its_own(
     real, shuffled = (load_subject(tmp_path / f"{n}/model") for n in ("s", "s-random"))
     weights = zip(real.model.parameters(), shuffled.model.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in weights)
-    x = [s.activations(TEXTS[:1], ["blocks.1.hook_resid_post"], "mean") for s in (real, shuffled)]
+    x = [s.activations(TEXTS[:1], ["blocks.1.hook_resid_post"], "last") for s in (real, shuffled)]
     assert not torch.allclose(*(v["blocks.1.hook_resid_post"] for v in x))
     assert real.n_ctx == 32
 
@@ -179,13 +177,12 @@ def test_weights_that_changed_since_are_refused(hub, tmp_path, monkeypatch):
         ({"model": "./nowhere"}, "neither a folder here nor a hub id"),
         ({"model": "package:no_such_package/model"}, "no package 'no_such_package' is installed"),
         ({"model": "package:numpy/absent"}, "package 'numpy' has no folder 'absent'"),
-        ({"model": "tests/tiny-bert", "revisoin": "x"}, "unknown key 'revisoin'.*'revision'"),
-        ({}, "needs model: a hub id"),
+        ({"model": ""}, "needs model: a hub id"),
     ],
 )
 def test_a_model_that_cannot_be_found_is_one_clear_line(spec, message):
     with pytest.raises(HusaiError, match=message) as caught:
-        pretrained.fetch({"name": "s", **spec})
+        pretrained.fetch(PretrainedSpec(kind="pretrained", name="s", **spec).values())
     assert "\n" not in str(caught.value)
 
 

@@ -9,6 +9,7 @@ from hub import build
 
 from husai.activations import ActivationStore
 from husai.errors import HusaiError
+from husai.planning.specs import PretrainedSpec
 from husai.subjects import PADDING, Subject, language, pretrained, rows, transformer
 
 HOOK = "blocks.0.hook_resid_post"
@@ -24,7 +25,8 @@ def subject():
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     folder = build.encoder_model(tmp_path_factory.mktemp("bert"))
-    model, tokenizer, record = pretrained.fetch({"name": "b", "model": str(folder)})
+    spec = PretrainedSpec(kind="pretrained", name="b", model=str(folder))
+    model, tokenizer, record = pretrained.fetch(spec.values())
     return Subject("b", "pretrained", model, tokenizer, record)
 
 

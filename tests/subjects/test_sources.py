@@ -11,6 +11,7 @@ import pytest
 from hub import build
 
 from husai.errors import HusaiError
+from husai.planning.specs import CorpusSpec
 from husai.probing import datasets
 from husai.subjects import tokenizer
 from husai.subjects.text import contexts, sources
@@ -34,8 +35,8 @@ def files(*paths, **more):
 
 
 def corpus_of(*found, **more):
-    light = {"ood": [], "confirmation": ["21_headline_istrump"], "max_rows": 1500}
-    return corpora.build_corpus({**light, "sources": list(found), **more})
+    light = {"confirmation": ["21_headline_istrump"], "max_rows": 1500}
+    return corpora.build_corpus(CorpusSpec(**light, sources=list(found), **more).values())
 
 
 @pytest.fixture(autouse=True)
@@ -154,12 +155,12 @@ def test_contexts_written_as_a_stream_are_those_of_the_whole_corpus(tmp_path, mo
     ]
     path = tmp_path / contexts.CORPUS
     shape = lambda: contexts.Packer(16, 0)  # noqa: E731
-    corpus = corpora.Corpus.of(documents)
+    corpus = corpora.Corpus(lambda report: iter(documents))
     tokens = contexts.write_contexts(path, corpus, lambda t: tokenizer.encode(fast, t), shape)
     found = contexts.load_contexts(tmp_path)
     for name in corpora.SPLITS:
         ids = tokenizer.encode(fast, [d.text for d in documents if d.split == name])
-        assert np.array_equal(found[name], contexts.pack(ids, 16, 0))
+        assert np.array_equal(found[name], contexts.Packer(16, 0).rows(ids))
         assert tokens[name] == found[name].size
     assert found["hashes"].tolist() == list(range(300))
     from safetensors.numpy import load_file

@@ -4,12 +4,15 @@ document each for an encoder; written as they come and read where they lie on di
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -45,35 +48,7 @@ class Packer:
         n = len(stream) // self.width
         self.rest = stream[n * self.width :]
         packed = stream[: n * self.width].reshape(n, self.width).astype(np.int32)
-        if self.opening is None:
-            return packed
-        return np.concatenate([np.full((n, 1), self.opening, dtype=np.int32), packed], axis=1)
-
-
-def pack(
-    documents: Sequence[np.ndarray],
-    n_ctx: int,
-    separator: int | None = None,
-    opening: int | None = None,
-) -> np.ndarray:
-    """Join documents into contexts ``(n, n_ctx)``, int32; the tail that fills no context is
-    dropped.
-
-    ``separator`` is put before each document that does not open with it; ``opening`` before each
-    context.
-    """
-    packer = Packer(n_ctx, separator, opening)
-    rows = packer.rows(documents)
-    if not len(rows):
-        raise _too_few(len(packer.rest), n_ctx)
-    return rows
-
-
-def _too_few(n_tokens: int, n_ctx: int) -> HusaiError:
-    return HusaiError(
-        f"corpus: {n_tokens} tokens do not fill one context of {n_ctx}; use more text or a smaller "
-        "n_ctx"
-    )
+        return packed if self.opening is None else np.insert(packed, 0, self.opening, axis=1)
 
 
 class OneEach:
@@ -109,9 +84,7 @@ def shaper(task: str, n_ctx: int, special: Special, separator: int | None, bos: 
     """
     if task == "embedding":
         return OneEach(n_ctx, special)
-    if bos is not None:
-        return Packer(n_ctx, None, bos)
-    return Packer(n_ctx, separator)
+    return Packer(n_ctx, None, bos) if bos is not None else Packer(n_ctx, separator)
 
 
 def write_contexts(
@@ -135,15 +108,21 @@ def write_contexts(
     -------
     dict
         Tokens per split.
+
+    Raises
+    ------
+    HusaiError
+        The training or the held-out split fills no context.
     """
     shapers = {split: shape() for split in SPLITS}
     tokens, rows, hashes = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0), []
     path.parent.mkdir(parents=True, exist_ok=True)
-    progress = Progress(max_tokens or 1, "corpus: tokens") if max_tokens else None
+    progress = Progress(max_tokens, "corpus: tokens") if max_tokens else None
     with tempfile.TemporaryDirectory(prefix=".corpus-", dir=path.parent) as folder:
-        files = {split: open(Path(folder) / split, "wb") for split in SPLITS}  # noqa: SIM115
-        try:
-            for batch in _batches(corpus):
+        documents = iter(corpus)
+        with contextlib.ExitStack() as opened:
+            files = {s: opened.enter_context(open(Path(folder) / s, "wb")) for s in SPLITS}
+            while batch := list(itertools.islice(documents, DOCUMENTS)):
                 hashes.append(hash_numbers([d.row_hash for d in batch]))
                 ids = encode([d.text for d in batch])
                 before = tokens["train"]
@@ -158,53 +137,34 @@ def write_contexts(
                     progress.update(tokens["train"] - before)
                 if max_tokens is not None and tokens["train"] >= max_tokens:
                     break
-        finally:
-            for file in files.values():
-                file.close()
         n_ctx = shapers["train"].n_ctx
         for split in ("train", "held_out"):
             if not rows[split]:
-                raise _too_few(len(getattr(shapers[split], "rest", ())), n_ctx)
+                n_tokens = len(getattr(shapers[split], "rest", ()))
+                raise HusaiError(
+                    f"corpus: {n_tokens} tokens do not fill one context of {n_ctx}; use more text "
+                    "or a smaller n_ctx"
+                )
         parts = {s: (Path(folder) / s, (rows[s], n_ctx)) for s in SPLITS if rows[s]}
         _assemble(path, parts, np.concatenate(hashes))
     return {split: n for split, n in tokens.items() if rows[split]}
 
 
-def _batches(corpus: Corpus):
-    batch = []
-    for document in corpus:
-        batch.append(document)
-        if len(batch) == DOCUMENTS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _assemble(path: Path, parts: dict[str, tuple[Path, tuple[int, int]]], hashes: np.ndarray):
     """One safetensors file of the hashes and the matrices that lie in files of their own."""
+    entries = {"hashes": ("I64", hashes.shape)}
+    entries |= {name: ("I32", shape) for name, (_, shape) in parts.items()}
     header, end = {}, 0
-
-    def entry(name: str, dtype: str, shape: tuple[int, ...]) -> None:
-        nonlocal end
-        size = int(np.prod(shape)) * np.dtype(DTYPES[dtype]).itemsize
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
-        end += size
-
-    entry("hashes", "I64", hashes.shape)
-    for name, (_, shape) in parts.items():
-        entry(name, "I32", shape)
+    for name, (dtype, shape) in entries.items():
+        start, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with atomic_path(path) as temporary, open(temporary, "wb") as out:
         out.write(len(text).to_bytes(8, "little") + text + hashes.tobytes())
         for file, _ in parts.values():
             with open(file, "rb") as matrix:
-                _copy(matrix, out)
-
-
-def _copy(source: BinaryIO, target: BinaryIO) -> None:
-    shutil.copyfileobj(source, target, 1 << 22)
+                shutil.copyfileobj(matrix, out, 1 << 22)
 
 
 def load_contexts(directory: Path) -> dict[str, np.ndarray]:

@@ -7,29 +7,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from husai.errors import HusaiError, nearest
+from husai.errors import HusaiError
 from husai.probing import datasets, splits
 from husai.subjects.text.contamination import Runs
 from husai.subjects.text.sources import read_source, shuffled
 
-DEFAULTS = {
-    "sources": [{"kind": "probing"}],
-    "selection": None,
-    "confirmation": None,
-    "ood": None,
-    "max_rows": None,
-    "max_chars_per_row": 1000,
-    "max_rows_per_dataset": 4000,
-    "max_tokens": None,
-    "held_out_fraction": 0.05,
-    "confirmation_fraction": 0.05,
-    "seed": 0,
-}
 SPLITS = ("train", "held_out", "confirmation")
 COUNTS = (
     "n_read",
@@ -60,62 +47,38 @@ class Corpus:
     ``report`` counts them (read, duplicates, excluded by row hash and by shared runs, kept per
     split and source) and describes them once an iteration is over."""
 
-    def __init__(self, read: Callable[[dict], Iterator[Document]], report: dict | None = None):
-        self._read, self.report = read, dict(report or {})
+    def __init__(self, read: Callable[[dict], Iterator[Document]]):
+        self._read, self.report = read, {}
 
     def __iter__(self) -> Iterator[Document]:
         return self._read(self.report)
 
-    @classmethod
-    def of(cls, documents: Iterable[Document], **report: Any) -> Corpus:
-        """The corpus of documents that are at hand."""
-        held = list(documents)
-        return cls(lambda _: iter(held), {"n_rows": len(held), "overlap_rows": 0, **report})
 
-
-def settings(config: dict | None) -> dict:
-    """``DEFAULTS`` overlaid with ``config``.
-
-    ``selection`` (A) and ``confirmation`` (B) are lists of data set names and ``max_rows`` the rows
-    of each that are evaluated, as for the probes; data sets in neither list keep the half that
-    :func:`husai.probing.datasets.split` gives them, so a subject stays clean for all 113.
-
-    Raises
-    ------
-    HusaiError
-        A key is unknown (the nearest known one is named), ``held_out_fraction`` is not above 0,
-        ``confirmation_fraction`` is below 0, or the two sum to 0.9 or more.
-    """
-    config = config or {}
-    for key in config:
-        if key not in DEFAULTS:
-            raise HusaiError(f"corpus.{key}: unknown key{nearest(key, tuple(DEFAULTS))}")
-    merged = {**DEFAULTS, **config}
-    if merged["held_out_fraction"] <= 0 or merged["confirmation_fraction"] < 0:
-        raise HusaiError("corpus: held_out_fraction must be > 0 and confirmation_fraction >= 0")
-    if merged["held_out_fraction"] + merged["confirmation_fraction"] >= 0.9:
-        raise HusaiError(
-            "corpus: held_out_fraction + confirmation_fraction must stay below 0.9; text for "
-            "training would be missing"
-        )
-    return merged
-
-
-def build_corpus(config: dict | None = None) -> Corpus:
-    """The corpus of a configuration.
+def build_corpus(config: dict) -> Corpus:
+    """The corpus of a configuration, the values of ``husai.planning.specs.CorpusSpec``.
 
     A document is left out when its normalised text was there before, when it is evaluation text,
     or when it shares a run of 13 words with evaluation text. Evaluation text is every row of the
     confirmation (B) and OOD data sets, the OOD files, and of the selection (A) data sets all rows
-    but those that sae-probes draws to train a probe (``splits.probe_train_rows``).
+    but those that sae-probes draws to train a probe (``splits.probe_train_rows``). Data sets in
+    neither list keep the half that :func:`husai.probing.datasets.split` gives them, so a subject
+    stays clean for all 113.
 
     Raises
     ------
     HusaiError
-        Unknown data set or key, a data set in both halves; while reading, see
+        ``held_out_fraction`` is not above 0, ``confirmation_fraction`` is below 0, or the two sum
+        to 0.9 or more; an unknown data set, or one in both halves; while reading, see
         :func:`husai.subjects.text.sources.read_source`; at the end, a corpus without documents.
     """
-    config = settings(config)
+    held_out, confirmation = config["held_out_fraction"], config["confirmation_fraction"]
+    if held_out <= 0 or confirmation < 0:
+        raise HusaiError("corpus: held_out_fraction must be > 0 and confirmation_fraction >= 0")
+    if held_out + confirmation >= 0.9:
+        raise HusaiError(
+            "corpus: held_out_fraction + confirmation_fraction must stay below 0.9; text for "
+            "training would be missing"
+        )
     allowed = trainable_rows(config)
     evaluation = Evaluation(config, allowed)
 
@@ -139,7 +102,7 @@ class Evaluation:
                 if i not in keep:
                     self.hashes.add(datasets.row_hash(text))
                     yield text
-        for name in datasets.ood_names() if config["ood"] is None else config["ood"]:
+        for name in config["ood"]:
             for text in datasets.load_ood(name).prompts:
                 self.hashes.add(datasets.row_hash(text))
                 yield text
@@ -157,13 +120,11 @@ def trainable_rows(config: dict) -> dict[str, set[int]]:
     halves = {
         name: half for half, names in zip("AB", datasets.split(), strict=True) for name in names
     }
-    ood = datasets.check_names(
-        datasets.ood_names() if config["ood"] is None else config["ood"], "corpus.ood: data set"
-    )
+    ood = datasets.check_names(config["ood"], "corpus.ood: data set")
     for key, half in (("selection", "A"), ("confirmation", "B")):
-        for name in datasets.check_names(config[key] or [], f"corpus.{key}: data set"):
+        for name in datasets.check_names(config[key], f"corpus.{key}: data set"):
             halves[name] = half
-    both = set(config["selection"] or ()) & set(config["confirmation"] or ())
+    both = set(config["selection"]) & set(config["confirmation"])
     if both:
         raise HusaiError(
             f"corpus: '{sorted(both)[0]}' is in selection and in confirmation; a data set belongs "
@@ -212,9 +173,7 @@ def _probing_rows(config: dict, allowed: dict[str, set[int]]) -> Iterator[_Read]
 def _clean(
     texts: Iterator[_Read], config: dict, evaluation: Evaluation, report: dict
 ) -> Iterator[Document]:
-    """Documents that are new and no evaluation text, dealt to splits by their hash; fills
-    ``report`` at the end.
-    """
+    """Documents that are new and no evaluation text; fills ``report`` at the end."""
     counts, per_split, sources = Counter(), Counter(), Counter()
     seen: set[int] = set()
     digest = hashlib.sha256()
@@ -241,6 +200,7 @@ def _clean(
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
                 yield Document(split, row_hash, text)
     finally:  # a reader that has enough stops here
+        known = "".join(f"{row_hash}\0" for row_hash in sorted(evaluation.hashes))
         report |= {key: counts[key] for key in COUNTS}
         report |= {
             "n_excluded": counts["n_excluded_rows"] + counts["n_excluded_runs"],
@@ -249,7 +209,7 @@ def _clean(
             "rows_per_split": {split: per_split[split] for split in SPLITS},
             "rows_per_file": dict(sources),
             "sha256": digest.hexdigest(),
-            "evaluation_sha256": text_sha256(sorted(evaluation.hashes)),
+            "evaluation_sha256": hashlib.sha256(known.encode()).hexdigest(),
             "settings": config,
         }
     if not counts["n_read"]:
@@ -272,23 +232,13 @@ def _why_left_out(row_hash: str, in_run: bool, seen: set[int], evaluation: Evalu
 
 
 def _split(row_hash: str, config: dict) -> str:
-    """The split of a document: the same wherever and beside whatever it is read, so that no text
-    is in two splits.
-    """
+    """The split of a document, by its text alone, so that no text is in two splits."""
     drawn = hashlib.sha256(f"{config['seed']}:{row_hash}".encode()).digest()
     place = int.from_bytes(drawn[:8]) / 2**64
     if place < config["held_out_fraction"]:
         return "held_out"
     place -= config["held_out_fraction"]
     return "confirmation" if place < config["confirmation_fraction"] else "train"
-
-
-def text_sha256(texts: Iterable[str]) -> str:
-    """SHA-256 over texts in order, each ended by a zero byte."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
 
 
 def hash_numbers(hashes: Sequence[str]) -> np.ndarray:

@@ -19,12 +19,6 @@ T = TypeVar("T")
 BUFFER = 10_000
 """Documents held back to be shuffled: what lies further apart in a file keeps its order. 10,000
 pages of web text are some 50 MB."""
-FORMATS = {
-    ".txt": "_of_txt",
-    ".jsonl": "_of_jsonl",
-    ".json": "_of_jsonl",
-    ".parquet": "_of_parquet",
-}
 
 
 def read_source(source: dict[str, Any], seed: int = 0) -> Iterator[str]:
@@ -91,7 +85,7 @@ def _of_files(source: dict[str, Any], seed: int) -> Iterator[str]:
     random.Random(seed).shuffle(files)
     encoding, field = source.get("encoding") or "utf-8", source.get("field") or "text"
     for path in files:
-        yield from globals()[FORMATS[path.suffix.lower()]](path, field, encoding)
+        yield from FORMATS[path.suffix.lower()](path, field, encoding)
 
 
 def _lines(path: Path, encoding: str) -> Iterator[str]:
@@ -134,8 +128,8 @@ def _of_parquet(path: Path, field: str, encoding: str) -> Iterator[str]:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        if field not in file.schema_arrow.names:
-            names = file.schema_arrow.names
+        names = file.schema_arrow.names
+        if field not in names:
             raise HusaiError(
                 f"corpus.sources: {path}: no field '{field}'{nearest(field, names)}; it has "
                 f"{', '.join(names)}"
@@ -146,6 +140,9 @@ def _of_parquet(path: Path, field: str, encoding: str) -> Iterator[str]:
                     yield _text_of({field: text}, field, str(path))
     except (pyarrow.ArrowException, OSError) as error:
         raise HusaiError(f"corpus.sources: {path}: not readable as parquet ({error})") from error
+
+
+FORMATS = {".txt": _of_txt, ".jsonl": _of_jsonl, ".json": _of_jsonl, ".parquet": _of_parquet}
 
 
 def _text_of(record: Any, field: str, where: str) -> str:
@@ -168,8 +165,7 @@ def _of_dataset(source: dict[str, Any]) -> Iterator[str]:
 
     name, field = source["name"], source.get("field") or "text"
     try:
-        rows = _load_dataset(source)
-        for record in rows:
+        for record in _load_dataset(source):
             yield _text_of(record, field, f"data set '{name}'")
     except HusaiError:
         raise
