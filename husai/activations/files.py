@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from husai.activations.store import HEADER, ActivationStore
 from husai.errors import HusaiError
@@ -61,12 +61,9 @@ def _npy(path: Path) -> torch.Tensor:
 
 
 def _safetensors(path: Path) -> torch.Tensor:
-    try:
-        with safe_open(path, "pt") as file:
-            wide = [k for k in file.keys() if len(file.get_slice(k).get_shape()) == 2]  # noqa: SIM118
-            return file.get_tensor(_only(wide, path))
-    except SafetensorError as error:
-        raise HusaiError(f"{path}: not readable as safetensors ({error})") from error
+    with safe_open(path, "pt") as file:
+        wide = [k for k in file.keys() if len(file.get_slice(k).get_shape()) == 2]  # noqa: SIM118
+        return file.get_tensor(_only(wide, path))
 
 
 def _pt(path: Path) -> torch.Tensor:

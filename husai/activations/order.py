@@ -26,9 +26,7 @@ def stream_seed(*parts: int) -> int:
 
 
 def permutation(n: int, *seed: int) -> torch.Tensor:
-    """A uniform permutation of ``range(n)`` drawn from the mixed seed: int64 ``(n,)`` on the
-    CPU.
-    """
+    """A uniform permutation of ``range(n)`` from the mixed seed: int64 ``(n,)`` on the CPU."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(stream_seed(*seed)))
 
 
@@ -112,9 +110,7 @@ class BlockOrder:
         return Window(epoch, low, start, self._rows_before(epoch, low + 1) - start)
 
     def blocks(self, window: Window) -> list[tuple[int, int]]:
-        """``(start, stop)`` row ranges of a window's blocks, in ascending order so that the disk
-        reads forward.
-        """
+        """Rows ``(start, stop)`` of a window's blocks, ascending so that the disk reads forward."""
         return [
             (b * self.block_rows, min((b + 1) * self.block_rows, self.n_rows))
             for b in self._chosen(window).tolist()
@@ -147,9 +143,7 @@ class BlockOrder:
         return window * self.n_blocks // self.n_windows
 
     def _rows_before(self, epoch: int, window: int) -> int:
-        """Rows in the first ``window`` windows of an epoch: whole blocks, less what the one short
-        block lacks.
-        """
+        """Rows in the first ``window`` windows: whole blocks, less what the short one lacks."""
         cut = self._cut(window)
         self._order(epoch)
         lacking = self.n_blocks * self.block_rows - self.n_rows if self._short < cut else 0

@@ -1,6 +1,4 @@
-"""A background thread that prepares items ahead of their use, with asynchronous copies to a CUDA
-device.
-"""
+"""A background thread that prepares items ahead of their use, on a CUDA stream of its own."""
 
 from __future__ import annotations
 

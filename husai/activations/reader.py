@@ -1,6 +1,4 @@
-"""Endless shuffled batches from a tensor or a store, in bounded memory, resumable from one
-integer.
-"""
+"""Endless shuffled batches of a tensor or a store, in bounded memory, resumed from one integer."""
 
 from __future__ import annotations
 
@@ -38,10 +36,10 @@ class BatchReader:
     - *Permuted*: a tensor, or a store of at most ``resident_bytes``, is read in an exact uniform
       permutation per epoch, from memory.
     - *In windows*: a larger store is read by block shuffle and a buffer. Each epoch takes its
-      contiguous blocks of b rows in uniformly
-      random order; as many as fit in ``window_bytes`` form a window of M rows, which is loaded
-      (sequential reads inside a block) and emitted in a uniformly random permutation. With ``hold``
-      the windows are taken from rows that are all on the device.
+      contiguous blocks of b rows in uniformly random order; as many as fit in ``window_bytes`` form
+      a window of M rows, which is loaded (sequential reads inside a block) and emitted in a
+      uniformly random permutation. With ``hold`` the windows are taken from rows that are all on
+      the device.
 
     Mixing guarantee in windows: a batch of B rows inside one window is a uniform sample without
     replacement of its M rows, and the window is a uniform sample of the epoch's blocks. So two rows
@@ -108,11 +106,6 @@ class BatchReader:
         self._producer: Iterator[Batch] | None = None
 
     @property
-    def epoch(self) -> float:
-        """Passes over the data so far."""
-        return self._position / self.n_rows
-
-    @property
     def in_windows(self) -> bool:
         """True when rows come in windows of blocks, False when all of them are permuted."""
         return isinstance(self._order, BlockOrder)
@@ -128,9 +121,7 @@ class BatchReader:
         return batch[0] if len(batch) == 1 else tuple(batch)
 
     def state(self) -> dict[str, Any]:
-        """Plain values from which :meth:`restore` continues with exactly the batches that would
-        have come next.
-        """
+        """Plain values from which :meth:`restore` goes on with the batches that come next."""
         return {**self._fingerprint(), "position": self._position}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -230,8 +221,6 @@ def _rows_to_read(sources: list[Rows], n_rows: int | None) -> int:
 
 
 def _row_bytes(source: Rows) -> int:
-    return (
-        source.row_bytes
-        if isinstance(source, ActivationStore)
-        else source.shape[1] * source.element_size()
-    )
+    if isinstance(source, ActivationStore):
+        return source.row_bytes
+    return source.shape[1] * source.element_size()

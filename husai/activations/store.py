@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import itertools
 import mmap
 import threading
 from pathlib import Path
@@ -46,17 +47,12 @@ class ActivationStore:
 
     def __init__(self, path: Path, header: dict[str, Any]):
         self.path = Path(path)
-        self.n_rows, self.d, self.dtype = (
-            int(header["n_rows"]),
-            int(header["d"]),
-            str(header["dtype"]),
-        )
+        self.n_rows, self.d = int(header["n_rows"]), int(header["d"])
+        self.dtype = str(header["dtype"])
         self.meta: dict[str, Any] = header.get("meta") or {}
         self.digest: str = header["header_sha256"]
         self._shards: list[dict[str, Any]] = header["shards"]
-        self._starts = [0]
-        for shard in self._shards:
-            self._starts.append(self._starts[-1] + shard["n_rows"])
+        self._starts = [0, *itertools.accumulate(shard["n_rows"] for shard in self._shards)]
         self._maps: dict[int, mmap.mmap] = {}
         self._resident: dict[tuple[int, str], torch.Tensor] = {}
         self._loading = threading.Lock()
@@ -72,8 +68,7 @@ class ActivationStore:
             the wrong size. The contents of the shards are checked by :meth:`verify`.
         """
         path = Path(path)
-        header = read_header(path)
-        store = cls(path, header)
+        store = cls(path, _header(path))
         for shard in store._shards:
             file, want = path / shard["file"], shard["n_rows"] * store.row_bytes
             if not file.is_file():
@@ -147,18 +142,12 @@ class ActivationStore:
             shard += first + count == self._starts[shard + 1] - base
 
     def will_need(self, start: int, stop: int) -> None:
-        """Tell the system that rows ``start .. stop`` are read soon, so that the disk works
-        ahead.
-        """
+        """Tell the system that rows ``start .. stop`` are read soon: the disk works ahead."""
         while start < stop:
             shard = _shard_of(self._starts, start)
             base, end = self._starts[shard], min(stop, self._starts[shard + 1])
-            _advise(
-                self._map(shard),
-                (start - base) * self.row_bytes,
-                (end - start) * self.row_bytes,
-                "MADV_WILLNEED",
-            )
+            offset, size = (start - base) * self.row_bytes, (end - start) * self.row_bytes
+            _advise(self._map(shard), offset, size, "MADV_WILLNEED")
             start = end
 
     def resident(self, n_rows: int, device: torch.device) -> torch.Tensor:
@@ -199,7 +188,8 @@ class ActivationStore:
         Raises
         ------
         HusaiError
-            A shard is truncated or its contents changed, or an append did not finish.
+            A shard is truncated, its contents changed, or there is one that the header does not
+            name.
         """
         for shard in ActivationStore.open(self.path)._shards:
             file = self.path / shard["file"]
@@ -207,13 +197,11 @@ class ActivationStore:
                 raise HusaiError(
                     f"{file}: contents differ from the sha256 in {HEADER}; write the store again"
                 )
-        leftover = sorted(
-            {p.name for p in self.path.glob("shard-*")} - {s["file"] for s in self._shards}
-        )
+        named = {shard["file"] for shard in self._shards}
+        leftover = sorted({p.name for p in self.path.glob("shard-*")} - named)
         if leftover:
             raise HusaiError(
-                f"{self.path}: an append did not finish and left {leftover[0]}; append again or "
-                "delete that file"
+                f"{self.path}: {leftover[0]} is no shard that {HEADER} names; delete that file"
             )
 
     def _copy(self, shard: int, first: int, out: torch.Tensor) -> None:
@@ -240,11 +228,8 @@ class ActivationStore:
         return self._maps[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in self.__dict__.items()
-            if name not in ("_maps", "_resident", "_loading")
-        }
+        own = ("_maps", "_resident", "_loading")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _maps={}, _resident={}, _loading=threading.Lock())
@@ -259,15 +244,8 @@ def width(rows: Rows) -> int:
     return rows.shape[-1] if isinstance(rows, torch.Tensor) else rows.d
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The checked header of the store at ``path``.
-
-    Raises
-    ------
-    HusaiError
-        The header is missing (no store, or an unfinished write), is not JSON or of another schema,
-        changed since it was written, or names an unknown dtype.
-    """
+def _header(path: Path) -> dict[str, Any]:
+    """The checked header of the store at ``path``."""
     if not (path / HEADER).is_file():
         if any(path.glob("shard-*")):
             raise HusaiError(

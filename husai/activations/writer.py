@@ -1,6 +1,4 @@
-"""Writing activation stores: checked rows into shards, each hashed on the way, and the header
-last.
-"""
+"""Writing activation stores: checked rows into shards, hashed on the way, the header last."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from husai.activations.store import DTYPES, HEADER, SCHEMA, ActivationStore, read_header
+from husai.activations.store import DTYPES, HEADER, SCHEMA
 from husai.errors import HusaiError, nearest
 from husai.provenance import finite, hash_json, read_json, sha256_file, write_json
 
@@ -27,9 +25,7 @@ class StoreWriter:
     """Writes a store row by row: ``with StoreWriter(path, d) as writer: writer.append(rows)``.
 
     The header is written last, on a clean exit, so a killed or failed write is no store:
-    :meth:`ActivationStore.open` says so. A new write replaces what stood at ``path``; with
-    ``append`` the rows go into new shards, and the old store stays readable until the header is
-    replaced.
+    :meth:`ActivationStore.open` says so. A new write replaces what stood at ``path``.
 
     Parameters
     ----------
@@ -39,8 +35,6 @@ class StoreWriter:
         Width of a row.
     dtype : str
         ``float32``, ``float16`` or ``bfloat16``.
-    append : bool
-        Add rows to the store at ``path`` (same width and dtype); a missing store is started.
     shard_bytes : int
         Largest size of one shard file.
     meta : dict
@@ -56,7 +50,6 @@ class StoreWriter:
         path: str | Path,
         d: int,
         dtype: str = "float32",
-        append: bool = False,
         shard_bytes: int = SHARD_BYTES,
         meta: dict[str, Any] | None = None,
         resume: str | None = None,
@@ -74,13 +67,11 @@ class StoreWriter:
         self._per_shard = max(1, shard_bytes // (self.d * DTYPES[dtype].itemsize))
         self._handle: BinaryIO | None = None
         self._resume = resume
-        if append and (self.path / HEADER).exists():
-            self._continue()
         if resume is not None:
             self.meta["resume"] = resume
             self._shards = self._unfinished()
             self.n_rows = sum(shard["n_rows"] for shard in self._shards)
-        self._clean(keep_store=append and bool(self._shards))
+        self._clean()
 
     def append(self, rows: torch.Tensor) -> None:
         """Add rows ``(n, d)`` of any number format; they are stored in that of the store.
@@ -108,11 +99,9 @@ class StoreWriter:
                 data = stored[done : done + count].view(torch.uint8).numpy().data
                 self._handle.write(data)
                 self._digest.update(data)
-                done, self._count, self.n_rows = (
-                    done + count,
-                    self._count + count,
-                    self.n_rows + count,
-                )
+                done += count
+                self._count += count
+                self.n_rows += count
                 if self._count == self._per_shard:
                     self._end_shard()
 
@@ -150,20 +139,7 @@ class StoreWriter:
             self._handle.close()
             self._handle = None
         with contextlib.suppress(OSError):
-            self._clean(keep_store=True)
-
-    def _continue(self) -> None:
-        old = ActivationStore.open(self.path)
-        if (old.d, old.dtype) != (self.d, self.dtype):
-            raise HusaiError(
-                f"{self.path}: holds rows of width {old.d} in {old.dtype}, cannot append width "
-                f"{self.d} in {self.dtype}; use a new path"
-            )
-        self._shards, self.n_rows, self.meta = (
-            list(old._shards),
-            old.n_rows,
-            {**old.meta, **self.meta},
-        )
+            self._clean()
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """Shards of an earlier write of the same name that are whole and unchanged."""
@@ -173,27 +149,21 @@ class StoreWriter:
             meta = found.get("meta") or {}
             same = (found.get("d"), found.get("dtype"), meta.get("resume"))
             if same == (self.d, self.dtype, self._resume):
-                whole = itertools.takewhile(self._is_whole, found["shards"])
-                return list(whole)
+                return list(itertools.takewhile(self._is_whole, found["shards"]))
         return []
 
     def _is_whole(self, shard: dict[str, Any]) -> bool:
         file = self.path / shard["file"]
         return file.is_file() and sha256_file(file) == shard["sha256"]
 
-    def _clean(self, keep_store: bool) -> None:
-        """Remove shards that no header names, and with ``keep_store`` False the whole old store,
-        header first.
-        """
+    def _clean(self) -> None:
+        """Remove the store that stood here, header first, but for shards that are gone on with."""
+        kept = {shard["file"] for shard in self._shards} if self._resume else set()
         with self._errors():
             self.path.mkdir(parents=True, exist_ok=True)
-            kept = {shard["file"] for shard in self._shards} if self._resume else set()
+            (self.path / HEADER).unlink(missing_ok=True)
             if self._resume is None:
                 (self.path / JOURNAL).unlink(missing_ok=True)
-            if not keep_store:
-                (self.path / HEADER).unlink(missing_ok=True)
-            elif (self.path / HEADER).exists():
-                kept |= {s["file"] for s in read_header(self.path)["shards"]}
             for file in self.path.glob("shard-*"):
                 if file.name not in kept:
                     file.unlink()

@@ -57,27 +57,6 @@ def test_any_range_of_rows_reads_back_as_written(
     assert torch.equal(store.tensor(), kept)
 
 
-def test_appending_keeps_old_rows_and_old_shards(tmp_path):
-    write_store(tmp_path / "train", rows(10), meta={"hook_name": "h"})
-    before = (tmp_path / "train" / "shard-00000.bin").read_bytes()
-    with StoreWriter(tmp_path / "train", 4, append=True) as writer:
-        assert writer.n_rows == 10
-        writer.append(rows(7, seed=1))
-    store = ActivationStore.open(tmp_path / "train")
-    store.verify()
-    assert torch.equal(store.tensor(), torch.cat([rows(10), rows(7, seed=1)]))
-    assert (tmp_path / "train" / "shard-00000.bin").read_bytes() == before
-    assert store.meta == {"hook_name": "h"}
-
-
-def test_append_starts_a_missing_store_and_refuses_another_width(tmp_path):
-    with StoreWriter(tmp_path, 4, append=True) as writer:
-        writer.append(rows(3))
-    with pytest.raises(HusaiError, match="width 4 in float32, cannot append width 5"):
-        StoreWriter(tmp_path, 5, append=True)
-    assert ActivationStore.open(tmp_path).n_rows == 3
-
-
 def test_a_new_write_replaces_a_store_whole(tmp_path):
     with StoreWriter(tmp_path, 4, shard_bytes=32) as writer:
         writer.append(rows(9))
@@ -190,35 +169,34 @@ def test_one_flipped_bit_fails_verify(tmp_path):
 WRITE_AND_WAIT = """
 import sys, torch
 from husai.activations import StoreWriter
-writer = StoreWriter(sys.argv[1], 4, append=sys.argv[2] == "append", shard_bytes=32)
+writer = StoreWriter(sys.argv[1], 4, shard_bytes=32)
 writer.append(torch.ones(5, 4))
 print("written", flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("mode", ["new", "append"])
-def test_a_killed_write_is_no_store_and_a_killed_append_leaves_the_old_one(tmp_path, mode):
+def test_a_killed_write_is_no_store(tmp_path):
     write_store(tmp_path, rows(6))
     with subprocess.Popen(
-        [sys.executable, "-c", WRITE_AND_WAIT, tmp_path, mode],
+        [sys.executable, "-c", WRITE_AND_WAIT, tmp_path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as child:
         assert child.stdout.readline() == b"written\n"
         os.kill(child.pid, signal.SIGKILL)
     assert list(tmp_path.glob("*" + PARTIAL))
-    if mode == "new":
-        with pytest.raises(HusaiError, match="writing did not finish"):
-            ActivationStore.open(tmp_path)
-        write_store(tmp_path, rows(2))
-    else:
-        assert torch.equal(ActivationStore.open(tmp_path).tensor(), rows(6))
-        with pytest.raises(HusaiError, match="an append did not finish"):
-            ActivationStore.open(tmp_path).verify()
-        with StoreWriter(tmp_path, 4, append=True) as writer:
-            writer.append(rows(2))
+    with pytest.raises(HusaiError, match="writing did not finish"):
+        ActivationStore.open(tmp_path)
+    write_store(tmp_path, rows(2))
     ActivationStore.open(tmp_path).verify()
+
+
+def test_a_shard_that_the_header_does_not_name_fails_verify(tmp_path):
+    write_store(tmp_path, rows(6))
+    (tmp_path / "shard-00001.bin").write_bytes(b"0" * 16)
+    with pytest.raises(HusaiError, match=r"shard-00001\.bin is no shard that store\.json names"):
+        ActivationStore.open(tmp_path).verify()
 
 
 def test_reading_gives_memory_back(tmp_path):
