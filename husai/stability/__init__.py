@@ -1,17 +1,9 @@
-"""Are trained features more reproducible than chance? Metrics, nulls and matchings on decoders
-``(d_sae, d_in)``.
-"""
+"""Are trained features more reproducible than chance? Measures on decoders ``(d_sae, d_in)``."""
 
 from husai.stability.assignment import Match, hungarian, pw_mcc, shared_fraction
 from husai.stability.functional import activation_agreement, agreement_matrix
 from husai.stability.measure import compare_weights, measure_stability
-from husai.stability.nulls import (
-    NullResult,
-    covariance_decoder,
-    gaussian_decoder,
-    null_pwmcc,
-    worst_null,
-)
+from husai.stability.nulls import NullResult, gaussian_decoder, null_pwmcc, worst_null
 from husai.stability.reconstruction import evaluate_sae, row_batches
 from husai.stability.report import StabilityReport, verdict
 from husai.stability.similarity import (
@@ -50,7 +42,6 @@ __all__ = [
     "assessable",
     "chance_corrected",
     "compare_weights",
-    "covariance_decoder",
     "default_ranks",
     "effective_rank",
     "evaluate_sae",

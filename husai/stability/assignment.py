@@ -1,6 +1,4 @@
-"""One-to-one matching of two dictionaries (Hungarian), and what is read off it: PW-MCC and the
-shared fraction.
-"""
+"""One-to-one (Hungarian) matching of two dictionaries: PW-MCC and the shared fraction."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ SHARED_THRESHOLD = 0.7
 
 
 class Match(NamedTuple):
-    """A one-to-one matching of the (living) rows of two dictionaries, ``min(n_a, n_b)`` pairs
-    ordered by row of A.
-    """
+    """A one-to-one matching of (living) rows: ``min(n_a, n_b)`` pairs ordered by row of A."""
 
     rows: torch.Tensor
     """Row numbers in A (int64, in the full dictionary)."""
@@ -65,20 +61,19 @@ def hungarian(
         rows, cols, value = _exact_assignment(a.block(0, a.n), b.block(0, b.n))
     else:
         rows, cols, value = _sparse_assignment(a, b, exact_limit)
-    rows, cols = (
-        torch.from_numpy(np.asarray(rows, np.int64)),
-        torch.from_numpy(np.asarray(cols, np.int64)),
-    )
+    rows, cols = (torch.from_numpy(np.asarray(index, np.int64)) for index in (rows, cols))
     value = torch.from_numpy(np.asarray(value, np.float64)).clamp_(-1.0, 1.0)
     rows = rows if a.index is None else a.index.cpu()[rows]
     cols = cols if b.index is None else b.index.cpu()[cols]
     return Match(rows, cols, value, a.n, b.n)
 
 
-def _exact_assignment(
-    left: torch.Tensor, right: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and cosine of the best one-to-one matching of unit rows.
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Row, column and cosine of pairs."""
+
+
+def _exact_assignment(left: torch.Tensor, right: torch.Tensor) -> Found:
+    """The best one-to-one matching of unit rows.
 
     The solver works on float64 costs; handing it those, already negated, spares it two copies of
     the matrix."""
@@ -87,21 +82,17 @@ def _exact_assignment(
     return rows, cols, -cost[rows, cols]
 
 
-def _candidate_edges(
-    a: UnitRows, b: UnitRows, count: int, step: int = 1024
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and cosine of each row's ``count`` best columns, computed block by block."""
-    count = min(count, b.n)
-    parts = []
+def _candidate_edges(a: UnitRows, b: UnitRows, step: int = 1024) -> Found:
+    """Each row's ``CANDIDATES`` best columns, computed block by block."""
+    count, parts = min(CANDIDATES, b.n), []
     for i in range(0, a.n, step):
         left = a.block(i, i + step)
         value = torch.empty((left.shape[0], 0), dtype=left.dtype, device=left.device)
         where = torch.empty((left.shape[0], 0), dtype=torch.int64, device=left.device)
         for j in range(0, b.n, 8 * step):
             top = (left @ b.block(j, j + 8 * step).T).topk(min(count, b.n - j, 8 * step), dim=1)
-            value, order = torch.cat([value, top.values], 1).topk(
-                min(count, value.shape[1] + top.values.shape[1]), dim=1
-            )
+            both = torch.cat([value, top.values], 1)
+            value, order = both.topk(min(count, both.shape[1]), dim=1)
             where = torch.cat([where, top.indices + j], 1).gather(1, order)
         row = torch.arange(i, i + left.shape[0]).repeat_interleave(value.shape[1])
         parts.append((row, where.flatten().cpu(), value.flatten().cpu()))
@@ -109,38 +100,30 @@ def _candidate_edges(
     return rows, cols, values.astype(np.float64)
 
 
-def _sparse_assignment(
-    a: UnitRows, b: UnitRows, exact_limit: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sparse_assignment(a: UnitRows, b: UnitRows, exact_limit: int) -> Found:
     if a.n > b.n:
         cols, rows, value = _sparse_assignment(b, a, exact_limit)
         order = np.argsort(rows)
         return rows[order], cols[order], value[order]
-    rows, cols, value = _candidate_edges(a, b, CANDIDATES)
-    other_cols, other_rows, other_value = _candidate_edges(b, a, CANDIDATES)
+    rows, cols, value = _candidate_edges(a, b)
+    other_cols, other_rows, other_value = _candidate_edges(b, a)
     key = np.concatenate([rows * b.n + cols, other_rows * b.n + other_cols])
     key, first = np.unique(key, return_index=True)
     value = np.concatenate([value, other_value])[first]
     rows, cols = key // b.n, key % b.n
     # A private spare column per row, costlier than any real edge, makes a full matching always
-    # exist. Costs are shifted
-    # above zero because an explicit zero counts as no edge.
+    # exist. Costs are shifted above zero because an explicit zero counts as no edge.
     spare = np.arange(a.n)
-    graph = coo_array(
-        (
-            np.concatenate([2.0 - value, np.full(a.n, 4.0)]),
-            (np.concatenate([rows, spare]), np.concatenate([cols, b.n + spare])),
-        ),
-        shape=(a.n, b.n + a.n),
-    )
+    cost = np.concatenate([2.0 - value, np.full(a.n, 4.0)])
+    edges = np.concatenate([rows, spare]), np.concatenate([cols, b.n + spare])
+    graph = coo_array((cost, edges), shape=(a.n, b.n + a.n))
     row, col = min_weight_full_bipartite_matching(graph.tocsr())
     partner = np.empty(a.n, np.int64)
     partner[row] = col
     left = np.flatnonzero(partner >= b.n)
     if left.size:
-        partner[left] = _match_leftovers(
-            a, b, left, np.setdiff1d(np.arange(b.n), partner), exact_limit
-        )
+        free = np.setdiff1d(np.arange(b.n), partner)
+        partner[left] = _match_leftovers(a, b, left, free, exact_limit)
     cosines = paired_cosines(a, b, torch.arange(a.n), torch.from_numpy(partner))
     return np.arange(a.n), partner, cosines.numpy()
 
@@ -148,9 +131,7 @@ def _sparse_assignment(
 def _match_leftovers(
     a: UnitRows, b: UnitRows, left: np.ndarray, free: np.ndarray, exact_limit: int
 ) -> np.ndarray:
-    """Partners among the columns ``free`` for the rows ``left`` that the candidate graph could not
-    place.
-    """
+    """Partners among the columns ``free`` for the rows ``left``, which have no candidate."""
     partner = np.empty(left.size, np.int64)
     for i in range(0, left.size, exact_limit):
         rows = left[i : i + exact_limit]
@@ -173,12 +154,7 @@ def pw_mcc(A: torch.Tensor, B: torch.Tensor, alive_a=None, alive_b=None, device=
     >>> pw_mcc(A, A[[1, 0]]), pw_mcc(A, -A)
     (1.0, 0.0)
     """
-    return pw_mcc_of(hungarian(A, B, alive_a, alive_b, device))
-
-
-def pw_mcc_of(match: Match) -> float:
-    """:func:`pw_mcc` of a matching that is already there."""
-    return float(match.cosine.mean())
+    return float(hungarian(A, B, alive_a, alive_b, device).cosine.mean())
 
 
 def shared_fraction(
@@ -225,8 +201,7 @@ def shared_fraction(
         if encoder is not None and encoder.shape[0] != decoder.shape[0]:
             raise HusaiError(
                 f"encoder {name} {tuple(encoder.shape)} and decoder {name} {tuple(decoder.shape)} "
-                "do not match: "
-                "expected both with one row per latent (pass W_enc.T)"
+                "do not match: expected both with one row per latent (pass W_enc.T)"
             )
     return shared_from_match(hungarian(A, B, alive_a, alive_b, device), enc_a, enc_b, threshold)
 
@@ -237,9 +212,7 @@ def shared_from_match(
     enc_b: torch.Tensor | None,
     threshold: float = SHARED_THRESHOLD,
 ) -> float:
-    """:func:`shared_fraction` of a matching that is already there; encoders ``(d_sae, d_in)``,
-    features as rows.
-    """
+    """:func:`shared_fraction` of a matching that is there; encoders are ``(d_sae, d_in)``."""
     shared = match.cosine > threshold
     if enc_a is not None and enc_b is not None:
         shared &= matched_cosines(match, enc_a, enc_b) > threshold

@@ -1,5 +1,4 @@
-"""How each latent of an SAE fires on held-out rows, and what share of the explained variance is its
-own."""
+"""How each latent fires on held-out rows, and what share of the explained variance is its own."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ class Firing(NamedTuple):
     density: torch.Tensor
     """Share of rows on which the latent fires, in [0, 1]."""
     mean: torch.Tensor
-    """Mean activation over the rows on which it fires, in units of the code; 0 where it never
-    does."""
+    """Mean activation where the latent fires, in units of the code; 0 where it never does."""
     largest: torch.Tensor
     """Largest activation."""
     variance_share: torch.Tensor
@@ -63,15 +61,12 @@ def firing(sae, rows, *, device=None, batch_size: int | None = None) -> Firing:
     """
     device = torch.device(device) if device is not None else sae.W_dec.device
     d_sae, d_out = sae.W_dec.shape
-    sums = {
-        name: torch.zeros(d_sae, dtype=torch.float64, device=device)
-        for name in ("count", "code", "largest", "own")
-    }
-    row_sum, residual_sum = (
-        torch.zeros(d_out, dtype=torch.float64, device=device) for _ in range(2)
-    )
-    squares, error = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
-    mean, n = _mean(rows, device), 0
+    zero = torch.zeros((), dtype=torch.float64, device=device)
+    sums = {name: zero.new_zeros(d_sae) for name in ("count", "code", "largest", "own")}
+    row_sum, residual_sum = (zero.new_zeros(d_out) for _ in range(2))
+    squares, error, n = zero.clone(), zero.clone(), 0
+    # Of the first rows, float32: near enough to the mean for the sums to lose no digits.
+    mean = next(batches(rows, 4096, device)).double().mean(0).float()
     for x in batches(rows, batch_size or max(256, BATCH_BYTES // (16 * d_sae)), device):
         n += x.shape[0]
         z = sae.encode(x).float()
@@ -105,33 +100,18 @@ def firing(sae, rows, *, device=None, batch_size: int | None = None) -> Firing:
     )
 
 
-def _mean(rows, device) -> torch.Tensor:
-    """Mean of the first rows, float32: near enough to the mean for the sums to lose no digits."""
-    return next(iter(batches(rows, 4096, device))).double().mean(0).float()
-
-
 @torch.no_grad()
-def activation_histograms(
-    sae, rows, largest: torch.Tensor, bins: int = 24, *, device=None, batch_size: int | None = None
-) -> torch.Tensor:
+def activation_histograms(sae, rows, largest: torch.Tensor, bins: int = 24) -> torch.Tensor:
     """How often each latent fires how strongly: ``(d_sae, bins)`` int64 on the CPU.
 
-    Bins divide 0 to the latent's largest activation evenly; rows on which it does not fire are not
-    counted.
-
-    Parameters
-    ----------
-    sae, rows, device, batch_size
-        See :func:`firing`.
-    largest : Tensor (d_sae,)
-        Largest activations, see :class:`Firing`.
+    Bins divide 0 to the ``largest`` activation ``(d_sae,)`` of :class:`Firing` evenly; rows on
+    which a latent does not fire are not counted.
     """
-    device = torch.device(device) if device is not None else sae.W_dec.device
-    d_sae = sae.W_dec.shape[0]
+    device, d_sae = sae.W_dec.device, sae.W_dec.shape[0]
     width = (largest.to(device).float() / bins).clamp_min(torch.finfo(torch.float32).tiny)
     counts = torch.zeros(d_sae * bins, dtype=torch.int64, device=device)
     first = torch.arange(d_sae, device=device) * bins
-    for x in batches(rows, batch_size or max(256, BATCH_BYTES // (16 * d_sae)), device):
+    for x in batches(rows, max(256, BATCH_BYTES // (16 * d_sae)), device):
         z = sae.encode(x).float()
         where = (z / width).long().clamp_(0, bins - 1) + first
         counts.scatter_add_(0, where.flatten(), (z != 0).long().flatten())

@@ -10,6 +10,7 @@ import torch
 
 from husai.errors import HusaiError
 from husai.stability.assignment import Match, hungarian
+from husai.stability.reconstruction import row_batches
 
 BATCH_BYTES = 256 * 2**20
 
@@ -65,10 +66,7 @@ def agreement_matrix(
     widths = [s.W_dec.shape[0] for s in saes]
     first = [torch.zeros(w, dtype=torch.float64, device=device) for w in widths]
     second = [torch.zeros(w, dtype=torch.float64, device=device) for w in widths]
-    cross = {
-        pair: torch.zeros(len(m.rows), dtype=torch.float64, device=device)
-        for pair, m in matches.items()
-    }
+    cross = {pair: first[0].new_zeros(len(m.rows)) for pair, m in matches.items()}
     n = 0
     for x in batches(rows, batch_size or max(256, BATCH_BYTES // (4 * sum(widths))), device):
         n += x.shape[0]
@@ -77,9 +75,8 @@ def agreement_matrix(
             total += z.sum(1, dtype=torch.float64)
             square += (z * z).sum(1, dtype=torch.float64)
         for (i, j), (a, b) in index.items():
-            cross[i, j] += (codes[i].index_select(0, a) * codes[j].index_select(0, b)).sum(
-                1, dtype=torch.float64
-            )
+            product = codes[i].index_select(0, a) * codes[j].index_select(0, b)
+            cross[i, j] += product.sum(1, dtype=torch.float64)
     result = torch.full((len(saes),) * 2, float("nan"), dtype=torch.float64)
     result.fill_diagonal_(1.0)
     for (i, j), (a, b) in index.items():
@@ -100,8 +97,7 @@ def pearson(n: int, sum_a, sum_b, square_a, square_b, cross) -> torch.Tensor:
 
 
 def batches(rows, size: int, device=None):
-    """Consecutive batches ``(<= size, d)`` of the rows ``(n, d)`` of a tensor or an activation
-    store, on ``device``.
+    """:func:`husai.stability.row_batches` ``(<= size, d)`` of all rows ``(n, d)``.
 
     Raises
     ------
@@ -111,6 +107,4 @@ def batches(rows, size: int, device=None):
     n = rows.shape[0] if isinstance(rows, torch.Tensor) else int(rows.n_rows)
     if n < 2:
         raise HusaiError(f"held-out activations: {n} rows are too few; at least 2 are needed")
-    for i in range(0, n, size):
-        stop = min(i + size, n)
-        yield (rows[i:stop] if isinstance(rows, torch.Tensor) else rows.rows(i, stop)).to(device)
+    yield from row_batches(rows, n, device, size)

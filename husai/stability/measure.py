@@ -1,6 +1,4 @@
-"""The whole stability measurement of one ensemble: evaluate, match, compare, and correct for every
-null.
-"""
+"""The stability of one ensemble: evaluate, match, compare, and correct for every null."""
 
 from __future__ import annotations
 
@@ -10,12 +8,12 @@ from typing import NamedTuple
 import torch
 
 from husai.errors import HusaiError
-from husai.stability.assignment import Match, hungarian, pw_mcc_of, shared_from_match
+from husai.stability.assignment import Match, hungarian, shared_from_match
 from husai.stability.functional import agreement_matrix
 from husai.stability.nulls import NullResult, null_pwmcc
 from husai.stability.nulls.draws import agreement_null, crowding_null, random_null
 from husai.stability.origin import same_index_matrix, start_trace
-from husai.stability.quality import Profile, per_seed_quality, profile, weighted_agreement
+from husai.stability.quality import per_seed_quality, profile, weighted_agreement
 from husai.stability.report import StabilityReport
 from husai.stability.rows import SMALLEST_NORM
 from husai.stability.similarity import (
@@ -62,11 +60,10 @@ def compare_weights(decoders, encoders, alive=None, device=None, names=None) -> 
     for i in range(n):
         for j in range(i + 1, n):
             match = matches[i, j] = hungarian(decoders[i], decoders[j], alive[i], alive[j], device)
-            signed[i, j] = signed[j, i] = pw_mcc_of(match)
+            signed[i, j] = signed[j, i] = float(match.cosine.mean())
             shared[i, j] = shared[j, i] = shared_from_match(match, encoders[i], encoders[j])
-    return Comparison(
-        best, signed, shared, matches, same_index_matrix(decoders, best, alive, device)
-    )
+    same_index = same_index_matrix(decoders, best, alive, device)
+    return Comparison(best, signed, shared, matches, same_index)
 
 
 def measure_stability(
@@ -124,20 +121,23 @@ def measure_stability(
     written = held_out if target is None else target
     covariance = activation_covariance(written) if covariance is None else covariance
     controls = [profile(s, held_out, target, latents=False) for s in frozen or ()]
+    masks = (alive, pointing)
     nulls, nulls_all = _nulls(
-        decoders, initial_decoders, frozen, controls, covariance, (alive, pointing), device
+        decoders, initial_decoders, frozen, controls, covariance, masks, device
     )
     twins = [twins_of(d, a, device) for d, a in zip(decoders, alive, strict=True)]
-    spectrum = covariance_spectrum(covariance)
+    spectrum = torch.linalg.eigvalsh(covariance.cpu().double()).clamp_min(0)
     directions = [
         principal_directions(torch.nn.functional.normalize(d[a.to(d.device)], dim=1), name)
         for d, a, name in zip(decoders, alive, names, strict=True)
     ]
-    starts = (
-        {}
-        if initial_decoders is None
-        else _starts(decoders, initial_decoders, alive, pointing, device)
-    )
+    further = {}
+    if initial_decoders is not None:
+        further |= _starts(decoders, list(initial_decoders), alive, pointing, device)
+    l0 = [q.l0 for q in profiles]
+    if target is None:
+        further["weighted"] = weighted_agreement(living, encoders, profiles, alive, twins)
+        further["activation_null"] = agreement_null(saes, held_out, l0, covariance, device)
     return StabilityReport(
         seeds=seeds,
         d_in=decoders[0].shape[1],
@@ -154,21 +154,19 @@ def measure_stability(
         nulls_all=nulls_all,
         activation_r=agreement_matrix(saes, held_out, living.matches, device=device),
         explained_variance=[q.explained_variance for q in profiles],
-        l0=[q.l0 for q in profiles],
+        l0=l0,
         dead_fraction=[1.0 - float(q.alive.sum()) / len(q.alive) for q in profiles],
         effective_rank=effective_rank(spectrum),
         participation_ratio=participation_ratio(spectrum),
         extra={"null_at_effective_rank": _crowding(decoders, effective_rank(spectrum), device)},
         same_index=everything.same_index,
         quality=per_seed_quality(profiles, alive, twins, saes[0].W_enc.shape[0]),
-        frozen_quality=_control_quality(controls),
-        weighted=None
-        if target is not None
-        else weighted_agreement(living, encoders, profiles, alive, twins),
-        activation_null=None
-        if target is not None
-        else agreement_null(saes, held_out, [q.l0 for q in profiles], covariance, device),
-        **starts,
+        frozen_quality={
+            name: [getattr(c, name) for c in controls]
+            for name in ("explained_variance", "l0")
+            if controls
+        },
+        **further,
     )
 
 
@@ -202,9 +200,7 @@ def in_float32(sae):
 
 
 def check_weights(sae, name: str) -> None:
-    """Raise a :class:`HusaiError` that names the SAE when its encoder or decoder holds NaN or
-    infinite values.
-    """
+    """Raise a :class:`HusaiError` that names the SAE when its weights are NaN or infinite."""
     for what in ("W_enc", "W_dec"):
         bad = int((~torch.isfinite(getattr(sae, what))).sum())
         if bad:
@@ -215,20 +211,8 @@ def check_weights(sae, name: str) -> None:
 
 
 def pointing_rows(decoder: torch.Tensor) -> torch.Tensor:
-    """Mask ``(d_sae,)`` of decoder rows that have a direction at all (length not zero), on the
-    CPU.
-    """
+    """Mask ``(d_sae,)``, on the CPU, of decoder rows that have a direction: length not zero."""
     return (torch.linalg.vector_norm(decoder, dim=1, dtype=torch.float64) > SMALLEST_NORM).cpu()
-
-
-def covariance_spectrum(covariance: torch.Tensor) -> torch.Tensor:
-    """Eigenvalues ``(d,)`` of a covariance ``(d, d)``: ascending, float64, never negative."""
-    return torch.linalg.eigvalsh(covariance.cpu().double()).clamp_min(0)
-
-
-def pairs_above(matrix: torch.Tensor, limit: float) -> int:
-    """Number of pairs of a symmetric matrix ``(n, n)`` that reach ``limit``, which is above 0."""
-    return int((matrix.triu(1) >= limit).sum())
 
 
 def _subspace(directions: list[torch.Tensor], ranks) -> dict[int, torch.Tensor]:
@@ -248,36 +232,19 @@ def _crowding(decoders, rank: float, device) -> dict:
     high crowding alone puts a null.
     """
     dimensions = max(2, round(rank))
+    null = null_pwmcc(dimensions, decoders[0].shape[0], 2, device=device)
+    return {"dimensions": dimensions, "pwmcc": null.mean}
+
+
+def _starts(decoders, initial, alive, pointing, device) -> dict:
+    each = list(zip(decoders, initial, alive, pointing, strict=True))
+    same = pairwise(initial, None, device).triu(1) >= CLONE
     return {
-        "dimensions": dimensions,
-        "pwmcc": null_pwmcc(dimensions, decoders[0].shape[0], 2, device=device).mean,
-    }
-
-
-def _starts(decoders, initial_decoders, alive, pointing, device) -> dict:
-    initial = list(initial_decoders)
-    return {
-        "cos_to_init": [
-            movement(d, i, a) for d, i, a in zip(decoders, initial, alive, strict=True)
-        ],
-        "cos_to_init_all": [
-            movement(d, i, p) for d, i, p in zip(decoders, initial, pointing, strict=True)
-        ],
-        "start_trace": [
-            start_trace(d, i, p) for d, i, p in zip(decoders, initial, pointing, strict=True)
-        ],
-        "start_trace_limit": [start_trace(i, i, p) for i, p in zip(initial, pointing, strict=True)],
-        "shared_init_pairs": pairs_above(pairwise(initial, None, device), CLONE),
-    }
-
-
-def _control_quality(controls: Sequence[Profile]) -> dict[str, list[float]]:
-    """Explained variance and L0 of each SAE of the frozen control; empty without one."""
-    if not controls:
-        return {}
-    return {
-        "explained_variance": [c.explained_variance for c in controls],
-        "l0": [c.l0 for c in controls],
+        "cos_to_init": [movement(d, i, a) for d, i, a, _ in each],
+        "cos_to_init_all": [movement(d, i, p) for d, i, _, p in each],
+        "start_trace": [start_trace(d, i, p) for d, i, _, p in each],
+        "start_trace_limit": [start_trace(i, i, p) for _, i, _, p in each],
+        "shared_init_pairs": int(same.sum()),
     }
 
 
@@ -289,30 +256,23 @@ def _nulls(
     Random and untrained dictionaries have no dead latents: they enter with all ``d_sae`` rows,
     which can only raise the null."""
     d_in, sizes, n = decoders[0].shape[1], [d.shape[0] for d in decoders], len(decoders)
-    common = {"sizes": sizes, "device": device}
-    nulls = {
-        "gaussian": random_null(null_pwmcc(d_in, sizes[0], n, **common), sizes, d_in, None, device)
-    }
+
+    def null(kind: str, n: int = n, **given) -> NullResult:
+        return null_pwmcc(d_in, sizes[0], n, kind, device=device, **given)
+
+    drawn = null("gaussian", sizes=sizes)
+    nulls = {"gaussian": random_null(drawn, sizes, d_in, None, device)}
     if initial_decoders is not None:
-        nulls["init"] = null_pwmcc(
-            d_in, sizes[0], n, "init", decoders=initial_decoders, device=device
-        )
-    drawn = null_pwmcc(d_in, sizes[0], n, "covariance", covariance=covariance, **common)
+        nulls["init"] = null("init", decoders=initial_decoders)
+    drawn = null("covariance", covariance=covariance, sizes=sizes)
     nulls["covariance"] = random_null(drawn, sizes, d_in, covariance, device)
     nulls_all = dict(nulls)
     living, pointing = masks
-    nulls["crowding"] = crowding_null(decoders, living, covariance, device)
-    same = all(bool((a == p).all()) for a, p in zip(living, pointing, strict=True))
-    nulls_all["crowding"] = (
-        nulls["crowding"] if same else crowding_null(decoders, pointing, covariance, device)
-    )
+    nulls["crowding"] = nulls_all["crowding"] = crowding_null(decoders, living, covariance, device)
+    if not all(bool((a == p).all()) for a, p in zip(living, pointing, strict=True)):
+        nulls_all["crowding"] = crowding_null(decoders, pointing, covariance, device)
     if frozen is not None:
-        weights = [s.W_dec.detach() for s in frozen]
-        alive = [c.alive for c in controls]
-        nulls["frozen"] = null_pwmcc(
-            d_in, sizes[0], len(weights), "frozen", decoders=weights, alive=alive, device=device
-        )
-        nulls_all["frozen"] = null_pwmcc(
-            d_in, sizes[0], len(weights), "frozen", decoders=weights, device=device
-        )
+        weights, alive = [s.W_dec.detach() for s in frozen], [c.alive for c in controls]
+        nulls["frozen"] = null("frozen", len(weights), decoders=weights, alive=alive)
+        nulls_all["frozen"] = null("frozen", len(weights), decoders=weights)
     return nulls, nulls_all

@@ -29,24 +29,16 @@ def same_index_matrix(
     :func:`husai.statistics.coincidence_limit`); of a copy, with noise or trained on, nearly all
     rows. Rows are compared by absolute cosine. A copy with its rows in another order is not seen.
 
-    Parameters
-    ----------
-    decoders : sequence of Tensor (d_sae, d_in)
-        Features as rows, in the order in which they were trained.
-    best : PairwiseBest
-        Of the same decoders and masks.
-    alive : sequence of BoolTensor (d_sae,) or None
-        Rows that were compared.
+    ``decoders`` are ``(d_sae, d_in)`` in the order in which they were trained, ``best`` is of the
+    same decoders and masks ``(d_sae,)``.
     """
     units = unit_ensemble(decoders, alive, device)
     index = [torch.arange(u.n) if u.index is None else u.index.cpu() for u in units]
     found = torch.diag(torch.tensor([u.n for u in units]))
     for i in range(len(units)):
         for j in range(i + 1, len(units)):
-            rows_i, rows_j = (
-                torch.isin(index[i], index[j]).nonzero().flatten(),
-                torch.isin(index[j], index[i]).nonzero().flatten(),
-            )
+            rows_i = torch.isin(index[i], index[j]).nonzero().flatten()
+            rows_j = torch.isin(index[j], index[i]).nonzero().flatten()
             cosine = paired_cosines(units[i], units[j], rows_i, rows_j).abs() + ROUNDING
             both = (cosine >= best.best[i][rows_i, j]) & (cosine >= best.best[j][rows_j, i])
             found[i, j] = found[j, i] = int(both.sum())
@@ -63,19 +55,12 @@ def start_trace(
     variance over all orders of the rows (Hoeffding 1951, "A combinatorial central limit theorem");
     nearly normal, so a decoder that does not descend from ``initial`` stays within about 3. Needs
     no product of all rows: the moments follow from ``A^T A`` and ``B^T B``. NaN for fewer than two
-    rows.
-
-    Parameters
-    ----------
-    decoder, initial : Tensor (d_sae, d_in)
-        In one row order.
-    alive : BoolTensor (d_sae,) or None
-        Rows to compare.
+    rows. Both decoders are ``(d_sae, d_in)`` in one row order; ``alive (d_sae,)`` are the rows to
+    compare.
     """
     a = UnitRows(matrix_of(decoder, "decoder"), alive, "decoder")
-    b = UnitRows(
-        matrix_of(initial, "initial decoder").to(a.matrix.device), alive, "initial decoder"
-    )
+    initial = matrix_of(initial, "initial decoder").to(a.device)
+    b = UnitRows(initial, alive, "initial decoder")
     n, d = a.n, a.d_in
     if n < 2:
         return math.nan
@@ -90,11 +75,7 @@ def start_trace(
             mean += block.sum(0) / n
     (gram_a, gram_b), (mean_a, mean_b) = grams, sums
     expected = n * mean_a @ mean_b
-    squares = (
-        (gram_a * gram_b).sum()
-        - n * (mean_b @ gram_a @ mean_b)
-        - n * (mean_a @ gram_b @ mean_a)
-        + (n * mean_a @ mean_b) ** 2
-    )
+    across = n * (mean_b @ gram_a @ mean_b), n * (mean_a @ gram_b @ mean_a)
+    squares = (gram_a * gram_b).sum() - across[0] - across[1] + (n * mean_a @ mean_b) ** 2
     variance = float(squares) / (n - 1)
     return float(total - expected) / math.sqrt(variance) if variance > 0 else math.nan

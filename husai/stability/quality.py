@@ -5,18 +5,13 @@ often, how many are copies of each other, and agreement weighted by what each la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from husai.stability.firing import firing
 from husai.stability.reconstruction import evaluate_sae
-from husai.stability.twins import (
-    Twins,
-    latent_weights,
-    weighted_best,
-    weighted_shared,
-)
+from husai.stability.twins import Twins, latent_weights, weighted_best, weighted_shared
 
 DENSE = 0.2
 """Share of rows on which a latent must fire to be dense. On a real subject no latent of the ReLU
@@ -64,26 +59,15 @@ def weighted_agreement(
 ) -> Weighted:
     """PWMCC and shared fraction of all pairs, weighted; see :mod:`husai.stability.twins`.
 
-    Parameters
-    ----------
-    compared : Comparison
-        Of the living latents, see :func:`husai.stability.measure.compare_weights`.
-    encoders : sequence of Tensor (d_sae, d_in)
-    profiles : sequence of Profile
-    alive : sequence of BoolTensor (d_sae,)
-    twins : sequence of Twins
+    ``compared`` are the living latents (:func:`husai.stability.compare_weights`), encoders
+    ``(d_sae, d_in)`` and masks ``(d_sae,)``.
     """
     weights = [latent_weights(p.variance_share, a) for p, a in zip(profiles, alive, strict=True)]
     clusters = [t.cluster for t in twins]
     shared = torch.eye(len(alive), dtype=torch.float64)
     for (i, j), match in compared.matches.items():
-        shared[i, j] = shared[j, i] = weighted_shared(
-            match,
-            encoders[i],
-            encoders[j],
-            (weights[i], weights[j]),
-            (clusters[i], clusters[j]),
-        )
+        own = (weights[i], weights[j]), (clusters[i], clusters[j])
+        shared[i, j] = shared[j, i] = weighted_shared(match, encoders[i], encoders[j], *own)
     return Weighted(weighted_best(compared.best.best, alive, weights, clusters), shared)
 
 
@@ -93,7 +77,7 @@ def per_seed_quality(
     """``{name: one value per SAE}``: ``redundancy`` and ``dense_fraction`` (shares of living
     latents), ``distinct_latents`` (an effective number), ``l0_per_d_in``.
     """
-    found: dict[str, Any] = {
+    found = {
         "redundancy": [t.redundancy for t in twins],
         "distinct_latents": [t.distinct for t in twins],
         "l0_per_d_in": [p.l0 / d_in for p in profiles],

@@ -1,6 +1,4 @@
-"""How well an SAE reconstructs rows it was not trained on, how many latents it uses, and which of
-them are alive.
-"""
+"""How well an SAE reconstructs held-out rows, how many latents it uses, and which are alive."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ CODE_BYTES = 64 * 2**20
 
 
 def row_batches(
-    source: Rows, n_rows: int, device: torch.device, size: int = BATCH_ROWS
+    source: Rows, n_rows: int, device: torch.device | None, size: int = BATCH_ROWS
 ) -> Iterator[torch.Tensor]:
     """The first ``n_rows`` rows of ``source (n, d)`` in order, as float32 (or float64) batches
     ``(size, d)`` on ``device``; the last may be shorter.
@@ -26,9 +24,8 @@ def row_batches(
     for start in range(0, n_rows, size):
         stop = min(start + size, n_rows)
         rows = source[start:stop] if isinstance(source, torch.Tensor) else source.rows(start, stop)
-        yield rows.to(
-            device=device, dtype=rows.dtype if rows.dtype == torch.float64 else torch.float32
-        )
+        dtype = rows.dtype if rows.dtype == torch.float64 else torch.float32
+        yield rows.to(device=device, dtype=dtype)
 
 
 @torch.no_grad()
@@ -68,10 +65,10 @@ def evaluate_sae(
     error, squares = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
     total = torch.zeros(sae.d_out, dtype=torch.float64, device=device)
     shift = None
-    size = min(
-        BATCH_ROWS, max(64, CODE_BYTES // (4 * sae.d_sae))
-    )  # an encoder holds a few codes of a batch at a time
-    targets = row_batches(x if target is None else target, n, device, size)
+    # An encoder holds a few codes of a batch at a time.
+    size = min(BATCH_ROWS, max(64, CODE_BYTES // (4 * sae.d_sae)))
+    written = x if target is None else target
+    targets = row_batches(written, n, device, size)
     for rows, y in zip(row_batches(x, n, device, size), targets, strict=True):
         z = sae.encode(rows)
         fires = z != 0
@@ -84,7 +81,7 @@ def evaluate_sae(
         total += centred.sum(0)
     variance = float(squares - total.square().sum() / n)
     if not math.isfinite(variance) or not math.isfinite(float(error)):
-        where = getattr(x if target is None else target, "path", "the rows given")
+        where = getattr(written, "path", "the rows given")
         raise HusaiError(
             f"{where}: NaN or infinite values in the activations or in what the "
             f"{sae.architecture} SAE makes of them; store them again"
@@ -106,18 +103,16 @@ def _checked_rows(sae, x: Rows, target: Rows | None, max_rows: int | None) -> in
             "that hook as its target"
         )
     n = len(x) if max_rows is None else min(len(x), max_rows)
-    for rows, expected, name in (
-        (x, sae.d_in, "d_in"),
-        (x if target is None else target, sae.d_out, "d_out"),
-    ):
+    written = x if target is None else target
+    for rows, expected, name in ((x, sae.d_in, "d_in"), (written, sae.d_out, "d_out")):
         if width(rows) != expected:
             raise HusaiError(
                 f"the rows are {width(rows)} wide but the {sae.architecture} SAE has {name} = "
                 f"{expected}; give the activations of its hook"
             )
-    if target is not None and len(target) != len(x):
+    if len(written) != len(x):
         raise HusaiError(
-            f"{len(x)} input rows but {len(target)} target rows; a transcoder needs them row for "
+            f"{len(x)} input rows but {len(written)} target rows; a transcoder needs them row for "
             "row"
         )
     if n == 0:

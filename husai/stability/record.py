@@ -13,8 +13,9 @@ from husai.errors import HusaiError, RecipeFailed
 from husai.evidence import Metric, read_metric
 from husai.provenance import failure, read_json
 from husai.recipe import Recipe
-from husai.statistics import assessable, chance_corrected, corrected_interval, t_quantile
+from husai.statistics import assessable, chance_corrected, corrected, t_quantile
 from husai.statistics import matrix_interval as interval
+from husai.statistics.intervals import as_array, square
 from husai.statistics.nulls import NullMean, null_mean, null_means, pair_matrix
 
 
@@ -58,23 +59,19 @@ class StabilityRecord:
         return float("nan") if found is None or found.value is None else float(found.value)
 
     def _index(self, seeds: Iterable[int] | None) -> list[int]:
-        wanted = self.seeds if seeds is None else [s for s in self.seeds if s in set(seeds)]
-        missing = set(seeds or ()) - set(self.seeds)
+        wanted = set(self.seeds if seeds is None else seeds)
+        missing = wanted - set(self.seeds)
         if missing:
             raise HusaiError(
                 f"{self.path}: seeds {sorted(missing)} were not measured; run the train and "
                 "stability jobs of this recipe again"
             )
-        return [self.seeds.index(s) for s in wanted]
+        return [i for i, seed in enumerate(self.seeds) if seed in wanted]
 
     def matrix(self, name: str, seeds: Iterable[int] | None = None) -> np.ndarray:
         """Pairwise matrix ``(n, n)`` of the given seeds (all by default)."""
         index = self._index(seeds)
-        values = np.array(
-            [[np.nan if v is None else v for v in row] for row in self.data["pairwise"][name]],
-            dtype=np.float64,
-        )
-        return values[np.ix_(index, index)]
+        return square(self.data["pairwise"][name])[np.ix_(index, index)]
 
     def pairs(self, name: str, seeds: Iterable[int] | None = None) -> np.ndarray:
         """The upper triangle of :meth:`matrix`: one value per pair of seeds."""
@@ -84,13 +81,8 @@ class StabilityRecord:
         """One value per seed: explained_variance, l0, dead_fraction or cos_to_init; NaN where it
         was not measured.
         """
-        values = self.data["per_seed"].get(name)
-        index = self._index(seeds)
-        return (
-            np.full(len(index), np.nan)
-            if values is None
-            else np.array(values, dtype=np.float64)[index]
-        )
+        values, index = self.data["per_seed"].get(name), self._index(seeds)
+        return np.full(len(index), np.nan) if values is None else as_array(values)[index]
 
     def null_matrix(
         self, kind: str, seeds: Iterable[int] | None = None, nulls: str = "nulls"
@@ -123,9 +115,7 @@ class StabilityRecord:
         among: Iterable[str] | None = None,
         seeds: Iterable[int] | None = None,
     ) -> float:
-        """Mean over pairs of a null; ``worst`` is the highest of those measured, or of those named
-        in ``among``.
-        """
+        """Mean over pairs of a null; ``worst`` is the highest of all, or of those in ``among``."""
         kind = self.worst_null(among, seeds) if kind == "worst" else kind
         return self.null_mean(kind, seeds).value
 
@@ -150,9 +140,8 @@ class StabilityRecord:
         """Chance-corrected agreement of every pair, ``(n, n)`` float64, against the worst null
         unless another value is given.
         """
-        return chance_corrected(
-            self.matrix("pwmcc", seeds), self.null(seeds=seeds) if null is None else null
-        )
+        null = self.null(seeds=seeds) if null is None else null
+        return chance_corrected(self.matrix("pwmcc", seeds), null)
 
     def s_interval(
         self, seeds: Iterable[int] | None = None, null: float | NullMean | None = None
@@ -162,8 +151,8 @@ class StabilityRecord:
         """
         if null is None:
             null = self.null_mean(self.worst_null(seeds=seeds), seeds)
-        value, error = (null.value, null.error) if isinstance(null, NullMean) else (null, 0.0)
-        return corrected_interval(self.matrix("pwmcc", seeds), value, error=error)
+        null = null if isinstance(null, NullMean) else NullMean(float(null), 0.0, 0)
+        return corrected(self.matrix("pwmcc", seeds), null)
 
     def conservative_delta(
         self, seeds: Iterable[int] | None = None, among: Iterable[str] | None = None
@@ -175,12 +164,10 @@ class StabilityRecord:
         null, draws = self.null_mean(kind, seeds), self.data["nulls"][kind].get("draws")
         if not assessable(null.value):
             return float("-inf")
-        highest = (
-            null.value + t_quantile(null.units - 1) * null.error
-            if draws
-            else interval(self.null_matrix(kind, seeds)).ucb
-        )
-        return interval(self.matrix("pwmcc", seeds)).lcb - highest
+        lowest = interval(self.matrix("pwmcc", seeds)).lcb
+        if draws:
+            return lowest - (null.value + t_quantile(null.units - 1) * null.error)
+        return lowest - interval(self.null_matrix(kind, seeds)).ucb
 
 
 def upper(matrix: np.ndarray) -> np.ndarray:
@@ -218,9 +205,7 @@ def condition_row(
 
 
 def common_nulls(records: Iterable[StabilityRecord]) -> list[str]:
-    """Kinds of null that every record has: what conditions can be compared by without favouring
-    one.
-    """
+    """Kinds of null that every record has: what conditions can be compared by fairly."""
     kinds = [list(r.data["nulls"]) for r in records]
     return [kind for kind in kinds[0] if all(kind in other for other in kinds)]
 
@@ -233,16 +218,12 @@ def load_records(
 
 
 def read_records(paths: Iterable[str | Path]) -> list[StabilityRecord]:
-    """The stability evidence among ``paths``, in their order; that of recipes that failed is left
-    out.
-    """
+    """The stability evidence among ``paths``, in order, without recipes that failed."""
     return [StabilityRecord(p) for p in _stability(paths) if not failure(read_json(p))]
 
 
 def failed_records(paths: Iterable[str | Path], subject: str | None = None) -> dict[str, str]:
-    """``{recipe id: reason}`` of the recipes among ``paths`` that failed, of one subject where one
-    is named.
-    """
+    """``{recipe id: reason}`` of recipes that failed, of one subject where one is named."""
     records = [read_json(p) for p in _stability(paths)]
     return {
         r["recipe"]: reason

@@ -16,12 +16,12 @@ from husai.statistics import (
     assessable,
     chance_corrected,
     clone_pairs,
-    corrected_interval,
+    corrected,
     ensemble_metrics,
     matrix_interval,
 )
 from husai.statistics.ensemble import OVERLAP, PER_SEED, SINGLE
-from husai.statistics.nulls import null_means
+from husai.statistics.nulls import NullMean, null_means
 
 CLAIM_SEEDS = 5
 S_BAR = 0.30
@@ -52,9 +52,7 @@ class StabilityReport:
     """Overlap of the top singular subspaces at each rank."""
     nulls: dict[str, NullResult]
     nulls_all: dict[str, NullResult]
-    """The nulls for ``pwmcc_all``; they differ for ``frozen``, whose dead latents ``nulls`` leaves
-    out.
-    """
+    """Those of ``pwmcc_all``; they differ where dead latents are left out of ``nulls``."""
     activation_r: torch.Tensor | None = None
     explained_variance: list[float] | None = None
     l0: list[float] | None = None
@@ -64,9 +62,7 @@ class StabilityReport:
     effective_rank: float | None = None
     participation_ratio: float | None = None
     shared_init_pairs: int | None = None
-    """Pairs of seeds that started from the same decoder; None when the initialisations are
-    unknown.
-    """
+    """Pairs of seeds that started from one decoder; None when the starts are unknown."""
     same_index: torch.Tensor | None = None
     """Rows of a pair that match best at their own index, of all with a direction; 1 on average
     between independent trainings.
@@ -88,16 +84,10 @@ class StabilityReport:
     extra: dict = field(default_factory=dict)
 
     @property
-    def n(self) -> int:
-        """Number of SAEs."""
-        return len(self.seeds)
-
-    @property
     def clone_pairs(self) -> int:
         """Pairs that are no two trainings; see :func:`husai.statistics.clone_pairs`."""
-        return clone_pairs(
-            self.pwmcc_all.numpy(), None if self.same_index is None else self.same_index.numpy()
-        )
+        same = None if self.same_index is None else self.same_index.numpy()
+        return clone_pairs(self.pwmcc_all.numpy(), same)
 
     @property
     def worst(self) -> NullResult:
@@ -109,20 +99,16 @@ class StabilityReport:
         """False when chance alone scores above 0.9."""
         return assessable(self.worst)
 
-    def s_matrix(self, null: NullResult | None = None) -> torch.Tensor:
-        """Chance-corrected value of every pair against ``null`` (the worst by default): ``(n,
-        n)``.
-        """
-        return chance_corrected(self.pwmcc, null or self.worst)
+    def s_matrix(self) -> torch.Tensor:
+        """Chance-corrected value ``(n, n)`` of every pair, against the worst null."""
+        return chance_corrected(self.pwmcc, self.worst)
 
     def s_interval(self, null: NullResult | None = None) -> Metric:
         """S with its delete-one-seed jackknife-t interval; undefined when the null is above 0.9."""
         return s_of(self.pwmcc, null or self.worst)
 
     def metrics(self) -> dict[str, Metric]:
-        """``{name: metric}`` of an evidence record; pairwise values carry jackknife-t intervals
-        over seeds.
-        """
+        """``{name: metric}`` of a record; pairwise values with jackknife-t intervals over seeds."""
         single = {name: getattr(self, name) for name in SINGLE}
         return ensemble_metrics(self._stored()) | {
             name: Metric(float(value)) for name, value in single.items() if value is not None
@@ -146,19 +132,9 @@ class StabilityReport:
         """Pairwise values, values per seed and nulls as JSON values: what
         :func:`husai.statistics.ensemble_metrics` needs.
         """
-        names = (
-            "pwmcc",
-            "pwmcc_all",
-            "pw_mcc",
-            "shared",
-            "shared_all",
-            "reappearance",
-            "activation_r",
-            "same_index",
-        )
-        matrices = {
-            name: getattr(self, name).tolist() for name in names if getattr(self, name) is not None
-        }
+        names = ("pwmcc", "pwmcc_all", "pw_mcc", "shared", "shared_all", "reappearance")
+        found = {name: getattr(self, name) for name in (*names, "activation_r", "same_index")}
+        matrices = {name: m.tolist() for name, m in found.items() if m is not None}
         matrices |= {f"{OVERLAP}{rank}": m.tolist() for rank, m in self.subspace.items()}
         if self.weighted is not None:
             matrices["pwmcc_weighted"] = self.weighted.pwmcc.tolist()
@@ -182,7 +158,7 @@ def s_of(pwmcc: torch.Tensor, null: NullResult) -> Metric:
     undefined when the null is not assessable.
     """
     error = null_means({"gaussian": null._asdict()})["gaussian"].error
-    return corrected_interval(pwmcc.numpy(), null.mean, null.kind, error)
+    return corrected(pwmcc.numpy(), NullMean(null.mean, error, 0), null.kind)
 
 
 def sigma_histogram(sigma: list[torch.Tensor]) -> dict[str, list[float]]:
@@ -190,9 +166,8 @@ def sigma_histogram(sigma: list[torch.Tensor]) -> dict[str, list[float]]:
     ``sigma`` holds ``(n_living,)`` per SAE, see :func:`husai.stability.feature_stability`.
     """
     n = len(sigma)
-    counts = torch.bincount(
-        torch.cat([(s * (n - 1)).round().long() for s in sigma]), minlength=n
-    ).double()
+    seeds = torch.cat([(s * (n - 1)).round().long() for s in sigma])
+    counts = torch.bincount(seeds, minlength=n).double()
     return {"seeds": list(range(n)), "share": (counts / counts.sum()).tolist()}
 
 
@@ -214,12 +189,11 @@ def verdict(s: Metric, shared: Metric, null: NullResult) -> str:
             f"{CLAIM_SEEDS} a claim); the value alone is no evidence"
         )
     if s.lcb >= S_BAR and shared.lcb >= SHARED_BAR:
-        few = s.n < CLAIM_SEEDS
-        return (
-            f"reproducible on these {s.n} SAEs, too few for a claim ({CLAIM_SEEDS} are needed)"
-            if few
-            else "reproducible"
-        )
+        if s.n < CLAIM_SEEDS:
+            return (
+                f"reproducible on these {s.n} SAEs, too few for a claim ({CLAIM_SEEDS} are needed)"
+            )
+        return "reproducible"
     if s.lcb > 0:
         return f"above chance, but not reproducible enough to release ({bars})"
     return (

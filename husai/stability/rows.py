@@ -20,18 +20,9 @@ class UnitRows:
     """The rows of a dictionary scaled to length one, block by block, so that no normalised copy of
     the whole is made.
 
-    Parameters
-    ----------
-    matrix : Tensor or array (d_sae, d_in)
-        Features as rows. Half precision is computed in float32, float64 stays float64.
-    alive : BoolTensor (d_sae,) or None
-        Rows to keep; None keeps all.
-    name : str
-        What to call the matrix in an error.
-    device : torch.device or str or None
-        Where blocks are computed; None is where the matrix lies.
-    dtype : torch.dtype or None
-        Format of the blocks; None is :func:`working_dtype`.
+    ``matrix (d_sae, d_in)`` has features as rows, of which ``alive (d_sae,)`` are kept. Blocks are
+    computed on ``device`` (by default where the matrix lies) in ``dtype`` (by default
+    :func:`working_dtype`); ``name`` is for errors.
 
     Raises
     ------
@@ -50,26 +41,22 @@ class UnitRows:
     ):
         matrix = matrix_of(matrix, name)
         self.matrix, self.name = matrix, name
-        self.index = (
-            None if alive is None else alive_index(alive, matrix.shape[0], name).to(matrix.device)
-        )
-        self.n = matrix.shape[0] if self.index is None else int(self.index.numel())
+        self.index, self.n = None, matrix.shape[0]
+        if alive is not None:
+            self.index = alive_index(alive, matrix.shape[0], name).to(matrix.device)
+            self.n = len(self.index)
         self.d_in = matrix.shape[1]
         self.device = matrix.device if device is None else torch.device(device)
         self.dtype = dtype or working_dtype(matrix)
         self.scale = self._inverse_norms()
 
     def _raw(self, start: int, stop: int) -> torch.Tensor:
-        rows = (
-            self.matrix[start:stop] if self.index is None else self.matrix[self.index[start:stop]]
-        )
-        return rows.to(self.device)
+        kept = slice(start, stop) if self.index is None else self.index[start:stop]
+        return self.matrix[kept].to(self.device)
 
     def _inverse_norms(self, step: int = 4096) -> torch.Tensor:
-        norms = [
-            torch.linalg.vector_norm(self._raw(i, i + step), dim=1, dtype=torch.float64)
-            for i in range(0, self.n, step)
-        ]
+        blocks = (self._raw(i, i + step) for i in range(0, self.n, step))
+        norms = [torch.linalg.vector_norm(b, dim=1, dtype=torch.float64) for b in blocks]
         norms = torch.cat(norms)
         if not torch.isfinite(norms).all():
             bad = int((~torch.isfinite(norms)).sum())
@@ -83,8 +70,7 @@ class UnitRows:
             first = first if self.index is None else int(self.index[first])
             raise HusaiError(
                 f"{self.name}: {int(zero.sum())} of {self.n} rows are zero (first: row {first}) "
-                "and have no direction; "
-                "exclude them with a mask of living latents"
+                "and have no direction; exclude them with a mask of living latents"
             )
         return (1.0 / norms).unsqueeze(1)
 
@@ -92,8 +78,7 @@ class UnitRows:
         """Rows ``start:stop`` of the ``(n, d_in)`` kept, with length one, on the computing device:
         ``(<= stop - start, d_in)``.
         """
-        rows = self._raw(start, stop)
-        return rows.to(self.dtype) * self.scale[start:stop].to(self.dtype)
+        return self._raw(start, stop).to(self.dtype) * self.scale[start:stop].to(self.dtype)
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
         """The rows numbered ``index (m,)`` (counted among those kept) with length one,
@@ -171,27 +156,9 @@ def alive_index(alive: torch.Tensor, d_sae: int, name: str = "dictionary") -> to
     return index
 
 
-def unit_pair(
-    A, B, alive_a=None, alive_b=None, device=None, names=("A", "B")
-) -> tuple[UnitRows, UnitRows]:
-    """Both dictionaries ``(d_sae, d_in)`` as :class:`UnitRows`, with masks ``(d_sae,)`` or None.
-
-    Raises
-    ------
-    HusaiError
-        They differ in ``d_in`` (both shapes are named), or :class:`UnitRows` refuses one.
-    """
-    same = A is B and alive_a is alive_b
-    A, B = matrix_of(A, names[0]), matrix_of(B, names[1])
-    if A.shape[1] != B.shape[1]:
-        raise HusaiError(
-            f"{names[0]} {tuple(A.shape)} and {names[1]} {tuple(B.shape)} do not live in one "
-            "space: "
-            "expected (d_sae, d_in) with the same d_in, features as rows"
-        )
-    device, dtype = A.device if device is None else device, working_dtype(A, B)
-    a = UnitRows(A, alive_a, names[0], device, dtype)
-    return a, (a if same else UnitRows(B, alive_b, names[1], device, dtype))
+def unit_pair(A, B, alive_a=None, alive_b=None, device=None, names=("A", "B")) -> list[UnitRows]:
+    """Both dictionaries ``(d_sae, d_in)`` as :func:`unit_ensemble`, whose errors it raises."""
+    return unit_ensemble([A, B], [alive_a, alive_b], device, names)
 
 
 def unit_ensemble(
@@ -206,19 +173,18 @@ def unit_ensemble(
         There are fewer than two, they differ in ``d_in``, or :class:`UnitRows` refuses one.
     """
     n = len(decoders)
-    names = names or [f"decoder {i}" for i in range(n)]
     if n < 2:
         raise HusaiError(
             f"stability needs at least two SAEs of different seeds, got {n}; train or pass more"
         )
+    names = names or [f"decoder {i}" for i in range(n)]
     alive = alive if alive is not None else [None] * n
     decoders = [matrix_of(decoder, name) for name, decoder in zip(names, decoders, strict=True)]
     for name, decoder in zip(names, decoders, strict=True):
         if decoder.shape[1] != decoders[0].shape[1]:
             raise HusaiError(
                 f"{names[0]} {tuple(decoders[0].shape)} and {name} {tuple(decoder.shape)} do not "
-                "live in one space: "
-                "expected (d_sae, d_in) with the same d_in, features as rows"
+                "live in one space: expected (d_sae, d_in) with the same d_in, features as rows"
             )
     device = decoders[0].device if device is None else device
     dtype = working_dtype(*decoders)

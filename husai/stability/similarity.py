@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from husai.errors import HusaiError
-from husai.stability.rows import UnitRows, matrix_of, unit_ensemble, unit_pair, working_dtype
+from husai.stability.rows import UnitRows, matrix_of, unit_ensemble, unit_pair
 
 # Few large products: on a busy CPU every parallel region waits for its slowest thread. One block of
 # cosines is 64 (256) MB.
@@ -21,11 +21,8 @@ CUDA_BLOCK = (8192, 8192)
 FEATURE_MATCH = 0.7
 
 
-def best_cosines(
-    a: UnitRows, b: UnitRows, signed: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each row of either dictionary the highest cosine (absolute unless ``signed``) in the
-    other.
+def best_cosines(a: UnitRows, b: UnitRows) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each row of either dictionary the highest absolute cosine in the other.
 
     Computed in blocks with a running maximum both ways: beside the inputs it needs a few blocks of
     ``CPU_BLOCK`` (or ``CUDA_BLOCK``) cosines and the two results.
@@ -33,7 +30,7 @@ def best_cosines(
     Returns
     -------
     best_a : Tensor (n_a,), best_b : Tensor (n_b,)
-        Values in [-1, 1], on the computing device.
+        Values in [0, 1], on the computing device.
     """
     rows, cols = CUDA_BLOCK if a.device.type == "cuda" else CPU_BLOCK
     best_a = torch.full((a.n,), -1.0, dtype=a.dtype, device=a.device)
@@ -45,9 +42,7 @@ def best_cosines(
     for i in range(0, a.n, rows):
         left = a.block(i, i + rows)
         for j in range(0, b.n, cols):
-            cosines = left @ (blocks[j] if kept else b.block(j, j + cols).T)
-            if not signed:
-                cosines.abs_()
+            cosines = (left @ (blocks[j] if kept else b.block(j, j + cols).T)).abs_()
             torch.maximum(best_a[i : i + rows], cosines.amax(1), out=best_a[i : i + rows])
             torch.maximum(best_b[j : j + cols], cosines.amax(0), out=best_b[j : j + cols])
     return best_a.clamp_(-1.0, 1.0), best_b.clamp_(-1.0, 1.0)
@@ -93,9 +88,7 @@ class PairwiseBest(NamedTuple):
     matrix: torch.Tensor
     """PWMCC ``(n, n)``, float64 on the CPU, ones on the diagonal."""
     best: list[torch.Tensor]
-    """For SAE i, ``(n_i, n)``: the highest |cosine| of each of its (living) features in SAE j; ones
-    in column i.
-    """
+    """For SAE i, ``(n_i, n)``: highest |cosine| of (living) features in SAE j; 1 in column i."""
 
 
 def pairwise_best(
@@ -163,12 +156,9 @@ def sigma_from_best(
 def reappearance_matrix(
     best: Sequence[torch.Tensor], threshold: float = FEATURE_MATCH
 ) -> torch.Tensor:
-    """``(n, n)`` share of features with a match above ``threshold``, averaged over both directions
-    of a pair.
-    """
-    n = len(best)
+    """``(n, n)`` share of features with a match above ``threshold``, mean of both directions."""
     share = torch.stack([(b > threshold).double().mean(0) for b in best])
-    return (share + share.T) / 2 if n > 1 else share
+    return (share + share.T) / 2
 
 
 def movement(W_dec, initial, alive=None) -> float:
@@ -188,10 +178,8 @@ def movement(W_dec, initial, alive=None) -> float:
             f"decoder {tuple(W_dec.shape)} and initial decoder {tuple(initial.shape)} differ in "
             "shape"
         )
-    now, then = (
-        UnitRows(W_dec, alive, "decoder"),
-        UnitRows(initial, alive, "initial decoder", W_dec.device, working_dtype(W_dec)),
-    )
+    now = UnitRows(W_dec, alive, "decoder")
+    then = UnitRows(initial, alive, "initial decoder", now.device, now.dtype)
     cosines = [
         (now.block(i, i + 4096) * then.block(i, i + 4096)).sum(1) for i in range(0, now.n, 4096)
     ]

@@ -1,6 +1,4 @@
-"""Spectra and subspaces: overlap of what two dictionaries span, and how many directions activations
-really use.
-"""
+"""Overlap of what two dictionaries span, and how many directions activations really use."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ import numpy as np
 import torch
 
 from husai.errors import HusaiError
+from husai.stability.reconstruction import row_batches
 from husai.stability.rows import matrix_of
 
 
@@ -130,29 +129,24 @@ def activation_covariance(rows, step: int = 8192) -> torch.Tensor:
     HusaiError
         There are fewer than two rows, or they hold NaN or infinite values.
     """
-    n, read = _reader(rows)
+    if isinstance(rows, (torch.Tensor, np.ndarray)):
+        rows = matrix_of(rows, "activations")
+    n = len(rows) if isinstance(rows, torch.Tensor) else int(rows.n_rows)
     if n < 2:
         raise HusaiError(
             f"activations: {n} rows are too few for a covariance; at least 2 are needed"
         )
-    mean = sum(read(i, min(i + step, n)).double().sum(0) for i in range(0, n, step)) / n
+    mean = sum(b.double().sum(0) for b in row_batches(rows, n, None, step)) / n
     total = 0.0
-    for i in range(0, n, step):
-        block = read(i, min(i + step, n)).double() - mean
-        total = total + block.T @ block
+    for block in row_batches(rows, n, None, step):
+        centred = block.double() - mean
+        total = total + centred.T @ centred
     if not torch.isfinite(total).all():
         raise HusaiError(
             f"{getattr(rows, 'path', 'activations')}: NaN or infinite values in the activations; "
             "store them again"
         )
     return (total / (n - 1)).cpu()
-
-
-def _reader(rows):
-    if isinstance(rows, (torch.Tensor, np.ndarray)):
-        rows = matrix_of(rows, "activations")
-        return rows.shape[0], lambda i, j: rows[i:j]
-    return int(rows.n_rows), rows.rows
 
 
 def spectrum(x) -> torch.Tensor:
@@ -165,12 +159,11 @@ def spectrum(x) -> torch.Tensor:
         The activations do not vary (no eigenvalue is above 0), are fewer than two rows, or hold NaN
         or infinite values.
     """
-    given = isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim == 1
-    values = (
-        torch.as_tensor(x).detach().cpu().double()
-        if given
-        else torch.linalg.eigvalsh(activation_covariance(x))
-    ).clamp_min(0)
+    if isinstance(x, (torch.Tensor, np.ndarray)) and x.ndim == 1:
+        values = torch.as_tensor(x).detach().cpu().double()
+    else:
+        values = torch.linalg.eigvalsh(activation_covariance(x))
+    values = values.clamp_min(0)
     total = float(values.sum())
     if not total > 0:
         raise HusaiError(

@@ -14,6 +14,9 @@ from husai.stability.rows import unit_pair
 from husai.stability.similarity import best_cosines
 from husai.statistics import chance_corrected
 
+CHUNK = 8192
+"""Rows drawn at a time. It is part of what a seed gives, like the seed itself."""
+
 
 def planted_decoders(
     n_seeds: int, d_sae: int, d_in: int, shared: float, seed: int = 0, shuffle: bool = True
@@ -47,13 +50,7 @@ def planted_decoders(
 
 
 def synthetic_activations(
-    n_rows: int,
-    d_in: int,
-    n_features: int,
-    l0: int,
-    seed: int = 0,
-    noise: float = 0.0,
-    chunk: int = 8192,
+    n_rows: int, d_in: int, n_features: int, l0: int, seed: int = 0, noise: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sparse activations made from a planted dictionary.
 
@@ -82,12 +79,11 @@ def synthetic_activations(
             f"synthetic activations: n_rows = {n_rows} and d_in = {d_in} must be at least 1"
         )
     generator = torch.Generator().manual_seed(int(seed))
-    dictionary = torch.nn.functional.normalize(
-        torch.randn((n_features, d_in), generator=generator), dim=1
-    )
+    features = torch.randn((n_features, d_in), generator=generator)
+    dictionary = torch.nn.functional.normalize(features, dim=1)
     rows = torch.empty((n_rows, d_in))
-    for i in range(0, n_rows, chunk):
-        count = min(chunk, n_rows - i)
+    for i in range(0, n_rows, CHUNK):
+        count = min(CHUNK, n_rows - i)
         active = torch.rand((count, n_features), generator=generator).topk(l0, dim=1).indices
         magnitude = torch.rand((count, l0), generator=generator) + 0.5
         rows[i : i + count] = torch.nn.functional.embedding_bag(
@@ -115,15 +111,13 @@ def planted_recovery(
     """Mean max cosine of the true features ``(n_features, d_in)`` with a learned decoder ``(d_sae,
     d_in)``, and that beyond chance.
     """
-    truth, learned = unit_pair(
-        true_features, W_dec, None, alive, device, names=("true features", "decoder")
-    )
+    names = ("true features", "decoder")
+    truth, learned = unit_pair(true_features, W_dec, None, alive, device, names)
     value = float(best_cosines(truth, learned)[0].double().mean())
     chance = []
     for seed in range(null_draws):
         random = gaussian_decoder(W_dec.shape[1], learned.n, 1000 + seed)
-        chance.append(
-            best_cosines(*unit_pair(true_features, random, device=device))[0].double().mean()
-        )
+        best, _ = best_cosines(*unit_pair(true_features, random, device=device))
+        chance.append(best.double().mean())
     null = float(torch.stack(chance).mean())
     return Recovery(value, null, float(chance_corrected(value, null)))

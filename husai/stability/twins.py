@@ -25,8 +25,7 @@ class Twins(NamedTuple):
     """Near-duplicates among the living latents of one dictionary."""
 
     cluster: torch.Tensor
-    """Group of each latent ``(d_sae,)`` int64, -1 for dead ones: latents that a chain of twins
-    connects."""
+    """Group of each latent ``(d_sae,)`` int64, those that a chain of twins connects; -1: dead."""
     redundancy: float
     """Share of living latents that have a twin."""
     distinct: float
@@ -36,13 +35,7 @@ class Twins(NamedTuple):
 
 
 def twins_of(decoder: torch.Tensor, alive: torch.Tensor | None = None, device=None) -> Twins:
-    """Near-duplicates among the (living) rows of ``decoder (d_sae, d_in)``; sign does not count.
-
-    Parameters
-    ----------
-    decoder : Tensor or array (d_sae, d_in)
-    alive : BoolTensor (d_sae,) or None
-    """
+    """Near-duplicates among the (living) rows of ``decoder (d_sae, d_in)``; sign does not count."""
     units = UnitRows(matrix_of(decoder, "decoder"), alive, "decoder", device)
     left, right = [], []
     for i in range(0, units.n, STEP):
@@ -86,15 +79,8 @@ def weighted_shared(
 
     A latent is shared as in :func:`husai.stability.shared_fraction`. Of a group of near-duplicates,
     in either SAE, only one pair counts: the best. What the others explain counts as not shared.
-
-    Parameters
-    ----------
-    match : Match
-        One to one, see :func:`husai.stability.hungarian`.
-    enc_a, enc_b : Tensor (d_sae, d_in)
-        Encoders, features as rows.
-    weights, clusters : two tensors (d_sae,)
-        :func:`latent_weights` and :attr:`Twins.cluster` of either SAE.
+    Encoders are ``(d_sae, d_in)``; ``weights`` and ``clusters`` are :func:`latent_weights` and
+    :attr:`Twins.cluster` of either SAE, ``(d_sae,)``.
     """
     shared = (match.cosine > threshold) & (matched_cosines(match, enc_a, enc_b) > threshold)
     order = torch.argsort(match.cosine, descending=True, stable=True)
@@ -117,17 +103,11 @@ def weighted_best(
     weights: Sequence[torch.Tensor],
     clusters: Sequence[torch.Tensor],
 ) -> torch.Tensor:
-    """PWMCC ``(n, n)`` with each latent weighted by what it explains.
+    """PWMCC ``(n, n)`` with each latent weighted by what it explains, from the maxima ``(n_living,
+    n)`` of :func:`husai.stability.pairwise_best` and masks, weights and clusters ``(d_sae,)``.
 
     Of a group of near-duplicates the one that explains most counts; the others, and latents that
     harm, count with cosine 0.
-
-    Parameters
-    ----------
-    best : list of Tensor (n_living, n)
-        Of :func:`husai.stability.pairwise_best`.
-    alive : list of BoolTensor (d_sae,)
-    weights, clusters : lists of Tensor (d_sae,)
     """
     means = []
     for rows, living, weight, cluster in zip(best, alive, weights, clusters, strict=True):

@@ -4,18 +4,10 @@ pairs that share one.
 
 from husai.statistics.areas import auc_interval
 from husai.statistics.chance import assessable, chance_corrected
-from husai.statistics.comparisons import (
-    MannWhitney,
-    cohens_d,
-    difference_pvalue,
-    holm,
-    mann_whitney,
-    pseudo_values,
-)
+from husai.statistics.comparisons import cohens_d, difference_pvalue, holm, pseudo_values
 from husai.statistics.ensemble import (
     clone_pairs,
     coincidence_limit,
-    corrected_interval,
     ensemble_metrics,
     matrix_interval,
 )
@@ -28,12 +20,12 @@ from husai.statistics.intervals import (
     leave_one_out,
     t_quantile,
 )
+from husai.statistics.quality import corrected
 from husai.statistics.recovered import recovered_interval
 from husai.statistics.resampling import bootstrap_percentile, crossed_interval, crossed_metric
 
 __all__ = [
     "Difference",
-    "MannWhitney",
     "assessable",
     "auc_interval",
     "bootstrap_percentile",
@@ -41,7 +33,7 @@ __all__ = [
     "clone_pairs",
     "cohens_d",
     "coincidence_limit",
-    "corrected_interval",
+    "corrected",
     "crossed_interval",
     "crossed_metric",
     "difference",
@@ -52,7 +44,6 @@ __all__ = [
     "jackknife_se",
     "jackknife_t",
     "leave_one_out",
-    "mann_whitney",
     "matrix_interval",
     "pseudo_values",
     "recovered_interval",

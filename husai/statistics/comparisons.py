@@ -5,20 +5,13 @@ tests, and effect sizes.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
 from husai.errors import HusaiError, nearest
 from husai.evidence import Metric
-from husai.statistics.intervals import (
-    as_array,
-    difference,
-    finite_array,
-    leave_one_out,
-    unbounded,
-)
+from husai.statistics.intervals import as_array, difference, finite_array, leave_one_out, unbounded
 
 
 def difference_pvalue(a, b, alternative: str = "greater") -> float:
@@ -35,14 +28,14 @@ def difference_pvalue(a, b, alternative: str = "greater") -> float:
 def _t_pvalue(value: float, se: float, df: float, alternative: str) -> float:
     """p-value of a Student t statistic; a value without spread is certain."""
     t = value / se if se > 0 else math.copysign(math.inf, value) if value else 0.0
-    tails = {"greater": lambda: special.stdtr(df, -t), "less": lambda: special.stdtr(df, t)}
-    tails["two-sided"] = lambda: 2 * special.stdtr(df, -abs(t))
+    tails = {"greater": (1, -t), "less": (1, t), "two-sided": (2, -abs(t))}
     if alternative not in tails:
         raise HusaiError(
             f"alternative: '{alternative}' is not one of "
             f"{', '.join(tails)}{nearest(alternative, tuple(tails))}"
         )
-    return float(tails[alternative]())
+    sides, at = tails[alternative]
+    return float(sides * special.stdtr(df, at))
 
 
 def holm(pvalues) -> np.ndarray:
@@ -63,35 +56,9 @@ def holm(pvalues) -> np.ndarray:
         raise HusaiError("Holm: p-values must lie in [0, 1]")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(
-        np.maximum.accumulate((p.size - np.arange(p.size)) * p[order]), 1.0
-    )
+    steps = (p.size - np.arange(p.size)) * p[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
-
-
-class MannWhitney(NamedTuple):
-    """Result of :func:`mann_whitney`."""
-
-    statistic: float
-    pvalue: float
-    rank_biserial: float
-    """Effect size in [-1, 1]: P(a > b) - P(a < b)."""
-
-
-def mann_whitney(a, b, alternative: str = "two-sided") -> MannWhitney:
-    """Mann-Whitney U of two samples of *independent* units, such as one value per seed.
-
-    Pairwise stability values are not independent (each seed enters n - 1 of them): do not pass
-    pairs."""
-    a, b = finite_array(a, "Mann-Whitney").ravel(), finite_array(b, "Mann-Whitney").ravel()
-    from scipy import stats  # half a second to import, which other jobs need not spend
-
-    result = stats.mannwhitneyu(a, b, alternative=alternative)
-    return MannWhitney(
-        float(result.statistic),
-        float(result.pvalue),
-        float(2 * result.statistic / (a.size * b.size) - 1),
-    )
 
 
 def pseudo_values(pairwise) -> np.ndarray:
@@ -127,11 +94,8 @@ def cohens_d(a, b, confidence: float = 0.95) -> Metric:
     a, b = finite_array(a, "Cohen's d").ravel(), finite_array(b, "Cohen's d").ravel()
     n, df = a.size + b.size, a.size + b.size - 2
     distance = float(a.mean() - b.mean())
-    spread = (
-        math.sqrt((((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()) / df)
-        if df > 0
-        else 0.0
-    )
+    squares = ((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()
+    spread = math.sqrt(squares / df) if df > 0 else 0.0
     if min(a.size, b.size) < 2 or spread == 0.0:
         return unbounded(0.0 if distance == 0.0 else math.nan, n, "noncentral-t")
     factor = math.sqrt(1 / a.size + 1 / b.size)
@@ -148,9 +112,7 @@ def _noncentrality(t: float, df: int, q: float) -> float:
     def gap(noncentrality: float) -> float:
         sign = 1.0 if t >= 0 else -1.0
         probability = special.nctdtr(df, sign * noncentrality, sign * t)
-        if math.isnan(
-            probability
-        ):  # far in a tail the series fails; there the probability is 0 or 1
+        if math.isnan(probability):  # the series fails far in a tail, where it is 0 or 1
             probability = 0.0 if sign * noncentrality > sign * t else 1.0
         return (probability if t >= 0 else 1 - probability) - q
 

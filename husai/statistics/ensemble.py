@@ -7,15 +7,15 @@ the record."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from husai.evidence import Metric
 from husai.statistics.chance import assessable
-from husai.statistics.intervals import jackknife_t
-from husai.statistics.nulls import NullMean, null_means
+from husai.statistics.intervals import as_array, jackknife_t, square, unbounded
+from husai.statistics.nulls import null_means
 from husai.statistics.quality import corrected, quality_metrics, untraced
 
 CLONE = 1.0 - 1e-6
@@ -44,13 +44,6 @@ OVERLAP = "subspace_overlap_r"
 PER_SEED = ("explained_variance", "l0", "dead_fraction", "cos_to_init", "cos_to_init_all")
 
 
-def square(values: Any) -> np.ndarray:
-    """Pairwise values ``(n, n)`` as float64; null is undefined (NaN)."""
-    return np.array(
-        [[math.nan if v is None else v for v in row] for row in values], dtype=np.float64
-    )
-
-
 def matrix_interval(values: np.ndarray) -> Metric:
     """Jackknife-t of a pairwise matrix, or of one value per seed; an undefined entry gives an
     undefined value without bounds.
@@ -58,17 +51,8 @@ def matrix_interval(values: np.ndarray) -> Metric:
     values = np.asarray(values, dtype=np.float64)
     defined = values[~np.eye(len(values), dtype=bool)] if values.ndim == 2 else values
     if not np.isfinite(defined).all():
-        return Metric(math.nan, -math.inf, math.inf, len(values), "undefined")
+        return unbounded(math.nan, len(values), "undefined")
     return jackknife_t(values)
-
-
-def corrected_interval(
-    pwmcc: np.ndarray, null: float, kind: str = "", error: float = 0.0
-) -> Metric:
-    """Chance-corrected stability of a pairwise matrix ``(n, n)`` with its interval, in which the
-    standard ``error`` of the null takes part; undefined when the null is not assessable.
-    """
-    return corrected(pwmcc, NullMean(float(null), error, 0), kind)
 
 
 def coincidence_limit(n: int) -> int:
@@ -109,52 +93,34 @@ def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, Metric]:
     named = {name: pairwise[of] for name, of in PAIRWISE.items() if of in pairwise}
     named |= {name: matrix for name, matrix in pairwise.items() if name.startswith(OVERLAP)}
     found = {name: matrix_interval(matrix) for name, matrix in named.items()}
-    nulls, nulls_all = (
-        {kind: _null(kind, value) for kind, value in stored[key].items()}
-        for key in ("nulls", "nulls_all")
-    )
     means, means_all = null_means(stored["nulls"]), null_means(stored["nulls_all"])
-    worst, worst_all = (
-        max(of, key=lambda kind, of=of: of[kind].value) for of in (means, means_all)
-    )
-    null = means[worst].value
+    worst, worst_all = (max(m, key=lambda kind, m=m: m[kind].value) for m in (means, means_all))
     found["S"] = corrected(pairwise["pwmcc"], means[worst], worst)
     found["S_all"] = corrected(pairwise["pwmcc_all"], means_all[worst_all], worst_all)
     found |= quality_metrics(stored, worst, means[worst])
-    found |= {f"null_{kind}": value for kind, value in nulls.items()}
-    found["null_worst"], found["null_worst_all"] = nulls[worst], nulls_all[worst_all]
+    found |= {f"null_{kind}": _null(kind, value) for kind, value in stored["nulls"].items()}
+    found["null_worst"] = found[f"null_{worst}"]
+    found["null_worst_all"] = _null(worst_all, stored["nulls_all"][worst_all])
     found |= {
-        name: matrix_interval(_per_seed(per_seed[name])) for name in PER_SEED if name in per_seed
+        name: matrix_interval(as_array(per_seed[name])) for name in PER_SEED if name in per_seed
     }
-    same = pairwise.get("same_index")
-    method = (
-        "equal decoders"
-        if same is None
-        else f"equal decoders, or {coincidence_limit(n)} rows or more alike at one index"
-    )
+    same, method = pairwise.get("same_index"), "equal decoders"
+    if same is not None:
+        method += f", or {coincidence_limit(n)} rows or more alike at one index"
     found["clone_pairs"] = Metric(float(clone_pairs(pairwise["pwmcc_all"], same)), method=method)
     if "start_trace" in per_seed:
         limits = per_seed.get("start_trace_limit")
         count, method = untraced(per_seed["start_trace"], limits, TRACE)
         if count is not None:
             found["untraced_seeds"] = Metric(float(count), method=method)
-    yes = float(assessable(null))
+    yes = float(assessable(means[worst].value))
     found["assessable"] = Metric(yes, yes, yes, n, f"worst null: {worst}")
     return found
-
-
-def _per_seed(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
 
 
 def _null(kind: str, stored: Mapping[str, Any]) -> Metric:
     """A null as a metric: its bounds are the lowest and the highest pair that it was measured on."""
     values = stored.get("draws") or stored["pairs"]
     what = "independent draws" if stored.get("draws") else "pairs"
-    return Metric(
-        float(np.mean(values)),
-        min(values),
-        max(values),
-        len(values),
-        f"{kind} null: mean, min and max over {what}",
-    )
+    method = f"{kind} null: mean, min and max over {what}"
+    return Metric(float(np.mean(values)), min(values), max(values), len(values), method)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +35,11 @@ def as_array(values) -> np.ndarray:
     """
     values = values.detach().cpu() if hasattr(values, "detach") else values
     return np.asarray(values, dtype=np.float64)
+
+
+def square(values) -> np.ndarray:
+    """Stored pairwise values ``(n, n)`` as float64; null is undefined (NaN)."""
+    return np.array([list(row) for row in values], dtype=np.float64)
 
 
 def finite_array(values, what: str) -> np.ndarray:
@@ -88,7 +92,7 @@ def jackknife_se(pairwise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return value, np.sqrt((n - 1) * left_out.var(axis=-1))
 
 
-def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) -> Metric:
+def jackknife_t(values, confidence: float = 0.95) -> Metric:
     r"""Delete-one-seed jackknife interval with Student t on n - 1 degrees of freedom.
 
     With :math:`\theta_{(i)}` the statistic without seed i, ``se^2 = (n-1)/n sum_i (theta_(i) -
@@ -97,12 +101,9 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
 
     Parameters
     ----------
-    matrix_or_stat : array (n, n), array (n,), or callable
+    values : array (n, n) or (n,)
         Pairwise values of n seeds (symmetric; the diagonal is ignored): the statistic is the mean
-        over pairs. Or one value per seed: the statistic is their mean. Or ``f(indices) -> float``
-        with ``n``: the statistic of a subset of seeds.
-    n : int, optional
-        Number of seeds, needed for a callable.
+        over pairs. Or one value per seed: the statistic is their mean.
 
     Returns
     -------
@@ -113,9 +114,8 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
     Raises
     ------
     HusaiError
-        The values are neither ``(n, n)`` nor ``(n,)`` or do not fit ``n``, pairwise ones are of
-        fewer than two seeds or not symmetric, a value is NaN or infinite, or a callable comes
-        without ``n``.
+        The values are neither ``(n, n)`` nor ``(n,)``, pairwise ones are of fewer than two seeds or
+        not symmetric, or a value is NaN or infinite.
 
     Examples
     --------
@@ -125,23 +125,13 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
     >>> jackknife_t([[1.0, 0.4], [0.4, 1.0]])  # one pair
     Metric(value=0.4, lcb=-inf, ucb=inf, n=2, method='jackknife-t')
     """
-    if callable(matrix_or_stat):
-        return _jackknife_callable(matrix_or_stat, n, confidence)
-    values = as_array(matrix_or_stat)
-    if n is not None and values.shape[:1] != (n,):
-        raise HusaiError(f"jackknife: shape {values.shape} does not hold n = {n} seeds")
+    values = as_array(values)
     if values.ndim == 1:
-        values = finite_array(values, "jackknife")
-        if values.size == 1:
+        values, n = finite_array(values, "jackknife"), values.size
+        if n == 1:
             return unbounded(values[0], 1, "jackknife-t")
-        return symmetric(
-            values.mean(),
-            values.std(ddof=1) / math.sqrt(values.size),
-            values.size - 1,
-            values.size,
-            "jackknife-t",
-            confidence,
-        )
+        se = values.std(ddof=1) / math.sqrt(n)
+        return symmetric(values.mean(), se, n - 1, n, "jackknife-t", confidence)
     if values.ndim != 2 or values.shape[0] != values.shape[1]:
         raise HusaiError(
             "jackknife: expected (n, n) pairwise values or (n,) values per seed, got shape "
@@ -161,20 +151,6 @@ def jackknife_t(matrix_or_stat, n: int | None = None, confidence: float = 0.95) 
     return symmetric(value, se, count - 1, count, "jackknife-t", confidence)
 
 
-def _jackknife_callable(stat: Callable, n: int | None, confidence: float) -> Metric:
-    if n is None or n < 1:
-        raise HusaiError(f"jackknife: a function needs the number of seeds n >= 1, got {n}")
-    value = float(stat(np.arange(n)))
-    if n == 1:
-        return unbounded(value, 1, "jackknife-t")
-    left_out = np.array([float(stat(np.delete(np.arange(n), i))) for i in range(n)])
-    if not np.isfinite(left_out).all():
-        return unbounded(value, n, "jackknife-t")
-    return symmetric(
-        value, math.sqrt((n - 1) * left_out.var()), n - 1, n, "jackknife-t", confidence
-    )
-
-
 class Difference(NamedTuple):
     """``a - b`` of two independent ensembles; see :func:`difference`."""
 
@@ -188,20 +164,15 @@ class Difference(NamedTuple):
 
 
 def difference(a, b) -> Difference:
-    """``a - b`` with its jackknife standard error; each ``(n, n)`` pairwise values or ``(n,)``
-    values per seed.
-    """
+    """``a - b`` with its jackknife standard error; each ``(n, n)`` of pairs or ``(n,)`` values."""
     units = [jackknife_t(x) for x in (a, b)]
     n, value = min(u.n for u in units), units[0].value - units[1].value
     if any(math.isinf(u.lcb) for u in units):
         return Difference(value, math.inf, 1.0, n)
     variances = [((u.ucb - u.lcb) / 2 / t_quantile(u.n - 1)) ** 2 for u in units]
-    total = sum(variances)
-    df = (
-        total**2 / sum(v**2 / (u.n - 1) for v, u in zip(variances, units, strict=True))
-        if total
-        else n - 1.0
-    )
+    total, df = sum(variances), n - 1.0
+    if total:
+        df = total**2 / sum(v**2 / (u.n - 1) for v, u in zip(variances, units, strict=True))
     return Difference(value, math.sqrt(total), round(df, 6), n)
 
 

@@ -13,8 +13,10 @@ import numpy as np
 from husai.evidence import Metric
 from husai.statistics.chance import assessable, chance_corrected
 from husai.statistics.intervals import (
+    as_array,
     jackknife_difference,
     jackknife_t,
+    square,
     t_quantile,
     unbounded,
 )
@@ -39,15 +41,14 @@ def corrected(matrix: np.ndarray, null: NullMean, kind: str = "", what: str = "n
     label = f"{kind} {what}" if kind else what
     n = len(matrix)
     if not assessable(null.value):
-        return Metric(math.nan, -math.inf, math.inf, n, f"not assessable: {label} {null.value:.3f}")
+        return unbounded(math.nan, n, f"not assessable: {label} {null.value:.3f}")
     if not np.isfinite(matrix[~np.eye(n, dtype=bool)]).all():
-        return Metric(math.nan, -math.inf, math.inf, n, "undefined")
+        return unbounded(math.nan, n, "undefined")
     found = jackknife_t(chance_corrected(matrix, null.value))
     if not math.isfinite(found.lcb) or not null.error > 0:
         return found
-    factor = t_quantile(n - 1)
     slope = (1.0 - found.value) / (1.0 - null.value)
-    half = math.hypot(found.ucb - found.value, factor * slope * null.error)
+    half = math.hypot(found.ucb - found.value, t_quantile(n - 1) * slope * null.error)
     return Metric(found.value, found.value - half, found.value + half, n, found.method)
 
 
@@ -66,31 +67,25 @@ def worst_seed(matrix: np.ndarray, null: float) -> Metric:
     n = len(corrected_matrix)
     own = (corrected_matrix.sum(1) - np.diagonal(corrected_matrix)) / (n - 1)
     lowest = float(own.min()) if assessable(null) else math.nan
-    return Metric(lowest, -math.inf, math.inf, n, "lowest mean over the pairs of one seed")
+    return unbounded(lowest, n, "lowest mean over the pairs of one seed")
 
 
 def quality_metrics(stored: Mapping[str, Any], worst: str, null: NullMean) -> dict[str, Metric]:
-    """``{name: metric}`` of everything here that ``stored`` has the values for.
-
-    Parameters
-    ----------
-    stored : mapping
-        See :func:`husai.statistics.ensemble_metrics`; here also ``frozen`` (values per SAE of the
-        control) and ``activation_nulls`` (``{kind: {"pairs", "draws"}}``).
-    worst, null
-        Kind and mean of the null that S is measured against.
+    """``{name: metric}`` of everything here that ``stored`` has the values for: what
+    :func:`husai.statistics.ensemble_metrics` takes, ``frozen`` (values per SAE of the control) and
+    ``activation_nulls`` (``{kind: {"pairs", "draws"}}``). S is measured against ``null``, of kind
+    ``worst``.
     """
     pairwise, per_seed = stored["pairwise"], stored["per_seed"]
     found = {
-        "S_worst_seed": worst_seed(_square(pairwise["pwmcc"]), null.value),
+        "S_worst_seed": worst_seed(square(pairwise["pwmcc"]), null.value),
         "null_error": null_error(worst, null),
     }
     if "pwmcc_weighted" in pairwise:
-        found["S_weighted"] = corrected(_square(pairwise["pwmcc_weighted"]), null, worst)
-    chance = null_means(stored.get("activation_nulls") or {})
-    for kind, mean in chance.items():
+        found["S_weighted"] = corrected(square(pairwise["pwmcc_weighted"]), null, worst)
+    for kind, mean in null_means(stored.get("activation_nulls") or {}).items():
         found["activation_agreement"] = corrected(
-            _square(pairwise["activation_r"]), mean, kind, "activation null"
+            square(pairwise["activation_r"]), mean, kind, "activation null"
         )
         half = t_quantile(mean.units - 1) * mean.error if mean.units > 1 else math.inf
         found["null_activation_r"] = Metric(
@@ -98,7 +93,7 @@ def quality_metrics(stored: Mapping[str, Any], worst: str, null: NullMean) -> di
         )
     for name in PER_SEED_QUALITY:
         if name in per_seed:
-            found[name] = jackknife_t(_line(per_seed[name]))
+            found[name] = jackknife_t(as_array(per_seed[name]))
     return found | _versus_frozen(per_seed, stored.get("frozen") or {})
 
 
@@ -109,8 +104,8 @@ def untraced(traces: Sequence[float | None], limits: Sequence[float | None] | No
     The trace of one SAE is judged alone where it could be at least :data:`NARROW`. Of narrower SAEs
     the traces of all seeds are taken together, ``sum / sqrt(n)``: they descend from their starts as
     a group, or none of them counts as traced."""
-    values = _line(traces)
-    most = np.full(len(values), math.inf) if limits is None else _line(limits)
+    values = as_array(traces)
+    most = np.full(len(values), math.inf) if limits is None else as_array(limits)
     if not (most < NARROW).any():
         text = f"row order resembles the seed's own start by less than {bar:g} sd"
         return int((~(values >= bar)).sum()), text
@@ -126,18 +121,10 @@ def _versus_frozen(per_seed: Mapping[str, Any], frozen: Mapping[str, Any]) -> di
         return {}
     found = {}
     for name in ("explained_variance", "l0"):
-        own, control = _line(per_seed[name]), _line(frozen[name])
+        own, control = as_array(per_seed[name]), as_array(frozen[name])
         found[f"{name}_vs_frozen"] = (
             jackknife_difference(own, control)
             if np.isfinite([*own, *control]).all()
             else unbounded(math.nan, len(own), "undefined")
         )
     return found
-
-
-def _square(values: Any) -> np.ndarray:
-    return np.array([[math.nan if v is None else v for v in row] for row in values], np.float64)
-
-
-def _line(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([math.nan if v is None else v for v in values], dtype=np.float64)

@@ -13,7 +13,13 @@ import numpy as np
 
 from husai.errors import HusaiError
 from husai.evidence import Metric
-from husai.statistics.intervals import as_array, jackknife_difference, jackknife_t, t_quantile
+from husai.statistics.intervals import (
+    as_array,
+    jackknife_difference,
+    jackknife_t,
+    symmetric,
+    unbounded,
+)
 from husai.statistics.levels import stated_bounds
 
 
@@ -58,7 +64,7 @@ def recovered_interval(spliced, ablated, confidence: float = 0.95) -> Metric:
         )
     total = ablated.sum()
     if not (np.isfinite(spliced).all() and np.isfinite(ablated).all() and total > 0):
-        return Metric(math.nan, -math.inf, math.inf, ablated.size, "not assessable: no loss")
+        return unbounded(math.nan, ablated.size, "not assessable: no loss")
     over_texts = _over_texts(np.atleast_2d(spliced).mean(axis=0), ablated, confidence)
     if spliced.ndim == 1:
         return over_texts
@@ -73,10 +79,10 @@ def _over_texts(spliced: np.ndarray, ablated: np.ndarray, confidence: float) -> 
     value, n = 1.0 - spliced.sum() / ablated.sum(), ablated.size
     rest = ablated.sum() - ablated
     if n < 2 or not (rest > 0).all():
-        return Metric(float(value), -math.inf, math.inf, n, "jackknife-t")
+        return unbounded(value, n, "jackknife-t")
     left_out = 1.0 - (spliced.sum() - spliced) / rest
-    half = t_quantile(n - 1, confidence) * math.sqrt((n - 1) * left_out.var())
-    return Metric(float(value), float(value - half), float(value + half), n, "jackknife-t")
+    se = math.sqrt((n - 1) * left_out.var())
+    return symmetric(value, se, n - 1, n, "jackknife-t", confidence)
 
 
 def losses_of(records: Sequence[Mapping[str, Any]]) -> dict[str, list]:

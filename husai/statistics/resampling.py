@@ -49,9 +49,8 @@ def bootstrap_percentile(
     means = values[_draws(int(seed), int(n_resamples), values.size)].mean(axis=1)
     tail = round(50.0 * (1.0 - confidence), 10)
     low, high = np.percentile(means, [tail, 100.0 - tail])
-    return Metric(
-        float(values.mean()), float(low), float(high), values.size, "bootstrap-percentile"
-    )
+    mean = float(values.mean())
+    return Metric(mean, float(low), float(high), values.size, "bootstrap-percentile")
 
 
 def crossed_interval(
@@ -108,9 +107,8 @@ def crossed_interval(
     rng = np.random.default_rng(seed)
     seed_weight = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), n_resamples)
     family_weight = rng.multinomial(n_families, np.full(n_families, 1 / n_families), n_resamples)
-    means = np.einsum("rf,rf->r", seed_weight @ sums, family_weight) / (
-        n_seeds * (family_weight @ size)
-    )
+    means = np.einsum("rf,rf->r", seed_weight @ sums, family_weight)
+    means /= n_seeds * (family_weight @ size)
     tail = round(50.0 * (1.0 - confidence), 10)
     low, high = np.percentile(means, [tail, 100.0 - tail])
     residual = (sums.mean(0) - value * size) / size.mean()
@@ -120,12 +118,9 @@ def crossed_interval(
     by_seed = symmetric(value, seed_se, n_seeds - 1, n_seeds, "seed-t", confidence)
     bootstrap = Metric(value, float(low), float(high), n_seeds, "crossed-bootstrap")
     both = two_way((sums - value * size) / size.mean(), size)
-    by_both = symmetric(
-        value, float(both.se), round(float(both.df), 6), n_seeds, "two-way-t", confidence
-    )
-    return max(
-        by_family, by_seed, by_both, bootstrap, key=lambda interval: interval.ucb - interval.lcb
-    )
+    df = round(float(both.df), 6)
+    by_both = symmetric(value, float(both.se), df, n_seeds, "two-way-t", confidence)
+    return max(by_family, by_seed, by_both, bootstrap, key=lambda found: found.ucb - found.lcb)
 
 
 def crossed_metric(table, families: Sequence[Hashable]) -> Metric:

@@ -30,12 +30,8 @@ def two_way(table: np.ndarray, size: np.ndarray | None = None) -> TwoWay:
     differences the fewer families decide (Carter, Schnepel & Steigerwald, Rev. Econ. Stat. 99
     (2017)).
 
-    Parameters
-    ----------
-    table : array (..., S, F)
-        S >= 2 seeds by F >= 2 families.
-    size : array (F,), optional
-        Data sets in each family; equal by default.
+    Tables are ``(..., S, F)``, at least 2 by 2, and ``size (F,)`` holds the data sets of each
+    family, equal by default.
 
     Notes
     -----

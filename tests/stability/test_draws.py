@@ -16,7 +16,7 @@ from husai.stability import (
     null_pwmcc,
     synthetic_activations,
 )
-from husai.stability.nulls import covariance_decoder
+from husai.stability.nulls import null_decoders
 from husai.stability.nulls.draws import (
     MOST_DRAWS,
     agreement_null,
@@ -26,6 +26,10 @@ from husai.stability.nulls.draws import (
     random_sae,
 )
 from husai.statistics.nulls import TARGET_ERROR, null_mean
+
+
+def covariance_decoder(covariance, d_sae, seed):
+    return null_decoders("covariance", len(covariance), [d_sae], [seed], covariance)[0]
 
 
 def living(decoders):

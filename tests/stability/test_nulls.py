@@ -12,7 +12,6 @@ from husai.stability import (
     NullResult,
     assessable,
     chance_corrected,
-    covariance_decoder,
     gaussian_decoder,
     null_pwmcc,
     pairwise,
@@ -20,6 +19,8 @@ from husai.stability import (
     pwmcc,
     worst_null,
 )
+from husai.stability.nulls import null_decoders
+from husai.statistics.nulls import pair_matrix
 
 
 def test_known_answer_128_x_1024():
@@ -87,12 +88,13 @@ def test_covariance_null_is_the_gaussian_one_for_white_activations_and_higher_fo
 
 def test_covariance_directions_have_that_covariance():
     wanted = torch.tensor([[2.0, 0.6], [0.6, 0.5]])
-    rows = covariance_decoder(wanted, 200_000, 0)
+    rows = null_decoders("covariance", 2, [200_000], [0], wanted)[0]
     assert torch.allclose(rows.T.cov(), wanted, atol=0.02)
 
 
 def test_a_singular_covariance_gives_directions_in_its_range():
-    rows = covariance_decoder(torch.diag(torch.tensor([1.0, 0.0, 4.0])), 50, 0)
+    singular = torch.diag(torch.tensor([1.0, 0.0, 4.0]))
+    rows = null_decoders("covariance", 3, [50], [0], singular)[0]
     assert rows[:, 1].abs().max() < 1e-6
 
 
@@ -104,7 +106,7 @@ def test_init_and_frozen_nulls_are_the_decoders_given():
     assert found.mean == pytest.approx(sum(found.pairs) / 6)
     assert found.std == pytest.approx(float(torch.tensor(found.pairs).std()), rel=1e-5)
     assert found.kind == "init"
-    assert torch.equal(found.matrix(), matrix)
+    assert (pair_matrix(found.pairs) == matrix.numpy()).all()
 
 
 def test_dictionaries_of_different_width():

@@ -18,7 +18,6 @@ from husai.statistics import (
     jackknife_difference,
     jackknife_se,
     jackknife_t,
-    mann_whitney,
     pseudo_values,
 )
 
@@ -57,8 +56,6 @@ def test_jackknife_of_pairs_leaves_out_whole_seeds(n):
     assert found.value == pytest.approx(full)
     assert found.lcb == pytest.approx(full - stats.t.ppf(0.975, n - 1) * se)
     assert found.ucb == pytest.approx(full + stats.t.ppf(0.975, n - 1) * se)
-    assert numbers(jackknife_t(mean_of_pairs, n)) == pytest.approx(numbers(found))
-    assert jackknife_t(matrix, n) == found
 
 
 def test_the_diagonal_and_the_order_of_seeds_do_not_matter():
@@ -82,7 +79,6 @@ def test_too_few_seeds_give_no_interval_never_a_zero_width_one():
     for found in (
         jackknife_t([0.7]),
         jackknife_t(np.array([[1.0, 0.7], [0.7, 1.0]])),
-        jackknife_t(lambda kept: 0.7, 1),
         bootstrap_percentile([0.7]),
         crossed_interval([[0.7, 0.7]], ["a", "b"]),
         crossed_interval([[0.7, 0.7], [0.7, 0.7]], ["a", "a"]),
@@ -108,10 +104,6 @@ def test_bad_values_are_refused(bad, message):
 
 
 def test_other_bad_requests():
-    with pytest.raises(HusaiError, match="needs the number of seeds"):
-        jackknife_t(lambda kept: 0.0)
-    with pytest.raises(HusaiError, match="does not hold n = 4"):
-        jackknife_t(np.ones((3, 3)), 4)
     with pytest.raises(HusaiError, match="between 0 and 1"):
         jackknife_t([1.0, 2.0], confidence=95)
     with pytest.raises(HusaiError, match="one family per column"):
@@ -247,13 +239,6 @@ def test_holm_keeps_the_order_and_multiplies_the_smallest_by_their_number(p):
     assert (adjusted >= np.array(p)).all()
     assert adjusted.min() == pytest.approx(min(1.0, len(p) * min(p)))
     assert (np.diff(adjusted[np.argsort(p)]) >= 0).all()
-
-
-def test_mann_whitney_is_scipys_with_an_effect_size():
-    found = mann_whitney([3.0, 4.0, 5.0], [1.0, 2.0])
-    assert found.rank_biserial == 1.0
-    assert found.pvalue == pytest.approx(stats.mannwhitneyu([3.0, 4.0, 5.0], [1.0, 2.0]).pvalue)
-    assert mann_whitney([1.0, 2.0], [3.0, 4.0, 5.0]).rank_biserial == -1.0
 
 
 def test_cohens_d_and_its_interval():

@@ -14,12 +14,8 @@ outside their span: float32 activations carry no more."""
 
 
 def activation_span(covariance: torch.Tensor) -> torch.Tensor:
-    """Orthonormal basis ``(d_in, rank)``, float64, of the directions in which activations vary.
-
-    Parameters
-    ----------
-    covariance : Tensor (d_in, d_in)
-        Of the activations, see :func:`husai.stability.activation_covariance`.
+    """Orthonormal basis ``(d_in, rank)``, float64, of the directions in which activations of that
+    ``covariance (d_in, d_in)`` vary.
 
     Raises
     ------
@@ -45,12 +41,7 @@ def random_rotation(dimensions: int, seed: int) -> torch.Tensor:
 
 def random_turn(d_in: int, seed: int, span: torch.Tensor | None = None) -> torch.Tensor:
     """Matrix ``(d_in, d_in)``, float64, that turns rows at random within ``span`` and leaves out
-    what they have outside it.
-
-    Parameters
-    ----------
-    span : Tensor (d_in, rank) or None
-        Orthonormal columns, see :func:`activation_span`; None turns in the whole space.
+    what they have outside it. The span is ``(d_in, rank)``; None is the whole space.
 
     Raises
     ------

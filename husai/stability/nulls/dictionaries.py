@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -27,22 +26,18 @@ class NullResult(NamedTuple):
     """Every pair, in the order (0,1), (0,2), ..., (1,2), ..."""
     kind: str = "gaussian"
     draws: tuple[float, ...] = ()
-    """Further, independent draws where the pairs do not give the mean well enough; the mean is then
-    theirs."""
+    """Further draws where the pairs do not give the mean well enough; the mean is then theirs."""
 
     def __float__(self) -> float:
         """The mean."""
         return self.mean
 
-    def matrix(self) -> torch.Tensor:
-        """The pairs as a symmetric ``(n, n)`` matrix with ones on the diagonal, for
-        :func:`husai.statistics.jackknife_difference`.
-        """
-        n = round((1 + math.sqrt(1 + 8 * len(self.pairs))) / 2)
-        found = torch.eye(n, dtype=torch.float64)
-        row, col = torch.triu_indices(n, n, 1)
-        found[row, col] = found[col, row] = torch.tensor(self.pairs, dtype=torch.float64)
-        return found
+
+def null_of(matrix: torch.Tensor, kind: str) -> NullResult:
+    """The null whose pairs are those of a PWMCC matrix ``(n, n)``."""
+    upper = matrix[torch.triu(torch.ones_like(matrix), 1).bool()]
+    spread = float(upper.std()) if len(upper) > 1 else 0.0
+    return NullResult(float(upper.mean()), spread, tuple(upper.tolist()), kind)
 
 
 def gaussian_decoder(d_in: int, d_sae: int, seed: int) -> torch.Tensor:
@@ -50,15 +45,6 @@ def gaussian_decoder(d_in: int, d_sae: int, seed: int) -> torch.Tensor:
     generator, columns are features.
     """
     return torch.randn((d_in, d_sae), generator=torch.Generator().manual_seed(int(seed))).T
-
-
-def covariance_decoder(covariance: torch.Tensor, d_sae: int, seed: int) -> torch.Tensor:
-    """Random decoder ``(d_sae, d_in)`` whose rows are drawn from ``N(0, covariance)``, from the
-    same numbers as the gaussian one.
-    """
-    return (
-        _square_root(covariance).float() @ gaussian_decoder(covariance.shape[0], d_sae, seed).T
-    ).T
 
 
 def _square_root(covariance: torch.Tensor) -> torch.Tensor:
@@ -85,8 +71,9 @@ def null_decoders(
     seeds: Sequence[int],
     covariance: torch.Tensor | None = None,
 ):
-    """Random decoders ``(size, d_in)``, float32 on the CPU, one per size and seed: ``gaussian`` or
-    ``covariance``, for which ``covariance (d_in, d_in)`` is that of the activations.
+    """Random decoders ``(size, d_in)``, float32 on the CPU, one per size and seed: ``gaussian``, or
+    with ``covariance`` rows drawn, from the same numbers, from ``N(0, covariance)``, which is
+    ``(d_in, d_in)`` and that of the activations.
 
     Raises
     ------
@@ -166,41 +153,30 @@ def null_pwmcc(
         raise HusaiError(f"null '{kind}' is not one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
     if n_seeds < 2:
         raise HusaiError(f"a null needs at least two seeds, got {n_seeds}")
-    if kind in ("init", "frozen"):
-        if decoders is None:
-            raise HusaiError(
-                f"null '{kind}' needs decoders= (untrained initialisations, or SAEs with a frozen "
-                "decoder)"
-            )
-        drawn = list(decoders)
-        if len(drawn) != n_seeds:
-            raise HusaiError(
-                f"null '{kind}': {len(drawn)} decoders were given for n_seeds = {n_seeds}"
-            )
+    random = kind in ("gaussian", "covariance")
+    if random and seeds is None:
+        seeds = range(FIRST_SEED, FIRST_SEED + n_seeds)
+    if not random and decoders is None:
+        raise HusaiError(
+            f"null '{kind}' needs decoders= (untrained initialisations, or SAEs with a frozen "
+            "decoder)"
+        )
+    drawn = list(seeds if random else decoders)
+    if len(drawn) != n_seeds:
+        what = "seeds" if random else "decoders"
+        raise HusaiError(f"null '{kind}': {len(drawn)} {what} were given for n_seeds = {n_seeds}")
+    if random:
+        drawn = null_decoders(kind, d_in, sizes or [d_sae] * n_seeds, drawn, covariance)
+        alive = None
+    else:
         for i, decoder in enumerate(drawn):
             if decoder.ndim != 2 or decoder.shape[1] != d_in:
                 raise HusaiError(
                     f"null '{kind}': decoder {i} {tuple(decoder.shape)} does not fit (d_sae, "
                     f"d_in) = ({d_sae}, {d_in})"
                 )
-    else:
-        seeds = list(seeds) if seeds is not None else list(range(FIRST_SEED, FIRST_SEED + n_seeds))
-        if len(seeds) != n_seeds:
-            raise HusaiError(
-                f"null '{kind}': {len(seeds)} seeds were given for n_seeds = {n_seeds}"
-            )
-        drawn, alive = (
-            null_decoders(kind, d_in, sizes or [d_sae] * n_seeds, seeds, covariance),
-            None,
-        )
-    matrix = pairwise(drawn, alive, device, names=[f"{kind} null {i}" for i in range(len(drawn))])
-    upper = matrix[torch.triu(torch.ones_like(matrix), 1).bool()]
-    return NullResult(
-        float(upper.mean()),
-        float(upper.std()) if upper.numel() > 1 else 0.0,
-        tuple(upper.tolist()),
-        kind,
-    )
+    names = [f"{kind} null {i}" for i in range(len(drawn))]
+    return null_of(pairwise(drawn, alive, device, names), kind)
 
 
 def worst_null(nulls: Iterable[NullResult]) -> NullResult:

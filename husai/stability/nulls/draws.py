@@ -14,7 +14,7 @@ from husai.errors import HusaiError
 from husai.stability.assignment import hungarian
 from husai.stability.functional import pearson
 from husai.stability.nulls.crowding import activation_span, crowding_decoder
-from husai.stability.nulls.dictionaries import NullResult, null_decoders
+from husai.stability.nulls.dictionaries import NullResult, null_decoders, null_of
 from husai.stability.reconstruction import row_batches
 from husai.stability.similarity import pairwise, pwmcc
 from husai.statistics.nulls import FEWEST, TARGET_ERROR, null_mean
@@ -52,9 +52,7 @@ def drawn(
 
 
 def with_draws(null: NullResult, pair: Callable[[int], float]) -> NullResult:
-    """A null with further independent draws ``pair(t)``, where its own pairs do not give its mean
-    to 0.002.
-    """
+    """A null with further draws ``pair(t)`` where its own pairs do not give its mean to 0.002."""
     known = null_mean(null.pairs)
     if known.units >= FEWEST and known.error < TARGET_ERROR:
         return null
@@ -79,18 +77,11 @@ def crowding_null(
     covariance: torch.Tensor,
     device=None,
 ) -> NullResult:
-    """PWMCC of the dictionaries after a random rotation of each within the span of the activations:
-    as crowded as themselves, and otherwise unrelated.
+    """PWMCC of the dictionaries ``(d_sae, d_in)`` after a random rotation of each within the span
+    of activations of that ``covariance (d_in, d_in)``: as crowded, and otherwise unrelated.
 
     What a row has outside the span is left out. Further draws, where they are needed, turn
     dictionary ``t mod n`` and leave the next as it is.
-
-    Parameters
-    ----------
-    decoders : sequence of Tensor (d_sae, d_in)
-    alive : sequence of BoolTensor (d_sae,)
-    covariance : Tensor (d_in, d_in)
-        Of the activations.
 
     Raises
     ------
@@ -100,10 +91,7 @@ def crowding_null(
     span = activation_span(covariance.cpu())
     inside = [_within(d, a, span, i) for i, (d, a) in enumerate(zip(decoders, alive, strict=True))]
     turned = [crowding_decoder(rows, DRAW_SEED + i) for i, rows in enumerate(inside)]
-    matrix = pairwise(turned, None, device)
-    values = matrix[torch.triu(torch.ones_like(matrix), 1).bool()]
-    spread = float(values.std()) if len(values) > 1 else 0.0
-    null = NullResult(float(values.mean()), spread, tuple(values.tolist()), "crowding")
+    null = null_of(pairwise(turned, None, device), "crowding")
 
     def pair(t: int) -> float:
         one, other = inside[t % len(inside)], inside[(t + 1) % len(inside)]
@@ -134,18 +122,8 @@ def agreement_null(
 
     Such an SAE reads with its own decoder rows (encoder = decoder transposed) after the mean of the
     rows is subtracted, chooses by the rule of the SAE it stands for (TopK; ReLU; a jump at a
-    threshold), and has as many latents active per row. Dead latents are left out, as for trained
-    SAEs.
-
-    Parameters
-    ----------
-    saes : sequence of SAE
-        Give widths and encoder rules.
-    rows : Tensor (n, d_in) or activation store
-    l0 : sequence of float
-        Mean active latents per row of each SAE.
-    covariance : Tensor (d_in, d_in)
-        Of the rows.
+    threshold), and has as many latents active per row (``l0``, a mean per SAE). Dead latents are
+    left out, as for trained SAEs. Rows are ``(n, d_in)``, the covariance is theirs.
     """
     device = saes[0].W_dec.device if device is None else torch.device(device)
     widest = max(s.W_dec.shape[0] for s in saes)
@@ -181,9 +159,7 @@ def correlations(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class RandomSAE(NamedTuple):
-    """An SAE nobody trained: it reads with its own decoder rows and has the encoder rule of
-    another.
-    """
+    """An SAE nobody trained: reads with its own decoder rows, has the encoder rule of another."""
 
     W_dec: torch.Tensor
     """``(d_sae, d_in)``, rows of length one."""
