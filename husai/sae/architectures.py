@@ -16,6 +16,8 @@ THRESHOLDED = ("batchtopk", "jumprelu")
 TOP_K = ("topk", "transcoder")
 KNOWN = (*TOP_K, *THRESHOLDED, "relu", *READ_ONLY)
 """How a code is made; what differs in training alone, as Matryoshka does, is no rule of its own."""
+TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+RULES = ("architecture", "k", "cfg", "apply_b_dec_to_input", "transcodes")
 
 
 class SAE:
@@ -28,8 +30,8 @@ class SAE:
       2406.04093, eq. 2), so L0 <= k;
     - ``relu``: the positive pre-activations (Bricken et al. 2023);
     - ``jumprelu``, ``batchtopk``: the positive pre-activations above ``threshold`` (Rajamanoharan
-      et al. 2407.14435, eq. 2; for BatchTopK
-      one global threshold, Bussmann et al. 2412.06410, eq. 4);
+      et al. 2407.14435, eq. 2; for BatchTopK one global threshold, Bussmann et al. 2412.06410,
+      eq. 4);
     - ``abstopk``: the k pre-activations of a row that are largest in magnitude, with their signs
       (2510.00404): a latent is active where its code is not 0.
 
@@ -82,10 +84,9 @@ class SAE:
         self.threshold, self.k = threshold, None if k is None else int(k)
         self.cfg = dict(cfg or {})
         self.transcodes = bool(transcodes) or architecture == "transcoder"
-        centred = not self.transcodes
-        self.apply_b_dec_to_input = (
-            centred if apply_b_dec_to_input is None else bool(apply_b_dec_to_input)
-        )
+        if apply_b_dec_to_input is None:
+            apply_b_dec_to_input = not self.transcodes
+        self.apply_b_dec_to_input = bool(apply_b_dec_to_input)
         problem = self._problem()
         if problem:
             raise HusaiError(f"SAE ({architecture}): {problem}")
@@ -142,37 +143,25 @@ class SAE:
         return pre.relu()
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Reconstruction of shape ``(..., d_out)`` of codes ``(..., d_sae)``, in the dtype of the
-        weights.
-        """
+        """Reconstruction ``(..., d_out)`` of codes ``(..., d_sae)``, in the weights' dtype."""
         return z.to(self.W_dec.dtype) @ self.W_dec + self.b_dec
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Reconstruction of shape ``(..., d_out)`` of inputs ``(..., d_in)``, in the dtype of the
-        weights.
-        """
+        """Reconstruction ``(..., d_out)`` of inputs ``(..., d_in)``, in the weights' dtype."""
         return self.decode(self.encode(x))
 
     __call__ = forward
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> SAE:
         """The same SAE with its weights on another device or in another number format."""
-
-        def moved(t):
-            return None if t is None else t.to(device=device, dtype=dtype)
-
-        return SAE(
-            self.architecture,
-            moved(self.W_enc),
-            moved(self.W_dec),
-            moved(self.b_enc),
-            moved(self.b_dec),
-            moved(self.threshold),
-            self.k,
-            self.cfg,
-            self.apply_b_dec_to_input,
-            self.transcodes,
+        held = {name: getattr(self, name) for name in TENSORS}
+        return self.replaced(
+            **{n: t.to(device=device, dtype=dtype) for n, t in held.items() if t is not None}
         )
+
+    def replaced(self, **changes: Any) -> SAE:
+        """An SAE with some of the constructor's arguments changed."""
+        return SAE(**{name: getattr(self, name) for name in (*TENSORS, *RULES)} | changes)
 
     def __repr__(self) -> str:
         sparsity = f", k={self.k}" if self.k is not None else ""
@@ -180,18 +169,11 @@ class SAE:
 
     def _problem(self) -> str | None:
         if self.architecture not in KNOWN:
-            return (
-                f"architecture is not one of {', '.join(KNOWN)}{nearest(self.architecture, KNOWN)}"
-            )
-        if (
-            self.W_enc.ndim != 2
-            or self.W_dec.ndim != 2
-            or self.W_enc.shape[1] != self.W_dec.shape[0]
-        ):
-            return (
-                f"W_enc {tuple(self.W_enc.shape)} must be (d_in, d_sae) and W_dec "
-                f"{tuple(self.W_dec.shape)} (d_sae, d_out)"
-            )
+            close = nearest(self.architecture, KNOWN)
+            return f"architecture is not one of {', '.join(KNOWN)}{close}"
+        encoder, decoder = tuple(self.W_enc.shape), tuple(self.W_dec.shape)
+        if len(encoder) != 2 or len(decoder) != 2 or encoder[1] != decoder[0]:
+            return f"W_enc {encoder} must be (d_in, d_sae) and W_dec {decoder} (d_sae, d_out)"
         if self.b_enc.shape != (self.d_sae,) or self.b_dec.shape != (self.d_out,):
             return (
                 f"b_enc {tuple(self.b_enc.shape)} must be ({self.d_sae},) and b_dec "
@@ -204,9 +186,7 @@ class SAE:
             )
         if self.architecture in (*TOP_K, "abstopk") and not (self.k and 1 <= self.k <= self.d_sae):
             return f"k must be between 1 and d_sae = {self.d_sae}, got {self.k}"
-        if self.architecture in THRESHOLDED and (
-            self.threshold is None or self.threshold.shape != (self.d_sae,)
-        ):
-            shape = None if self.threshold is None else tuple(self.threshold.shape)
+        shape = None if self.threshold is None else tuple(self.threshold.shape)
+        if self.architecture in THRESHOLDED and shape != (self.d_sae,):
             return f"threshold must have shape ({self.d_sae},), got {shape}"
         return None

@@ -1,10 +1,6 @@
-"""From the weights of a training run, in normalised units, to an SAE in the units of the
-activations.
-"""
+"""From the weights of a training run, in normalised units, to an SAE in raw units."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 
@@ -41,12 +37,7 @@ def exported(recipe: Recipe, seed: int, parameters: dict[str, torch.Tensor], uni
         threshold = torch.zeros_like(b_enc)
     parts = [W_enc, W_dec, b_enc, b_dec / units.scale_out, threshold]
     parts = [None if t is None else t.to(dtype).contiguous() for t in parts]
-    return SAE(architecture, *parts, k=recipe.k, cfg=_notes(recipe, seed))
-
-
-def _notes(recipe: Recipe, seed: int) -> dict[str, Any]:
-    """What travels with the weights."""
-    return {
+    notes = {
         "subject": recipe.subject,
         "hook_name": recipe.hook_name,
         "target_hook_name": recipe.target_hook_name,
@@ -55,3 +46,4 @@ def _notes(recipe: Recipe, seed: int) -> dict[str, Any]:
         "recipe_hash": recipe.hash,
         "seed": seed,
     }
+    return SAE(architecture, *parts, k=recipe.k, cfg=notes)

@@ -29,18 +29,9 @@ def fold_norms(sae: SAE) -> SAE:
     Exact for every architecture. Thresholds of JumpReLU and BatchTopK grow with their latent. TopK
     goes on choosing by the pre-activations of its own file, and what is chosen is then scaled: with
     unequal norms that is no plain TopK SAE any more, but one with a rule of its own
-    (:class:`FoldedTopK`), as are AbsTopK and matching pursuit. A latent whose decoder row is zero never fires afterwards, except that
-    TopK still spends a place on it, as its file does.
-
-    Parameters
-    ----------
-    sae : SAE
-        In any number format.
-
-    Returns
-    -------
-    SAE
-        Float32, on the same device; the same object where there is nothing to do.
+    (:class:`FoldedTopK`), as are AbsTopK and matching pursuit. A latent whose decoder row is zero
+    never fires afterwards, except that TopK still spends a place on it, as its file does. The same
+    object comes back where there is nothing to do.
     """
     if sae.dtype != torch.float32:
         sae = sae.to(dtype=torch.float32)
@@ -48,12 +39,12 @@ def fold_norms(sae: SAE) -> SAE:
     if bool((norms == 1).all()):
         return sae
     W_dec = sae.W_dec / torch.where(norms > 0, norms, 1.0).unsqueeze(1)
-    threshold = sae.threshold * norms if sae.architecture in THRESHOLDED else sae.threshold
-    weights = (sae.W_enc * norms, W_dec, sae.b_enc * norms, sae.b_dec, threshold)
-    rest = (sae.k, sae.cfg, sae.apply_b_dec_to_input, sae.transcodes)
+    folded = sae.replaced(W_enc=sae.W_enc * norms, W_dec=W_dec, b_enc=sae.b_enc * norms)
     if sae.architecture in (*TOP_K, *READ_ONLY):
-        return FoldedTopK(sae.architecture, *weights, *rest, own=sae, norms=norms)
-    return SAE(sae.architecture, *weights, *rest)
+        return FoldedTopK(folded, sae, norms)
+    if sae.architecture in THRESHOLDED:
+        folded = folded.replaced(threshold=sae.threshold * norms)
+    return folded
 
 
 def fold_for_file(sae: SAE) -> SAE:
@@ -67,9 +58,8 @@ def fold_for_file(sae: SAE) -> SAE:
 class FoldedTopK(SAE):
     """TopK with folded norms: chooses by the pre-activations of the SAE that it was made of."""
 
-    def __init__(self, *args, own: SAE, norms: torch.Tensor):
-        super().__init__(*args)
-        self.own, self.norms = own, norms
+    def __init__(self, folded: SAE, own: SAE, norms: torch.Tensor):
+        vars(self).update(vars(folded), own=own, norms=norms)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Code of shape ``(..., d_sae)`` of inputs ``(..., d_in)``, in units of folded latents."""
@@ -77,9 +67,5 @@ class FoldedTopK(SAE):
 
     def to(self, device=None, dtype=None) -> FoldedTopK:
         """The same SAE on another device or in another number format."""
-        plain = super().to(device, dtype)
-        weights = (plain.W_enc, plain.W_dec, plain.b_enc, plain.b_dec, plain.threshold)
-        rest = (plain.k, plain.cfg, plain.apply_b_dec_to_input, plain.transcodes)
         norms = self.norms.to(device=device, dtype=dtype)
-        own = self.own.to(device, dtype)
-        return FoldedTopK(self.architecture, *weights, *rest, own=own, norms=norms)
+        return FoldedTopK(super().to(device, dtype), self.own.to(device, dtype), norms)

@@ -30,14 +30,8 @@ def remarks(
     notes: Mapping[str, Any], model: str | None = None, prepend_bos: bool | None = None
 ) -> list[str]:
     """What an SAE's notes say of another model or another way of reading text than is in use, as
-    phrases: to be told rather than refused, as one model has several names.
-
-    Parameters
-    ----------
-    model : str, optional
-        Name or folder of the model in use.
-    prepend_bos : bool, optional
-        Whether its texts open with the beginning-of-sequence token.
+    phrases: to be told rather than refused, as one model has several names. ``model`` is the name
+    or folder of the one in use, and ``prepend_bos`` whether its texts open with that token.
     """
     found = []
     named = notes.get("model_name")
@@ -78,9 +72,7 @@ def stated_prepend_bos(notes: Iterable[Mapping[str, Any]]) -> bool | None:
 
 
 def _bare(model: str) -> str:
-    """The last part of a model's name or folder, in lower case: organisations are often left
-    out.
-    """
+    """The last part of a model's name, in lower case: organisations are often left out."""
     return model.rstrip("/").rsplit("/", 1)[-1].lower()
 
 

@@ -44,9 +44,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype | None = None) -
 def pre_activations(
     x: torch.Tensor, W_enc: torch.Tensor, b_enc: torch.Tensor, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
-    """``x @ W_enc^T + b_enc``: (S, B, d_sae) from x (S, B, d_in), W_enc (S, d_sae, d_in) and b_enc
-    (S, d_sae).
-    """
+    """``x @ W_enc^T + b_enc`` (S, B, d_sae) from x (S, B, d_in) and W_enc (S, d_sae, d_in)."""
     if dtype is not None and dtype != x.dtype:
         return matmul(x, W_enc.mT, dtype).add_(b_enc.unsqueeze(1))
     if x.shape[0] == 1:
@@ -97,25 +95,18 @@ def top_k_code(
     """
     S, B, _ = x.shape
     d_sae = W_enc.shape[1]
-    chunk = (
-        max(256, CHUNK_BYTES // (d_sae * x.element_size()))
-        if x.device.type == "cpu" and S == 1
-        else B
-    )
+    chunk = B
+    if x.device.type == "cpu" and S == 1:
+        chunk = max(256, CHUNK_BYTES // (d_sae * x.element_size()))
     parts = [
         top_k(pre_activations(x[:, start : start + chunk], W_enc, b_enc, dtype).view(-1, d_sae), k)
         for start in range(0, B, chunk)
     ]
-    values, columns = (
-        parts[0] if len(parts) == 1 else (torch.cat([p[i] for p in parts]) for i in (0, 1))
-    )
-    columns = _numbered_through(columns.view(S, B * k), d_sae)
+    values, columns = (torch.cat(part) for part in zip(*parts, strict=True))
+    firsts = torch.arange(0, S * d_sae, d_sae, device=x.device).unsqueeze(1)
+    columns = (columns.view(S, B * k) + firsts).view(-1)
     starts = torch.arange(0, S * B * k + 1, k, device=x.device)
-    rows = (
-        _fixed_rows(S * B, k)
-        if x.device.type == "cpu"
-        else torch.arange(S * B * k, device=x.device) // k
-    )
+    rows = torch.arange(S * B * k, device=x.device) // k
     return Code(values.view(-1).relu_(), columns, rows, starts)
 
 
@@ -144,9 +135,7 @@ def positive_code(pre: torch.Tensor) -> Code:
 
 
 def _code_at(place: torch.Tensor, values: torch.Tensor, shape: torch.Size) -> Code:
-    """The code with ``values`` at flat positions ``place``, ascending, of a tensor of ``shape`` (S,
-    B, d_sae).
-    """
+    """The code with ``values`` at ascending flat places in a tensor of ``shape`` (S, B, d_sae)."""
     S, B, d_sae = shape
     rows = place // d_sae
     columns = place % d_sae + torch.div(rows, B, rounding_mode="floor") * d_sae
@@ -176,12 +165,8 @@ def batch_top_k(pre: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def by_group(code: Code, groups: Sequence[int], d_sae: int) -> Code:
     """The same entries with a row for every group of latents: row ``r`` becomes ``r * n_groups`` to
-    ``r * n_groups + n_groups - 1``. Entries of a row must be in the order of their latents.
-
-    Parameters
-    ----------
-    groups : sequence of int
-        Latents up to the end of each group; the last is ``d_sae``.
+    ``r * n_groups + n_groups - 1``. Entries of a row must be in the order of their latents;
+    ``groups`` are the latents up to the end of each group, the last ``d_sae``.
     """
     latents, rows = code.columns % d_sae, code.rows * len(groups)
     for end in groups[:-1]:  # a tensor of ends would be copied to a GPU, which no recorded step may
@@ -193,13 +178,8 @@ def by_group(code: Code, groups: Sequence[int], d_sae: int) -> Code:
 
 def decode(code: Code, W_dec: torch.Tensor) -> torch.Tensor:
     """``z @ W_dec``: (S*B, d_out) from W_dec (S, d_sae, d_out)."""
-    return embedding_bag(
-        code.columns,
-        W_dec.reshape(-1, W_dec.shape[-1]),
-        code.starts[:-1],
-        per_sample_weights=code.values,
-        mode="sum",
-    )
+    decoder, starts = W_dec.reshape(-1, W_dec.shape[-1]), code.starts[:-1]
+    return embedding_bag(code.columns, decoder, starts, per_sample_weights=code.values, mode="sum")
 
 
 def code_gradient(code: Code, g: torch.Tensor, W_dec: torch.Tensor) -> torch.Tensor:
@@ -229,37 +209,20 @@ def weight_gradients(
     n_latents: int,
     g_rows: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``dpre^T x`` and ``z^T g`` by summing, for every latent, over the rows in which it has an
-    entry.
+    """``dpre^T x`` (S*d_sae, d_in) and ``z^T g`` (S*d_sae, d_out), for every latent summed over the
+    rows in which it has an entry.
 
-    Parameters
-    ----------
-    code : Code
-    dpre : Tensor (n,)
-        Gradient of each entry's pre-activation.
-    g : Tensor (S*B, d_out)
-        Gradient of the reconstruction.
-    x : Tensor (S*B, d_in)
-        Centred input.
-    n_latents : int
-        S*d_sae.
-    g_rows : Tensor (n,) or None
-        Row of ``g`` that each entry belongs to; None skips ``z^T g`` (frozen decoder).
-
-    Returns
-    -------
-    dW_enc : Tensor (S*d_sae, d_in)
-    dW_dec : Tensor (S*d_sae, d_out) or None
+    ``dpre`` (n,) is the gradient of each entry's pre-activation, ``g`` (S*B, d_out) that of the
+    reconstruction, ``x`` (S*B, d_in) the centred input, and ``g_rows`` (n,) the row of ``g`` that
+    each entry belongs to; None leaves out ``z^T g`` (frozen decoder).
     """
     order, ends = by_latent(code.columns, n_latents)
     rows, starts = code.rows[order], ends[:-1]
     dW_enc = embedding_bag(rows, x, starts, per_sample_weights=dpre[order], mode="sum")
-    dW_dec = (
-        embedding_bag(g_rows[order], g, starts, per_sample_weights=code.values[order], mode="sum")
-        if g_rows is not None
-        else None
-    )
-    return dW_enc, dW_dec
+    if g_rows is None:
+        return dW_enc, None
+    rows, weights = g_rows[order], code.values[order]
+    return dW_enc, embedding_bag(rows, g, starts, per_sample_weights=weights, mode="sum")
 
 
 def by_latent(columns: torch.Tensor, n_latents: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -275,24 +238,7 @@ def by_latent(columns: torch.Tensor, n_latents: int) -> tuple[torch.Tensor, torc
 
 def sum_by_latent(code: Code, entries: torch.Tensor, n_latents: int) -> torch.Tensor:
     """Sum of per-entry values over rows, per latent: (n_latents,) from (n,)."""
-    return torch.zeros(n_latents, dtype=entries.dtype, device=entries.device).index_add_(
-        0, code.columns, entries
-    )
-
-
-def _numbered_through(columns: torch.Tensor, d_sae: int) -> torch.Tensor:
-    S = columns.shape[0]
-    if S > 1:
-        columns = columns + torch.arange(0, S * d_sae, d_sae, device=columns.device).unsqueeze(1)
-    return columns.reshape(-1)
-
-
-@functools.lru_cache(maxsize=8)
-def _fixed_rows(n_rows: int, k: int) -> torch.Tensor:
-    """Row of each entry of a code with k entries a row. Kept on the CPU only: a recorded step must
-    not read memory that a cache gives up.
-    """
-    return torch.arange(n_rows).repeat_interleave(k)
+    return entries.new_zeros(n_latents).index_add_(0, code.columns, entries)
 
 
 @functools.cache

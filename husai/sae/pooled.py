@@ -1,6 +1,4 @@
-"""Codes of a text: those of its tokens, averaged (the pooling of SAEBench's sparse probing and of
-CE-Bench).
-"""
+"""Codes of a text: those of its tokens, averaged, as SAEBench's sparse probing and CE-Bench do."""
 
 from __future__ import annotations
 
@@ -21,21 +19,12 @@ def pooled(
     width: int,
     device: str | torch.device = "cpu",
 ) -> torch.Tensor:
-    """Mean over the tokens of each text of what ``encode`` makes of them, a few texts at a time.
+    """Mean over the tokens of each text of what ``encode`` makes of them, ``(n_texts, width)``
+    float32 on ``device``; a few texts at a time.
 
-    Parameters
-    ----------
-    encode : callable
-        From ``(n, d)`` float32 on ``device`` to ``(n, width)``.
-    tokens : Tensor or slice reader, ``(n_tokens, d)``
-        Anything whose ``[start:stop]`` gives rows of any number format.
-    offsets : Tensor, ``(n_texts + 1,)`` int64
-        Text i is rows ``offsets[i]:offsets[i + 1]``, at least one.
-
-    Returns
-    -------
-    Tensor
-        ``(n_texts, width)`` float32 on ``device``; never all tokens at once.
+    ``encode`` maps ``(n, d)`` float32 on ``device`` to ``(n, width)``. ``tokens (n_tokens, d)`` is
+    anything whose ``[start:stop]`` gives rows of any number format, and text i is its rows
+    ``offsets[i]:offsets[i + 1]``, at least one; offsets are int64.
     """
     out = torch.empty(len(offsets) - 1, width, device=device)
     for first, last in blocks(offsets, width, device):
@@ -65,10 +54,7 @@ def blocks(
 def rows_of(
     tokens: Any, offsets: torch.Tensor, first: int, last: int, device: str | torch.device
 ) -> torch.Tensor:
-    """The tokens ``(n, d)`` of the texts ``first <= i < last`` in float32 on ``device``.
-
-    ``tokens`` is ``(n_tokens, d)``, and ``offsets`` int64 ``(n_texts + 1,)`` as in :func:`pooled`.
-    """
+    """Tokens ``(n, d)`` of the texts ``first <= i < last``, float32; see :func:`pooled`."""
     return tokens[int(offsets[first]) : int(offsets[last])].to(device).float()
 
 

@@ -14,13 +14,8 @@ def subset(sae: SAE, latents: torch.Tensor, l0: float | None = None) -> SAE:
 
     A latent under a threshold of its own (ReLU, JumpReLU, BatchTopK) fires exactly as before. TopK
     lets latents compete, so with fewer of them its k must change too: the latents kept fire about
-    as often as before when k is ``l0``, the number of them that were active per row.
-
-    Parameters
-    ----------
-    latents : int Tensor (n,)
-    l0 : float or None
-        For TopK, see above, rounded to 1 or more; None keeps k, at most ``n``.
+    as often as before when k is ``l0``, the number of them that were active per row, rounded to 1
+    or more. Without it k stays, at most n; ``latents`` is ``(n,)``.
 
     Raises
     ------
@@ -34,15 +29,10 @@ def subset(sae: SAE, latents: torch.Tensor, l0: float | None = None) -> SAE:
     k = sae.k
     if sae.architecture in TOP_K:
         k = min(len(latents), sae.k if l0 is None else max(1, round(l0)))
-    return SAE(
-        sae.architecture,
-        sae.W_enc[:, latents].contiguous(),
-        sae.W_dec[latents].contiguous(),
-        sae.b_enc[latents],
-        sae.b_dec,
-        None if sae.threshold is None else sae.threshold[latents],
-        k,
-        sae.cfg,
-        sae.apply_b_dec_to_input,
-        sae.transcodes,
+    return sae.replaced(
+        W_enc=sae.W_enc[:, latents].contiguous(),
+        W_dec=sae.W_dec[latents].contiguous(),
+        b_enc=sae.b_enc[latents],
+        threshold=None if sae.threshold is None else sae.threshold[latents],
+        k=k,
     )

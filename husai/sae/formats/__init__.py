@@ -68,25 +68,23 @@ def _read(path: Path) -> SAE:
 
 
 def _read_folder(folder: Path) -> SAE:
-    weights, config = weights_of(folder), folder / "cfg.json"
-    pickles = sorted(folder.glob("*.pt"))
+    weights, pickles = weights_of(folder), sorted(folder.glob("*.pt"))
     if weights is None and len(pickles) == 1:
         return _read_pickled(pickles[0])
-    if weights is None and config.is_file():
-        raise HusaiError(
-            f"{folder}: {config.name} is there but its weights (sae_weights.safetensors or "
-            "sae.safetensors) are not; copy them too"
-        )
-    if weights is None and pickles:
-        raise HusaiError(
-            f"{folder}: holds {len(pickles)} .pt files, starting with {pickles[0].name}; name one "
-            "of them"
-        )
     if weights is None:
-        raise HusaiError(
-            f"{folder}: no SAE here; a directory needs sae_weights.safetensors, sae.safetensors, "
-            "ae.pt, params.npz or one .pt file"
+        problem = (
+            "no SAE here; a directory needs sae_weights.safetensors, sae.safetensors, ae.pt, "
+            "params.npz or one .pt file"
         )
+        if (folder / "cfg.json").is_file():
+            problem = (
+                "cfg.json is there but its weights (sae_weights.safetensors or sae.safetensors) "
+                "are not; copy them too"
+            )
+        elif pickles:
+            first = pickles[0].name
+            problem = f"holds {len(pickles)} .pt files, starting with {first}; name one of them"
+        raise HusaiError(f"{folder}: {problem}")
     if weights.name == "sae.safetensors":
         return read_sparse_coder(folder)
     if weights.name == "params.npz":
@@ -99,13 +97,10 @@ def _read_folder(folder: Path) -> SAE:
 
 
 def _is_language_model_sae(folder: Path) -> bool:
-    """Without SAELens' ``cfg.json``, settings that name an activation function are of
-    Language-Model-SAEs.
-    """
-    others = [folder / name for name in ("config.json", "hyperparams.json")]
-    if (folder / "cfg.json").is_file() or not any(other.is_file() for other in others):
-        return False
-    return "act_fn" in read_config(next(other for other in others if other.is_file()))
+    """Whether, without SAELens' ``cfg.json``, the settings name an activation function."""
+    names = ("cfg.json", "config.json", "hyperparams.json")
+    first = next((folder / name for name in names if (folder / name).is_file()), None)
+    return first is not None and first.name != "cfg.json" and "act_fn" in read_config(first)
 
 
 def _read_pickled(path: Path) -> SAE:

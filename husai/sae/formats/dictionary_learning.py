@@ -7,8 +7,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
 from husai.sae.formats.files import Taker, read_config, read_pickle, scalars, state_dict
@@ -75,7 +73,7 @@ def _parts(kind: str, take: Taker, k: Any) -> Parts:
     if kind == "GatedAutoEncoder":
         names = ("r_mag", "gate_bias", "mag_bias", "decoder_bias")
         return gated(W_enc, W_dec, *(take(n) for n in names), centred=True)
-    b_dec: torch.Tensor = take("b_dec")
+    b_dec = take("b_dec")
     if kind == "JumpReluAutoEncoder":
         threshold = take.thresholds("threshold")
         return Parts("jumprelu", W_enc, W_dec, b_enc, b_dec, threshold, centred=False)

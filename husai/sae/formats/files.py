@@ -4,21 +4,47 @@ nothing in a file is ever run, and every number is converted to one format.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from husai.errors import HusaiError
 
 Tensors = dict[str, torch.Tensor]
 FORMATS = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
+
+
+@contextlib.contextmanager
+def reading(
+    path: Path,
+    otherwise: str,
+    missing: str = "give a checkpoint or the directory the trainer saved",
+) -> Iterator[None]:
+    """Turn whatever a parser raises on another trainer's file, but refused pickles, into one line.
+
+    Raises
+    ------
+    HusaiError
+        The file is ``missing``, or is ``otherwise`` than it should be.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError:
+        raise
+    except FileNotFoundError:
+        raise HusaiError(f"{path}: no such file; {missing}") from None
+    except Exception as error:  # damaged files fail in as many ways as there are parsers
+        raise HusaiError(
+            f"{path}: {otherwise} ({one_line(error)}); copy it again from its source"
+        ) from None
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -29,15 +55,9 @@ def read_tensors(path: Path) -> Tensors:
     HusaiError
         The file is missing, or is no whole safetensors file.
     """
-    try:
+    missing = "give the directory the trainer saved"
+    with reading(path, "not a whole safetensors file", missing):
         return load_file(path)
-    except FileNotFoundError:
-        raise HusaiError(f"{path}: no such file; give the directory the trainer saved") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise HusaiError(
-            f"{path}: not a whole safetensors file ({one_line(error)}); copy it again from its "
-            "source"
-        ) from None
 
 
 def read_pickle(path: Path) -> Any:
@@ -50,26 +70,14 @@ def read_pickle(path: Path) -> Any:
         plain tensor: it is refused before anything runs.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise HusaiError(
-            f"{path}: no such file; give a checkpoint or the directory the trainer saved"
-        ) from None
+        with reading(path, "not a whole PyTorch file"):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"class (\S+)", str(error))
+        why = "not a pickle of plain tensors"
         if found:
-            wanted = found.group(1).rstrip(".,")
-            raise HusaiError(
-                f"{path}: refused, this pickle wants to run or build {wanted}; save the tensors "
-                "alone (a state dict)"
-            ) from None
-        raise HusaiError(
-            f"{path}: refused, not a pickle of plain tensors; save the tensors alone (a state dict)"
-        ) from None
-    except Exception as error:
-        raise HusaiError(
-            f"{path}: not a whole PyTorch file ({one_line(error)}); copy it again from its source"
-        ) from None
+            why = f"this pickle wants to run or build {found.group(1).rstrip('.,')}"
+        raise HusaiError(f"{path}: refused, {why}; save the tensors alone (a state dict)") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -80,16 +88,9 @@ def read_config(path: Path) -> dict[str, Any]:
     HusaiError
         The file is missing, is not JSON, or holds something other than an object.
     """
-    try:
+    missing = "it says how to read the weights beside it, copy it too"
+    with reading(path, "not readable as JSON", missing):
         value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise HusaiError(
-            f"{path}: no such file; it says how to read the weights beside it, copy it too"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise HusaiError(
-            f"{path}: not readable as JSON ({one_line(error)}); copy it again from its source"
-        ) from None
     if not isinstance(value, dict):
         raise HusaiError(
             f"{path}: holds a {type(value).__name__}, an object with the SAE's settings is needed"
@@ -116,6 +117,21 @@ def state_dict(loaded: Any, path: Path, wrappers: tuple[str, ...] = ()) -> Tenso
         where = " or ".join([*wrappers, "the top"])
         raise HusaiError(f"{path}: holds no tensors under {where}; not an SAE checkpoint")
     return tensors
+
+
+def refuse_skip(tensors: Tensors, where: Path) -> None:
+    """Refuse a skip connection, ``W_skip (d_in, d_out)``, unless it is zero.
+
+    Raises
+    ------
+    HusaiError
+        There is one.
+    """
+    if "W_skip" in tensors and bool(tensors["W_skip"].any()):
+        raise HusaiError(
+            f"{where}: W_skip is not zero; with a skip connection the output is more than what the "
+            "code decodes to, which nothing here can measure"
+        )
 
 
 class Taker:
@@ -264,11 +280,7 @@ def whole(value: Any, what: str) -> int | None:
 
 def scalars(values: dict[str, Any]) -> dict[str, Any]:
     """The plain JSON values among settings."""
-    return {
-        str(k): v
-        for k, v in values.items()
-        if v is not None and isinstance(v, (str, int, float, bool))
-    }
+    return {str(k): v for k, v in values.items() if isinstance(v, (str, int, float, bool))}
 
 
 def one_line(error: BaseException) -> str:

@@ -1,6 +1,4 @@
-"""JumpReLU SAEs and transcoders of Gemma Scope (Lieberum et al. 2408.05147): a folder with
-``params.npz``.
-"""
+"""JumpReLU SAEs and transcoders of Gemma Scope (Lieberum et al. 2408.05147): ``params.npz``."""
 
 from __future__ import annotations
 
@@ -11,10 +9,8 @@ import torch
 
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
-from husai.sae.formats.files import Taker, one_line
+from husai.sae.formats.files import Taker, reading
 from husai.sae.formats.parts import Parts
-
-PARAMETERS = "params.npz"
 
 
 def read_gemma_scope(path: Path) -> SAE:
@@ -30,17 +26,12 @@ def read_gemma_scope(path: Path) -> SAE:
         than 1, or is an embedding SAE: those read embeddings in another unit than the model's hook
         gives.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            tensors = {
-                "W_" + name[2:] if name.startswith("w_") else name: torch.from_numpy(stored[name])
-                for name in stored
-            }
-    except (OSError, ValueError, TypeError) as error:
-        raise HusaiError(
-            f"{path}: not a whole archive of NumPy arrays ({one_line(error)}); copy it again from "
-            "its source"
-        ) from None
+    whole = reading(path, "not a whole archive of NumPy arrays")
+    with whole, np.load(path, allow_pickle=False) as stored:
+        tensors = {
+            "W_" + name[2:] if name.startswith("w_") else name: torch.from_numpy(stored[name])
+            for name in stored
+        }
     if any("embedding" in part for part in path.parts[-4:-1]):
         raise HusaiError(
             f"{path}: an embedding SAE of Gemma Scope reads embeddings divided by the square root "
@@ -50,14 +41,8 @@ def read_gemma_scope(path: Path) -> SAE:
     if factor is not None and not torch.allclose(factor.float(), torch.ones(1)):
         raise HusaiError(f"{path}: carries a finetuning scaling_factor; fold it into W_dec")
     take = Taker(tensors, path)
-    parts = Parts(
-        "jumprelu",
-        take("W_enc"),
-        take("W_dec"),
-        take("b_enc"),
-        take("b_dec"),
-        take.thresholds("threshold"),
-        centred=False,
-        transcodes=any("transcoder" in part for part in path.parts),
-    )
+    weights = [take(name) for name in ("W_enc", "W_dec", "b_enc", "b_dec")]
+    transcodes = any("transcoder" in part for part in path.parts)
+    threshold = take.thresholds("threshold")
+    parts = Parts("jumprelu", *weights, threshold, centred=False, transcodes=transcodes)
     return parts.sae({"format": "gemma_scope"})

@@ -78,7 +78,8 @@ def _from_saelens(spec: str, name: str) -> Path:
         raise HusaiError(f"{spec}: name an SAE as saelens:RELEASE/SAE_ID")
     library = saelens()
     _check_known(spec, release, sae_id)
-    folder = _cache(spec) / release / sae_id / f"sae_lens-{library.__version__}"
+    kept = Path(_client(spec).constants.HF_HOME, "husai-saes")  # beside the cache of the hub
+    folder = kept / release / sae_id / f"sae_lens-{library.__version__}"
     if not folder.is_dir():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -134,11 +135,6 @@ def _client(spec: str) -> Any:
             f"{spec}: needs huggingface_hub, which is not installed; pip install 'husai[formats]'"
         ) from None
     return huggingface_hub
-
-
-def _cache(spec: str) -> Path:
-    """Where converted SAEs are kept: beside the cache of the hub."""
-    return Path(_client(spec).constants.HF_HOME) / "husai-saes"
 
 
 def _failure(spec: str, error: Exception) -> HusaiError:

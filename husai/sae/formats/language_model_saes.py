@@ -5,6 +5,7 @@ the weights beside it or under ``checkpoints/``.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,12 @@ def read_language_model_sae(directory: Path) -> SAE:
         tensors = read_tensors(weights)
     take = Taker(_renamed(tensors), weights)
     source, target = config.get("hook_point_in"), config.get("hook_point_out")
-    norms = _norms(config, tensors, settings)
+    factor_in, factor_out = _factors(config, tensors, settings)
     parts = _parts(config, take, settings, transcodes=target not in (None, source))
-    parts = _in_raw_units(parts, *norms)
+    parts = parts.scaled(factor_in)
+    if factor_in != factor_out:
+        ratio = factor_in / factor_out
+        parts = replace(parts, W_dec=parts.W_dec * ratio, b_dec=parts.b_dec * ratio)
     notes = {"hook_name": source, "hook_name_out": target, "format": "language_model_saes"}
     sae = parts.sae({k: v for k, v in notes.items() if v is not None})
     width, factor = config.get("d_model"), config.get("expansion_factor")
@@ -68,11 +72,8 @@ def _refuse_unsupported(config: dict[str, Any], settings: Path) -> None:
 
 
 def _renamed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    found = {}
-    for name, tensor in tensors.items():
-        linear = name in ("encoder.weight", "decoder.weight")
-        found[NAMES.get(name, name)] = tensor.T if linear else tensor
-    return found
+    linear = ("encoder.weight", "decoder.weight")
+    return {NAMES.get(n, n): tensor.T if n in linear else tensor for n, tensor in tensors.items()}
 
 
 def _parts(config: dict[str, Any], take: Taker, settings: Path, transcodes: bool) -> Parts:
@@ -91,13 +92,12 @@ def _parts(config: dict[str, Any], take: Taker, settings: Path, transcodes: bool
         k = whole(config.get("top_k"), f"{settings}: top_k")
     b_dec = take("b_D") if config.get("use_decoder_bias", True) else torch.zeros_like(W_dec[0])
     architecture = "transcoder" if transcodes and kind == "topk" else kind
-    parts = Parts(
-        architecture, take("W_E"), W_dec, take("b_E"), b_dec, threshold, k, False, transcodes
-    )
+    W_enc, b_enc = take("W_E"), take("b_E")
+    parts = Parts(architecture, W_enc, W_dec, b_enc, b_dec, threshold, k, False, transcodes)
     return parts.unit_decoder() if config.get("sparsity_include_decoder_norm", True) else parts
 
 
-def _norms(config: dict[str, Any], tensors: dict, settings: Path) -> tuple[float, float]:
+def _factors(config: dict[str, Any], tensors: dict, settings: Path) -> tuple[float, float]:
     """Factors that normalise input and output."""
     kind = config.get("norm_activation", "dataset-wise")
     if kind == "inference":
@@ -125,11 +125,3 @@ def _factor(config: dict[str, Any], norm: Any, settings: Path) -> float:
             f"their {NORM} is not beside it; save it with fold_activation_scale"
         )
     return math.sqrt(config["d_model"]) / value
-
-
-def _in_raw_units(parts: Parts, factor_in: float, factor_out: float) -> Parts:
-    scaled = parts.scaled(factor_in)
-    if factor_in == factor_out:
-        return scaled
-    ratio = factor_in / factor_out
-    return Parts(**{**vars(scaled), "W_dec": scaled.W_dec * ratio, "b_dec": scaled.b_dec * ratio})

@@ -49,9 +49,8 @@ def read_old_husai(path: Path) -> SAE:
         )
     take = Taker(state, path)
     sae = _parts(take, notes).sae(scalars({**notes, "format": "husai_pt"}))
-    return check_sizes(
-        sae, notes.get("d_model"), notes.get("d_sae"), str(path), "d_model and d_sae"
-    )
+    sizes = notes.get("d_model"), notes.get("d_sae")
+    return check_sizes(sae, *sizes, str(path), "d_model and d_sae")
 
 
 def _parts(take: Taker, notes: dict[str, Any]) -> Parts:
@@ -72,9 +71,7 @@ def _parts(take: Taker, notes: dict[str, Any]) -> Parts:
 
 def _architecture(take: Taker, notes: dict[str, Any]) -> str:
     """Architecture from the notes, or from which tensors there are."""
-    named = notes.get("architecture")
-    if not named:
-        named = _guessed(take, notes)
+    named = notes.get("architecture") or _guessed(take, notes)
     plain = str(named).lower().replace("_", "").replace("-", "")
     if plain.removesuffix("topk") == "matryoshka":
         plain = "matryoshka"

@@ -33,12 +33,8 @@ class Parts:
 
     def scaled(self, factor: float) -> Parts:
         """The SAE of ``x`` when this one reads, and reconstructs, ``factor * x``."""
-        return replace(
-            self,
-            W_enc=self.W_enc * factor,
-            W_dec=self.W_dec / factor,
-            b_dec=self.b_dec / factor,
-        )
+        W_dec, b_dec = self.W_dec / factor, self.b_dec / factor
+        return replace(self, W_enc=self.W_enc * factor, W_dec=W_dec, b_dec=b_dec)
 
     def whitened(self, mean: torch.Tensor, matrix: torch.Tensor, inverse: torch.Tensor) -> Parts:
         """The SAE of ``x`` when this one reads ``(x - mean) @ matrix``, and its output ``y`` means
@@ -59,28 +55,13 @@ class Parts:
 
         A threshold is left alone: it is given for the code so scaled."""
         norms = self.W_dec.norm(dim=1)
-        divisor = norms.clamp_min(torch.finfo(norms.dtype).tiny)
-        return replace(
-            self,
-            W_enc=self.W_enc * norms,
-            b_enc=self.b_enc * norms,
-            W_dec=self.W_dec / divisor[:, None],
-        )
+        W_dec = self.W_dec / norms.clamp_min(torch.finfo(norms.dtype).tiny)[:, None]
+        return replace(self, W_enc=self.W_enc * norms, b_enc=self.b_enc * norms, W_dec=W_dec)
 
     def sae(self, cfg: dict[str, Any]) -> SAE:
         """The SAE, with ``cfg`` as its notes."""
-        return SAE(
-            self.architecture,
-            self.W_enc,
-            self.W_dec,
-            self.b_enc,
-            self.b_dec,
-            self.threshold,
-            self.k,
-            cfg,
-            self.centred,
-            self.transcodes,
-        )
+        *rule, centred, transcodes = vars(self).values()
+        return SAE(*rule, cfg, centred, transcodes)
 
 
 def gated(

@@ -4,6 +4,7 @@ without importing SAELens.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
-from husai.sae.formats.files import Taker, Tensors, read_config, read_tensors, whole
+from husai.sae.formats.files import Taker, Tensors, read_config, read_tensors, refuse_skip, whole
 from husai.sae.formats.parts import Parts, check_sizes, gated
 from husai.sae_files import FACTORS
 
@@ -33,7 +34,7 @@ ARCHITECTURES = {
 }
 """SAELens' architectures with a closed form here; the last is our own name, which SAELens refuses."""
 REFUSED = {
-    "temporal": "its codes depend on the tokens before, and rows of activations stand alone here",
+    "temporal": "its codes depend on the tokens before, and rows of activations stand alone here"
 }
 OWN = (
     "sae_lens_version",
@@ -50,19 +51,7 @@ def read_saelens(directory: Path) -> SAE:
 
     What SAELens multiplies activations by while it trains is folded in when it lies beside the
     weights (``activation_scaler.json``, ``activation_whitening.safetensors``), and refused when it
-    is missing."""
-    config, tensors = read_config(directory / CONFIG), read_tensors(directory / WEIGHTS)
-    name, _ = architecture_of(config)
-    if name == "matching_pursuit":
-        from husai.sae.formats.saelens_classes import read_with_saelens
-
-        _refuse_normalised(config, directory)
-        return read_with_saelens(directory, notes_of(config))
-    return from_saelens(config, tensors, directory)
-
-
-def from_saelens(config: dict[str, Any], tensors: Tensors, directory: Path) -> SAE:
-    """The SAE that SAELens' settings and tensors describe.
+    is missing.
 
     Raises
     ------
@@ -70,7 +59,14 @@ def from_saelens(config: dict[str, Any], tensors: Tensors, directory: Path) -> S
         An architecture, a normalisation or an activation function without a counterpart here;
         tensors that do not fit the settings.
     """
-    where, name = directory / CONFIG, architecture_of(config)[0]
+    where = directory / CONFIG
+    config, tensors = read_config(where), read_tensors(directory / WEIGHTS)
+    name, _ = architecture_of(config)
+    if name == "matching_pursuit":
+        from husai.sae.formats.saelens_classes import read_with_saelens
+
+        _refuse_normalised(config, directory)
+        return read_with_saelens(directory, notes_of(config))
     if name in REFUSED or name not in ARCHITECTURES:
         why = REFUSED.get(name, f"read are {', '.join(ARCHITECTURES)}, matching_pursuit")
         raise HusaiError(f"{where}: architecture '{name}' has no counterpart here: {why}")
@@ -82,18 +78,14 @@ def from_saelens(config: dict[str, Any], tensors: Tensors, directory: Path) -> S
 
 
 def architecture_of(config: dict[str, Any]) -> tuple[str, Any]:
-    """Architecture name and k; before version 6 TopK was an activation function of the standard
-    SAE.
-    """
+    """Name and k; before version 6 TopK was an activation function of the standard SAE."""
     if _activation_function(config) == "topk":
         return "topk", (config.get("activation_fn_kwargs") or {}).get("k", config.get("k"))
     return str(config.get("architecture", "standard")), config.get("k")
 
 
 def notes_of(config: dict[str, Any]) -> dict[str, Any]:
-    """What the settings say about the SAE: hook, model, seed...; before version 6 these were
-    top-level keys.
-    """
+    """What is said of the SAE: hook, model, seed...; before version 6 in top-level keys."""
     metadata = config.get("metadata")
     if not isinstance(metadata, dict) or not metadata:
         plain = {k: v for k, v in config.items() if isinstance(v, (str, int, float, bool, list))}
@@ -127,9 +119,8 @@ def _parts(config: dict[str, Any], take: Taker) -> Parts:
         k = whole(metadata.get("husai_k") or k, f"{take.path.with_name(CONFIG)}: k")
     else:  # BatchTopK may have a fractional k, which its threshold stands for
         k = metadata.get("husai_k")
-    return Parts(
-        architecture, W_enc, W_dec, take("b_enc"), b_dec, threshold, k, centred, transcodes
-    )
+    b_enc = take("b_enc")
+    return Parts(architecture, W_enc, W_dec, b_enc, b_dec, threshold, k, centred, transcodes)
 
 
 def _folded(parts: Parts, config: dict[str, Any], directory: Path) -> Parts:
@@ -142,16 +133,12 @@ def _folded(parts: Parts, config: dict[str, Any], directory: Path) -> Parts:
         factor = _factor(directory)
         parts = parts.scaled(factor)
         if rescaled and parts.threshold is not None:
-            parts = _with_threshold(parts, parts.threshold / factor)
+            parts = replace(parts, threshold=parts.threshold / factor)
     if rescaled:
         parts = parts.unit_decoder()
     if kind == "covariance_whitening":
         parts = parts.whitened(*_whitening(directory))
     return parts
-
-
-def _with_threshold(parts: Parts, threshold: torch.Tensor) -> Parts:
-    return Parts(**{**vars(parts), "threshold": threshold})
 
 
 def _normalisation(config: dict[str, Any]) -> str:
@@ -193,17 +180,15 @@ def _scaler(directory: Path) -> dict[str, Any]:
 def _refuse_unsupported(config: dict[str, Any], tensors: Tensors, where: Path) -> None:
     """Refuse what would be read wrongly."""
     _refuse_normalised(config, where.parent)
-    for name in ("scaling_factor", "finetuning_scaling_factor"):
+    names = ("scaling_factor", "finetuning_scaling_factor")
+    for name in names:
         factor = tensors.get(name)
         if factor is not None and not torch.allclose(factor.float(), torch.ones(1)):
             raise HusaiError(
                 f"{where}: the weights carry a finetuning {name}; fold it into W_dec with the "
                 "trainer that wrote it"
             )
-    if config.get("finetuning_scaling_factor") and not {
-        "scaling_factor",
-        "finetuning_scaling_factor",
-    } & set(tensors):
+    if config.get("finetuning_scaling_factor") and not any(name in tensors for name in names):
         raise HusaiError(
             f"{where}: finetuning_scaling_factor is set but the weights hold no such tensor; copy "
             "the checkpoint again from its source"
@@ -211,17 +196,11 @@ def _refuse_unsupported(config: dict[str, Any], tensors: Tensors, where: Path) -
     function = _activation_function(config)
     if function not in ("relu", "topk"):
         raise HusaiError(f"{where}: activation_fn '{function}' is not supported; relu and topk are")
-    if "W_skip" in tensors and bool(tensors["W_skip"].any()):
-        raise HusaiError(
-            f"{where}: W_skip is not zero; with a skip connection the output is more than what the "
-            "code decodes to, which nothing here can measure"
-        )
+    refuse_skip(tensors, where)
 
 
 def _refuse_normalised(config: dict[str, Any], directory: Path) -> None:
-    """Refuse normalisations that no weights can take over, and those that contradict what lies
-    beside the weights.
-    """
+    """Refuse what no weights can take over, and what contradicts the files beside the weights."""
     kind, where = _normalisation(config), directory / CONFIG
     if kind in ("layer_norm", "constant_norm_rescale", "constant_scalar_rescale"):
         raise HusaiError(
@@ -233,9 +212,8 @@ def _refuse_normalised(config: dict[str, Any], directory: Path) -> None:
             f"{where}: normalize_activations '{kind}' is not known here, so the SAE cannot be read "
             "in the units of its activations"
         )
-    pursues = architecture_of(config)[0] == "matching_pursuit"
-    plain = kind == "none"
-    if not plain and (pursues or "transcoder" in architecture_of(config)[0]):
+    plain, name = kind == "none", architecture_of(config)[0]
+    if not plain and (name == "matching_pursuit" or "transcoder" in name):
         raise HusaiError(
             f"{where}: normalize_activations '{kind}' cannot be folded into this architecture; "
             "save it with its final weights"

@@ -14,14 +14,8 @@ from husai.sae.architectures import SAE
 
 
 class SAELensSAE(SAE):
-    """An :class:`husai.sae.SAE` whose code is computed by an SAE of SAELens.
-
-    Parameters
-    ----------
-    inner : sae_lens.SAE
-        With a row-wise ``encode`` and a ``decode`` that is linear in the code.
-    cfg : dict
-        Notes.
+    """An :class:`husai.sae.SAE` whose code is computed by ``inner``, an SAE of SAELens with a
+    row-wise ``encode`` and a ``decode`` that is linear in the code.
     """
 
     def __init__(self, inner: Any, cfg: dict[str, Any]):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from husai.errors import HusaiError
 from husai.sae.architectures import SAE
-from husai.sae.formats.files import Taker, read_config, read_tensors, scalars, whole
+from husai.sae.formats.files import Taker, read_config, read_tensors, refuse_skip, scalars, whole
 from husai.sae.formats.parts import Parts, check_sizes
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -26,11 +26,7 @@ def read_sparse_coder(directory: Path) -> SAE:
     if config.get("activation", "topk") != "topk" or config.get("signed"):
         name = "signed TopK" if config.get("signed") else f"activation '{config['activation']}'"
         raise HusaiError(f"{settings}: {name} has no counterpart here; only TopK coders are read")
-    if "W_skip" in take and bool(take("W_skip").any()):
-        raise HusaiError(
-            f"{weights}: W_skip is not zero; with a skip connection the output is more than what "
-            "the code decodes to, which nothing here can measure"
-        )
+    refuse_skip(take.tensors, weights)
     k = whole(config.get("k"), f"{settings}: k")
     if k is None:
         raise HusaiError(f"{settings}: key k is missing; a TopK coder cannot be read without it")

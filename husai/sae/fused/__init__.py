@@ -42,11 +42,10 @@ def usable() -> bool:
         return False
     try:
         rows = torch.arange(32.0, device="cuda").view(1, 2, 16)
-        found = row_squares(rows, rows, tangent=False)
-        right = torch.equal(found, rows.square().sum(2))
+        if torch.equal(row_squares(rows, rows, tangent=False), rows.square().sum(2)):
+            return True
+        why = "a sum of squares came out wrong"
     except Exception as error:  # no C compiler, no room for its cache, an unknown card
-        log(f"Triton's kernels are not used: {' '.join(str(error).split())[:200]}")
-        return False
-    if not right:
-        log("Triton's kernels are not used: a sum of squares came out wrong")
-    return right
+        why = " ".join(str(error).split())[:200]
+    log(f"Triton's kernels are not used: {why}")
+    return False

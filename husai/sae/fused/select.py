@@ -55,17 +55,7 @@ def _places(x, low, high, k):
 
 @triton.jit
 def _top_k(
-    pre,
-    bias,
-    values,
-    columns,
-    found,
-    n_rows_of_member,
-    d_sae,
-    k,
-    least,
-    most,
-    D: tl.constexpr,
+    pre, bias, values, columns, found, n_rows_of_member, d_sae, k, least, most, D: tl.constexpr
 ):
     """The k largest positive entries of a row of ``pre + bias``.
 

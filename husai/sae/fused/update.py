@@ -1,8 +1,8 @@
 """Decoding, weight gradients and the optimiser of a k-sparse step, in Triton.
 
-The formulas are those of :mod:`husai.sae.kernels` and :mod:`husai.sae.training.optimiser`. Each kernel reads
-its operands once, where PyTorch makes several passes. Rows and latents of all members are numbered
-through.
+The formulas are those of :mod:`husai.sae.kernels` and :mod:`husai.sae.training.optimiser`. Each
+kernel reads its operands once, where PyTorch makes several passes. Rows and latents of all members
+are numbered through.
 """
 
 from __future__ import annotations
@@ -18,6 +18,15 @@ WIDEST_ROW = 8192
 TILE = 4096
 """Elements of a tile of rows that are summed: 32 registers for each of 128 threads. On an H200,
 at 512 columns, tiles of 16384 elements took 6 to 15% longer."""
+
+
+@triton.jit
+def _entries(values, columns, W_dec, entry, stop, d, d_out):
+    """Codes at ``entry``, 0 from ``stop`` on, and the decoder rows of those that are not 0."""
+    z = tl.load(values + entry, mask=entry < stop, other=0.0)
+    column = tl.load(columns + entry, mask=entry < stop, other=0).to(tl.int64)
+    at = W_dec + column[:, None] * d_out + d[None, :]
+    return z, tl.load(at, mask=(z > 0)[:, None] & (d < d_out)[None, :], other=0.0)
 
 
 @triton.jit
@@ -47,36 +56,18 @@ def _decode(
     r = -tl.load(y + row * d_out + d, mask=inside, other=0.0)
     if ONE_TILE:
         entry = start + tl.arange(0, E)
-        z = tl.load(values + entry, mask=entry < stop, other=0.0)
-        column = tl.load(columns + entry, mask=entry < stop, other=0).to(tl.int64)
-        W = tl.load(
-            W_dec + column[:, None] * d_out + d[None, :],
-            mask=(z > 0)[:, None] & inside[None, :],
-            other=0.0,
-        )
+        z, W = _entries(values, columns, W_dec, entry, stop, d, d_out)
         r += tl.sum(z[:, None] * W, 0)
         g = tl.sum(W * r[None, :], 1) * scale
         tl.store(code_gradient + entry, tl.where(z > 0, g, 0.0), mask=entry < stop)
     else:
         for at in range(start, stop, E):
             entry = at + tl.arange(0, E)
-            z = tl.load(values + entry, mask=entry < stop, other=0.0)
-            column = tl.load(columns + entry, mask=entry < stop, other=0).to(tl.int64)
-            W = tl.load(
-                W_dec + column[:, None] * d_out + d[None, :],
-                mask=(z > 0)[:, None] & inside[None, :],
-                other=0.0,
-            )
+            z, W = _entries(values, columns, W_dec, entry, stop, d, d_out)
             r += tl.sum(z[:, None] * W, 0)
         for at in range(start, stop, E):
             entry = at + tl.arange(0, E)
-            z = tl.load(values + entry, mask=entry < stop, other=0.0)
-            column = tl.load(columns + entry, mask=entry < stop, other=0).to(tl.int64)
-            W = tl.load(
-                W_dec + column[:, None] * d_out + d[None, :],
-                mask=(z > 0)[:, None] & inside[None, :],
-                other=0.0,
-            )
+            z, W = _entries(values, columns, W_dec, entry, stop, d, d_out)
             g = tl.sum(W * r[None, :], 1) * scale
             tl.store(code_gradient + entry, tl.where(z > 0, g, 0.0), mask=entry < stop)
     tl.store(residual + row * d_out + d, r, mask=inside)
@@ -85,17 +76,7 @@ def _decode(
 
 @triton.jit
 def _sum_rows(
-    order,
-    starts,
-    rows,
-    weights,
-    source,
-    out,
-    sums,
-    scale,
-    d_row,
-    D: tl.constexpr,
-    E: tl.constexpr,
+    order, starts, rows, weights, source, out, sums, scale, d_row, D: tl.constexpr, E: tl.constexpr
 ):
     """Weighted sum of the rows in which a latent has an entry, for one block of columns."""
     latent = tl.program_id(0).to(tl.int64)
@@ -124,14 +105,7 @@ def _sum_rows(
 
 @triton.jit
 def _row_squares(
-    gradient,
-    W,
-    out,
-    n_rows,
-    d_row,
-    D: tl.constexpr,
-    R: tl.constexpr,
-    TANGENT: tl.constexpr,
+    gradient, W, out, n_rows, d_row, D: tl.constexpr, R: tl.constexpr, TANGENT: tl.constexpr
 ):
     """Squared norms of rows of a gradient; with ``TANGENT`` of their part orthogonal to W's."""
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
@@ -198,16 +172,9 @@ class Decoded(NamedTuple):
 def decode(values, columns, starts, W_dec, y, scale: float, k: int | None) -> Decoded:
     """Residual, gradient of the code and squared residual of each row.
 
-    Parameters
-    ----------
-    values, columns : Tensor (n,)
-        Entries of the code, grouped by row.
-    starts : int Tensor (S*B + 1,)
-        First entry of each row.
-    W_dec : Tensor (S*d_sae, d_out)
-    y : Tensor (S*B, d_out)
-    k : int or None
-        Most entries of a row, when there is a bound.
+    ``values`` and ``columns`` (n,) are the entries of a code, ``starts`` (S*B + 1,) the first of
+    each row, of which ``k`` bounds the entries where it is given; W_dec is (S*d_sae, d_out), y
+    (S*B, d_out).
     """
     n_rows, d_out = y.shape
     D = triton.next_power_of_2(d_out)
@@ -215,23 +182,8 @@ def decode(values, columns, starts, W_dec, y, scale: float, k: int | None) -> De
     E = min(most, max(1, TILE // D))
     residual, gradient = torch.empty_like(y), torch.empty_like(values)
     squares = torch.empty(n_rows, dtype=y.dtype, device=y.device)
-    one_tile = k is not None and k <= E
-    _decode[(n_rows,)](
-        values,
-        columns,
-        starts,
-        W_dec,
-        y,
-        residual,
-        gradient,
-        squares,
-        scale,
-        d_out,
-        D,
-        E,
-        one_tile,
-        num_warps=4,
-    )
+    found, sizes = (residual, gradient, squares), (d_out, D, E, k is not None and k <= E)
+    _decode[(n_rows,)](values, columns, starts, W_dec, y, *found, scale, *sizes, num_warps=4)
     return Decoded(residual, gradient, squares)
 
 
@@ -240,16 +192,8 @@ def sum_rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """For every latent ``scale * sum_entries weight * source[row]`` and the sum of its weights.
 
-    Parameters
-    ----------
-    order : int64 Tensor (n,)
-        Entries sorted by latent.
-    starts : Tensor (n_latents + 1,)
-        First place in ``order`` of each latent.
-    rows : Tensor (n,)
-        Row of each entry.
-    weights : Tensor (n,)
-    source : Tensor (S*B, d)
+    ``order`` (n,) are the entries sorted by latent and ``starts`` (n_latents + 1,) the first place
+    of each; ``rows`` and ``weights`` (n,) are those of the entries, ``source`` is (S*B, d).
     """
     n_latents, d = len(starts) - 1, source.shape[1]
     D = min(triton.next_power_of_2(d), 512)
@@ -278,35 +222,12 @@ def row_squares(gradient: torch.Tensor, W: torch.Tensor, tangent: bool) -> torch
 def adam(W, gradient, first, second, factor, rate, corrections, eps: float, tangent: bool) -> None:
     """One step of Adam (betas 0.9 and 0.999) on W (S, n, d) and its moments, in place.
 
-    Parameters
-    ----------
-    factor : Tensor (S,)
-        What each member's gradient is multiplied by.
-    rate : Tensor ()
-        Learning rate.
-    corrections : Tensor (2,)
-        ``1 / (1 - 0.9^t)`` and ``1 / sqrt(1 - 0.999^t)``.
-    tangent : bool
-        Project the gradient onto the tangent of the unit sphere at W's rows, which stay unit rows.
+    Gradients are multiplied by ``factor`` (S,); ``rate`` () is the learning rate, ``corrections``
+    are ``1 / (1 - 0.9^t)`` and ``1 / sqrt(1 - 0.999^t)``. With ``tangent`` a gradient is projected
+    onto the tangent of the unit sphere at W's rows, which stay unit rows.
     """
     S, n, d = W.shape
     D = triton.next_power_of_2(d)
     R = max(1, 2048 // D)
-    grid = (triton.cdiv(S * n, R),)
-    _adam[grid](
-        W,
-        gradient,
-        first,
-        second,
-        factor,
-        rate,
-        corrections,
-        n,
-        S * n,
-        d,
-        eps,
-        D,
-        R,
-        tangent,
-        num_warps=4,
-    )
+    grid, told = (triton.cdiv(S * n, R),), (factor, rate, corrections, n, S * n, d, eps)
+    _adam[grid](W, gradient, first, second, *told, D, R, tangent, num_warps=4)

@@ -54,6 +54,9 @@ class Arithmetic(NamedTuple):
     """k-sparse kernels of :mod:`husai.sae.fused` rather than PyTorch's."""
 
 
+DENSE = Arithmetic(False, None, False)
+
+
 class Problem(NamedTuple):
     """A step to try candidates on; arguments of :func:`husai.sae.training.gradients.gradients`."""
 
@@ -75,12 +78,8 @@ class Problem(NamedTuple):
 
     def double(self) -> Problem:
         """The same step in float64."""
-        return Problem(
-            {name: value.double() for name, value in self.p.items()},
-            self.x.double(),
-            self.y.double(),
-            self.coefficient.double(),
-        )
+        p = {name: value.double() for name, value in self.p.items()}
+        return Problem(p, self.x.double(), self.y.double(), self.coefficient.double())
 
 
 @contextmanager
@@ -112,29 +111,23 @@ def choose(
 
     Fused kernels are tried wherever they can be used. On a CPU kernels are chosen by the crossover
     that ``benchmarks/bench_sae.py --crossover`` measured, so that the choice never depends on the
-    load of the machine. On a GPU, where the crossover depends on the model, both are
-    tried and timed. What fails its
-    :class:`Trial` is not used, with one line in the log: dense products replace k-sparse kernels, float32 replaces a rounded format.
+    load of the machine. On a GPU, where the crossover depends on the model, both are tried and
+    timed. What fails its :class:`Trial` is not used, with one line in the log: dense products
+    replace k-sparse kernels, float32 replaces a rounded format.
 
-    Parameters
-    ----------
-    sparse : bool or None
-        Kernels of the TopK family, when the caller has made that choice. JumpReLU always uses dense
-        products, and so does ReLU on a GPU or where ``sparse`` is False.
-    measure : bool or None
-        Try and time kernels; None does so anywhere but on a CPU.
+    ``sparse`` names the kernels of the TopK family, when the caller has made that choice. JumpReLU
+    always uses dense products, and so does ReLU on a GPU or where ``sparse`` is False. ``measure``
+    says whether to try and time kernels; None does so anywhere but on a CPU.
     """
     measure = problem.x.device.type != "cpu" if measure is None else measure
     if settings.architecture not in FIXED_K:  # on a GPU a count of active latents would wait for it
         kinds = [settings.architecture == "relu" and sparse is not False and not measure]
     elif sparse is not None:
         kinds = [sparse]
+    elif measure:
+        kinds = [True, False]
     else:
-        kinds = (
-            [settings.k / problem.p["W_dec"].shape[1] <= MEASURED_CROSSOVER]
-            if not measure
-            else [True, False]
-        )
+        kinds = [settings.k / problem.p["W_dec"].shape[1] <= MEASURED_CROSSOVER]
     exact = [Arithmetic(kind, None, False) for kind in kinds]
     if measure and any(kinds) and not settings.groups and fits_code(problem.p):
         exact.insert(0, Arithmetic(True, None, False, fused=True))
@@ -142,18 +135,14 @@ def choose(
     if not measure and exact == wanted:
         return exact[0]
     trial = Trial(settings, problem)
-    exact = [c for c in exact if not measure or trial.passes(c, EXACT_LIMIT)] or [
-        Arithmetic(False, None, False)
-    ]
+    if measure:
+        exact = [c for c in exact if trial.passes(c, EXACT_LIMIT)] or [DENSE]
     wanted = [c for c in wanted if c._replace(products=None, tf32=False) in exact]
-    candidates = (
-        exact if wanted == exact else [c for c in wanted if trial.passes(c, ROUNDED_LIMIT)] or exact
-    )
-    return (
-        candidates[0]
-        if len(candidates) == 1
-        else min(candidates, key=lambda c: _best_time(settings, problem, c))
-    )
+    if wanted != exact:
+        exact = [c for c in wanted if trial.passes(c, ROUNDED_LIMIT)] or exact
+    if len(exact) == 1:
+        return exact[0]
+    return min(exact, key=lambda c: _best_time(settings, problem, c))
 
 
 class Trial:
@@ -167,19 +156,13 @@ class Trial:
     smaller would add."""
 
     def __init__(self, settings: Settings, problem: Problem):
-        # Scaled a little, as initial biases and thresholds sit exactly at a pre-activation of these
-        # rows.
         rows = problem.rows(0, TRIAL_ROWS)
-        self._settings, self._problem = (
-            settings,
-            rows._replace(x=rows.x * TRIAL_SCALE, y=rows.y * TRIAL_SCALE),
-        )
-        exact, n = self._problem.double(), rows.x.shape[1]
-        self._true = exact.gradients(settings, Arithmetic(False, None, False))
-        halves = [
-            exact.rows(*ends).gradients(settings, Arithmetic(False, None, False))
-            for ends in ((0, n // 2), (n // 2, n))
-        ]
+        # Scaled a little: initial biases and thresholds sit exactly at a pre-activation of these.
+        self._problem = rows._replace(x=rows.x * TRIAL_SCALE, y=rows.y * TRIAL_SCALE)
+        self._settings, exact, n = settings, self._problem.double(), rows.x.shape[1]
+        self._true = exact.gradients(settings, DENSE)
+        ends = ((0, n // 2), (n // 2, n))
+        halves = [exact.rows(*end).gradients(settings, DENSE) for end in ends]
         self._noise = {name: _length(halves[0][name] - halves[1][name]) / 2 for name in self._true}
 
     def error(self, chosen: Arithmetic) -> float:

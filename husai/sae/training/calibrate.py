@@ -1,6 +1,4 @@
-"""The search for the sparsity coefficient that gives ReLU and JumpReLU SAEs the L0 of a recipe's
-``l0_target``.
-"""
+"""The search for the sparsity coefficient that gives ReLU and JumpReLU SAEs a recipe's L0."""
 
 from __future__ import annotations
 
@@ -60,7 +58,6 @@ def match_l0(
     data: Rows,
     held_out: Rows,
     *,
-    seed: int = CALIBRATION_SEED,
     device: str | torch.device = "cpu",
     dtype: str = "float32",
     checkpoint_dir: str | Path | None = None,
@@ -70,9 +67,9 @@ def match_l0(
 
     A coarse grid over three decades is trained as one ensemble for a quarter of the steps; then
     one coefficient after another is trained in full, each where what is known puts the target,
-    until one is within 3% of it. With
-    ``required=False`` a target that is not reached within 5% is logged and the nearest coefficient
-    returned; whoever reads the results must then compare the L0 reached with the target.
+    until one is within 3% of it. With ``required=False`` a target that is not reached within 5% is
+    logged and the nearest coefficient returned; whoever reads the results must then compare the L0
+    reached with the target.
 
     Raises
     ------
@@ -87,19 +84,21 @@ def match_l0(
             f"recipe {recipe.id}: L0 is matched for relu and jumprelu with a numeric l0_target, "
             f"got l0_target = {target!r}"
         )
-    largest = _largest_coefficient(recipe, data)
-    grid = [
-        largest * 10 ** (-COARSE_DECADES * i / (COARSE_COEFFICIENTS - 1))
-        for i in range(COARSE_COEFFICIENTS)
-    ]
-    short = replace(
-        recipe, steps=max(1, min(recipe.steps, max(100, round(COARSE_STEPS * recipe.steps))))
-    )
-    rounds = _Rounds(data, held_out, seed, device, dtype, checkpoint_dir)
-    coarse = rounds.train(short, grid)
+
+    def tried(recipe: Recipe, coefficients: Sequence[float], number: int) -> list[Trial]:
+        """One training of each; its checkpoint lets an interrupted search repeat nothing."""
+        members = [Member(CALIBRATION_SEED, c) for c in coefficients]
+        where = None if checkpoint_dir is None else Path(checkpoint_dir, f"l0-search-{number}")
+        checkpoint = Checkpoint(where, recipe, members, dtype, [data, held_out])
+        made = {"device": device, "dtype": dtype, "checkpoint": checkpoint, "curve_points": 1}
+        *_, final = run_members(recipe, members, data, held_out, **made)
+        return [Trial(c, row["l0"]) for c, row in zip(coefficients, final, strict=True)]
+
+    steps = max(1, min(recipe.steps, max(100, round(COARSE_STEPS * recipe.steps))))
+    coarse = tried(replace(recipe, steps=steps), _grid(recipe, data), 0)
     known: list[Trial] = []
-    for _ in range(FULL_TRIALS):
-        known += rounds.train(recipe, [next_coefficient(coarse, known, target)])
+    for number in range(1, FULL_TRIALS + 1):
+        known += tried(recipe, [next_coefficient(coarse, known, target)], number)
         best = min(known, key=lambda t: abs(t.l0 - target))
         if abs(best.l0 - target) <= AIM * target:
             break
@@ -120,12 +119,8 @@ def match_l0(
 
 
 def check_l0(recipe: Recipe, final: Sequence[dict]) -> None:
-    """Refuse an ensemble whose given coefficient does not give the L0 that the recipe names.
-
-    Parameters
-    ----------
-    final : sequence of dict
-        Held-out metrics of each member, with ``l0``.
+    """Refuse an ensemble whose given coefficient does not give the L0 that the recipe names;
+    ``final`` are held-out metrics of each member.
 
     Raises
     ------
@@ -174,37 +169,10 @@ def next_coefficient(coarse: Sequence[Trial], known: Sequence[Trial], target: fl
     return moved * interpolate(coarse, target)
 
 
-class _Rounds:
-    """Trains one set of coefficients after another; each keeps its own checkpoint, so that an
-    interrupted search repeats nothing.
+def _grid(recipe: Recipe, data: Rows) -> list[float]:
+    """Coefficients down from one that leaves next to nothing active: the scale of the largest
+    projection (L1) or of its square (L0).
     """
-
-    def __init__(self, data: Rows, held_out: Rows, seed: int, device, dtype, directory):
-        self.data, self.held_out, self.seed = data, held_out, seed
-        self.device, self.dtype = device, dtype
-        self.directory, self.count = directory, 0
-
-    def train(self, recipe: Recipe, coefficients: Sequence[float]) -> list[Trial]:
-        members = [Member(self.seed, c) for c in coefficients]
-        where = None if self.directory is None else Path(self.directory) / f"l0-search-{self.count}"
-        checkpoint = Checkpoint(where, recipe, members, self.dtype, [self.data, self.held_out])
-        _, _, _, final = run_members(
-            recipe,
-            members,
-            self.data,
-            self.held_out,
-            device=self.device,
-            dtype=self.dtype,
-            checkpoint=checkpoint,
-            curve_points=1,
-        )
-        self.count += 1
-        return [Trial(c, row["l0"]) for c, row in zip(coefficients, final, strict=True)]
-
-
-def _largest_coefficient(recipe: Recipe, data: Rows) -> float:
-    """A coefficient that leaves next to nothing active: the scale of the largest projection (L1) or
-    of its square (L0).
-    """
-    d_in = width(data)
-    return 2.0 * math.sqrt(d_in) if recipe.architecture == "relu" else float(d_in)
+    d_in, last = width(data), COARSE_COEFFICIENTS - 1
+    largest = 2.0 * math.sqrt(d_in) if recipe.architecture == "relu" else float(d_in)
+    return [largest * 10 ** (-COARSE_DECADES * i / last) for i in range(COARSE_COEFFICIENTS)]

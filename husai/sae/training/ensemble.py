@@ -1,6 +1,4 @@
-"""Training every seed of a recipe as one computation: what may be asked for, and what comes
-back.
-"""
+"""Training every seed of a recipe as one computation: what may be asked, and what comes back."""
 
 from __future__ import annotations
 
@@ -103,47 +101,30 @@ def train_ensemble(
         A recipe that is not resolved, rows that do not fit, or a loss that became NaN (names the
         step and the seed).
     """
-    _check(recipe, seeds, data, held_out, target, held_out_target, reference, dtype)
     rows = {"data": data, "held_out": held_out}
     rows |= {"target": target, "held_out_target": held_out_target}
+    _check(recipe, seeds, rows, reference, dtype)
+    where = {"device": device, "dtype": dtype}
     given = recipe.l0_target is not None and recipe.sparsity_coefficient is not None
     if recipe.architecture not in FIXED_K and recipe.sparsity_coefficient is None:
-        coefficient = match_l0(
-            recipe,
-            data,
-            held_out,
-            device=device,
-            dtype=dtype,
-            checkpoint_dir=checkpoint_dir,
-            required=l0_required,
-        )
+        search = {**where, "checkpoint_dir": checkpoint_dir, "required": l0_required}
+        coefficient = match_l0(recipe, data, held_out, **search)
         recipe = replace(recipe, sparsity_coefficient=coefficient)
     members = [Member(int(seed), recipe.sparsity_coefficient or 0.0) for seed in seeds]
     checkpoint = Checkpoint(
         checkpoint_dir, recipe, members, dtype, [*rows.values(), reference], checkpoint_every
     )
-    trained = run_members(
-        recipe,
-        members,
-        **rows,
-        reference=reference,
-        device=device,
-        dtype=dtype,
-        sparse=sparse,
-        checkpoint=checkpoint,
-        progress=progress,
-        curve_points=curve_points,
+    told = {"checkpoint": checkpoint, "progress": progress, "curve_points": curve_points}
+    saes, initial_decoders, curves, final = run_members(
+        recipe, members, **rows, reference=reference, **where, sparse=sparse, **told
     )
-    saes, initial_decoders, curves, final = trained
     if given and l0_required:
         check_l0(recipe, final)
     curves = [{name: value for name, value in row.items() if name != "member"} for row in curves]
     return EnsembleResult(saes, initial_decoders, curves, final, recipe)
 
 
-def _check(
-    recipe: Recipe, seeds, data, held_out, target, held_out_target, reference, dtype
-) -> None:
+def _check(recipe: Recipe, seeds, rows: dict[str, Rows | None], reference, dtype: str) -> None:
     """Refuse what cannot be trained, in one line."""
     where = f"recipe {recipe.id}"
     if recipe.needs_calibration:
@@ -155,20 +136,18 @@ def _check(
         raise HusaiError(f"{where}: seeds must be distinct and at least one, got {list(seeds)}")
     if dtype not in FORMATS:
         raise HusaiError(f"{where}: dtype '{dtype}' is not one of {', '.join(FORMATS)}")
-    pairs = (
-        ("data", data, "target", target),
-        ("held_out", held_out, "held_out_target", held_out_target),
-    )
-    for name, rows, target_name, target_rows in pairs:
-        if isinstance(rows, torch.Tensor) and rows.ndim != 2:
-            raise HusaiError(f"{where}: {name} must be rows (n, d), got shape {tuple(rows.shape)}")
-        if (recipe.architecture == "transcoder") != (target_rows is not None):
+    data, held_out = rows["data"], rows["held_out"]
+    for name, target_name in (("data", "target"), ("held_out", "held_out_target")):
+        own, target = rows[name], rows[target_name]
+        if isinstance(own, torch.Tensor) and own.ndim != 2:
+            raise HusaiError(f"{where}: {name} must be rows (n, d), got shape {tuple(own.shape)}")
+        if (recipe.architecture == "transcoder") != (target is not None):
             raise HusaiError(
                 f"{where}: {target_name} belongs to, and is needed by, architecture transcoder"
             )
-        if target_rows is not None and len(target_rows) != len(rows):
+        if target is not None and len(target) != len(own):
             raise HusaiError(
-                f"{where}: {name} has {len(rows)} rows but {target_name} {len(target_rows)}; they "
+                f"{where}: {name} has {len(own)} rows but {target_name} {len(target)}; they "
                 "must match row for row"
             )
     if width(data) != width(held_out):
@@ -177,9 +156,9 @@ def _check(
             "splits of one hook"
         )
     if recipe.consistency_weight:
-        shape = (recipe.d_sae, width(data if target is None else target))
-        if reference is None or tuple(reference.shape) != shape:
-            found = None if reference is None else tuple(reference.shape)
+        shape = (recipe.d_sae, width(data if rows["target"] is None else rows["target"]))
+        found = None if reference is None else tuple(reference.shape)
+        if found != shape:
             raise HusaiError(
                 f"{where}: the consistency objective needs the reference decoder, {shape}, got "
                 f"{found}"

@@ -102,13 +102,8 @@ def gradients(
     return Gradients(loss, {**found, "b_dec": db_dec}, residual, fired)
 
 
-def _sparse(
-    settings: Settings,
-    p: Parameters,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    coefficient: torch.Tensor | None,
-):
+def _sparse(settings: Settings, p: Parameters, x, y, coefficient: torch.Tensor | None):
+    """By kernels at the cost of the active latents alone."""
     S, B, d_in = x.shape
     d_sae, d_out = p["W_dec"].shape[1:]
     encoder, half = (p["W_enc"], p["b_enc"]), settings.matmul_dtype
@@ -133,9 +128,8 @@ def _sparse(
     dpre = kernels.code_gradient(wide, pull, p["W_dec"]).mul_(scale)
     if settings.architecture == "relu":
         per_row = coefficient / (B * d_out)
-        loss = loss + per_row * kernels.sum_by_latent(code, code.values, S * d_sae).view(S, -1).sum(
-            1
-        )
+        activity = kernels.sum_by_latent(code, code.values, S * d_sae)
+        loss = loss + per_row * activity.view(S, -1).sum(1)
         dpre += per_row[torch.div(code.rows, B, rounding_mode="floor")]
     scaled = code._replace(values=code.values * scale)
     g_rows = None if settings.frozen_decoder else wide.rows
@@ -148,11 +142,9 @@ def _sparse(
     }
     if dW_dec is not None:
         found["W_dec"] = dW_dec.view(S, d_sae, d_out)
-    fired = (
-        (kernels.sum_by_latent(code, code.values, S * d_sae) > 0).view(S, d_sae)
-        if settings.count_fired
-        else None
-    )
+    fired = None
+    if settings.count_fired:
+        fired = (kernels.sum_by_latent(code, code.values, S * d_sae) > 0).view(S, d_sae)
     whole = pull.view(S, B, -1, d_out)[:, :, 0]
     return loss, residual.view(S, B, d_out), whole, found, fired
 
@@ -174,13 +166,7 @@ def _nested(parts: torch.Tensor, y: torch.Tensor):
     return loss, residual, parts.view(-1, y.shape[2])
 
 
-def _fused(
-    settings: Settings,
-    p: Parameters,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    _: torch.Tensor | None,
-):
+def _fused(settings: Settings, p: Parameters, x, y, _coefficient: torch.Tensor | None):
     """As :func:`_sparse`, by kernels that read pre-activations, decoder rows and sums once each."""
     from husai.sae.fused import select, update
 
@@ -214,14 +200,8 @@ def _fused(
     return loss, residual, residual, found, fired
 
 
-def _dense(
-    settings: Settings,
-    p: Parameters,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    coefficient: torch.Tensor | None,
-    pre: torch.Tensor | None = None,
-):
+def _dense(settings: Settings, p: Parameters, x, y, coefficient, pre: torch.Tensor | None = None):
+    """By products of whole matrices; ``pre`` are pre-activations that are there already."""
     B, d_out = y.shape[1:]
     half = settings.matmul_dtype
     if pre is None:
@@ -263,9 +243,7 @@ def _joined(parts: list[torch.Tensor], dim: int) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def _activate(
-    settings: Settings, pre: torch.Tensor, threshold: torch.Tensor | None
-) -> torch.Tensor:
+def _activate(settings: Settings, pre: torch.Tensor, threshold: torch.Tensor | None):
     """Dense code (S, B, d_sae) of the training forward pass."""
     S, B, d_sae = pre.shape
     if settings.architecture == "relu":
@@ -278,23 +256,17 @@ def _activate(
             values, place = kernels.batch_top_k(flat, settings.k * B)
             member.view(-1).index_copy_(0, place, values.relu())
         return z
-    values, columns = kernels.top_k(pre.view(S * B, d_sae), settings.k)
-    return (
-        torch.zeros_like(pre)
-        .view(S * B, d_sae)
-        .scatter_(1, columns, values.relu())
-        .view(S, B, d_sae)
-    )
+    rows = pre.view(S * B, d_sae)
+    values, columns = kernels.top_k(rows, settings.k)
+    return torch.zeros_like(rows).scatter_(1, columns, values.relu()).view_as(pre)
 
 
 def _mean_square(residual: torch.Tensor) -> torch.Tensor:
     """Mean of the squared entries per member (S,)."""
-    if (
-        residual.device.type != "cpu"
-    ):  # a product would sum in the format of the products, and in one block of threads
-        return (
-            torch.linalg.vector_norm(residual.flatten(1), dim=1).square_().div_(residual[0].numel())
-        )
+    if residual.device.type != "cpu":
+        # A product would sum in the format of the products, and in one block of threads.
+        norms = torch.linalg.vector_norm(residual.flatten(1), dim=1)
+        return norms.square_().div_(residual[0].numel())
     flat = residual.reshape(residual.shape[0], 1, -1)
     if flat.shape[0] == 1:
         return torch.dot(flat[0, 0], flat[0, 0]).div(flat.shape[2])[None]

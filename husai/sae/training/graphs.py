@@ -8,7 +8,6 @@ the addresses that were recorded."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 
@@ -24,18 +23,6 @@ vanishing share of a step, while the recording would hold a second set of its in
 results."""
 
 
-class Recorder(Protocol):
-    """How calls are recorded; :class:`CudaRecorder` outside of tests."""
-
-    def warm_up(self, call: Callable[[], None]) -> None:
-        """Make an ordinary call where a later one is going to be recorded."""
-
-    def record(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Record a call without running it; returns what replays it. RuntimeError when that is
-        impossible.
-        """
-
-
 class CudaRecorder:
     """CUDA graphs of one device. Warm-up and recording share a side stream, so that libraries have
     their workspaces there beforehand.
@@ -45,7 +32,7 @@ class CudaRecorder:
         self._device, self._stream = device, torch.cuda.Stream(device)
 
     def warm_up(self, call: Callable[[], None]) -> None:
-        """See :class:`Recorder`."""
+        """Make an ordinary call where a later one is going to be recorded."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -53,8 +40,8 @@ class CudaRecorder:
         current.wait_stream(self._stream)
 
     def record(self, call: Callable[[], None]) -> Callable[[], None]:
-        """See :class:`Recorder`. Threads that prefetch batches may go on meanwhile, hence the
-        thread-local mode.
+        """Record a call without running it; returns what replays it. RuntimeError when that is
+        impossible. Threads that prefetch batches may go on meanwhile, hence the thread-local mode.
         """
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         try:
@@ -64,38 +51,27 @@ class CudaRecorder:
             ):
                 call()
         finally:
-            torch.cuda.set_stream(
-                current
-            )  # torch.cuda.graph leaves its own stream current when it cannot end a capture
+            # torch.cuda.graph leaves its own stream current when it cannot end a capture.
+            torch.cuda.set_stream(current)
         return graph.replay
 
 
-def recorder_for(device: torch.device, pre_activations: int) -> Recorder | None:
-    """A recorder where replaying pays: on a GPU, for steps of at most ``LARGEST_RECORDED``
-    pre-activations.
-    """
-    return (
-        CudaRecorder(device)
-        if device.type == "cuda" and pre_activations <= LARGEST_RECORDED
-        else None
-    )
+def recorder_for(device: torch.device, pre_activations: int) -> CudaRecorder | None:
+    """A recorder where replaying pays: on a GPU, for steps up to ``LARGEST_RECORDED``."""
+    pays = device.type == "cuda" and pre_activations <= LARGEST_RECORDED
+    return CudaRecorder(device) if pays else None
 
 
 class ReplayedStep:
     """Calls ``function(*inputs)``, from the fourth call on by replaying a recording of it.
 
-    Parameters
-    ----------
-    function : callable
-        Of tensors whose shapes never change; returns nothing. All it leaves behind is in tensors
-        that it changes in place. It must not read a tensor's value on the host, nor change Python
-        state.
-    recorder : Recorder or None
-        None makes ordinary calls throughout. A recording that fails is logged in one line, and
-        ordinary calls are made from then on.
+    The shapes of its inputs never change, it returns nothing, and all it leaves behind is in
+    tensors that it changes in place. It must not read a tensor's value on the host, nor change
+    Python state. Without a recorder calls are ordinary throughout. A recording that fails is logged
+    in one line, and ordinary calls are made from then on.
     """
 
-    def __init__(self, function: Callable[..., None], recorder: Recorder | None):
+    def __init__(self, function: Callable[..., None], recorder: CudaRecorder | None):
         self._function, self._recorder = function, recorder
         self._buffers: list[torch.Tensor] | None = None
         self._replay: Callable[[], None] | None = None
@@ -128,10 +104,8 @@ class ReplayedStep:
         try:
             self._replay = self._recorder.record(self._on_buffers)
         except RuntimeError as error:
-            log(
-                "steps run kernel by kernel, as recording one failed: "
-                f"{' '.join(str(error).split())[:200]}"
-            )
+            why = " ".join(str(error).split())[:200]
+            log(f"steps run kernel by kernel, as recording one failed: {why}")
             self._recorder = self._buffers = None
 
     def _on_buffers(self) -> None:

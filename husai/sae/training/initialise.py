@@ -50,9 +50,7 @@ class Units(NamedTuple):
 
 
 def row_sample(source: Rows, n_rows: int | None = None, count: int = SAMPLE_ROWS) -> torch.Tensor:
-    """About ``count`` rows spread evenly over the first ``n_rows`` of ``source``: float64 (n, d) on
-    the CPU.
-    """
+    """About ``count`` rows spread evenly over the first ``n_rows``: float64 (n, d) on the CPU."""
     total = len(source) if n_rows is None else min(n_rows, len(source))
     if total <= count:
         rows = source[:total] if isinstance(source, torch.Tensor) else source.rows(0, total)
@@ -66,9 +64,7 @@ def row_sample(source: Rows, n_rows: int | None = None, count: int = SAMPLE_ROWS
 
 
 def geometric_median(rows: torch.Tensor, tolerance: float = 1e-6, limit: int = 200) -> torch.Tensor:
-    """Point (d,) with the least sum of distances to ``rows`` (n, d), by Weiszfeld's iteration from
-    the mean.
-    """
+    """Point (d,) nearest in sum to ``rows`` (n, d), by Weiszfeld's iteration from the mean."""
     centre = rows.mean(0)
     for _ in range(limit):
         distance = torch.linalg.vector_norm(rows - centre, dim=1)
@@ -91,18 +87,14 @@ def measure_units(recipe: Recipe, data: Rows, target: Rows | None = None) -> Uni
     """
     if recipe.whitening:
         return _whitened(recipe, row_sample(data, recipe.n_rows, WHITENING_ROWS))
-    found = [_unit(recipe, row_sample(data, recipe.n_rows), "the activations")]
-    found.append(
-        found[0]
-        if target is None
-        else _unit(recipe, row_sample(target, recipe.n_rows), "the target")
-    )
-    return Units(*(part for pair in zip(*found, strict=True) for part in pair))
+    own = other = _unit(recipe, row_sample(data, recipe.n_rows), "the activations")
+    if target is not None:
+        other = _unit(recipe, row_sample(target, recipe.n_rows), "the target")
+    return Units(*(part for pair in zip(own, other, strict=True) for part in pair))
 
 
-def _unit(
-    recipe: Recipe, rows: torch.Tensor, what: str
-) -> tuple[float, torch.Tensor, torch.Tensor]:
+def _unit(recipe: Recipe, rows: torch.Tensor, what: str):
+    """Scale, centre (d,) and normalised sample (n, d) of ``rows``."""
     if not torch.isfinite(rows).all():
         raise HusaiError(
             f"{what} of {recipe.subject} {recipe.hook_name} hold NaN or infinite values; collect "
@@ -154,10 +146,12 @@ def initial_decoder(recipe: Recipe, seed: int, d_in: int, d_out: int | None = No
 
     ``d_out`` is ``d_in`` unless given (transcoders).
     """
-    generator = member_generator(seed, "decoder")
-    rows = torch.randn(
-        recipe.d_sae, d_in if d_out is None else d_out, generator=generator, dtype=torch.float64
-    )
+    return _unit_rows(seed, "decoder", recipe.d_sae, d_in if d_out is None else d_out)
+
+
+def _unit_rows(seed: int, purpose: str, n: int, d: int) -> torch.Tensor:
+    generator = member_generator(seed, purpose)
+    rows = torch.randn(n, d, generator=generator, dtype=torch.float64)
     return (rows / rows.norm(dim=1, keepdim=True)).float()
 
 
@@ -170,8 +164,8 @@ def initial_parameters(
     The encoder starts as a multiple of the decoder's transpose (Gao et al. 2406.04093, appendix
     A.1); a transcoder, whose spaces differ, draws its own. The multiple is the least-squares one
     for the first reconstructions, between 0.1 and 1: unit rows overshoot by the number of active
-    latents, and undoing that takes Adam hundreds of steps.
-    An aligned recipe starts, and stays, at the multiple 1.
+    latents, and undoing that takes Adam hundreds of steps. An aligned recipe starts, and stays, at
+    the multiple 1.
 
     ReLU and JumpReLU recipes with an ``l0_target`` start near it: the bias (ReLU) or the threshold
     (JumpReLU) of each latent is set so that it fires on ``INITIAL_L0_FACTOR * l0_target / d_sae``
@@ -180,25 +174,15 @@ def initial_parameters(
     W_dec = initial_decoder(recipe, seed, d_in, d_out)
     W_enc = W_dec.clone()
     if recipe.architecture == "transcoder":
-        rows = torch.randn(
-            recipe.d_sae, d_in, generator=member_generator(seed, "encoder"), dtype=torch.float64
-        )
-        W_enc = (rows / rows.norm(dim=1, keepdim=True)).float()
+        W_enc = _unit_rows(seed, "encoder", recipe.d_sae, d_in)
     pre = units.sample_in @ W_enc.t()
     level, z = _initial_code(recipe, pre)
     first = z @ W_dec
-    factor = float(
-        ((first * units.sample_out).sum() / first.square().sum().clamp_min(1e-12)).clamp(0.1, 1.0)
-    )
-    if recipe.aligned:
-        factor = 1.0
+    fit = (first * units.sample_out).sum() / first.square().sum().clamp_min(1e-12)
+    factor = 1.0 if recipe.aligned else float(fit.clamp(0.1, 1.0))
     b_enc = -level * factor if recipe.architecture == "relu" else torch.zeros(recipe.d_sae)
-    found = {
-        "W_enc": W_enc * factor,
-        "b_enc": b_enc,
-        "W_dec": W_dec,
-        "b_dec": units.centre_out * units.scale_out,
-    }
+    b_dec = units.centre_out * units.scale_out
+    found = {"W_enc": W_enc * factor, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
     if recipe.architecture == "jumprelu":
         found["threshold"] = (level * factor).clamp_(min=JUMPRELU_INITIAL_THRESHOLD)
     return {name: value.to(dtype) for name, value in found.items()}

@@ -5,7 +5,7 @@ optimiser and their place in the schedule.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -31,35 +31,14 @@ DEAD_CHECK_STEPS = 20
 """
 
 
-class Clock(NamedTuple):
-    """What changes from step to step by plan: tensors () that a recorded step reads."""
-
-    rate: torch.Tensor
-    """Learning rate."""
-    ramp: torch.Tensor
-    """Share of the sparsity coefficient."""
-    step: torch.Tensor
-    """Number of the step, from 0."""
-
-
 class Lane:
     """Members computed together: all of an ensemble on a GPU, one on a CPU, where its working set
     then stays in cache.
 
     Lanes share nothing that a step changes, so they can be at different steps and run side by side.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    units : Units
-    parameters : dict
-        The members' own slices (S, ...) of the ensemble's parameters; changed in place.
-    members : sequence of Member
-        Their sparsity coefficients, and their names in errors.
-    readers : sequence of BatchReader
-        One per member, or a single one when members share the order of the rows.
-    reference : Tensor (d_sae, d_out) or None
-        Decoder to align to.
+    ``parameters`` are the members' own slices (S, ...) of the ensemble's, changed in place. There
+    is a reader per member, or a single one when members share the order of the rows; ``reference``
+    (d_sae, d_out) is a decoder to align to.
     """
 
     def __init__(
@@ -89,11 +68,8 @@ class Lane:
         self._start = parameters["W_dec"].clone() if recipe.soft_frozen else None
         self._consistency = None
         if reference is not None:
-            self._consistency = Consistency(
-                self._tensor(reference, self.dtype),
-                recipe.consistency_weight,
-                recipe.consistency_interval,
-            )
+            weight, interval = recipe.consistency_weight, recipe.consistency_interval
+            self._consistency = Consistency(self._tensor(reference, self.dtype), weight, interval)
         self.rows_since_fired = self._tensor(0, torch.int64).repeat(self.size, recipe.d_sae)
         self.dead: list[torch.Tensor | None] = [None] * self.size
         self._loss_sum = self._tensor([0.0] * self.size, torch.float64)
@@ -101,11 +77,12 @@ class Lane:
         whitening = units.whitening
         self._whitening = None if whitening is None else self._tensor(whitening, self.dtype)
         self._centre_in = self._tensor(units.centre_in * units.scale_in, self.dtype)
-        # Torch's fused Adam reads a rate on a GPU as float32; on a CPU float64 is the number
-        # itself.
+        # Torch's fused Adam reads a rate on a GPU as float32; on a CPU float64 is itself.
         rate = torch.float64 if self.device.type == "cpu" else torch.float32
         kinds = (rate, self.dtype, torch.int64)
-        self._clock = Clock(*(self._tensor(0, kind) for kind in kinds))
+        # What changes from step to step by plan, () each: learning rate, share of the sparsity
+        # coefficient, number of the step. A recorded step reads them.
+        self._rate, self._ramp, self._step = (self._tensor(0, kind) for kind in kinds)
         self._loss_steps = self.done = 0
         self._replayed: ReplayedStep | None = None
 
@@ -131,11 +108,10 @@ class Lane:
         factor = learning_rate_factor(
             self.done, recipe.steps, recipe.warmup_fraction, recipe.decay_fraction
         )
-        ramp = min(1.0, (self.done + 1) / max(1, round(SPARSITY_WARMUP * recipe.steps)))
-        for now, value in zip(
-            self._clock, (recipe.learning_rate * factor, ramp, self.done), strict=True
-        ):
-            now.fill_(value)
+        self._rate.fill_(recipe.learning_rate * factor)
+        rising = (self.done + 1) / max(1, round(SPARSITY_WARMUP * recipe.steps))
+        self._ramp.fill_(min(1.0, rising))
+        self._step.fill_(self.done)
         batches = [next(reader) for reader in self.readers]
         if recipe.architecture == "transcoder":
             batches = [batch[i] for i in (0, 1) for batch in batches]
@@ -154,35 +130,27 @@ class Lane:
         """
         n = len(self.readers)
         loss, found = self._gradients(*self._normalised(batches[:n], batches[n:]))
-        self._optimiser.step(found, self._clock.rate)
+        self._optimiser.step(found, self._rate)
         if self._start is not None:
             keep_near(self.parameters["W_dec"], self._start, self.recipe.soft_frozen)
         if self.recipe.aligned:
             align(self.parameters)
         self._loss_sum.add_(loss)
         seen = self._bad_step
-        seen.copy_(torch.where((seen < 0) & ~torch.isfinite(loss), self._clock.step, seen))
+        seen.copy_(torch.where((seen < 0) & ~torch.isfinite(loss), self._step, seen))
 
     def _gradients(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, Parameters]:
         """Losses (S,) and gradients on centred rows."""
         p = self.parameters
-        result: Gradients = gradients(self.settings, p, x, y, self.coefficient * self._clock.ramp)
+        result: Gradients = gradients(self.settings, p, x, y, self.coefficient * self._ramp)
         loss, found = result.loss, result.by_name
         if result.fired is not None:
             self.rows_since_fired.add_(x.shape[1]).masked_fill_(result.fired, 0)
+            weight, centred = self.recipe.auxk_coefficient, self.recipe.architecture != "transcoder"
             for i, dead in enumerate(self.dead):
                 if dead is not None:
-                    one, gradient = ({n: v[i] for n, v in q.items()} for q in (p, found))
-                    centred = self.settings.architecture != "transcoder"
-                    loss[i] += auxk(
-                        one,
-                        gradient,
-                        x[i],
-                        result.residual[i],
-                        dead,
-                        self.recipe.auxk_coefficient,
-                        centred,
-                    )
+                    own, gradient = ({n: v[i] for n, v in q.items()} for q in (p, found))
+                    loss[i] += auxk(own, gradient, x[i], result.residual[i], dead, weight, centred)
         if self._consistency is not None:
             loss = loss + self._consistency.add(p["W_dec"], found["W_dec"])
         if self.recipe.weight_decay:
@@ -222,9 +190,8 @@ class Lane:
         RecipeFailed
             A loss or a weight was NaN or infinite; names the step and the member.
         """
-        broken = torch.stack(
-            [~torch.isfinite(p).flatten(1).all(1) for p in self.parameters.values()]
-        ).any(0)
+        sound = [torch.isfinite(p).flatten(1).all(1) for p in self.parameters.values()]
+        broken = ~torch.stack(sound).all(0)
         bad = torch.where((self._bad_step < 0) & broken, self.done, self._bad_step)
         for member, step in zip(self.members, bad.tolist(), strict=True):
             if step >= 0:
@@ -284,9 +251,7 @@ class Lane:
         self.done = state["done"]
 
     def close(self) -> None:
-        """Stop the readers' background threads and forget a recorded step; training can go on
-        afterwards.
-        """
+        """Stop the readers' threads and forget a recorded step; training can go on afterwards."""
         self._replayed = None
         for reader in self.readers:
             reader.close()

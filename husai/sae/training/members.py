@@ -33,9 +33,8 @@ class Member(NamedTuple):
     """Sparsity coefficient (ReLU, JumpReLU)."""
 
     def __str__(self) -> str:
-        return f"seed {self.seed}" + (
-            f" (sparsity coefficient {self.coefficient:g})" if self.coefficient else ""
-        )
+        told = f" (sparsity coefficient {self.coefficient:g})" if self.coefficient else ""
+        return f"seed {self.seed}{told}"
 
 
 class Ensemble:
@@ -45,25 +44,13 @@ class Ensemble:
     On a CPU each member has a lane of its own, and lanes run side by side; on a GPU all members
     share one, whose steps are replayed as a CUDA graph when they are small, except while latents
     are dead: how many is known to the host alone. A member sees the same rows and the same
-    arithmetic either way: on a CPU, inside :class:`husai.sae.training.workers.Workers`, its weights are
-    bit-identical to training it alone, on any number of threads, as long as its slices of the
+    arithmetic either way: on a CPU, inside :class:`husai.sae.training.workers.Workers`, its weights
+    are bit-identical to training it alone, on any number of threads, as long as its slices of the
     stacked weights are aligned alike (widths that are multiples of 16).
 
-    Parameters
-    ----------
-    recipe : Recipe
-        Resolved: no calibrated field.
-    members : sequence of Member
-    data, target : Tensor (n, d) or ActivationStore
-        Training rows and, for a transcoder, what to reconstruct.
-    reference : Tensor (d_sae, d_out) or None
-        Decoder to align to when the recipe has a consistency weight.
-    device, dtype
-        Where, and in which of ``float32``, ``tf32``, ``bfloat16`` (products only) or ``float64``,
-        to compute. A rounded format is used if its gradients pass the check of
-        :func:`husai.sae.training.arithmetic.choose`, and float32 otherwise.
-    sparse : bool or None
-        Kernels of the TopK family; None chooses by the measured crossover.
+    Arguments are those of :func:`husai.sae.train_ensemble`; the recipe is resolved. A rounded
+    ``dtype`` is used if its gradients pass the check of
+    :func:`husai.sae.training.arithmetic.choose`, and float32 otherwise.
 
     Attributes
     ----------
@@ -89,13 +76,10 @@ class Ensemble:
         self.dtype = FORMATS[dtype].weights
         # One thread on a GPU too: where training starts must not depend on the CPU's threads.
         with single_threaded():
-            self.units = measure_units(recipe, data, target)
-            starts = [
-                initial_parameters(recipe, m.seed, self.units, self.dtype) for m in self.members
-            ]
+            units = self.units = measure_units(recipe, data, target)
+            starts = [initial_parameters(recipe, m.seed, units, self.dtype) for m in self.members]
         self.parameters = {
-            name: torch.stack([start[name] for start in starts]).to(self.device)
-            for name in starts[0]
+            name: torch.stack([s[name] for s in starts]).to(self.device) for name in starts[0]
         }
         self.initial_decoders = self.parameters["W_dec"].clone()
         consistent = recipe.consistency_weight and not recipe.frozen_decoder
@@ -115,9 +99,7 @@ class Ensemble:
         return self.lanes[0].arithmetic
 
     def cosine_to_initial(self) -> torch.Tensor:
-        """Median over latents of the cosine of a decoder row to its initial row, per member: (S,)
-        on the CPU.
-        """
+        """Median cosine of decoder rows to their initial rows, per member: (S,) on the CPU."""
         cosine = torch.nn.functional.cosine_similarity(
             self.parameters["W_dec"], self.initial_decoders, dim=-1
         )
@@ -132,9 +114,8 @@ class Ensemble:
         own = {name: value[index] for name, value in self.parameters.items()}
         sae = exported(self.recipe, self.members[index].seed, own, self.units)
         if self.recipe.architecture in BATCH_TOP_K and calibration_rows is not None:
-            sae.threshold.fill_(
-                batch_top_k_threshold(sae, calibration_rows, self.recipe.k, max_rows)
-            )
+            level = batch_top_k_threshold(sae, calibration_rows, self.recipe.k, max_rows)
+            sae.threshold.fill_(level)
         return sae
 
     def _make_lanes(
@@ -144,27 +125,16 @@ class Ensemble:
         data, target = (_on_device(rows, recipe.n_rows, self.device) for rows in (data, target))
 
         def reader(seed: int) -> BatchReader:
-            return BatchReader(
-                data,
-                recipe.batch_size,
-                member_generator(seed, "rows").initial_seed(),
-                n_rows=recipe.n_rows,
-                device=self.device,
-                dtype=self.dtype,
-                target=target,
-            )
+            order = member_generator(seed, "rows").initial_seed()
+            own = (recipe.batch_size, order, recipe.n_rows, self.device, self.dtype)
+            return BatchReader(data, *own, target=target)
 
         def lane(own: slice) -> Lane:
             members = self.members[own]
+            parameters = {name: value[own] for name, value in self.parameters.items()}
             shared = [SHARED_ORDER_SEED] if recipe.shared_data_order else None
-            return Lane(
-                recipe,
-                self.units,
-                {name: value[own] for name, value in self.parameters.items()},
-                members,
-                [reader(seed) for seed in shared or [m.seed for m in members]],
-                reference,
-            )
+            readers = [reader(seed) for seed in shared or [m.seed for m in members]]
+            return Lane(recipe, self.units, parameters, members, readers, reference)
 
         if self.device.type == "cpu":
             return [lane(slice(i, i + 1)) for i in range(n)]

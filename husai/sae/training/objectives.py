@@ -27,21 +27,10 @@ def auxk(
     e_hat||^2``, with e detached, as in SAELens. No ReLU: a latent that is negative on every row
     would never learn again. Its cost grows with the dead latents only.
 
-    Parameters
-    ----------
-    p, found : dict
-        Parameters and gradients of one member, without the member axis: ``W_enc`` (d_sae, d_in),
-        ``W_dec`` (d_sae, d_out), ...
-    x : Tensor (B, d_in)
-        Centred input.
-    residual : Tensor (B, d_out)
-        ``x_hat - y`` of the living latents.
-    dead : Tensor (n_dead,)
-        Indices of the dead latents, n_dead >= 1.
-    weight : float
-        The recipe's ``auxk_coefficient``.
-    centred : bool
-        The input is centred by ``b_dec``, which then has a gradient through the encoder too.
+    ``p`` and ``found`` are parameters and gradients of one member, without the member axis; ``x``
+    (B, d_in) is the centred input, ``residual`` (B, d_out) is ``x_hat - y`` of the living latents,
+    ``dead`` (n_dead,) numbers the dead ones, at least one, and ``weight`` is ``auxk_coefficient``.
+    With ``centred``, b_dec is taken off the input and has a gradient through the encoder too.
     """
     n_dead, (B, d_out) = dead.numel(), residual.shape
     k_aux = max(1, x.shape[1] // 2)
@@ -112,9 +101,7 @@ class Consistency:
         self.assignment.copy_(assignment)
 
     def add(self, W_dec: torch.Tensor, dW_dec: torch.Tensor) -> torch.Tensor:
-        """Add the penalty's gradient at unit rows W_dec (S, d_sae, d_out) in place and return the
-        penalties (S,).
-        """
+        """Add the gradient at unit rows W_dec (S, d_sae, d_out) in place; gives penalties (S,)."""
         matched = self.reference[self.assignment]
         cosine = (W_dec * matched).sum(-1, keepdim=True)
         dW_dec.addcmul_(matched, cosine.sign(), value=-self.weight / W_dec.shape[1])
@@ -128,12 +115,8 @@ def match_rows(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     Exact (Hungarian) up to ``EXACT_MATCHING_LIMIT`` rows. Beyond, pairs that are each other's best
     among the unmatched rows are matched round after round until an exactly solvable rest is left.
     Such locally dominant matching yields at least half the optimal total (Preis 1999), in practice
-    within a few per cent, at the cost of a few passes over the similarity matrix.
-
-    Parameters
-    ----------
-    A, B : Tensor (n, d)
-        Unit rows.
+    within a few per cent, at the cost of a few passes over the similarity matrix. Rows (n, d) have
+    length one.
     """
     similarity = (A @ B.t()).abs()
     n = similarity.shape[0]

@@ -33,32 +33,26 @@ def full_rate(steps: int, warmup_fraction: float, decay_fraction: float) -> tupl
 
 
 class Optimiser:
-    """Adam (betas 0.9 and 0.999) on parameters stacked over members; gradients are of the loss per
-    dimension (see ``gradients``).
+    """Adam (betas 0.9 and 0.999) on parameters (S, ...) stacked over members, but for the
+    ``frozen`` ones, in place; gradients are of the loss per dimension (see ``gradients``).
 
-    Parameters
-    ----------
-    parameters : dict
-        Leaves (S, ...), updated in place. A JumpReLU ``threshold`` learns ``THRESHOLD_RATE`` times
-        faster than the weights: it is one number of order 1, which Adam moves by at most the
-        learning rate per step, while a pre-activation is moved by d_in weights at once.
-    gradient_clip : float or None
-        Largest gradient norm of one member over all its parameters, for a loss that sums squared
-        errors over the d_out dimensions (the convention of SAELens and dictionary_learning). The
-        default of 1 is then reached at almost every step: what is passed on has constant length,
-        and the large gradients of the first steps do not linger in Adam's second moments.
-    frozen : sequence of str
-        Parameters that are never touched.
+    A JumpReLU ``threshold`` learns ``THRESHOLD_RATE`` times faster than the weights: it is one
+    number of order 1, which Adam moves by at most the learning rate per step, while a
+    pre-activation is moved by d_in weights at once.
+
+    ``gradient_clip`` is the largest gradient norm of one member over all its parameters, for a loss
+    that sums squared errors over the d_out dimensions (the convention of SAELens and
+    dictionary_learning). The default of 1 is then reached at almost every step: what is passed on
+    has constant length, and the large gradients of the first steps do not linger in Adam's second
+    moments.
     """
 
     def __init__(
         self, parameters: Parameters, gradient_clip: float | None, frozen: Sequence[str] = ()
     ):
         d_out = parameters["W_dec"].shape[-1]
-        self.parameters, self.gradient_clip = (
-            parameters,
-            None if gradient_clip is None else gradient_clip / d_out,
-        )
+        self.parameters = parameters
+        self.gradient_clip = None if gradient_clip is None else gradient_clip / d_out
         self._eps = 1e-8 / d_out
         self._trained = [n for n in parameters if n not in frozen]
         self._first = {n: torch.zeros_like(parameters[n]) for n in self._trained}
@@ -84,43 +78,28 @@ class Optimiser:
             remove_parallel(gradients["W_dec"], self.parameters["W_dec"])
         if self.gradient_clip is not None:
             clip(gradients, self.gradient_clip)
-        self._adam([n for n in self._trained if n != "threshold"], gradients, learning_rate)
-        self._adam(
-            [n for n in self._trained if n == "threshold"],
-            gradients,
-            THRESHOLD_RATE * learning_rate,
-        )
+        self._adam(gradients, learning_rate)
         if "W_dec" in gradients:
             W_dec = self.parameters["W_dec"]
             W_dec.div_(torch.linalg.vector_norm(W_dec, dim=-1, keepdim=True))
         if "threshold" in self.parameters:
             self.parameters["threshold"].clamp_(min=0.0)
 
-    def _adam(
-        self, names: list[str], gradients: Parameters, learning_rate: float | torch.Tensor
-    ) -> None:
+    def _adam(self, gradients: Parameters, learning_rate: float | torch.Tensor) -> None:
         """Torch's fused kernel itself: building ``torch.optim.Adam`` imports its compiler, 2 s in
         every job.
         """
-        if not names:
-            return
-        chosen = [
-            [group[n] for n in names]
-            for group in (self.parameters, gradients, self._first, self._second, self._steps)
-        ]
-        torch._foreach_add_(chosen[4], 1.0)
-        torch._fused_adam_(
-            *chosen[:4],
-            [],
-            chosen[4],
-            lr=learning_rate,
-            beta1=0.9,
-            beta2=0.999,
-            weight_decay=0.0,
-            eps=self._eps,
-            amsgrad=False,
-            maximize=False,
-        )
+        fixed = {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": self._eps}
+        fixed |= {"amsgrad": False, "maximize": False}
+        groups = (self.parameters, gradients, self._first, self._second, self._steps)
+        for names, factor in (
+            ([n for n in gradients if n != "threshold"], 1.0),
+            ([n for n in gradients if n == "threshold"], THRESHOLD_RATE),
+        ):
+            if names:
+                *tensors, steps = ([group[n] for n in names] for group in groups)
+                torch._foreach_add_(steps, 1.0)
+                torch._fused_adam_(*tensors, [], steps, lr=factor * learning_rate, **fixed)
 
     def _fused_step(self, gradients: Parameters, learning_rate: float | torch.Tensor) -> None:
         """The same step; large matrices are read once for their norm and once for their update."""
@@ -137,8 +116,7 @@ class Optimiser:
             factor = clip_factor(torch.stack(squares).sum(0), self.gradient_clip)
         for g in small.values():
             g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
-        self._adam([n for n in small if n != "threshold"], small, rate)
-        self._adam([n for n in small if n == "threshold"], small, THRESHOLD_RATE * rate)
+        self._adam(small, rate)
         torch._foreach_add_([self._steps[n] for n in large], 1.0)
         rest = -torch.expm1(self._steps[large[0]] * torch.log(self._betas))  # 1 - beta^t
         corrections = torch.stack([rest[0].reciprocal(), rest[1].rsqrt()])

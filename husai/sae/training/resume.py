@@ -36,18 +36,13 @@ class Checkpoint:
         self.every = every or max(1, recipe.steps // 20)
         self._saved = -1
         if self.path is not None:
-            run = {
-                "recipe": recipe.to_dict(),
-                "members": [list(m) for m in members],
-                "dtype": dtype,
-            }
+            run = {"recipe": recipe.to_dict(), "dtype": dtype, "code": code_hash()}
+            run["members"] = [list(m) for m in members]
             run["sources"] = [None if rows is None else _fingerprint(rows) for rows in sources]
-            self.key = hash_json({**run, "code": code_hash()})
+            self.key = hash_json(run)
 
     def load(self, ensemble: Ensemble) -> list[dict[str, Any]]:
-        """Bring ``ensemble`` to the saved state, if there is one of this run, and return the curve
-        rows so far.
-        """
+        """Bring ``ensemble`` to the saved state of this run, if any; returns its curve rows."""
         if self.path is None or not self.path.exists():
             return []
         try:

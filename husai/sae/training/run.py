@@ -47,7 +47,8 @@ def run_members(
     device: str | torch.device = "cpu",
     dtype: str = "float32",
     sparse: bool | None = None,
-    checkpoint: Checkpoint | None = None,
+    *,
+    checkpoint: Checkpoint,
     progress: Callable[[int, str], None] | None = None,
     curve_points: int = CURVE_POINTS,
 ) -> tuple[list[SAE], torch.Tensor, list[dict[str, Any]], list[dict[str, Any]]]:
@@ -56,7 +57,6 @@ def run_members(
 
     On a CPU each of torch's threads computes one member at a time, so no figure depends on their
     number."""
-    checkpoint = checkpoint or Checkpoint(None, recipe, members, dtype, [])
     with Workers(len(members), torch.device(device)) as workers:
         ensemble = Ensemble(recipe, members, data, target, reference, device, dtype, sparse)
         curves = checkpoint.load(ensemble)

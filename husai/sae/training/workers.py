@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,25 +18,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Steps(Protocol):
-    """Something that advances step by step, independently of others."""
-
-    def step(self) -> None:
-        """One step."""
-
-
 class Workers:
     """A context in which each of torch's CPU threads computes one member at a time, alone.
 
     Sums that a kernel splits over threads depend on their number in the last bits, and training
-    magnifies last bits until figures differ. Here the threads decide how fast figures come and not
-    what they are. Off the CPU everything runs in the calling thread.
-
-    Parameters
-    ----------
-    n : int
-        Members to be computed.
-    device : torch.device
+    magnifies last bits until figures differ. Here the threads decide how fast figures of ``n``
+    members come and not what they are. Off the CPU everything runs in the calling thread.
     """
 
     def __init__(self, n: int, device: torch.device):
@@ -57,14 +44,10 @@ class Workers:
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """``[function(i) for i in items]``, items side by side."""
-        return (
-            [function(i) for i in items]
-            if self._pool is None
-            else list(self._pool.map(function, items))
-        )
+        return list(map(function, items) if self._pool is None else self._pool.map(function, items))
 
-    def advance(self, lanes: Sequence[Steps], steps: int) -> None:
-        """Advance every lane by ``steps``; a free worker takes the lane that is furthest behind."""
+    def advance(self, lanes: Sequence[Any], steps: int) -> None:
+        """Call every lane's ``step()`` so often; a free worker takes the lane furthest behind."""
         if self._pool is None:
             for lane in lanes:
                 for _ in range(steps):
