@@ -81,15 +81,15 @@ def extent(placed: Layout, width: dict) -> float:
     return max((x + width.get(item, 0.0) / 2 for item, x in placed.x.items()), default=0.0)
 
 
-def tops_of(placed: Layout, height: dict, gap: float = LAYER_GAP) -> tuple[dict, float]:
+def tops_of(placed: Layout, height: dict) -> tuple[dict, float]:
     """Upper edge of every item (boxes centred in their layer) and the height of the drawing."""
     tops, y = {}, 0.0
     for layer in placed.layers:
         tall = max((height[i] for i in layer if i in height), default=0.0)
         for item in layer:
             tops[item] = y + (tall - height.get(item, tall)) / 2
-        y += tall + gap
-    return tops, y - gap
+        y += tall + LAYER_GAP
+    return tops, y - LAYER_GAP
 
 
 def edge_path(
@@ -114,10 +114,8 @@ def edge_path(
     for stop in placed.chains[edge]:
         spare = (tall[stop] - height.get(stop, tall[stop])) / 2
         if stop is not a:
-            to_x, to_y = (
-                placed.x[stop] + shift,
-                tops[stop] - spare - (5 if stop is b and not back else 0),
-            )
+            to_x = placed.x[stop] + shift
+            to_y = tops[stop] - spare - (5 if stop is b and not back else 0)
             middle = (y + to_y) / 2
             path.append(f"C{x:.1f} {middle:.1f} {to_x:.1f} {middle:.1f} {to_x:.1f} {to_y:.1f}")
             x, y = to_x, to_y + spare
@@ -150,15 +148,13 @@ def page(
 ) -> str:
     """A whole SVG file: title, note, legend of the stages, drawing."""
     found = set(stages)
-    present = [stage for stage in COLOURS if stage in found]
     legend, x = [], 0.0
-    for stage in present:
+    for stage in (stage for stage in COLOURS if stage in found):
         fill, stroke = COLOURS[stage]
         legend.append(
             f'<rect x="{x:.1f}" y="52" width="13" height="13" rx="3" fill="{fill}" '
-            f'stroke="{stroke}"/>'
+            f'stroke="{stroke}"/><text class="legend" x="{x + 19:.1f}" y="63">{stage}</text>'
         )
-        legend.append(f'<text class="legend" x="{x + 19:.1f}" y="63">{stage}</text>')
         x += text_width(stage) + 42
     wide, tall = max(width, x, text_width(note, 12)) + 48, height + 130
     shift = 24 + max(0.0, (wide - 48 - width) / 2)

@@ -6,12 +6,23 @@ from __future__ import annotations
 
 import html
 import math
+from collections import Counter
+from typing import NamedTuple
 
 from husai.report.dag.draw import COLOURS, edge_path, extent, page, stage_of, text_width, tops_of
 from husai.report.dag.layout import layer_numbers, layout, transitive_reduction
 from husai.report.dag.snakemake_jobs import Graph
 
 CHIP, CHIP_GAP, HEAD, INSIDE = 20.0, 5.0, 26.0, 9.0
+
+
+class Panel(NamedTuple):
+    """A box of jobs: how many columns of chips it has, how wide these are, and its own size."""
+
+    columns: int
+    chip: float
+    width: float
+    height: float
 
 
 def jobs_svg(graph: Graph) -> str:
@@ -23,19 +34,11 @@ def jobs_svg(graph: Graph) -> str:
     members: dict[tuple, list[str]] = {}
     for node in sorted(graph.nodes, key=lambda n: graph.nodes[n]):
         members.setdefault(group[node], []).append(node)
-    joined: dict[tuple, int] = {}
-    for a, b in graph.edges:
-        joined[(group[a], group[b])] = joined.get((group[a], group[b]), 0) + 1
+    joined = Counter((group[a], group[b]) for a, b in graph.edges)
     edges = transitive_reduction(members, joined)
-    grids = {key: _grid(graph, nodes) for key, nodes in members.items()}
-    width = {
-        key: max(columns * (chip + CHIP_GAP) - CHIP_GAP, _title_width(key, members)) + 2 * INSIDE
-        for key, (columns, chip) in grids.items()
-    }
-    height = {
-        key: _height(len(members[key]), grids[key][0], graph.nodes[members[key][0]])
-        for key in members
-    }
+    panels = {key: _panel(graph, key[0], nodes) for key, nodes in members.items()}
+    width = {key: panel.width for key, panel in panels.items()}
+    height = {key: panel.height for key, panel in panels.items()}
     placed = layout(members, edges, width, gap=30.0)
     tops, total = tops_of(placed, height)
     body = []
@@ -43,66 +46,39 @@ def jobs_svg(graph: Graph) -> str:
         style = f' style="stroke-width:{1.1 + 0.5 * math.log2(joined[edge]):.2f}"'
         body.append(edge_path(placed, edge, tops, height, extra=style))
     for key, nodes in members.items():
-        body.append(
-            _group(
-                graph,
-                key,
-                nodes,
-                grids[key],
-                placed.x[key] - width[key] / 2,
-                tops[key],
-                width[key],
-                height[key],
-            )
-        )
+        left = placed.x[key] - width[key] / 2
+        body.append(_group(graph, key[0], nodes, panels[key], left, tops[key]))
     note = (
         f"{len(graph.nodes)} jobs; a thicker arrow joins more of them; hover over a job for "
         "what it needs and what needs it"
     )
-    return page(
-        "All jobs", note, body, extent(placed, width), total, [stage_of(key[0]) for key in members]
-    )
+    stages = [stage_of(rule) for rule, _ in members]
+    return page("All jobs", note, body, extent(placed, width), total, stages)
 
 
 def _label(lines: list[str]) -> str:
     return "  ".join(part.split(": ", 1)[-1] for part in lines[1:])
 
 
-def _title_width(key: tuple, members: dict) -> float:
-    return text_width(f"{key[0]} ({len(members[key])})") * 1.08
-
-
-def _grid(graph: Graph, nodes: list[str]) -> tuple[int, float]:
+def _panel(graph: Graph, rule: str, nodes: list[str]) -> Panel:
     chip = max(text_width(_label(graph.nodes[n]), 11) for n in nodes) + 14
-    columns = max(
-        1,
-        min(len(nodes), round(math.sqrt(len(nodes) * (CHIP + CHIP_GAP) * 2.2 / (chip + CHIP_GAP)))),
-    )
-    return columns, chip
+    many = round(math.sqrt(len(nodes) * (CHIP + CHIP_GAP) * 2.2 / (chip + CHIP_GAP)))
+    columns = max(1, min(len(nodes), many))
+    title = text_width(f"{rule} ({len(nodes)})") * 1.08
+    width = max(columns * (chip + CHIP_GAP) - CHIP_GAP, title) + 2 * INSIDE
+    rows = math.ceil(len(nodes) / columns)
+    height = HEAD + rows * (CHIP + CHIP_GAP) + INSIDE - CHIP_GAP + 2
+    if len(nodes) == 1 and len(graph.nodes[nodes[0]]) == 1:
+        height = HEAD + 4
+    return Panel(columns, chip, width, height)
 
 
-def _height(n: int, columns: int, first: list[str]) -> float:
-    if n == 1 and len(first) == 1:
-        return HEAD + 4
-    return HEAD + math.ceil(n / columns) * (CHIP + CHIP_GAP) + INSIDE - CHIP_GAP + 2
-
-
-def _group(
-    graph: Graph,
-    key: tuple,
-    nodes: list[str],
-    grid: tuple[int, float],
-    x: float,
-    y: float,
-    width: float,
-    height: float,
-) -> str:
-    fill, stroke = COLOURS[stage_of(key[0])]
-    columns, chip = grid
-    title = key[0] if len(nodes) == 1 else f"{key[0]} ({len(nodes)})"
+def _group(graph: Graph, rule: str, nodes: list[str], panel: Panel, x: float, y: float) -> str:
+    fill, stroke = COLOURS[stage_of(rule)]
+    title = rule if len(nodes) == 1 else f"{rule} ({len(nodes)})"
     out = [
-        f'<g><rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="7" '
-        f'fill="{fill}" stroke="{stroke}"/>',
+        f'<g><rect x="{x:.1f}" y="{y:.1f}" width="{panel.width:.1f}" '
+        f'height="{panel.height:.1f}" rx="7" fill="{fill}" stroke="{stroke}"/>',
         f'<text class="name" x="{x + INSIDE + 1:.1f}" '
         f'y="{y + 19:.1f}">{html.escape(title)}</text></g>',
     ]
@@ -112,15 +88,12 @@ def _group(
         if not label and len(nodes) == 1:
             out[0] = out[0].replace("<g>", f"<g>{tip}", 1)
             continue
-        left = x + INSIDE + (index % columns) * (chip + CHIP_GAP)
-        top = y + HEAD + (index // columns) * (CHIP + CHIP_GAP)
+        left = x + INSIDE + (index % panel.columns) * (panel.chip + CHIP_GAP)
+        top = y + HEAD + (index // panel.columns) * (CHIP + CHIP_GAP)
         out.append(
-            f'<g>{tip}<rect class="chip" x="{left:.1f}" y="{top:.1f}" width="{chip:.1f}" '
-            f'height="{CHIP}" rx="4"/>'
-        )
-        out.append(
-            f'<text class="small" x="{left + 7:.1f}" '
-            f'y="{top + 14:.1f}">{html.escape(label or key[0])}</text></g>'
+            f'<g>{tip}<rect class="chip" x="{left:.1f}" y="{top:.1f}" width="{panel.chip:.1f}" '
+            f'height="{CHIP}" rx="4"/><text class="small" x="{left + 7:.1f}" '
+            f'y="{top + 14:.1f}">{html.escape(label or rule)}</text></g>'
         )
     return "".join(out)
 
@@ -128,13 +101,9 @@ def _group(
 def _tip(graph: Graph, node: str) -> str:
     def names(found: list[str]) -> str:
         texts = [" ".join([graph.rule(n), _label(graph.nodes[n])]).strip() for n in found]
-        return (
-            ", ".join(texts[:12]) + (f" and {len(texts) - 12} more" if len(texts) > 12 else "")
-            or "nothing"
-        )
+        more = f" and {len(texts) - 12} more" if len(texts) > 12 else ""
+        return (", ".join(texts[:12]) + more) or "nothing"
 
-    needs, needed = (
-        [a for a, b in graph.edges if b == node],
-        [b for a, b in graph.edges if a == node],
-    )
-    return f"{' '.join(graph.nodes[node])}\nneeds: {names(needs)}\nneeded by: {names(needed)}"
+    needs = names([a for a, b in graph.edges if b == node])
+    needed = names([b for a, b in graph.edges if a == node])
+    return f"{' '.join(graph.nodes[node])}\nneeds: {needs}\nneeded by: {needed}"

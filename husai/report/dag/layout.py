@@ -5,11 +5,16 @@ edges through bends.
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
+from graphlib import TopologicalSorter
 from typing import NamedTuple
 
 Node = Hashable
 Edge = tuple[Node, Node]
+BEND_WIDTH = 8.0
+SWEEPS, ROUNDS = 24, 60
+"""How often the order in the layers, and the places, are bettered: each stops changing long before."""
 
 
 class Bend(NamedTuple):
@@ -33,28 +38,8 @@ def successors(nodes: Iterable[Node], edges: Iterable[Edge]) -> dict[Node, set]:
     """Adjacency sets, every node present."""
     out: dict[Node, set] = {n: set() for n in nodes}
     for a, b in edges:
-        out.setdefault(a, set()).add(b)
-        out.setdefault(b, set())
+        out[a].add(b)
     return out
-
-
-def topological(after: Mapping[Node, set]) -> list[Node]:
-    """Nodes, sources first; ValueError on a cycle."""
-    indegree = dict.fromkeys(after, 0)
-    for found in after.values():
-        for b in found:
-            indegree[b] += 1
-    ready, order = [n for n in after if not indegree[n]], []
-    while ready:
-        node = ready.pop(0)
-        order.append(node)
-        for b in sorted(after[node], key=str):
-            indegree[b] -= 1
-            if not indegree[b]:
-                ready.append(b)
-    if len(order) != len(after):
-        raise ValueError("the graph has a cycle")
-    return order
 
 
 def reachable(after: Mapping[Node, set]) -> dict[Node, set]:
@@ -73,10 +58,11 @@ def reachable(after: Mapping[Node, set]) -> dict[Node, set]:
 
 
 def transitive_reduction(nodes: Iterable[Node], edges: Iterable[Edge]) -> list[Edge]:
-    """Edges that no longer path implies (Aho, Garey & Ullman 1972), in their given order."""
+    """Edges of an acyclic graph that no longer path implies (Aho, Garey & Ullman 1972), in their
+    given order.
+    """
     edges = list(dict.fromkeys(edges))
     after = successors(nodes, edges)
-    topological(after)
     reach = reachable(after)
     return [(a, b) for a, b in edges if not any(b in reach[c] for c in after[a] if c != b)]
 
@@ -85,13 +71,13 @@ def layer_numbers(
     nodes: Iterable[Node], edges: Iterable[Edge], pull_down: bool = True
 ) -> dict[Node, int]:
     """Longest path from a source; with ``pull_down`` sources stand just above what first needs
-    them.
+    them. ValueError on a cycle.
     """
     edges = list(edges)
     after = successors(nodes, edges)
     before = successors(after, ((b, a) for a, b in edges))
     number: dict[Node, int] = {}
-    order = topological(after)
+    order = list(TopologicalSorter(before).static_order())
     for node in order:
         number[node] = max((number[a] + 1 for a in before[node]), default=0)
     for node in reversed(order):
@@ -101,11 +87,7 @@ def layer_numbers(
 
 
 def layout(
-    nodes: Iterable[Node],
-    edges: Iterable[Edge],
-    width: Mapping[Node, float],
-    gap: float = 24.0,
-    sweeps: int = 24,
+    nodes: Iterable[Node], edges: Iterable[Edge], width: Mapping[Node, float], gap: float = 24.0
 ) -> Layout:
     """Place a graph (Sugiyama, Tagawa & Toda 1981): few crossings, edges as straight as the widths
     allow.
@@ -116,30 +98,19 @@ def layout(
     for node in nodes:
         layers[number[node]].append(node)
     chains: dict[Edge, list] = {}
-    links: list[Edge] = []
+    below: dict = defaultdict(list)
+    above: dict = defaultdict(list)
     for a, b in edges:
         bends = [Bend((a, b), layer) for layer in range(number[a] + 1, number[b])]
         for bend in bends:
             layers[bend.layer].append(bend)
         chains[(a, b)] = [a, *bends, b]
-        links += list(zip(chains[(a, b)], chains[(a, b)][1:], strict=False))
-    below, above = _both_ways(layers, links)
-    _order(layers, above, below, sweeps)
-    sizes = {
-        item: width.get(item, 8.0) if not isinstance(item, Bend) else 8.0
-        for layer in layers
-        for item in layer
-    }
+        for upper, lower in itertools.pairwise(chains[(a, b)]):
+            below[upper].append(lower)
+            above[lower].append(upper)
+    _order(layers, above, below)
+    sizes = {item: width.get(item, BEND_WIDTH) for layer in layers for item in layer}
     return Layout(layers, _place(layers, above, below, sizes, gap), chains)
-
-
-def _both_ways(layers: list[list], links: list[Edge]) -> tuple[dict, dict]:
-    below: dict = {item: [] for layer in layers for item in layer}
-    above: dict = {item: [] for layer in layers for item in layer}
-    for a, b in links:
-        below[a].append(b)
-        above[b].append(a)
-    return below, above
 
 
 def crossings(layers: list[list], below: Mapping) -> int:
@@ -152,9 +123,9 @@ def crossings(layers: list[list], below: Mapping) -> int:
     return total
 
 
-def _order(layers: list[list], above: Mapping, below: Mapping, sweeps: int) -> None:
+def _order(layers: list[list], above: Mapping, below: Mapping) -> None:
     best, fewest = [list(layer) for layer in layers], crossings(layers, below)
-    for sweep in range(sweeps):
+    for sweep in range(SWEEPS):
         down = sweep % 2 == 0
         neighbours = above if down else below
         for index in range(1, len(layers)) if down else range(len(layers) - 2, -1, -1):
@@ -178,9 +149,7 @@ def _mean(values: list[float], otherwise: float) -> float:
     return sum(values) / len(values) if values else otherwise
 
 
-def _place(
-    layers: list[list], above: Mapping, below: Mapping, size: Mapping, gap: float, rounds: int = 60
-) -> dict:
+def _place(layers: list[list], above: Mapping, below: Mapping, size: Mapping, gap: float) -> dict:
     x: dict = {}
     for layer in layers:
         edge = 0.0
@@ -189,7 +158,7 @@ def _place(
             edge += size[item] + gap
         for item in layer:
             x[item] -= (edge - gap) / 2
-    for turn in range(rounds):
+    for turn in range(ROUNDS):
         for layer in layers if turn % 2 == 0 else reversed(layers):
             wish = {item: _wish(item, x, above, below) for item in layer}
             _spread(layer, wish, x, size, gap)
@@ -198,13 +167,10 @@ def _place(
 
 
 def _wish(item: Node, x: Mapping, above: Mapping, below: Mapping) -> float:
-    near = [x[n] for n in [*above[item], *below[item]]]
-    straight = (
-        [x[n] for n in [*above[item], *below[item]] if isinstance(n, Bend)]
-        if isinstance(item, Bend)
-        else []
-    )
-    return _mean(near + 3 * straight, x[item])
+    """The mean of the neighbours; a bend follows other bends most, so that long edges are straight."""
+    near = [*above[item], *below[item]]
+    bends = [n for n in near if isinstance(item, Bend) and isinstance(n, Bend)]
+    return _mean([x[n] for n in near + 3 * bends], x[item])
 
 
 def _spread(layer: list, wish: Mapping, x: dict, size: Mapping, gap: float) -> None:

@@ -35,14 +35,7 @@ def rule_svg(graph: Graph) -> str:
         box(placed.x[r] - width[r] / 2, tops[r], width[r], height[r], stage_of(r), text)
         for r, text in lines.items()
     ]
-    note = "an arrow means: is needed by; what other arrows imply is left out" + (
-        "; dashed: by later jobs of that rule" if turned else ""
-    )
-    return page(
-        "Rules of the workflow",
-        note,
-        body,
-        extent(placed, width),
-        total,
-        [stage_of(r) for r in rules.jobs],
-    )
+    note = "an arrow means: is needed by; what other arrows imply is left out"
+    note += "; dashed: by later jobs of that rule" if turned else ""
+    stages = [stage_of(r) for r in rules.jobs]
+    return page("Rules of the workflow", note, body, extent(placed, width), total, stages)

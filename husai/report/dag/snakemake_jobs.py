@@ -7,14 +7,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
 from husai.errors import HusaiError
-from husai.report.dag.layout import layer_numbers, reachable, successors, topological
+from husai.report.dag.layout import layer_numbers, reachable, successors
 
 NODE = re.compile(r'^\s*(\d+)\s*\[\s*label\s*=\s*"((?:[^"\\]|\\.)*)"')
+MOST_SECONDS = 300
 LINK = re.compile(r"^\s*(\d+)\s*->\s*(\d+)")
 
 
@@ -42,10 +45,7 @@ class RuleGraph(NamedTuple):
 
 
 def job_graph(
-    targets: Sequence[str] = (),
-    snakefile: str | Path | None = None,
-    options: Sequence[str] = (),
-    timeout: float = 300.0,
+    targets: Sequence[str] = (), snakefile: str | Path | None = None, options: Sequence[str] = ()
 ) -> Graph:
     """Ask Snakemake for the graph of all jobs, finished ones too.
 
@@ -55,24 +55,12 @@ def job_graph(
         When Snakemake cannot build the graph; its last line is quoted.
     """
     where = ["--snakefile", str(snakefile)] if snakefile else []
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        *targets,
-        *where,
-        "--cores",
-        "1",
-        "--forceall",
-        "--nolock",
-        *options,
-        "--dag",
-        "dot",
-    ]
+    command = [sys.executable, "-m", "snakemake", *targets, *where, "--cores", "1", "--forceall"]
+    command += ["--nolock", *options, "--dag", "dot"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_SECONDS)
     except subprocess.TimeoutExpired:
-        raise HusaiError(f"snakemake --dag took longer than {timeout:.0f} s") from None
+        raise HusaiError(f"snakemake --dag took longer than {MOST_SECONDS} s") from None
     if done.returncode:
         said = [line for line in done.stderr.strip().splitlines() if line.strip()]
         raise HusaiError(
@@ -115,7 +103,7 @@ def with_wildcards(graph: Graph) -> Graph:
     beside the job's own recipe), it is the one value that no other job of the rule is offered, else
     the one that begins all the others."""
     before = successors(graph.nodes, ((b, a) for a, b in graph.edges))
-    order = topological(successors(graph.nodes, graph.edges))
+    order = list(TopologicalSorter(before).static_order())
     own = {
         node: dict(part.split(": ", 1) for part in label[1:] if ": " in part)
         for node, label in graph.nodes.items()
@@ -123,15 +111,14 @@ def with_wildcards(graph: Graph) -> Graph:
     known, offers = own, {}
     for _ in range(3):
         known, offers = _inherit(graph, before, order, own, offers)
-    varied: dict[tuple[str, str], set[str]] = {}
+    varied: dict[tuple[str, str], set[str]] = defaultdict(set)
     for node, found in known.items():
         for name, value in found.items():
-            varied.setdefault((graph.rule(node), name), set()).add(value)
+            varied[graph.rule(node), name].add(value)
     labels = {}
     for node, label in graph.nodes.items():
-        shown = {
-            n: v for n, v in known[node].items() if n in own[node] or len(varied[label[0], n]) > 1
-        }
+        rule = graph.rule(node)
+        shown = {n: v for n, v in known[node].items() if n in own[node] or len(varied[rule, n]) > 1}
         labels[node] = [label[0], *(f"{n}: {v}" for n, v in sorted(shown.items()))]
     return Graph(labels, graph.edges)
 
@@ -140,17 +127,15 @@ def _inherit(
     graph: Graph, before: dict, order: list[str], own: dict, offers: dict
 ) -> tuple[dict, dict]:
     known: dict[str, dict[str, str]] = {}
-    counts: dict[tuple[str, str, str], int] = {}
+    counts: Counter = Counter()
     for node in order:
-        values: dict[str, set[str]] = {}
+        values: dict[str, set[str]] = defaultdict(set)
         for needed in before[node]:
             for name, value in known[needed].items():
-                values.setdefault(name, set()).add(value)
+                values[name].add(value)
         chosen = {}
         for name, found in values.items():
-            for value in found:
-                key = (graph.rule(node), name, value)
-                counts[key] = counts.get(key, 0) + 1
+            counts.update((graph.rule(node), name, value) for value in found)
             rare = [v for v in found if offers.get((graph.rule(node), name, v), 1) == 1]
             first = [v for v in found if all(other.startswith(v) for other in found)]
             best = rare if len(rare) == 1 else first
@@ -164,17 +149,13 @@ def rule_graph(graph: Graph) -> RuleGraph:
     first jobs are ``back`` edges.
     """
     depth = layer_numbers(graph.nodes, graph.edges, pull_down=False)
-    jobs: dict[str, int] = {}
+    jobs = Counter(map(graph.rule, graph.nodes))
     first: dict[str, int] = {}
     for node in graph.nodes:
         rule = graph.rule(node)
-        jobs[rule] = jobs.get(rule, 0) + 1
         first[rule] = min(first.get(rule, depth[node]), depth[node])
-    edges = [
-        (a, b)
-        for a, b in dict.fromkeys((graph.rule(a), graph.rule(b)) for a, b in graph.edges)
-        if a != b
-    ]
+    joined = dict.fromkeys((graph.rule(a), graph.rule(b)) for a, b in graph.edges)
+    edges = [(a, b) for a, b in joined if a != b]
     reach = reachable(successors(jobs, edges))
     back = [(a, b) for a, b in edges if a in reach[b] and (first[a], a) > (first[b], b)]
     return RuleGraph(jobs, [e for e in edges if e not in set(back)], back)
