@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -63,17 +62,8 @@ def probe_officially(
     names = {"model_name": MODEL, "hook_name": hook_name, "reg_type": penalty, "setting": "normal"}
     path = get_save_metrics_path(dataset=source.name, sae_results_path=results, **names)
     _drop_broken(path)
-    with _prepared(source, codes, hook_name) as cache:
-        run_sae_evals(
-            Identity(),
-            **names,
-            ks=list(ks),
-            results_path=results,
-            model_cache_path=cache,
-            datasets=[source.name],
-            device="cpu",
-            seed=seed,
-        )
+    with _prepared(source, codes, hook_name) as prepared:
+        run_sae_evals(Identity(), **names, **prepared, ks=list(ks), results_path=results, seed=seed)
     train, test = probe_split(source.y, seed, name=source.name)
     return [
         ProbeResult(
@@ -103,26 +93,12 @@ def dense_officially(
 
     path = get_baseline_save_path(source.name, hook_name, "logreg", MODEL, results)
     _drop_broken(path)
-    with _prepared(source, source.activations(), hook_name) as cache:
-        run_baseline_evals(
-            MODEL,
-            hook_name,
-            "normal",
-            "logreg",
-            results_path=results,
-            model_cache_path=cache,
-            datasets=[source.name],
-            device="cpu",
-            seed=seed,
-        )
+    names = (MODEL, hook_name, "normal", "logreg")
+    with _prepared(source, source.activations(), hook_name) as prepared:
+        run_baseline_evals(*names, **prepared, results_path=results, seed=seed)
     found = provenance.read_json(path)[0]
-    return {
-        "auc": found["test_auc"],
-        "val_auc": found["val_auc"],
-        "accuracy": found["test_acc"],
-        "f1": found["test_f1"],
-        "C": None,
-    }
+    keys = {"auc": "test_auc", "val_auc": "val_auc", "accuracy": "test_acc", "f1": "test_f1"}
+    return {**{ours: found[its] for ours, its in keys.items()}, "C": None}
 
 
 def results_dir(root: str | Path, content: dict) -> Path:
@@ -133,11 +109,7 @@ def results_dir(root: str | Path, content: dict) -> Path:
 
 
 def fill_cache(
-    name: str,
-    values: torch.Tensor,
-    cache: str | Path,
-    hook_name: str,
-    model_name: str = MODEL,
+    name: str, values: torch.Tensor, cache: str | Path, hook_name: str, model_name: str = MODEL
 ) -> None:
     """Write values ``(n_rows, d)`` of a data set where sae-probes looks for its activations:
     ``model_activations_{model}/{data set}_{hook}.pt``.
@@ -149,9 +121,9 @@ def fill_cache(
 
 
 @contextlib.contextmanager
-def _prepared(source: ProbeData, values: torch.Tensor, hook_name: str) -> Iterator[Path]:
-    """A cache with one data set, sae-probes' prints kept off the terminal, and its labels limited
-    to the rows there are.
+def _prepared(source: ProbeData, values: torch.Tensor, hook_name: str) -> Iterator[dict]:
+    """What sae-probes is told of a cache with one data set; its prints are kept off the terminal,
+    and its labels limited to the rows there are.
     """
     probe_split(source.y, name=source.name)
     with (
@@ -163,7 +135,7 @@ def _prepared(source: ProbeData, values: torch.Tensor, hook_name: str) -> Iterat
     ):
         warnings.simplefilter("ignore")
         fill_cache(source.name, values, cache, hook_name)
-        yield Path(cache)
+        yield {"model_cache_path": Path(cache), "datasets": [source.name], "device": "cpu"}
 
 
 @contextlib.contextmanager
@@ -207,4 +179,4 @@ def _drop_broken(path: Path) -> None:
         try:
             provenance.read_json(path)
         except HusaiError:
-            os.unlink(path)
+            path.unlink()

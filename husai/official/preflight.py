@@ -23,6 +23,9 @@ IMPORT_SECONDS = 300
 """Importing SAEBench takes 20 s on a quiet machine with its files on a local disk."""
 
 
+SAEBENCH_VERSION = "0.6.0"
+
+
 class Program(NamedTuple):
     """An external benchmark with a command line of its own."""
 
@@ -44,7 +47,7 @@ PROGRAMS = {
     "saebench": Program(
         "sae_bench.evals.sparse_probing_sae_probes.main",
         "sae-bench",
-        "0.6.0",
+        SAEBENCH_VERSION,
         "--output_folder",
         "**/*eval_results.json",
         f"python {Path(__file__).with_name('saebench_program.py')} --sae "
@@ -167,8 +170,8 @@ def preflight(
     """
     if program not in PROGRAMS:
         raise HusaiError(
-            f"program '{program}' is not one of "
-            f"{', '.join(PROGRAMS)}{nearest(program, tuple(PROGRAMS))}"
+            f"program '{program}' is not one of {', '.join(PROGRAMS)}"
+            f"{nearest(program, tuple(PROGRAMS))}"
         )
     known, interpreter = PROGRAMS[program], resolve_python(python)
     folder = Path(working_directory) if working_directory else Path.cwd()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from husai import provenance
 from husai.errors import HusaiError
+from husai.official.preflight import SAEBENCH_VERSION
 from husai.probing.paired import at_k
 
 AUC_TOLERANCE = 0.002
@@ -21,9 +23,9 @@ AUC_TOLERANCE = 0.002
 set: see benchmarks/README.md."""
 RELATIVE_TOLERANCE = 1.0e-3
 """Of CE-Bench scores, which both compute in float32 or better."""
-SAEBENCH_VERSION = "0.6.0"
 SAEBENCH_KS = (1, 2, 5, 10, 20, 50, 100)
 """The values of k for which SAEBench's result classes have fields."""
+MEASURES = ("accuracy", "auc", "f1")
 SAEBENCH_KEY = re.compile(r"sae_top_(\d+)_test_auc")
 CEBENCH_NAMES = ("contrastive_score_mean", "independent_score_mean", "interpretability_score_mean")
 
@@ -180,17 +182,10 @@ def write_comparison(comparison: dict, out: str | Path) -> list[Path]:
 def comparison_table(comparison: dict) -> str:
     """The comparison as Markdown."""
     kind = " of the official value" if comparison["relative"] else ""
-    verdict = (
-        "agree"
-        if comparison["within_tolerance"]
-        else "DIFFER"
-        if comparison["n"]
-        else "have nothing in common"
-    )
-    lines = [
-        f"{comparison['n']} values {verdict} (tolerance {comparison['tolerance']:g}{kind}).",
-        "",
-    ]
+    verdict = "DIFFER" if comparison["n"] else "have nothing in common"
+    verdict = "agree" if comparison["within_tolerance"] else verdict
+    tolerance = f"{comparison['tolerance']:g}{kind}"
+    lines = [f"{comparison['n']} values {verdict} (tolerance {tolerance}).", ""]
     if comparison["rows"]:
         lines += ["| data set | measure | ours | official | difference |", "|---|---|---|---|---|"]
         for row in comparison["rows"]:
@@ -216,25 +211,22 @@ def to_saebench_schema(record: dict, dense: dict[str, dict] | None = None) -> di
     rows, config = record["per_dataset"], record["probing"]
     names = list(dict.fromkeys(row["dataset"] for row in rows))
     ks = sorted({row["k"] for row in rows})
-    details = [_detail(name, rows, (dense or {}).get(name)) for name in names]
-    by_k = {
-        str(k): {f"test_{m}": float(at_k(rows, k, m).mean()) for m in ("accuracy", "auc", "f1")}
-        for k in ks
-    }
+    details = [_detail(name, rows, (dense or {}).get(name, {})) for name in names]
+    by_k = {str(k): {f"test_{m}": float(at_k(rows, k, m).mean()) for m in MEASURES} for k in ks}
     llm = {
         key: float(np.mean([d[key] for d in details]))
         for key in details[0]
         if key.startswith("llm_") and details[0][key] is not None
     }
     identity = provenance.hash_json([record["recipe_hash"], record.get("seed"), config, rows])
-    seconds = provenance.utc_now() if "provenance" not in record else record["provenance"]["time"]
+    time = record["provenance"]["time"] if "provenance" in record else provenance.utc_now()
     return {
         "eval_type_id": "sparse_probing_sae_probes",
         "eval_config": _eval_config(record["subject"], config, names, ks),
         "eval_id": str(uuid.UUID(identity[:32])),
-        "datetime_epoch_millis": _milliseconds(seconds),
+        "datetime_epoch_millis": int(datetime.fromisoformat(time).timestamp() * 1000),
         "eval_result_metrics": {
-            "llm": {f"llm_test_{m}": llm.get(f"llm_test_{m}") for m in ("accuracy", "auc", "f1")},
+            "llm": {f"llm_test_{m}": llm.get(f"llm_test_{m}") for m in MEASURES},
             "sae": _named_fields(by_k),
         },
         "eval_result_details": details,
@@ -264,16 +256,14 @@ def _eval_config(subject: str, config: dict, names: list[str], ks: list[int]) ->
     }
 
 
-def _detail(name: str, rows: Sequence[dict], dense: dict | None) -> dict:
+def _detail(name: str, rows: Sequence[dict], dense: dict) -> dict:
     mine = [row for row in rows if row["dataset"] == name]
-    scores = {
-        str(row["k"]): {f"test_{m}": row[m] for m in ("accuracy", "auc", "f1")} for row in mine
-    }
+    scores = {str(row["k"]): {f"test_{m}": row[m] for m in MEASURES} for row in mine}
     return {
         "dataset_name": name,
-        "llm_test_accuracy": (dense or {}).get("accuracy"),
+        "llm_test_accuracy": dense.get("accuracy"),
         "llm_test_auc": mine[0]["dense_auc"],
-        "llm_test_f1": (dense or {}).get("f1"),
+        "llm_test_f1": dense.get("f1"),
         **_named_fields(scores),
         "sae_metrics_by_k": scores,
     }
@@ -289,9 +279,3 @@ def _named_fields(by_k: dict[str, dict[str, float]]) -> dict[str, float]:
         if int(k) in SAEBENCH_KS
         for m, v in values.items()
     }
-
-
-def _milliseconds(time: str) -> int:
-    from datetime import datetime
-
-    return int(datetime.fromisoformat(time).timestamp() * 1000)

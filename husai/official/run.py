@@ -18,16 +18,9 @@ from husai.official.preflight import PROGRAMS, preflight
 from husai.progress import log
 from husai.yaml_files import load_yaml
 
-OPTIONS = (
-    "program",
-    "command",
-    "python",
-    "working_directory",
-    "results",
-    "ours",
-    "timeout_seconds",
-    "module",
-)
+CHECKED = ("program", "command", "python", "working_directory", "module")
+"""Options of the preflight."""
+OPTIONS = (*CHECKED, "results", "ours", "timeout_seconds")
 
 
 def execute(
@@ -127,62 +120,38 @@ def official_job(options: dict, out: str | Path, *, execute_program: bool = Fals
     options = {
         key: str(value) if isinstance(value, Path) else value for key, value in options.items()
     }
-    checked = preflight(
-        options.get("program"),
-        options.get("command"),
-        python=options.get("python"),
-        working_directory=options.get("working_directory"),
-        module=options.get("module"),
-    )
+    checked = preflight(**{key: options.get(key) for key in CHECKED})
     provenance.write_json(out / "preflight.json", checked)
     if not execute_program:
         return checked
+    program, argv, folder = (checked[k] for k in ("program", "command", "working_directory"))
     if not checked["ready"]:
-        raise HusaiError(
-            f"official {checked['program']}: not ready, nothing was run: "
-            f"{'; '.join(checked['problems'])}"
-        )
+        problems = "; ".join(checked["problems"])
+        raise HusaiError(f"official {program}: not ready, nothing was run: {problems}")
     with provenance.job(out / "manifest.json", config=options) as work:
         log_path, started = out / "program.log", time.time()
-        work.notes(
-            program=checked["program"],
-            argv=checked["command"],
-            module_version=checked["version"],
-            python=checked["python"],
-        )
-        log(f"official {checked['program']}: running, log in {log_path}")
-        folder = checked["working_directory"]
-        status = execute(
-            checked["command"],
-            log_path,
-            working_directory=folder,
-            timeout_seconds=options.get("timeout_seconds"),
-        )
+        about = {"module_version": checked["version"], "python": checked["python"]}
+        work.notes(program=program, argv=argv, **about)
+        log(f"official {program}: running, log in {log_path}")
+        limit = options.get("timeout_seconds")
+        status = execute(argv, log_path, working_directory=folder, timeout_seconds=limit)
         work.notes(program_return_code=status)
         if status != 0:
-            last = (
-                log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
-            )[-1]
+            lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            last = lines[-1][:200] if lines else ""
             raise HusaiError(
-                f"official {checked['program']}: ended with status {status} ({last[:200]}); see "
-                f"{log_path}"
+                f"official {program}: ended with status {status} ({last}); see {log_path}"
             )
-        results = result_files(
-            checked["program"], checked["command"], folder, options.get("results"), started
-        )
+        results = result_files(program, argv, folder, options.get("results"), started)
         work.reads(*results)
         work.writes(out / "preflight.json", log_path)
-        found = {
-            **checked,
-            "return_code": status,
-            "results": [str(p) for p in results],
-            "comparison": None,
-        }
+        comparison = None
         if options.get("ours"):
-            found["comparison"] = compare_files(checked["program"], results, options["ours"])
+            comparison = compare_files(program, results, options["ours"])
             work.reads(options["ours"])
-            work.writes(*write_comparison(found["comparison"], out))
-    return found
+            work.writes(*write_comparison(comparison, out))
+    names = [str(p) for p in results]
+    return {**checked, "return_code": status, "results": names, "comparison": comparison}
 
 
 def result_files(
@@ -198,11 +167,8 @@ def result_files(
     """
     known = PROGRAMS[program]
     place = Path(folder) / (results or _option(argv, known.output_option) or ".")
-    candidates = (
-        [place]
-        if place.is_file()
-        else sorted(place.glob(known.results)) or sorted(place.glob("**/*.json"))
-    )
+    candidates = [place] if place.is_file() else sorted(place.glob(known.results))
+    candidates = candidates or sorted(place.glob("**/*.json"))
     fresh = [p for p in candidates if p.stat().st_mtime >= since - 1]
     if not fresh:
         old = f" ({len(candidates)} older ones are left from another run)" if candidates else ""
