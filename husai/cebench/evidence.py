@@ -68,8 +68,8 @@ def mismatch(record: dict, frozen: dict) -> str | None:
     return None
 
 
-def pair_delta(record: dict, frozen: dict, name: str = GATED) -> np.ndarray:
-    """Difference per pair of one score as a fraction of the bound, ``(n_pairs,)``.
+def pair_delta(record: dict, frozen: dict) -> np.ndarray:
+    """Difference per pair of the gated score as a fraction of the bound, ``(n_pairs,)``.
 
     Raises
     ------
@@ -79,14 +79,11 @@ def pair_delta(record: dict, frozen: dict, name: str = GATED) -> np.ndarray:
     if record["pairs_hash"] != frozen["pairs_hash"]:
         raise HusaiError(
             f"CE-Bench: {record['recipe']} was scored on pairs {record['pairs_hash']} and its "
-            f"control {frozen['recipe']} on "
-            f"{frozen['pairs_hash']}; scores compare only on the same pairs: run husai cebench "
-            "again for both"
+            f"control {frozen['recipe']} on {frozen['pairs_hash']}; scores compare only on the "
+            "same pairs: run husai cebench again for both"
         )
-    return (
-        np.array(record["per_pair"][name]) / record["bound"]
-        - np.array(frozen["per_pair"][name]) / frozen["bound"]
-    )
+    ours, its = (np.array(r["per_pair"][GATED]) / r["bound"] for r in (record, frozen))
+    return ours - its
 
 
 def with_baseline(record: dict, frozen: dict) -> dict:
@@ -96,25 +93,18 @@ def with_baseline(record: dict, frozen: dict) -> dict:
     a fraction of the bound, without value when the control is not matched (``baseline.mismatch``
     says why). ``delta_vs_matched_baseline`` holds the raw published differences under CE-Bench's
     own names, which the ``cycle3`` policy reads."""
-    problem = mismatch(record, frozen)
-    delta = float(np.mean(pair_delta(record, frozen)))
-    value = None if problem else delta
+    problem, delta = mismatch(record, frozen), float(np.mean(pair_delta(record, frozen)))
+    gain = Metric(None if problem else delta, n=record["n_pairs"], method="paired mean over pairs")
     old = {name: _value(frozen, new) for name, new in OLD_NAMES.items()}
     return {
         **record,
-        "metrics": {
-            **record["metrics"],
-            "delta_vs_frozen": Metric(value, n=record["n_pairs"], method="paired mean over pairs"),
-        },
+        "metrics": {**record["metrics"], "delta_vs_frozen": gain},
         "matched_baseline_metrics": old,
         "delta_vs_matched_baseline": {
             name: _value(record, new) - old[name] for name, new in OLD_NAMES.items()
         },
         "baseline": {
-            "recipe": frozen["recipe"],
-            "recipe_hash": frozen["recipe_hash"],
-            "d_sae": frozen["d_sae"],
-            "l0": frozen["l0"],
+            **{key: frozen[key] for key in ("recipe", "recipe_hash", "d_sae", "l0")},
             "mismatch": problem,
         },
     }
@@ -124,23 +114,20 @@ def _value(record: dict, name: str) -> float | None:
     return read_metric(record["metrics"][name]).value
 
 
-def delta_table(
-    records: Sequence[dict], frozen: Sequence[dict], name: str = GATED
-) -> tuple[np.ndarray, list[str], list[str]]:
-    """Deltas per seed and theme, ``(n_seeds, n_themes)``, with the themes and their families.
+def delta_table(records: Sequence[dict], frozen: Sequence[dict]) -> tuple[np.ndarray, list[str]]:
+    """Deltas per seed and theme, ``(n_seeds, n_themes)``, with the themes' families.
 
     A seed is paired with the control of the same seed where there is one, otherwise with the mean
     of all controls."""
-    themes = list(dict.fromkeys(records[0]["themes"]))
     families = dict(zip(records[0]["themes"], records[0]["families"], strict=True))
     by_seed = {r["seed"]: r for r in frozen}
     rows = []
     for record in records:
         controls = [by_seed[record["seed"]]] if record["seed"] in by_seed else list(frozen)
-        delta = np.mean([pair_delta(record, control, name) for control in controls], axis=0)
+        delta = np.mean([pair_delta(record, control) for control in controls], axis=0)
         means = theme_means(delta, record["themes"])
-        rows.append([means[theme] for theme in themes])
-    return np.array(rows), themes, [families[theme] for theme in themes]
+        rows.append([means[theme] for theme in families])
+    return np.array(rows), list(families.values())
 
 
 def recipe_metrics(records: Sequence[dict], frozen: Sequence[dict] = ()) -> dict[str, Metric]:
@@ -167,9 +154,8 @@ def recipe_metrics(records: Sequence[dict], frozen: Sequence[dict] = ()) -> dict
             metrics[name] = jackknife_t(values)
     metrics["bound"] = Metric(records[0]["bound"], method="(d_sae - 1) / sqrt(d_sae)")
     if frozen:
-        table, _, families = delta_table(records, frozen)
         problems = {mismatch(r, f) for r in records for f in frozen} - {None}
-        interval = crossed_metric(table, families)
-        unmatched = Metric(None, n=interval.n, method="; ".join(sorted(problems)))
-        metrics["delta_vs_frozen"] = unmatched if problems else interval
+        gain = crossed_metric(*delta_table(records, frozen))
+        unmatched = Metric(None, n=gain.n, method="; ".join(sorted(problems)))
+        metrics["delta_vs_frozen"] = unmatched if problems else gain
     return metrics

@@ -5,7 +5,7 @@ contrastive stories, or from a file.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,9 +70,8 @@ def embedded_pairs(
     HusaiError
         No data set in that half, or too few test rows in all.
     """
-    chosen = datasets.check_names(
-        datasets.dataset_names() if names is None else names, "external.cebench: data set"
-    )
+    names = datasets.dataset_names() if names is None else names
+    chosen = datasets.check_names(names, "external.cebench: data set")
     chosen = datasets.split(chosen, half) if half else chosen
     if not chosen or n_pairs < 1:
         raise HusaiError(
@@ -96,8 +95,8 @@ def embedded_pairs(
     if left:
         raise HusaiError(
             f"external.cebench.n_pairs: {n_pairs} pairs were asked for but the test rows of "
-            f"{len(chosen)} data sets give {n_pairs - left}; "
-            "ask for fewer pairs, more data sets or more rows"
+            f"{len(chosen)} data sets give {n_pairs - left}; ask for fewer pairs, more data sets "
+            "or more rows"
         )
     return [pair for name in chosen for pair in drawn[name]]
 
@@ -121,7 +120,7 @@ def _draw(data: datasets.Dataset, seed: int) -> Iterator[Pair]:
         yield Pair(data.name, data.family, data.prompts[a], data.prompts[b], (a, b))
 
 
-def hub_pairs(name: str, n_pairs: int | None = None, half: str | None = None) -> list[Pair]:
+def hub_pairs(name: str, n_pairs: int, half: str | None = None) -> list[Pair]:
     """Pairs of one of CE-Bench's own data sets on the model hub (``HUB_NAMES``), first rows first.
 
     Raises
@@ -141,14 +140,13 @@ def hub_pairs(name: str, n_pairs: int | None = None, half: str | None = None) ->
     except Exception as error:
         raise HusaiError(
             f"external.cebench.hub_version: {name} could not be read from the hub "
-            f"({type(error).__name__}); connect this machine or fill "
-            "its cache, name a .jsonl file with story1, story2 and subject_title, or set "
-            "external.cebench.source to embedded"
+            f"({type(error).__name__}); connect this machine or fill its cache, name a .jsonl "
+            "file with story1, story2 and subject_title, or set external.cebench.source to embedded"
         ) from error
     return _select((dict(row) for row in table), name, n_pairs, half)
 
 
-def file_pairs(path: str | Path, n_pairs: int | None = None, half: str | None = None) -> list[Pair]:
+def file_pairs(path: str | Path, n_pairs: int, half: str | None = None) -> list[Pair]:
     """Pairs from a file with one JSON object per line: ``story1``, ``story2`` and ``subject_title``
     (or ``subject``).
 
@@ -169,26 +167,24 @@ def file_pairs(path: str | Path, n_pairs: int | None = None, half: str | None = 
     return _select(rows, str(path), n_pairs, half)
 
 
-def _select(rows, source: str, n_pairs: int | None, half: str | None) -> list[Pair]:
-    pairs = []
+def _select(rows: Iterable, source: str, n_pairs: int, half: str | None) -> list[Pair]:
+    pairs: list[Pair] = []
     for i, row in enumerate(rows):
-        if n_pairs is not None and len(pairs) == n_pairs:
+        if len(pairs) == n_pairs:
             break
-        theme = row.get("subject_title", row.get("subject")) if isinstance(row, dict) else None
-        if (
-            theme is None
-            or not isinstance(row.get("story1"), str)
-            or not isinstance(row.get("story2"), str)
-        ):
+        row = row if isinstance(row, dict) else {}
+        theme = row.get("subject_title", row.get("subject"))
+        texts = [row.get("story1"), row.get("story2")]
+        if theme is None or not all(isinstance(text, str) for text in texts):
             raise HusaiError(
                 f"{source}: row {i} needs the texts story1, story2 and a subject_title"
             )
         if not half or _half(str(theme)) == half:
-            pairs.append(Pair(str(theme), str(theme), row["story1"], row["story2"], (i, i)))
-    if len(pairs) < (n_pairs or 1):
+            pairs.append(Pair(str(theme), str(theme), *texts, (i, i)))
+    if len(pairs) < n_pairs:
         raise HusaiError(
-            f"{source}: has {len(pairs)} pairs in half {half or 'any'}, {n_pairs or 1} were asked "
-            "for; ask for fewer"
+            f"{source}: has {len(pairs)} pairs in half {half or 'any'}, {n_pairs} were asked for; "
+            "ask for fewer"
         )
     return pairs
 
@@ -221,17 +217,8 @@ def split_pairs(spec: dict, split: str) -> list[Pair]:
         raise HusaiError(f"CE-Bench: split '{split}' is not one of {', '.join(HALVES)}")
     half, n_pairs = HALVES[split], spec["n_pairs"]
     if spec["source"] == "embedded":
-        names = spec.get(split)
-        return embedded_pairs(
-            n_pairs,
-            spec.get("seed", 0),
-            None if names else half,
-            names or None,
-            spec.get("max_rows"),
-        )
+        names, seed, rows = spec.get(split) or None, spec.get("seed", 0), spec.get("max_rows")
+        return embedded_pairs(n_pairs, seed, None if names else half, names, rows)
     source = spec["hub_version"]
-    return (
-        file_pairs(source, n_pairs, half)
-        if source.endswith(".jsonl")
-        else hub_pairs(source, n_pairs, half)
-    )
+    read = file_pairs if source.endswith(".jsonl") else hub_pairs
+    return read(source, n_pairs, half)

@@ -16,7 +16,6 @@ from husai.cebench.bound import score_bound
 from husai.cebench.means import PairActivations, mean_latents
 from husai.compute import side_by_side
 from husai.errors import HusaiError, RecipeFailed
-from husai.sae.pooled import CHUNK_VALUES
 
 SCORES = (
     "contrastive_published",
@@ -48,16 +47,9 @@ class CEBenchResult(NamedTuple):
     """No pair can score above this; see :func:`score_bound`."""
 
 
-def max_z(values: torch.Tensor) -> torch.Tensor:
-    """Largest z-score of each row of ``values (..., d_sae)``, with the unbiased standard deviation:
-    of shape ``(...)`` and the same dtype. It is 0 where all values of a row are equal.
-    """
-    std, mean = torch.std_mean(values, dim=-1)
-    return (values.amax(dim=-1) - mean) / torch.where(std == 0, torch.ones_like(std), std)
-
-
 def pair_scores(means: torch.Tensor, counts: torch.Tensor) -> dict[str, np.ndarray]:
-    """CE-Bench's scores of every pair from the mean latents of its two stories.
+    """CE-Bench's scores of every pair from the mean latents of its two stories, in float64 on the
+    CPU.
 
     With V1, V2 the mean latents over all tokens of each story and I1 the mean over the tokens of
     both, ``contrastive = max z|V1 - V2|``, ``independence = max z|I1 - I2|`` and ``interpretability
@@ -77,39 +69,11 @@ def pair_scores(means: torch.Tensor, counts: torch.Tensor) -> dict[str, np.ndarr
     dict
         The six ``SCORES``, each a float64 array ``(n_pairs,)``.
     """
-    weights = counts.to(means.device, torch.float64) / counts.sum(1, keepdim=True).to(means.device)
-    if means.device.type == "cpu" and means.dtype == torch.float32:
-        return _scores_by_kernels(means.contiguous(), weights)
-    weights = weights.unsqueeze(-1)
-    chunk_pairs = max(1, CHUNK_VALUES // 4 // means.shape[-1])
-    chunks = range(0, means.shape[0], chunk_pairs)
-    total = means.new_zeros(means.shape[-1], dtype=torch.float64)
-    for start in chunks:
-        total += (
-            means[start : start + chunk_pairs].double() * weights[start : start + chunk_pairs]
-        ).sum((0, 1))
-    i2 = total / means.shape[0]
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in SCORES}
-    for start in chunks:
-        v = means[start : start + chunk_pairs].double()
-        i1 = (v * weights[start : start + chunk_pairs]).sum(1)
-        contrast = (v[:, 0] - v[:, 1]).abs_()
-        found["contrastive_published"].append(max_z(contrast))
-        for variant, independence in (("published", i1.abs()), ("fixed", (i1 - i2).abs_())):
-            found[f"independence_{variant}"].append(max_z(independence))
-            found[f"interpretability_{variant}"].append(max_z(contrast + independence))
-    found["contrastive_fixed"] = found["contrastive_published"]
-    return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
-
-
-def _scores_by_kernels(means: torch.Tensor, weights: torch.Tensor) -> dict[str, np.ndarray]:
-    """:func:`pair_scores` of float32 means on a CPU, in float64, one pair at a time and without
-    memory for more.
-    """
-    v, w = means.numpy(), weights.numpy()
+    v = means.cpu().contiguous().numpy()
+    weights = (counts.double() / counts.sum(1, keepdim=True)).cpu().numpy()
     total, out = np.zeros(v.shape[-1]), np.empty((5, len(v)))
-    kernels().add_pooled(v, w, total)
-    kernels().score_pairs(v, w, total / len(v), out)
+    kernels().add_pooled(v, weights, total)
+    kernels().score_pairs(v, weights, total / len(v), out)
     contrastive, *others = out
     names = [
         f"{score}_{variant}"

@@ -4,6 +4,7 @@ that memory stays flat.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,21 +70,20 @@ def save_pairs(
             "stories of at least one token each"
         )
     # Anything not finite makes the sum so.
-    if not bool(torch.isfinite(tokens.sum(dtype=torch.float64))):
+    if not torch.isfinite(tokens.sum(dtype=torch.float64)):
         raise HusaiError(
             f"{path}: activations of {subject} at {hook_name} are not finite; check the subject's "
             "weights"
         )
     every = [p for split in pairs.values() for p in split]
-    themes = list(dict.fromkeys(p.theme for p in every))
     families = {p.theme: p.family for p in every}
-    position = {theme: i for i, theme in enumerate(themes)}
+    themes = list(families)
     header = {
         "schema": SCHEMA,
         "subject": subject,
         "hook_name": hook_name,
         "themes": themes,
-        "families": [families[theme] for theme in themes],
+        "families": list(families.values()),
         "splits": {
             split: {"n_pairs": len(found), "pairs_hash": pairs_hash(found)}
             for split, found in pairs.items()
@@ -92,7 +92,7 @@ def save_pairs(
     tensors = {
         "tokens": tokens.float().contiguous(),
         "offsets": torch.cat([torch.zeros(1, dtype=torch.int64), counts.long().cumsum(0)]),
-        "theme": torch.tensor([position[p.theme] for p in every], dtype=torch.int64),
+        "theme": torch.tensor([themes.index(p.theme) for p in every], dtype=torch.int64),
     }
     with provenance.atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"husai": json.dumps(header)})
@@ -134,11 +134,8 @@ def load_pairs(
             f"{path}: has no split '{split}', only {', '.join(header['splits'])}; compute the "
             "pair activations again"
         )
-    first = 0
-    for name, described in header["splits"].items():
-        if name == split:
-            break
-        first += described["n_pairs"]
+    before = itertools.takewhile(lambda name: name != split, header["splits"])
+    first = sum(header["splits"][name]["n_pairs"] for name in before)
     last = first + header["splits"][split]["n_pairs"]
     window = offsets[2 * first : 2 * last + 1]
     index = theme[first:last].tolist()

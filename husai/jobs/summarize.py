@@ -89,18 +89,7 @@ def table_job(stage: str, spec, inputs: Sequence[str], out: Path) -> dict:
         found = external.table(stage, spec, inputs)
     else:
         found = import_module(f"husai.summaries.{stage}").table(spec, inputs)
-    record = write_summary(
-        stage,
-        out,
-        found.rows,
-        columns=found.columns,
-        headline=found.headline,
-        notes=found.notes,
-        figures=found.figures,
-        inputs=inputs,
-        config=spec.values(),
-        **(found.extra or {}),
-    )
+    record = write_summary(stage, out, found, inputs, spec.values())
     if stage == "baseline":
         from husai.summaries.baseline import cycle3_evidence, ensembles
 

@@ -30,21 +30,14 @@ def axis_tables(rows: Sequence[dict], axes: Sequence[str], names: Sequence[str])
     """
     tables = []
     for axis in axes:
-        values = list(dict.fromkeys(row[axis] for row in rows))
+        values = sorted({row[axis] for row in rows}, key=lambda v: (v is None, v))
         if len(values) < 2:
             continue
-        shared = [
-            (value, [row for row in rows if row[axis] == value])
-            for value in sorted(values, key=lambda v: (v is None, v))
-        ]
-        found = [
-            {
-                axis: value,
-                "conditions": len(group),
-                **{name: _spread(group, name) for name in names},
-            }
-            for value, group in shared
-        ]
+        found = []
+        for value in values:
+            group = [row for row in rows if row[axis] == value]
+            spreads = {name: _spread(group, name) for name in names}
+            found.append({axis: value, "conditions": len(group), **spreads})
         tables.append({"axis": axis, "columns": [axis, "conditions", *names], "rows": found})
     return tables
 

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from husai import provenance
 from husai.evidence import Metric
@@ -16,50 +17,53 @@ from husai.shown import in_markdown
 SUMMARY_SCHEMA = "husai.summary/1"
 
 
+class StageTable(NamedTuple):
+    """What a stage's summary says, before it is written."""
+
+    rows: Sequence[dict]
+    """Flat dictionaries whose values are numbers, text or metrics."""
+    columns: Sequence[str]
+    """Those that the tables show."""
+    headline: str
+    notes: Sequence[str]
+    figures: Sequence[dict]
+    extra: dict[str, Any]
+    """Further fields of the JSON."""
+
+
+def errorbar(x: str, y: str, title: str, group: str | None = None) -> dict[str, str]:
+    """A figure of a summary: column ``y`` with its intervals over column ``x``, in one colour for
+    each value of column ``group``.
+    """
+    grouped = {"group": group} if group else {}
+    return {"kind": "errorbar", "x": x, "y": y, **grouped, "title": title}
+
+
 def write_summary(
-    stage: str,
-    out: Path,
-    rows: Sequence[dict],
-    *,
-    columns: Sequence[str],
-    headline: str,
-    notes: Sequence[str] = (),
-    figures: Sequence[dict] = (),
-    inputs: Iterable[str | Path] = (),
-    config: dict | None = None,
-    **extra,
+    stage: str, out: Path, table: StageTable, inputs: Iterable[str | Path], config: dict
 ) -> dict:
     """Write ``out`` (JSON) with ``.parquet``, ``.md`` and ``.manifest.json`` beside it, and return
     the record.
-
-    ``rows`` are flat dictionaries whose values are numbers, text or metrics; ``columns`` are those
-    the tables show."""
+    """
     inputs = list(inputs)
     record = {
         "schema": SUMMARY_SCHEMA,
         "stage": stage,
-        "headline": headline,
-        "columns": list(columns),
-        "rows": list(rows),
-        "notes": list(notes),
-    }
-    record = {
-        **record,
-        "figures": list(figures),
-        **extra,
+        "headline": table.headline,
+        "columns": list(table.columns),
+        "rows": list(table.rows),
+        "notes": list(table.notes),
+        "figures": list(table.figures),
+        **table.extra,
         "provenance": provenance.provenance(config),
     }
-    markdown, table, manifest = (
-        out.with_suffix(".md"),
-        out.with_suffix(".parquet"),
-        out.with_suffix(".manifest.json"),
-    )
-    with provenance.job(manifest, config=config) as work:
+    markdown, parquet = out.with_suffix(".md"), out.with_suffix(".parquet")
+    with provenance.job(out.with_suffix(".manifest.json"), config=config) as work:
         work.reads(*inputs)
         provenance.write_json(out, {**record, "inputs": provenance.file_records(inputs)})
         provenance.write_text(markdown, summary_markdown(record))
-        write_parquet(table, [flatten(row) for row in rows])
-        work.writes(out, markdown, table)
+        write_parquet(parquet, [flatten(row) for row in table.rows])
+        work.writes(out, markdown, parquet)
     return record
 
 
@@ -70,12 +74,8 @@ def flatten(row: dict) -> dict:
     flat = {}
     for key, value in row.items():
         if isinstance(value, Metric):
-            flat |= {
-                key: value.value,
-                f"{key}_lcb": value.lcb,
-                f"{key}_ucb": value.ucb,
-                f"{key}_n": value.n,
-            }
+            flat[key] = value.value
+            flat |= {f"{key}_{field}": getattr(value, field) for field in ("lcb", "ucb", "n")}
         elif isinstance(value, (dict, list)):
             flat[key] = json.dumps(provenance.finite(value))
         else:
@@ -111,12 +111,8 @@ def summary_markdown(record: dict) -> str:
     lines = [f"# {record['stage'].capitalize()}", "", in_markdown(record["headline"]), ""]
     lines += _table(record)
     for table in record.get("axes", []):
-        lines += [
-            "",
-            f"## By {table['axis']} (mean [smallest, largest] over conditions)",
-            "",
-            *_table(table),
-        ]
+        title = f"## By {table['axis']} (mean [smallest, largest] over conditions)"
+        lines += ["", title, "", *_table(table)]
     if record["notes"]:
         lines += ["", *[f"- {in_markdown(note)}" for note in record["notes"]]]
     return "\n".join(lines) + "\n"
@@ -124,8 +120,6 @@ def summary_markdown(record: dict) -> str:
 
 def _table(table: dict) -> list[str]:
     columns = table["columns"]
-    head = ["| " + " | ".join(map(in_markdown, columns)) + " |", "|" + "---|" * len(columns)]
-    return head + [
-        "| " + " | ".join(in_markdown(shown(row.get(c))) for c in columns) + " |"
-        for row in table["rows"]
-    ]
+    rows = [columns, *([shown(row.get(c)) for c in columns] for row in table["rows"])]
+    head, *body = ["| " + " | ".join(map(in_markdown, row)) + " |" for row in rows]
+    return [head, "|" + "---|" * len(columns), *body]

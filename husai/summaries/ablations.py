@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from husai.config.stages import Ablations
 from husai.planning.specs import AblationsSpec
-from husai.report.summary import shown
+from husai.report.summary import StageTable, errorbar, shown
 from husai.stability.record import (
     StabilityRecord,
     common_nulls,
@@ -16,7 +16,6 @@ from husai.stability.record import (
     failed_records,
     load_records,
 )
-from husai.summaries.table import StageTable
 
 COLUMNS = [
     "subject",
@@ -45,8 +44,7 @@ def table(spec: AblationsSpec, inputs: Sequence[str]) -> StageTable:
         Stability evidence of every condition.
     """
     section, rows, told, failed = spec.ablations, [], [], []
-    subjects = section.subjects
-    for subject in subjects:
+    for subject in section.subjects:
         records = load_records(inputs, subject)
         nulls = common_nulls(records.values())
         rows += subject_rows(section, subject, records, nulls)
@@ -58,58 +56,33 @@ def table(spec: AblationsSpec, inputs: Sequence[str]) -> StageTable:
             f"On {subject}: seeds {section.seeds}; intervals are jackknife-t over seeds; the "
             f"worst null is that of {', '.join(nulls)}."
         )
+    over_rank = "S against d_sae / effective rank"
     figures = [
-        {
-            "kind": "errorbar",
-            "x": "width_over_rank",
-            "y": "S_gaussian",
-            "group": "curve",
-            "title": "S against d_sae / effective rank, gaussian null",
-        },
-        {
-            "kind": "errorbar",
-            "x": "width_over_rank",
-            "y": "S",
-            "group": "curve",
-            "title": "S against d_sae / effective rank, worst null",
-        },
-        {
-            "kind": "errorbar",
-            "x": "k",
-            "y": "S",
-            "group": "curve",
-            "title": "S against k, worst null",
-        },
+        errorbar("width_over_rank", "S_gaussian", f"{over_rank}, gaussian null", "curve"),
+        errorbar("width_over_rank", "S", f"{over_rank}, worst null", "curve"),
+        errorbar("k", "S", "S against k, worst null", "curve"),
     ]
-    return StageTable(
-        rows,
-        COLUMNS,
-        headline=" ".join(trend(subject, rows) for subject in subjects),
-        notes=[*failed, *told],
-        figures=figures,
-        extra={"negatives": failed},
-    )
+    headline = " ".join(trend(subject, rows) for subject in section.subjects)
+    extra = {"negatives": failed}
+    return StageTable(rows, COLUMNS, headline, [*failed, *told], figures, extra)
 
 
 def subject_rows(
     section: Ablations, subject: str, records: dict[str, StabilityRecord], nulls: Sequence[str]
 ) -> list[dict]:
-    """Both grids of one subject."""
+    """Both grids of one subject, without the conditions whose recipe failed."""
+    by_condition = {(r.recipe.d_sae, r.recipe.k): r for r in reversed(records.values())}
     width, seeds = section.at("k_at_d_sae", subject), section.seeds
     grids = {
         "k": [(width, k) for k in section.k],
         "d_sae": [(d, section.d_sae_at_k) for d in section.d_sae],
     }
     return [
-        {
-            "subject": subject,
-            "grid": grid,
-            "curve": f"{subject}, {grid}",
-            **ablation_row(record, seeds, nulls),
-        }
+        {"subject": subject, "grid": grid, "curve": f"{subject}, {grid}"}
+        | ablation_row(record, seeds, nulls)
         for grid, conditions in grids.items()
-        for record in (find(records, *condition) for condition in conditions)
-        if record is not None
+        for condition in conditions
+        if (record := by_condition.get(condition)) is not None
     ]
 
 
@@ -126,11 +99,6 @@ def trend(subject: str, rows: Sequence[dict]) -> str:
         f"On {subject}, S against d_sae / effective rank, worst null (gaussian null): "
         f"{', '.join(steps)}."
     )
-
-
-def find(records: dict[str, StabilityRecord], d_sae: int, k: int) -> StabilityRecord | None:
-    """The record of one condition; None when its recipe failed."""
-    return next((r for r in records.values() if (r.recipe.d_sae, r.recipe.k) == (d_sae, k)), None)
 
 
 def ablation_row(record: StabilityRecord, seeds: Sequence[int], nulls: Sequence[str]) -> dict:

@@ -11,6 +11,7 @@ from typing import Any
 from husai import provenance
 from husai.evidence import Metric, new_record
 from husai.planning.specs import BaselineSpec
+from husai.report.summary import StageTable, errorbar
 from husai.stability.record import condition_row, interval, upper
 from husai.statistics import (
     assessable,
@@ -22,8 +23,7 @@ from husai.statistics import (
     pseudo_values,
 )
 from husai.summaries.baseline_notes import notes, planted_note, trajectory_figure, trajectory_of
-from husai.summaries.ensembles import PLATEAU_BAR, Measured, ensembles
-from husai.summaries.table import StageTable
+from husai.summaries.ensembles import PLATEAU_BAR, Measured, ensembles, span
 
 COLUMNS = [
     "subject",
@@ -62,15 +62,8 @@ def table(spec: BaselineSpec, inputs: Sequence[str]) -> StageTable:
     }
     planted = provenance.read_json(next(p for p in inputs if Path(p).name == "planted.json"))
     told = [f"On {m.subject}: {note}" for m in found for note in notes(m, subjects[m.subject])]
-    figures = [
-        {
-            "kind": "errorbar",
-            "x": "null",
-            "y": "S",
-            "group": "subject",
-            "title": "Chance-corrected stability against each null",
-        }
-    ]
+    title = "Chance-corrected stability against each null"
+    figures = [errorbar("null", "S", title, "subject")]
     return StageTable(
         [row for m in found for row in null_rows(m)],
         COLUMNS,
@@ -92,24 +85,14 @@ def headline(m: Measured) -> str:
     """One subject's result in words; against the worst null, and where that one is not assessable,
     also against the gaussian.
     """
-    start = (
-        f"TopK k = {m.record.recipe.k}, d_sae = {m.record.recipe.d_sae} on {m.subject}, "
-        f"{len(m.seeds)} seeds:"
-    )
+    recipe = m.record.recipe
+    start = f"TopK k = {recipe.k}, d_sae = {recipe.d_sae} on {m.subject}, {len(m.seeds)} seeds:"
     if assessable(m.null):
-        return (
-            f"{start} S = {_span(m.s)} against the worst null ({m.worst}, {m.null:.3f}): "
-            f"{m.verdict()}."
-        )
+        null = f"the worst null ({m.worst}, {m.null:.3f})"
+        return f"{start} S = {span(m.s)} against {null}: {m.verdict()}."
     gaussian = m.record.null("gaussian", seeds=m.seeds)
-    return (
-        f"{start} {m.verdict()}; against the gaussian null ({gaussian:.3f}) S = "
-        f"{_span(m.record.s_interval(m.seeds, gaussian))}."
-    )
-
-
-def _span(found: Metric) -> str:
-    return f"{found.value:.3f} [{found.lcb:.3f}, {found.ucb:.3f}]"
+    s = span(m.record.s_interval(m.seeds, gaussian))
+    return f"{start} {m.verdict()}; against the gaussian null ({gaussian:.3f}) S = {s}."
 
 
 def null_rows(m: Measured) -> list[dict]:
@@ -122,30 +105,23 @@ def null_rows(m: Measured) -> list[dict]:
 def null_row(m: Measured, kind: str) -> dict:
     """The ensemble against one null."""
     trained, chance = m.record.matrix("pwmcc", m.seeds), m.record.null_matrix(kind, m.seeds)
-    pairs, effect = upper(chance), None
+    pairs, effect, plateau = upper(chance), None, None
     if min(len(trained), len(chance)) > 2:
         effect = cohens_d(pseudo_values(trained), pseudo_values(chance))
+    if m.plateau is not None:
+        plateau = "reached" if m.plateau <= PLATEAU_BAR else "not reached"
+    mean, least, most = map(float, (pairs.mean(), pairs.min(), pairs.max()))
     return {
         "subject": m.subject,
         "null": kind,
-        "null_pwmcc": Metric(
-            float(pairs.mean()),
-            float(pairs.min()),
-            float(pairs.max()),
-            len(pairs),
-            "mean, min, max over pairs",
-        ),
+        "null_pwmcc": Metric(mean, least, most, len(pairs), "mean, min, max over pairs"),
         "trained_pwmcc": interval(trained),
-        "S": m.record.s_interval(m.seeds, float(pairs.mean())),
+        "S": m.record.s_interval(m.seeds, mean),
         "delta": jackknife_difference(trained, chance),
         "p_value": difference_pvalue(trained, chance),
         "cohens_d": effect,
         "cos_to_init": m.per_seed("cos_to_init"),
-        "plateau": None
-        if m.plateau is None
-        else "reached"
-        if m.plateau <= PLATEAU_BAR
-        else "not reached",
+        "plateau": plateau,
     }
 
 
@@ -162,11 +138,7 @@ def cycle3_evidence(m: Measured, config: dict[str, Any]) -> dict:
         trained.n,
         "pair bootstrap (undercovers)",
     )
-    metrics = {
-        "trained_random_delta": delta,
-        "trained_pwmcc": trained,
-        "random_pwmcc": random,
-    }
+    metrics = {"trained_random_delta": delta, "trained_pwmcc": trained, "random_pwmcc": random}
     return new_record(
         "baseline",
         m.subject,

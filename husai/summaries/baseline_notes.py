@@ -9,7 +9,7 @@ import math
 from husai.evidence import Evidence
 from husai.stability.record import interval
 from husai.statistics import assessable
-from husai.summaries.ensembles import PLATEAU_BAR, Measured
+from husai.summaries.ensembles import PLATEAU_BAR, Measured, span
 
 OVERLAP = "subspace_overlap_r"
 
@@ -18,16 +18,11 @@ def notes(m: Measured, subject: dict) -> list[str]:
     """What the table does not show: the subject, quality, movement, plateau, effective rank."""
     leak, out = subject.get("leak_probe", {}), []
     if "accuracy" in subject:
-        out.append(
-            f"held-out accuracy {subject['accuracy']:.4f}, loss "
-            f"{subject.get('loss', float('nan')):.3f} nats."
-        )
+        loss = subject.get("loss", math.nan)
+        out.append(f"held-out accuracy {subject['accuracy']:.4f}, loss {loss:.3f} nats.")
     if "accuracy" in leak:
-        word = (
-            "at chance"
-            if leak.get("at_chance")
-            else "ABOVE CHANCE: the answer leaks into the input"
-        )
+        leaks = "ABOVE CHANCE: the answer leaks into the input"
+        word = "at chance" if leak.get("at_chance") else leaks
         out.append(
             f"leak probe: accuracy {leak['accuracy']:.4f}, chance {leak['chance']:.4f} ({word})."
         )
@@ -67,18 +62,15 @@ def rank_notes(m: Measured) -> list[str]:
     ]
     crowded = m.data.get("null_at_effective_rank")
     if crowded and m.worst == "covariance":
-        end = (
-            ""
-            if assessable(m.null)
-            else "; agreement above it could not be told from crowding, so S against it is not "
-            "assessed"
+        told = (
+            f"the covariance null is {m.null:.3f} because its directions lie where the activations "
+            f"vary: in about {crowded['dimensions']} dimensions even {m.record.recipe.d_sae} "
+            f"isotropic directions score {crowded['pwmcc']:.3f}"
         )
-        out.append(
-            f"the covariance null is {m.null:.3f} because its directions lie where the "
-            "activations vary: in about "
-            f"{crowded['dimensions']} dimensions even {m.record.recipe.d_sae} isotropic "
-            f"directions score {crowded['pwmcc']:.3f}{end}."
-        )
+        if not assessable(m.null):
+            told += "; agreement above it could not be told from crowding, so S against it is not "
+            told += "assessed"
+        out.append(f"{told}.")
     ranks = sorted(
         int(name.removeprefix(OVERLAP)) for name in m.data["pairwise"] if name.startswith(OVERLAP)
     )
@@ -99,23 +91,15 @@ def trajectory_figure(m: Measured) -> dict:
     """Stability over training as a figure of the report."""
     steps, values = trajectory_of(m)
     title = f"PWMCC of all latents during training, {m.subject}"
-    return {
-        "kind": "line",
-        "x": steps,
-        "y": values,
-        "x_label": "step",
-        "y_label": "pwmcc",
-        "title": title,
-    }
+    labels = {"x_label": "step", "y_label": "pwmcc"}
+    return {"kind": "line", "x": steps, "y": values, **labels, "title": title}
 
 
 def planted_note(record: dict) -> str:
     """Recovery of a known dictionary, beside the stability of the SAEs that found it."""
     found, spec = Evidence.read(record).metrics, record["spec"]
-    recovery = found["recovery"]
     return (
         f"Planted features ({spec['n_features']} in {spec['d_in']} dimensions, L0 {spec['l0']}): "
-        "SAEs recover "
-        f"{recovery.value:.3f} [{recovery.lcb:.3f}, {recovery.ucb:.3f}] "
-        f"of them beyond chance, with S = {found['S'].value:.3f}."
+        f"SAEs recover {span(found['recovery'])} of them beyond chance, with S = "
+        f"{found['S'].value:.3f}."
     )

@@ -12,6 +12,7 @@ from husai import provenance
 from husai.errors import HusaiError
 from husai.planning.specs import CalibrationSpec
 from husai.recipe import CALIBRATED
+from husai.report.summary import StageTable, errorbar
 from husai.stability.record import (
     StabilityRecord,
     common_nulls,
@@ -20,7 +21,6 @@ from husai.stability.record import (
     load_records,
 )
 from husai.statistics import jackknife_difference
-from husai.summaries.table import StageTable
 
 COLUMNS = [
     "role",
@@ -58,35 +58,25 @@ def choose(
         for r in records.values()
         if r.recipe.k in section.k and set(section.seeds) <= set(r.seeds) and not r.recipe.tag
     ]
-    rows, nulls = [], common_nulls(candidates)
-    for record in sorted(candidates, key=lambda r: r.recipe.k):
-        row = condition_row(record, section.seeds, nulls)
-        row |= {"conservative_delta": record.conservative_delta(section.seeds, nulls)}
-        rows.append(
-            {
-                "role": "search",
-                **row,
-                "eligible": row["explained_variance"].value >= section.min_explained_variance,
-            }
-        )
-    eligible = [
-        (row, record)
-        for row, record in zip(rows, sorted(candidates, key=lambda r: r.recipe.k), strict=True)
-        if row["eligible"]
-    ]
+    candidates.sort(key=lambda r: r.recipe.k)
+    rows, eligible, nulls = [], [], common_nulls(candidates)
+    for record in candidates:
+        row = {"role": "search", **condition_row(record, section.seeds, nulls)}
+        row["conservative_delta"] = record.conservative_delta(section.seeds, nulls)
+        row["eligible"] = row["explained_variance"].value >= section.min_explained_variance
+        rows.append(row)
+        if row["eligible"]:
+            is_default = record.recipe.k == section.default_k
+            eligible.append((row["conservative_delta"], is_default, record))
     if not eligible:
         best = max(rows, key=lambda row: row["explained_variance"].value)
         raise HusaiError(
             f"calibration: no k in {section.k} reaches min_explained_variance "
-            f"{section.min_explained_variance} "
-            f"(best {best['explained_variance'].value:.3f} at k = {best['k']}); lower the "
-            "floor, add larger k or train longer"
+            f"{section.min_explained_variance} (best {best['explained_variance'].value:.3f} at k = "
+            f"{best['k']}); lower the floor, add larger k or train longer"
         )
     # Where no candidate is assessable nothing speaks against the default.
-    return max(
-        eligible,
-        key=lambda pair: (pair[0]["conservative_delta"], pair[1].recipe.k == section.default_k),
-    )[1], rows
+    return max(eligible, key=lambda found: found[:2])[2], rows
 
 
 def selected(spec: CalibrationSpec, inputs: Sequence[str]) -> dict[str, Any]:
@@ -135,8 +125,7 @@ def table(spec: CalibrationSpec, inputs: Sequence[str]) -> StageTable:
     negatives = [f"{name}: failed: {reason}" for name, reason in failed.items()]
     headline = (
         f"Chosen k = {k}; on fresh seeds S(chosen) - S(k = {section.default_k}) = "
-        f"{gain.value:+.3f} [{gain.lcb:+.3f}, {gain.ucb:+.3f}]"
-        f" over {gain.n} seeds each."
+        f"{gain.value:+.3f} [{gain.lcb:+.3f}, {gain.ucb:+.3f}] over {gain.n} seeds each."
     )
     notes = [
         *negatives,
@@ -145,28 +134,13 @@ def table(spec: CalibrationSpec, inputs: Sequence[str]) -> StageTable:
         "every k, over as many seeds; the retrained seeds took no part in the search.",
         matching_note(matched, k),
     ]
-    figures = [
-        {"kind": "errorbar", "x": "k", "y": "S", "group": "role", "title": "Stability over k"}
+    lost = [
+        {"role": "L0-matched", "recipe": name, "k": k, "status": f"failed: {why}"}
+        for name, why in failed.items()
     ]
-    return StageTable(
-        [
-            *rows,
-            *matched,
-            *(
-                {"role": "L0-matched", "recipe": name, "k": k, "status": f"failed: {why}"}
-                for name, why in failed.items()
-            ),
-        ],
-        COLUMNS,
-        headline=headline,
-        notes=notes,
-        figures=figures,
-        extra={
-            "selected_k": k,
-            "gain_over_control": gain,
-            "negatives": negatives,
-        },
-    )
+    figures = [errorbar("k", "S", "Stability over k", "role")]
+    extra = {"selected_k": k, "gain_over_control": gain, "negatives": negatives}
+    return StageTable([*rows, *matched, *lost], COLUMNS, headline, notes, figures, extra)
 
 
 def matching_note(rows: Sequence[dict], k: int) -> str:
@@ -178,18 +152,11 @@ def matching_note(rows: Sequence[dict], k: int) -> str:
         for r in rows
         if r["l0_error"] > L0_TOLERANCE
     ]
-    return (
-        f"L0 matching: {'outside 5%: ' + '; '.join(off) if off else 'all within 5% of the target'}."
-    )
+    told = f"outside 5%: {'; '.join(off)}" if off else "all within 5% of the target"
+    return f"L0 matching: {told}."
 
 
 def match_row(record: StabilityRecord, k: int, seeds: Sequence[int]) -> dict:
     """How close an L0-matched architecture came to its target."""
-    row = condition_row(record, seeds)
-    return {
-        "role": "L0-matched",
-        **row,
-        "k": k,
-        "eligible": None,
-        "l0_error": abs(row["l0"].value - k) / k,
-    }
+    row = {"role": "L0-matched", **condition_row(record, seeds), "k": k, "eligible": None}
+    return row | {"l0_error": abs(row["l0"].value - k) / k}

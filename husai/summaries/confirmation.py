@@ -13,13 +13,7 @@ import numpy as np
 from husai.evidence import Metric, new_record
 from husai.gate.checks.integrity import integrity_metrics
 from husai.planning.specs import ConfirmationSpec
-from husai.probing.tables import (
-    NONE_INFORMATIVE,
-    aucs,
-    counts,
-    informative,
-    probing_metrics,
-)
+from husai.probing.tables import NONE_INFORMATIVE, aucs, counts, informative, probing_metrics
 from husai.provenance import read_json
 from husai.recipe import Recipe
 from husai.stability.record import StabilityRecord
@@ -40,20 +34,17 @@ def integrity(
         Its ``recipe.json`` in ``results/confirmation/candidate``.
     """
     subject = Path("results/subjects") / recipe.subject
-    leak = read_json(subject / "model/metrics.json").get("leak_probe")
-    overlap = read_json(subject / "probes/manifest.json")["text_overlap_rows"]
+    model, probes = subject / "model/metrics.json", subject / "probes/manifest.json"
+    leak, overlap = read_json(model).get("leak_probe"), read_json(probes)["text_overlap_rows"]
     described = read_json(candidate)
-    starts = stability.metric("shared_init_pairs")
-    metrics = integrity_metrics(leak, overlap, described, starts)
-    inputs = [subject / "model/metrics.json", subject / "probes/manifest.json", candidate]
     not_fresh = described.get("not_fresh")
     return new_record(
         "integrity",
         recipe.subject,
         recipe.id,
         recipe.hash,
-        metrics,
-        [*inputs, stability.path],
+        integrity_metrics(leak, overlap, described, stability.metric("shared_init_pairs")),
+        [model, probes, candidate, stability.path],
         spec.values(),
         described["seeds"],
         **({"status": "failed", "reason": not_fresh} if not_fresh else {}),
@@ -73,13 +64,12 @@ def saebench(
         Records of single SAEs: the candidate's and its frozen-decoder control's.
     """
     records, controls = ([read_json(p) for p in paths] for paths in (candidate, frozen))
-    first, seeds = records[0], [r["seed"] for r in records]
+    rows, seeds = records[0]["per_dataset"], [r["seed"] for r in records]
     metrics = probing_metrics(records, controls)
     found = [list(aucs(r, spec.gate_k).values()) for r in records]
     if found[0]:
-        metrics["auc"] = Metric(
-            float(np.mean(found)), n=len(seeds), method="mean over seeds and data sets"
-        )
+        mean, method = float(np.mean(found)), "mean over seeds and data sets"
+        metrics["auc"] = Metric(mean, n=len(seeds), method=method)
     return new_record(
         "saebench",
         recipe.subject,
@@ -90,10 +80,10 @@ def saebench(
         spec.values(),
         seeds,
         k=spec.gate_k,
-        datasets=sorted({row["dataset"] for row in first["per_dataset"]}),
-        informative=informative(first["per_dataset"]),
-        **counts(first["per_dataset"]),
+        datasets=sorted({row["dataset"] for row in rows}),
+        informative=informative(rows),
+        **counts(rows),
         **({} if found[0] else {"reason": NONE_INFORMATIVE}),
-        probing=first["probing"],
+        probing=records[0]["probing"],
         phase="confirmation",
     )

@@ -14,6 +14,7 @@ from husai.evidence import Metric
 from husai.planning.specs import ConsistencySpec
 from husai.probing.tables import probe_table
 from husai.provenance import failure, read_json
+from husai.report.summary import StageTable, errorbar
 from husai.stability.record import (
     StabilityRecord,
     common_nulls,
@@ -22,7 +23,6 @@ from husai.stability.record import (
     load_records,
 )
 from husai.statistics import assessable, crossed_interval, jackknife_difference
-from husai.summaries.table import StageTable
 
 COLUMNS = [
     "subject",
@@ -69,10 +69,8 @@ def table(spec: ConsistencySpec, inputs: Sequence[str]) -> StageTable:
             for r in records
         ]
         accepted = [r["weight"] for r in found if r["accepted"]]
-        told.append(
-            f"On {subject}: "
-            + (f"accepted weights {accepted}." if accepted else "no weight is accepted.")
-        )
+        verdict = f"accepted weights {accepted}" if accepted else "no weight is accepted"
+        told.append(f"On {subject}: {verdict}.")
         rows += found
     notes = [
         *failed,
@@ -84,13 +82,7 @@ def table(spec: ConsistencySpec, inputs: Sequence[str]) -> StageTable:
         "benchmarks has no external delta.",
     ]
     figures = [
-        {
-            "kind": "errorbar",
-            "x": "weight",
-            "y": name,
-            "group": "subject",
-            "title": f"S over the alignment weight, {pairs}",
-        }
+        errorbar("weight", name, f"S over the alignment weight, {pairs}", "subject")
         for name, pairs in (("S", "all pairs"), ("S_without_reference", "without the reference"))
     ]
     return StageTable(rows, COLUMNS, " ".join(told), notes, figures, {"negatives": failed})
@@ -120,18 +112,13 @@ def weight_row(
     """
     control, seeds, kinds = records[0], section.seeds, common_nulls(records)
     others, null = seeds[1:], control.null(among=kinds, seeds=seeds)
-    with_reference = jackknife_difference(
-        record.s_matrix(seeds, null), control.s_matrix(seeds, null)
+    with_reference, without = (
+        jackknife_difference(record.s_matrix(chosen, null), control.s_matrix(chosen, null))
+        for chosen in (seeds, others)
     )
-    without = jackknife_difference(record.s_matrix(others, null), control.s_matrix(others, null))
-    drop = float(
-        control.per_seed("explained_variance", seeds).mean()
-        - record.per_seed("explained_variance", seeds).mean()
-    )
-    weight, gain = (
-        record.recipe.consistency_weight,
-        external_delta(record, control, external, gate_k),
-    )
+    before, after = (r.per_seed("explained_variance", seeds).mean() for r in (control, record))
+    drop, weight = float(before - after), record.recipe.consistency_weight
+    gain = external_delta(record, control, external, gate_k)
     probed = any(subject == record.data["subject"] for subject, _ in external)
     useful = gain.value >= 0 if gain is not None else not probed
     stable = assessable(null) and without.value >= 0 and without.lcb >= 0

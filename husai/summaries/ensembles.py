@@ -7,16 +7,11 @@ from collections.abc import Sequence
 from husai.errors import RecipeFailed
 from husai.evidence import Metric
 from husai.planning.specs import BaselineSpec
-from husai.stability.record import (
-    StabilityRecord,
-    failed_records,
-    interval,
-    read_records,
-)
+from husai.stability.record import StabilityRecord, failed_records, interval, read_records
 
 PLATEAU_BAR = 0.005
-"""Gain in explained variance over the last fifth of training at the full rate below which it has come to rest: the
-bar of the strict policy."""
+"""Gain in explained variance over the last fifth of training at the full rate below which it has
+come to rest: the bar of the strict policy."""
 
 
 class Measured:
@@ -38,8 +33,8 @@ class Measured:
 
     @property
     def plateau(self) -> float | None:
-        """Largest relative gain in explained variance over the last fifth of training at the full rate; None when it
-        was not followed.
+        """Largest relative gain in explained variance over the last fifth of training at the full
+        rate; None when it was not followed.
         """
         return max((f["plateau_gain"] for f in self.final), default=None)
 
@@ -65,3 +60,8 @@ def ensembles(spec: BaselineSpec, inputs: Sequence[str]) -> list[Measured]:
     if failed:
         raise RecipeFailed(f"baseline: {'; '.join(failed)}; change the training of this subject")
     return [Measured(record, spec.baseline.seeds) for record in read_records(inputs)]
+
+
+def span(found: Metric) -> str:
+    """A metric with its interval, three digits after the point."""
+    return f"{found.value:.3f} [{found.lcb:.3f}, {found.ucb:.3f}]"

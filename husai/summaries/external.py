@@ -4,20 +4,22 @@ selectors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from husai.cebench.evidence import delta_table, mismatch, pair_delta, with_baseline
+from husai.cebench.evidence import delta_table, mismatch, with_baseline
+from husai.evidence import Metric
 from husai.planning.specs import FrontierSpec, ScalingSpec
 from husai.probing.tables import INFORMATIVE, NONE_INFORMATIVE, aucs, probe_table
 from husai.report.axes import axis_tables
+from husai.report.summary import StageTable, errorbar
 from husai.stability.record import failed_records, load_records
 from husai.statistics import crossed_interval, jackknife_t
 from husai.summaries.faithfulness import load_losses
 from husai.summaries.gated import gated_metrics
 from husai.summaries.measured import Measured, control_of, load_measured
-from husai.summaries.table import StageTable, mark_pareto, value_of
 
 COLUMNS = {
     "frontier": [
@@ -69,7 +71,7 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
     frozen, family = probe_table(measured.saebench, k, control.saebench)
     dense, _ = probe_table(measured.saebench, measured.dense_k, "dense_auc")
     auc = [list(aucs(record, k).values()) for record in measured.saebench]
-    ce, _, ce_family = delta_table(measured.cebench, control.cebench)
+    ce, ce_family = delta_table(measured.cebench, control.cebench)
     problems = sorted({mismatch(a, b) for a in measured.cebench for b in control.cebench} - {None})
     return {
         "recipe": r.id,
@@ -97,14 +99,14 @@ def failed_row(measured: Measured, reason: str) -> dict:
     """The row of a recipe that could not be trained or measured: what it was to be, and why it is
     not.
     """
-    r = measured.resolved
     keys = ("architecture", "hook_name", "d_sae", "n_rows")
-    known = {
+    return {
         "recipe": measured.recipe.id,
         "recipe_hash": measured.described["hash"],
-        **{key: getattr(r, key) for key in keys},
+        **{key: getattr(measured.resolved, key) for key in keys},
+        "n_seeds": len(measured.seeds),
+        "status": f"failed: {reason}",
     }
-    return {**known, "n_seeds": len(measured.seeds), "status": f"failed: {reason}"}
 
 
 def selector_records(measured: Measured, control: Measured, k: int) -> list[dict]:
@@ -112,19 +114,18 @@ def selector_records(measured: Measured, control: Measured, k: int) -> list[dict
     by_seed = {r["seed"]: r for r in control.cebench}
     frozen, family = probe_table(measured.saebench, k, control.saebench)
     dense, _ = probe_table(measured.saebench, measured.dense_k, "dense_auc")
-    out = []
+    recipe, out = measured.recipe, []
     for i, (sae, ce) in enumerate(zip(measured.saebench, measured.cebench, strict=True)):
         baseline = by_seed.get(ce["seed"], control.cebench[0])
-        fraction = None if mismatch(ce, baseline) else float(np.mean(pair_delta(ce, baseline)))
         paired = with_baseline(ce, baseline)
         out.append(
             {
-                "condition_id": f"{measured.recipe.id}_seed{sae['seed']}",
-                "architecture": measured.recipe.architecture,
+                "condition_id": f"{recipe.id}_seed{sae['seed']}",
+                "architecture": recipe.architecture,
                 "seed": sae["seed"],
                 "d_sae": measured.resolved.d_sae,
-                "hook_name": measured.recipe.hook_name,
-                "checkpoint": f"results/saes/{measured.recipe.subject}/{measured.recipe.id}/seed{sae['seed']}",
+                "hook_name": recipe.hook_name,
+                "checkpoint": f"results/saes/{recipe.subject}/{recipe.id}/seed{sae['seed']}",
                 "recipe": measured.described["recipe"],
                 "resolved": measured.described.get("resolved"),
                 "recipe_hash": measured.described["hash"],
@@ -139,7 +140,7 @@ def selector_records(measured: Measured, control: Measured, k: int) -> list[dict
                 "strict": {
                     "delta_vs_frozen": float(frozen[i].mean()) if family else None,
                     "delta_vs_dense": float(dense[i].mean()) if family else None,
-                    "cebench_delta_vs_frozen_fraction": fraction,
+                    "cebench_delta_vs_frozen_fraction": paired["metrics"]["delta_vs_frozen"].value,
                 },
             }
         )
@@ -157,9 +158,8 @@ def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list
         reason, control = measured.failure or unstable.get(measured.recipe.id), None
         if not reason:
             control = control_of(measured, pool)
-            reason = (
-                control.failure and f"its control {control.recipe.id} failed: {control.failure}"
-            )
+            if control.failure:
+                reason = f"its control {control.recipe.id} failed: {control.failure}"
         if reason:
             failed.append(failed_row(measured, reason))
             continue
@@ -175,8 +175,7 @@ def compare(inputs: Sequence[str], k: int) -> tuple[list[dict], list[dict], list
         row |= {key: gated[name] for key, name in shown.items() if name in gated}
         rows.append(row)
         if not measured.recipe.is_control:
-            mine = selector_records(measured, control, k)
-            records += [{**record, "gated": gated} for record in mine]
+            records += [r | {"gated": gated} for r in selector_records(measured, control, k)]
     return rows, failed, records
 
 
@@ -193,14 +192,7 @@ def table(stage: str, spec: FrontierSpec | ScalingSpec, inputs: Sequence[str]) -
     """
     rows, failed, records = compare(inputs, spec.gate_k)
     mark_pareto(rows)
-    figures = [
-        {
-            "kind": "errorbar",
-            "x": "recipe",
-            "y": "delta_vs_frozen",
-            "title": "AUC gain over the frozen-decoder control",
-        }
-    ]
+    title = "AUC gain over the frozen-decoder control"
     notes = [
         f"AUCs and deltas are over informative data sets, where the lower bound of the dense probe's "
         f"validation AUC reaches {INFORMATIVE:.2f}; delta_vs_dense is at dense_k.",
@@ -217,13 +209,31 @@ def table(stage: str, spec: FrontierSpec | ScalingSpec, inputs: Sequence[str]) -
         COLUMNS[stage],
         headline_of(rows, failed, spec.gate_k),
         notes,
-        figures,
-        {
+        figures=[errorbar("recipe", "delta_vs_frozen", title)],
+        extra={
             "records": records,
             "negatives": [f"{row['recipe']}: {row['status']}" for row in failed],
             "axes": axis_tables(rows, AXES[stage], MEASURED),
         },
     )
+
+
+def mark_pareto(rows: list[dict]) -> None:
+    """Set ``pareto`` on every row that no other row beats in both deltas; what was not measured is
+    beaten by anything.
+    """
+    keys = ("delta_vs_frozen", "cebench_delta_vs_frozen")
+    points = [[value_of(row[key]) for key in keys] for row in rows]
+    for row, mine in zip(rows, points, strict=True):
+        row["pareto"] = not any(
+            all(o >= m for o, m in zip(other, mine, strict=True)) and other != mine
+            for other in points
+        )
+
+
+def value_of(found: Metric | None) -> float:
+    """The value of a measured delta; minus infinity where there is none."""
+    return -math.inf if found is None else found.value
 
 
 def headline_of(rows: list[dict], failed: list[dict], k: int) -> str:

@@ -40,9 +40,7 @@ def evidence(
     The losses of every text stand beside the metrics: both can be derived from them again.
     """
     records, controls = ([read_json(p) for p in paths] for paths in (candidate, frozen))
-    losses = {
-        role: losses_of(found) for role, found in (("candidate", records), ("frozen", controls))
-    }
+    losses = {"candidate": losses_of(records), "frozen": losses_of(controls)}
     return new_record(
         "faithfulness",
         recipe.subject,

@@ -17,8 +17,9 @@ class Measured:
     why when the recipe failed.
     """
 
-    def __init__(self, saebench: Sequence[dict], cebench: Sequence[dict], recipe_dir: Path):
+    def __init__(self, name: str, saebench: Sequence[dict], cebench: Sequence[dict]):
         self.saebench, self.cebench = list(saebench), list(cebench)
+        recipe_dir = Path("results/saes") / saebench[0]["subject"] / name
         self.described = provenance.read_json(recipe_dir / "recipe.json")
         self.recipe = Recipe.from_dict(self.described["recipe"])
         self.resolved = Recipe.from_dict(self.described.get("resolved") or self.described["recipe"])
@@ -34,8 +35,13 @@ class Measured:
 
     @property
     def l0(self) -> float:
-        """Target L0 after calibration: what a matched control shares."""
+        """Target L0 after calibration."""
         return self.resolved.matched_l0
+
+    @property
+    def shape(self) -> tuple[str, int, float]:
+        """What a matched control shares: hook, width and L0."""
+        return self.resolved.hook_name, self.resolved.d_sae, self.l0
 
     @property
     def dense_k(self) -> int:
@@ -60,13 +66,7 @@ def load_measured(inputs: Sequence[str]) -> dict[str, Measured]:
     for path in map(Path, inputs):
         if path.stem in ("saebench", "cebench") and path.parent.name.startswith("seed"):
             found[path.parent.parent.name][path.stem].append(provenance.read_json(path))
-    out = {}
-    for name, records in found.items():
-        subject = records["saebench"][0]["subject"]
-        out[name] = Measured(
-            records["saebench"], records["cebench"], Path("results/saes") / subject / name
-        )
-    return out
+    return {name: Measured(name, **records) for name, records in found.items()}
 
 
 def control_of(measured: Measured, pool: dict[str, Measured]) -> Measured:
@@ -78,12 +78,7 @@ def control_of(measured: Measured, pool: dict[str, Measured]) -> Measured:
         ``pool`` holds no such control.
     """
     for other in pool.values():
-        r, mine = other.resolved, measured.resolved
-        if r.frozen_decoder and (r.hook_name, r.d_sae, other.l0) == (
-            mine.hook_name,
-            mine.d_sae,
-            measured.l0,
-        ):
+        if other.resolved.frozen_decoder and other.shape == measured.shape:
             return other
     raise HusaiError(
         f"{measured.recipe.id}: no frozen-decoder control of hook {measured.recipe.hook_name}, "
