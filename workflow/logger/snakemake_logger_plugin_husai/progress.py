@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -57,17 +58,17 @@ class Run:
 
     def __init__(self, stage_of: Mapping[str, str]):
         self.stage_of = stage_of
-        self.wanted: dict[str, int] = {}
-        self.seconds: dict[str, list[float]] = {}
+        self.wanted: Counter = Counter()
+        self.seconds: dict[str, list[float]] = defaultdict(list)
         self.under_way: dict[int, Job] = {}
         self.began = 0.0
 
     def plan(self, counts: Mapping[str, int], now: float) -> None:
         """How many jobs of each rule the run is to do."""
-        self.wanted = {}
+        self.wanted.clear()
         for rule, n in counts.items():
-            if (name := purpose(rule)) in self.stage_of:
-                self.wanted[name] = self.wanted.get(name, 0) + n
+            if purpose(rule) in self.stage_of:
+                self.wanted[purpose(rule)] += n
         self.began = now
 
     def start(self, job: int, rule: str, title: str, now: float) -> None:
@@ -79,7 +80,7 @@ class Run:
         ended = self.under_way.pop(job, None)
         if ended is None or ended.rule not in self.stage_of:
             return None
-        self.seconds.setdefault(ended.rule, []).append(now - ended.since)
+        self.seconds[ended.rule].append(now - ended.since)
         return self.stage_of[ended.rule]
 
     def fail(self, job: int) -> Job | None:
@@ -89,11 +90,11 @@ class Run:
     @property
     def stages(self) -> list[Stage]:
         """Every stage that has jobs in this run, in the order of the workflow."""
-        times: dict[str, list[float]] = {}
-        total: dict[str, int] = {}
+        times: dict[str, list[float]] = defaultdict(list)
+        total: Counter = Counter()
         for rule, stage in self.stage_of.items():
-            total[stage] = total.get(stage, 0) + self.wanted.get(rule, 0)
-            times.setdefault(stage, []).extend(self.seconds.get(rule, ()))
+            total[stage] += self.wanted[rule]
+            times[stage] += self.seconds.get(rule, ())
         return [Stage(s, len(times[s]), n, sum(times[s])) for s, n in total.items() if n]
 
     @property
