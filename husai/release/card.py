@@ -12,7 +12,8 @@ import yaml
 
 from husai.errors import HusaiError
 from husai.gate.decision import Row, telling
-from husai.report.quotes import Quote, Source, format_value, gate_names
+from husai.report.document import plain
+from husai.report.quotes import Source, format_value, gate_names
 from husai.report.sections import STRICT, status_line
 from husai.shown import in_code, in_markdown
 
@@ -24,8 +25,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 def verdict_of(root: str | Path) -> str:
     """The first line of the gate report of the run below ``root``."""
-    inline = status_line(Source(root).open(STRICT))
-    return "".join(part.text if isinstance(part, Quote) else part for part in inline)
+    return plain(status_line(Source(root).open(STRICT)))
 
 
 def gate_rows(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -33,16 +33,9 @@ def gate_rows(decision: Mapping[str, Any]) -> list[dict[str, Any]]:
     out = []
     for name in gate_names(decision["gates"]):
         row = telling([Row(**row) for row in decision["rows"] if row["gate"] == name])
-        out.append(
-            {
-                "gate": name,
-                "condition": row.condition,
-                "value": row.value,
-                "interval": row.interval,
-                "asked": row.asked,
-                "verdict": "pass" if decision["gates"][name] else "FAIL",
-            }
-        )
+        told = {key: getattr(row, key) for key in ("condition", "value", "interval", "asked")}
+        verdict = "pass" if decision["gates"][name] else "FAIL"
+        out.append({"gate": name, **told, "verdict": verdict})
     return out
 
 
@@ -64,8 +57,7 @@ def model_card(record: Mapping[str, Any]) -> str:
             "",
             f"{in_code(record['recipe'])}, {in_markdown(sae['name'])}: a "
             f"{in_markdown(sae['architecture'])} sparse autoencoder of {sae['d_sae']} latents at "
-            f"{in_code(record['hook_name'])} of {in_code(record['model'])}. "
-            f"{_what(record)}",
+            f"{in_code(record['hook_name'])} of {in_code(record['model'])}. {_what(record)}",
             "",
             "```python",
             "from sae_lens import SAE",
@@ -76,8 +68,7 @@ def model_card(record: Mapping[str, Any]) -> str:
             "## Gates",
             "",
             f"Policy {in_code(record['policy'])} on {in_code(record['recipe'])} "
-            f"({in_markdown(record['recipe_hash'])}), "
-            "confirmed with fresh seeds.",
+            f"({in_markdown(record['recipe_hash'])}), confirmed with fresh seeds.",
             "",
             *_table(record["gates"]),
             "",
@@ -141,18 +132,17 @@ def _measured_rows(measured: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
         "l0": "L0",
         "recovered": "faithfulness (recovered), 95%",
     }
-    rows = []
-    for key, title in names.items():
-        row = {"": title}
-        for sae, values in measured.items():
-            value = values.get(key)
-            if isinstance(value, Mapping):
-                low, high = (format_value(value[bound]) for bound in ("lcb", "ucb"))
-                row[sae] = f"{format_value(value['value'])} [{low}, {high}]"
-            else:
-                row[sae] = "not measured" if value is None else format_value(value)
-        rows.append(row)
-    return rows
+    return [
+        {"": title} | {sae: _measurement(values.get(key)) for sae, values in measured.items()}
+        for key, title in names.items()
+    ]
+
+
+def _measurement(value: Any) -> str:
+    if isinstance(value, Mapping):
+        number, low, high = (format_value(value[key]) for key in ("value", "lcb", "ucb"))
+        return f"{number} [{low}, {high}]"
+    return "not measured" if value is None else format_value(value)
 
 
 def _certificates(record: Mapping[str, Any]) -> list[str]:

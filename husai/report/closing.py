@@ -10,13 +10,7 @@ from husai.errors import HusaiError
 from husai.gate.policy import CHANGED
 from husai.gate.verdict import AS_BROUGHT, RELEASED
 from husai.provenance import read_json
-from husai.report.events import (
-    gate_status,
-    open_run,
-    read_events,
-    run_facts,
-    runs_path,
-)
+from husai.report.events import gate_status, open_run, recorded, run_facts
 from husai.report.front.verdict import answer_lines
 from husai.report.quotes import Quote
 
@@ -38,22 +32,12 @@ def closing_paragraph(
 ) -> str:
     """One paragraph on the state of a run that ended with ``event``, for the terminal."""
     results, reports = Path(results), Path(reports)
-    parts = [_outcome(results), *_trouble(results, reports, event)]
-    look = [
-        p
-        for p in (
-            reports / "gate_report.html",
-            reports / "gate_report.md",
-            reports / "experiment_log.md",
-        )
-        if p.is_file()
-    ]
-    parts.append(
-        f"Read {', '.join(map(str, look))}."
-        if look
-        else f"No report yet in {reports}/; see logs/ for what stopped it."
-    )
-    return " ".join(parts)
+    names = ("gate_report.html", "gate_report.md", "experiment_log.md")
+    found = [str(reports / name) for name in names if (reports / name).is_file()]
+    look = f"No report yet in {reports}/; see logs/ for what stopped it."
+    if found:
+        look = f"Read {', '.join(found)}."
+    return " ".join([_outcome(results), *_trouble(results, reports, event), look])
 
 
 def _outcome(results: Path) -> str:
@@ -61,39 +45,32 @@ def _outcome(results: Path) -> str:
     strict = status.get("strict")
     if strict is None:
         return "No decision: the strict gate was not reached."
-    others = [
-        f"{name}{f' ({CHANGED})' if s['changed'] else ''} {'passed' if s['pass_all'] else 'failed (' + ', '.join(s['failed']) + ')'}"
-        for name, s in status.items()
-        if name != "strict"
-    ]
+    others = []
+    for name, one in status.items():
+        changed = f" ({CHANGED})" if one["changed"] else ""
+        ended = "passed" if one["pass_all"] else f"failed ({', '.join(one['failed'])})"
+        others += [f"{name}{changed} {ended}"] if name != "strict" else []
     also = f" For comparison: {'; '.join(others)}." if others else ""
     if strict["changed"]:
-        return f"NOT RELEASED: the decision is that of {CHANGED}, not of strict as it ships." + also
-    if strict["pass_all"]:
-        if strict["verdict"] not in (RELEASED, AS_BROUGHT):
-            return (
-                "NOT RELEASED: the decision passed but states no verdict; husai gate decides again."
-                + also
-            )
-        return (
-            f"{strict['verdict']}: every gate of the strict policy passed on one candidate." + also
-        )
-    return (
-        f"NOT RELEASED: the strict gate failed on {', '.join(strict['failed'])}; a failed gate is "
-        "a result, not an error." + also
-    )
+        told = f"NOT RELEASED: the decision is that of {CHANGED}, not of strict as it ships."
+    elif not strict["pass_all"]:
+        failed = ", ".join(strict["failed"])
+        told = f"NOT RELEASED: the strict gate failed on {failed}; a failed gate is a result, not "
+        told += "an error."
+    elif strict["verdict"] not in (RELEASED, AS_BROUGHT):
+        told = "NOT RELEASED: the decision passed but states no verdict; husai gate decides again."
+    else:
+        told = f"{strict['verdict']}: every gate of the strict policy passed on one candidate."
+    return told + also
 
 
 def _trouble(results: Path, reports: Path, event: str) -> list[str]:
-    run = open_run(read_events(reports / "runs.jsonl", runs_path(results)))
-    failed = run_facts(results, run)["failed_jobs"]
+    failed = run_facts(results, open_run(recorded(results, reports)))["failed_jobs"]
     if failed:
+        error = failed[0]["error"].removeprefix("HusaiError: ")
+        return [f"{len(failed)} job(s) failed, first {failed[0]['job']}: {error}."]
+    if event == "error":
         return [
-            f"{len(failed)} job(s) failed, first {failed[0]['job']}: "
-            f"{failed[0]['error'].removeprefix('HusaiError: ')}."
+            "A job failed before it could say why here; its log is shown above and kept in logs/."
         ]
-    return (
-        ["A job failed before it could say why here; its log is shown above and kept in logs/."]
-        if event == "error"
-        else []
-    )
+    return []

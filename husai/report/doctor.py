@@ -4,7 +4,6 @@ against the lock. No torch import.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -21,14 +20,7 @@ from husai.yaml_files import load_yaml
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 GIB = 2**30
-LOCKS = (
-    "requirements.lock",
-    "requirements.txt",
-    "workflow/envs/requirements.lock",
-    "workflow/envs/requirements.txt",
-)
-
-
+LOCK = "requirements.lock"
 RESERVE = 2 * GIB
 """For everything else that a run writes: records, reports, logs, corpora."""
 
@@ -78,40 +70,31 @@ def table(checks: list[Check]) -> str:
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Check(
-        OK if sys.version_info >= (3, 11) else FAIL, "python", f"{version}; 3.11 or newer is needed"
-    )
+    state = OK if sys.version_info >= (3, 11) else FAIL
+    return Check(state, "python", f"{version}; 3.11 or newer is needed")
 
 
 def _profile(root: Path, profile: str) -> tuple[dict[str, Any], list[Check]]:
     path = root / "profiles" / profile / "config.yaml"
     if not path.is_file():
         known = sorted(p.parent.name for p in root.glob("profiles/*/config.yaml"))
-        return {}, [
-            Check(FAIL, "profile", f"{path} is missing; there are: {', '.join(known) or 'none'}")
-        ]
+        told = f"{path} is missing; there are: {', '.join(known) or 'none'}"
+        return {}, [Check(FAIL, "profile", told)]
     try:
         settings = load_yaml(path) or {}
     except HusaiError as error:
         return {}, [Check(FAIL, "profile", str(error))]
     shown = ", ".join(f"{k} {settings[k]}" for k in ("executor", "cores", "jobs") if k in settings)
-    return settings, [
-        Check(OK, "profile", f"{path}" + (f" ({shown})" if shown else "")),
-        _cores(settings),
-    ]
+    found = Check(OK, "profile", f"{path} ({shown})" if shown else str(path))
+    return settings, [found, _cores(settings)]
 
 
 def _cores(settings: dict[str, Any]) -> Check:
-    have, wanted = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        settings.get("cores"),
-    )
-    enough = not isinstance(wanted, int) or have >= wanted
-    return Check(
-        OK if enough else WARN,
-        "cpu cores",
-        f"{have} here" + ("" if wanted is None else f", the profile asks for {wanted}"),
-    )
+    have = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = settings.get("cores")
+    state = WARN if isinstance(wanted, int) and have < wanted else OK
+    asked = "" if wanted is None else f", the profile asks for {wanted}"
+    return Check(state, "cpu cores", f"{have} here{asked}")
 
 
 def _resources(settings: dict[str, Any], key: str = "resources") -> dict[str, Any]:
@@ -134,12 +117,10 @@ def gpu_memory_mb() -> list[tuple[str, int]]:
     """``(name, total MB)`` of every CUDA device the driver lists; empty without one."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        text = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, check=True
-        ).stdout
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = [line.rsplit(",", 1) for line in text.splitlines() if "," in line]
+    rows = [line.rsplit(",", 1) for line in said.stdout.splitlines() if "," in line]
     return [(name.strip(), int(size)) for name, size in rows if size.strip().isdigit()]
 
 
@@ -151,28 +132,21 @@ def _device(gpus: list[tuple[str, int]], wanted: float) -> Check:
     if gpus:
         names = ", ".join(f"{name} ({size / 1024:.0f} GiB)" for name, size in gpus)
         if "+cpu" in build:
-            return Check(
-                WARN, "device", f"{names}, but torch {build} is a CPU build and will not use it"
-            )
+            told = f"{names}, but torch {build} is a CPU build and will not use it"
+            return Check(WARN, "device", told)
         return Check(OK, "device", f"{names}, torch {build}")
-    return Check(
-        WARN if wanted else OK,
-        "device",
-        f"no CUDA device, torch {build} on CPU"
-        + ("; the profile asks for a GPU" if wanted else ""),
-    )
+    told = f"no CUDA device, torch {build} on CPU"
+    if wanted:
+        return Check(WARN, "device", f"{told}; the profile asks for a GPU")
+    return Check(OK, "device", told)
 
 
 def _gpu_memory(gpus: list[tuple[str, int]], settings: dict[str, Any]) -> Check:
     wanted, have = _wants(settings, "gpu_mem_mb"), max((size for _, size in gpus), default=0)
     if not wanted:
         return Check(OK, "gpu memory", "the profile asks for none")
-    enough = have >= wanted
-    return Check(
-        OK if enough else WARN,
-        "gpu memory",
-        f"{have} MB here, the profile lets jobs share {wanted:.0f} MB",
-    )
+    told = f"{have} MB here, the profile lets jobs share {wanted:.0f} MB"
+    return Check(OK if have >= wanted else WARN, "gpu memory", told)
 
 
 def _memory(settings: dict[str, Any]) -> Check:
@@ -180,12 +154,8 @@ def _memory(settings: dict[str, Any]) -> Check:
     wanted = _wants(settings, "mem_mb") or 6000
     if total is None or free is None:
         return Check(WARN, "memory", "this system does not say how much there is")
-    state = OK if free >= wanted * 2**20 else WARN
-    return Check(
-        state,
-        "memory",
-        f"{free / GIB:.1f} GiB free of {total / GIB:.1f}; the run may use {wanted / 1024:.1f}",
-    )
+    told = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}; the run may use {wanted / 1024:.1f}"
+    return Check(OK if free >= wanted * 2**20 else WARN, "memory", told)
 
 
 def _meminfo(name: str) -> int | None:
@@ -198,45 +168,25 @@ def _meminfo(name: str) -> int | None:
 
 
 def _disk(root: Path, writes: dict[str, int] | None) -> Check:
-    place = (
-        root / "results" if (root / "results").is_dir() else root
-    )  # results/ may be a disk of its own
-    free = shutil.disk_usage(place).free
+    results = root / "results"  # may be a disk of its own
+    free = shutil.disk_usage(results if results.is_dir() else root).free
     if writes is None:
         return Check(OK, "disk", f"{free / GIB:.0f} GiB free for results/")
     wanted = sum(writes.values()) + RESERVE
     parts = ", ".join(f"{what} {size / GIB:.1f}" for what, size in writes.items())
-    return Check(
-        OK if free >= wanted else FAIL,
-        "disk",
+    told = (
         f"{free / GIB:.0f} GiB free for results/; the run writes about {wanted / GIB:.0f} "
-        f"({parts}, the rest {RESERVE / GIB:.0f})",
+        f"({parts}, the rest {RESERVE / GIB:.0f})"
     )
+    return Check(OK if free >= wanted else FAIL, "disk", told)
 
 
 def _writable(root: Path) -> Check:
-    folders = [folder for folder in (root / "results", root / "reports") if folder.exists()] or [
-        root
-    ]
+    folders = [p for p in (root / "results", root / "reports") if p.exists()] or [root]
     closed = [str(folder) for folder in folders if not os.access(folder, os.W_OK)]
-    return Check(
-        FAIL if closed else OK,
-        "write access",
-        f"not to {', '.join(closed)}" if closed else ", ".join(map(str, folders)),
-    )
-
-
-def lock_file(root: Path) -> Path | None:
-    """The pinned requirements of a checkout."""
-    named = [root / name for name in LOCKS]
-    return next(
-        (
-            p
-            for p in [*named, *sorted(root.glob("*requirements*")), *sorted(root.glob("*.lock"))]
-            if p.is_file()
-        ),
-        None,
-    )
+    if closed:
+        return Check(FAIL, "write access", f"not to {', '.join(closed)}")
+    return Check(OK, "write access", ", ".join(map(str, folders)))
 
 
 def pins(lock: Path) -> dict[str, str]:
@@ -257,8 +207,8 @@ def pins(lock: Path) -> dict[str, str]:
 
 
 def _versions(root: Path) -> Check:
-    lock = lock_file(root)
-    if lock is None:
+    lock = root / LOCK
+    if not lock.is_file():
         return Check(WARN, "versions", "no lock file here to compare with")
     wrong = []
     for name, version in pins(lock).items():
@@ -270,44 +220,31 @@ def _versions(root: Path) -> Check:
             wrong.append(f"{name} {have} (lock: {version})")
     if not wrong:
         return Check(OK, "versions", f"as in {lock}")
-    return Check(
-        WARN,
-        "versions",
-        f"{len(wrong)} differ from {lock}: {', '.join(wrong[:4])}"
-        + (", ..." if len(wrong) > 4 else ""),
-    )
+    told = ", ".join([*wrong[:4], *(["..."] if len(wrong) > 4 else [])])
+    return Check(WARN, "versions", f"{len(wrong)} differ from {lock}: {told}")
 
 
 def _hub(needed: bool, timeout: float) -> Check:
-    host = (
-        urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
-        or "huggingface.co"
-    )
+    host = urlparse(os.environ.get("HF_ENDPOINT", "")).hostname or "huggingface.co"
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return Check(
-            WARN if needed else OK, "model hub", "HF_HUB_OFFLINE is set; only cached models load"
-        )
+        told = "HF_HUB_OFFLINE is set; only cached models load"
+        return Check(WARN if needed else OK, "model hub", told)
     try:
         socket.create_connection((host, 443), timeout=timeout).close()
     except OSError as error:
         why = "--hub says that it must be" if needed else "the embedded default does not need it"
-        return Check(
-            FAIL if needed else OK, "model hub", f"{host} cannot be reached ({error}); {why}"
-        )
+        told = f"{host} cannot be reached ({error}); {why}"
+        return Check(FAIL if needed else OK, "model hub", told)
     return Check(OK, "model hub", f"{host} can be reached")
 
 
 def _programs() -> list[Check]:
-    snakemake = importlib.util.find_spec("snakemake") is not None
-    checks = [
-        Check(
-            OK if snakemake else FAIL,
-            "snakemake",
-            metadata.version("snakemake") if snakemake else "not installed; run make install",
-        )
-    ]
+    try:
+        snakemake = Check(OK, "snakemake", metadata.version("snakemake"))
+    except metadata.PackageNotFoundError:
+        snakemake = Check(FAIL, "snakemake", "not installed; run make install")
     git = shutil.which("git")
     return [
-        *checks,
+        snakemake,
         Check(OK if git else WARN, "git", git or "not found; commits will not be recorded"),
     ]

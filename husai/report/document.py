@@ -11,6 +11,11 @@ from husai.shown import escape_markdown
 Inline = list["str | Quote"]
 
 
+def plain(inline: Inline) -> str:
+    """Running text as printed, without markup for its quotes."""
+    return "".join(part.text if isinstance(part, Quote) else part for part in inline)
+
+
 class Paragraph(NamedTuple):
     """One paragraph of running text."""
 
@@ -97,14 +102,9 @@ def markdown(document: Document) -> tuple[str, list[dict[str, Any]]]:
     for number, line in enumerate(marked, start=1):
         for match in pattern.finditer(line):
             quote = quotes[int(match.group(1))]
-            entry = {
-                "line": number,
-                "text": quote.text,
-                "file": quote.file,
-                "pointer": quote.pointer,
-                "value": quote.printed,
-            }
-            numbers.append({**entry, "derive": quote.derive} if quote.derive else entry)
+            place = {"file": quote.file, "pointer": quote.pointer, "value": quote.printed}
+            derive = {"derive": quote.derive} if quote.derive else {}
+            numbers.append({"line": number, "text": quote.text, **place, **derive})
     text = re.sub(f"{OPEN}\\d+{MIDDLE}|{CLOSE}", "", "\n".join(marked)) + "\n"
     return text, numbers
 
@@ -118,10 +118,6 @@ def _block_lines(block: Any, inline: Any) -> list[str]:
         return [f"*Figure (in gate_report.html): {inline(block.caption)}*"]
     if isinstance(block, Words):
         return [f"- `{word}`: {meaning}" for word, meaning in block.entries]
-    head = "| " + " | ".join(inline(cell) for cell in block.header) + " |"
-    rule = "|" + " --- |" * len(block.header)
-    return [
-        head,
-        rule,
-        *("| " + " | ".join(inline(cell) for cell in row) + " |" for row in block.rows),
-    ]
+    rows = (block.header, *block.rows)
+    head, *body = ["| " + " | ".join(map(inline, row)) + " |" for row in rows]
+    return [head, "|" + " --- |" * len(block.header), *body]

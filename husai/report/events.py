@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections import defaultdict
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -69,10 +70,13 @@ def read_events(*paths: Path) -> list[dict[str, Any]]:
                     f"{path}: line {number} is not JSON of an event of a run; restore the file from "
                     "reports/runs.jsonl"
                 ) from None
-            events.setdefault(
-                f"{record.get('run_id')} {record.get('event')} {record.get('time')}", record
-            )
+            events.setdefault(" ".join(record[key] for key in ("run_id", "event", "time")), record)
     return list(events.values())
+
+
+def recorded(results: str | Path, reports: str | Path) -> list[dict[str, Any]]:
+    """Events of both copies of the record, see :func:`read_events`."""
+    return read_events(Path(reports) / "runs.jsonl", runs_path(results))
 
 
 def chain_breaks(path: Path) -> list[int]:
@@ -124,48 +128,35 @@ def new_run_id() -> str:
     return f"{utc_now()[:19].replace(':', '').replace('-', '')}-{secrets.token_hex(3)}"
 
 
-def start_run(results: str | Path, reports: str | Path, **facts: Any) -> str:
-    """Record that a run began; an earlier run without an end is recorded as interrupted. Returns
-    the run id.
+def start_run(results: str | Path, reports: str | Path, **facts: Any) -> None:
+    """Record that a run began; an earlier run without an end is recorded as interrupted.
 
     ``facts``: ``command``, ``config_hash``, ``config_files``, ``targets`` or anything else worth
     keeping."""
-    events = read_events(Path(reports) / "runs.jsonl", runs_path(results))
-    run = open_run(events)
-    new = [_interrupted(run, results)] if run else []
-    now = utc_now()
-    given = facts.pop("run_id", None) or os.environ.get(RUN_ID)
-    run_id = given or new_run_id()
-    made = {
+    run = open_run(recorded(results, reports))
+    given = os.environ.get(RUN_ID)
+    start = {
+        "event": "start",
+        "run_id": given or new_run_id(),
+        "jobs_say_run": bool(given),
+        "time": utc_now(),
         "git_commit": git_commit(),
         "code_hash": code_hash(),
         "versions": library_versions(),
         "hardware": hardware(),
+        "artifact_root": str(Path(results).resolve()),
+        "pid": os.getppid(),
+        **facts,
     }
-    root = str(Path(results).resolve())
-    new.append(
-        {
-            "event": "start",
-            "run_id": run_id,
-            "jobs_say_run": given is not None,
-            "time": now,
-            **made,
-            "artifact_root": root,
-            "pid": os.getppid(),
-            **facts,
-        }
-    )
-    append_events(results, reports, new)
-    return run_id
+    append_events(results, reports, [*([_interrupted(run, results)] if run else []), start])
 
 
 def _interrupted(run: dict[str, Any], results: str | Path) -> dict[str, Any]:
     facts = run_facts(results, run)
-    latest = facts.pop("last_end") or run["time"]
     return {
         "event": "interrupted",
         "run_id": run["run_id"],
-        "time": latest,
+        "time": facts.pop("last_end") or run["time"],
         "error": "stopped before it could say how it ended",
         **facts,
     }
@@ -182,18 +173,18 @@ def end_run(results: str | Path, reports: str | Path, event: str, **facts: Any) 
     """
     if event not in EVENTS[1:]:
         raise HusaiError(f"log: event '{event}' is not one of {', '.join(EVENTS[1:])}")
-    events = read_events(Path(reports) / "runs.jsonl", runs_path(results))
-    run = open_run(events)
-    start = run["time"] if run else utc_now()
+    run = open_run(recorded(results, reports))
     found = run_facts(results, run)
     found.pop("last_end")
-    run_id = run["run_id"] if run else f"unannounced-{secrets.token_hex(3)}"
-    gates = gate_status(results, start)
-    append_events(
-        results,
-        reports,
-        [{"event": event, "run_id": run_id, "time": utc_now(), **found, "gates": gates, **facts}],
-    )
+    end = {
+        "event": event,
+        "run_id": run["run_id"] if run else f"unannounced-{secrets.token_hex(3)}",
+        "time": utc_now(),
+        **found,
+        "gates": gate_status(results, run["time"] if run else utc_now()),
+        **facts,
+    }
+    append_events(results, reports, [end])
 
 
 def gate_status(results: str | Path, since: str = "") -> dict[str, Any]:
@@ -220,14 +211,15 @@ def manifests(results: Path) -> list[Path]:
     """Manifests below ``results``, of jobs that ended and of jobs that failed; HusaiError where one
     is a link or no file at all.
     """
-    found = tree(results.resolve())
-    wanted = [
+    home = results.resolve()
+    found = tree(home)
+    odd, files = (
         [p for p in paths if fnmatch(p.name, "*manifest*.json")]
         for paths in (found.odd, found.files)
-    ]
-    if wanted[0]:
-        raise HusaiError(f"{wanted[0][0]}: {NO_FILE}; remove it, it is not part of the run")
-    return [results / p.relative_to(results.resolve()) for p in wanted[1]]
+    )
+    if odd:
+        raise HusaiError(f"{odd[0]}: {NO_FILE}; remove it, it is not part of the run")
+    return [results / p.relative_to(home) for p in files]
 
 
 def run_facts(results: str | Path, run: dict[str, Any] | None) -> dict[str, Any]:
@@ -237,9 +229,9 @@ def run_facts(results: str | Path, run: dict[str, Any] | None) -> dict[str, Any]
     A job says which run it belongs to. Where the jobs do not (the run began outside of the workflow,
     or under an earlier version) those count that began after it."""
     since = run["time"] if run else "9999"
-    seeds: dict[str, set] = {}
-    slices: dict[str, Any] = {}
-    jobs, failed, codes, last = 0, [], set(), None
+    seeds: dict[str, set] = defaultdict(set)
+    slices: dict[str, set] = defaultdict(set)
+    jobs, failed, codes, last = 0, [], set(), ""
     for path in manifests(Path(results)):
         record = read_object(path)
         mine = (
@@ -251,38 +243,29 @@ def run_facts(results: str | Path, run: dict[str, Any] | None) -> dict[str, Any]
             continue
         stage = path.relative_to(results).parts[0]
         if path.name.endswith(".failed.json"):
-            failed.append(
-                {"job": path.parent.as_posix(), "error": format_value(record.get("error"))}
-            )
+            error = format_value(record.get("error"))
+            failed.append({"job": path.parent.as_posix(), "error": error})
             continue
         jobs += 1
         with reading(path):
-            ours = {s for s in record.get("seeds") or [] if isinstance(s, int)}
+            seeds[stage] |= {s for s in record.get("seeds") or [] if isinstance(s, int)}
             codes |= {str(record["code_hash"])} if record.get("code_hash") else set()
-        seeds.setdefault(stage, set()).update(ours)
         if record.get("data_slice") is not None:
-            slices.setdefault(stage, []).append(record["data_slice"])
-        last = max(last or "", str(record.get("end") or "")) or None
-    ledger = Path(results) / "confirmation" / "ledger.jsonl"
-    attempts = [
-        e
-        for e in read_ledger(ledger)
-        if str(e.get("time") or "") >= since and e.get("event") == "started"
-    ]
+            slices[stage].add(canonical_json(record["data_slice"]))
+        last = max(last, str(record.get("end") or ""))
     confirmed = [
         {key: e.get(key) for key in ("config_hash", "attempt", "forced", "resumed")}
-        for e in attempts
+        for e in read_ledger(Path(results) / "confirmation" / "ledger.jsonl")
+        if str(e.get("time") or "") >= since and e.get("event") == "started"
     ]
-    distinct = {
-        stage: [json.loads(t) for t in sorted({canonical_json(s) for s in found})][:8]
-        for stage, found in slices.items()
-    }
-    named = {stage: sorted(found) for stage, found in seeds.items() if found}
     return {
         "jobs": jobs,
         "failed_jobs": failed,
-        "seeds": named,
-        "data_slice": distinct,
+        "seeds": {stage: sorted(found) for stage, found in seeds.items() if found},
+        "data_slice": {
+            stage: [json.loads(text) for text in sorted(found)[:8]]
+            for stage, found in slices.items()
+        },
         "code_hashes": sorted(codes),
         "confirmations": confirmed,
         "passports": passport_counts(results),
@@ -292,8 +275,9 @@ def run_facts(results: str | Path, run: dict[str, Any] | None) -> dict[str, Any]
 
 def passport_counts(results: str | Path) -> dict[str, Any] | None:
     """``{"sae", "certified", "living"}`` of the representative SAE; None without passports."""
-    record = read_object(Path(results) / "passport/passport.json")
-    with reading(Path(results) / "passport/passport.json"):
+    path = Path(results) / "passport/passport.json"
+    record = read_object(path)
+    with reading(path):
         for sae in record.get("saes") or []:
             if sae["name"] == record.get("representative"):
                 return {"sae": sae["name"], **{key: sae[key] for key in ("certified", "living")}}

@@ -11,15 +11,7 @@ from husai.report.document import Inline, Table
 from husai.report.plots import is_finite
 from husai.report.quotes import Quote, gate_names
 
-HEADER: list[Inline] = [
-    ["gate"],
-    ["metric"],
-    ["value"],
-    ["interval"],
-    ["threshold"],
-    ["verdict"],
-    ["reason"],
-]
+COLUMNS = ("gate", "metric", "value", "interval", "threshold", "verdict", "reason")
 
 
 def decision_tables(decision: Quote) -> list[Table]:
@@ -49,7 +41,7 @@ def _most_telling(rows: Sequence[Quote], gate: Quote) -> Quote:
 def _table(lines: Sequence[tuple[Quote, Quote, Quote, bool]]) -> Table:
     """Lines of (gate, row, reason, verdict); the strip shows the numbers of a row on one scale."""
     return Table(
-        HEADER,
+        [[name] for name in COLUMNS],
         [_cells(*line) for line in lines],
         tuple(_strip(row, passed) for _, row, _, passed in lines),
         tuple("pass" if passed else "fail" for *_, passed in lines),
@@ -90,19 +82,18 @@ def interval_strip(
     """Small inline SVG of one gate: the passing side shaded, the threshold as a tick, the interval
     as a bar, the value as a dot.
     """
-    known = [float(v) for v in (value, lcb, ucb, threshold) if is_finite(v)]
-    if not is_finite(threshold) or not (is_finite(value) or is_finite(lcb) or is_finite(ucb)):
+    known = [float(v) for v in (value, lcb, ucb) if is_finite(v)]
+    if not is_finite(threshold) or not known:
         return ""
-    low, high = min(known), max(known)
+    low, high = min(*known, threshold), max(*known, threshold)
     margin = 0.15 * (high - low) or max(abs(low), 1e-3) * 0.5
     low, high = low - margin, high + margin
 
     def at(v: float) -> float:
         return round(4 + 112 * (v - low) / (high - low), 1)
 
-    upwards = operator.startswith(">")
     edge = at(threshold)
-    start, width = (edge, 120 - edge) if upwards else (0, edge)
+    start, width = (edge, 120 - edge) if operator.startswith(">") else (0, edge)
     colour = "var(--pass)" if passed else "var(--fail)"
     out = [
         "<svg class='strip' viewBox='0 0 120 18' width='120' height='18' aria-hidden='true'>",

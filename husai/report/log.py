@@ -12,7 +12,7 @@ from typing import Any
 from husai.errors import reading
 from husai.gate.policy import CHANGED
 from husai.provenance import canonical_json, write_text
-from husai.report.events import read_events, runs_path
+from husai.report.events import recorded, runs_path
 from husai.report.quotes import format_value
 from husai.shown import in_code, in_markdown
 
@@ -35,15 +35,11 @@ def render_log(events: list[dict[str, Any]]) -> str:
 
 def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
     word = {"success": "finished", "error": "failed", "interrupted": "interrupted"}[end["event"]]
+    codes = dict.fromkeys([start.get("code_hash") or "unknown", *end.get("code_hashes", [])])
     fields = [
         ("command", in_code(start.get("command") or "not recorded")),
         ("git commit", start.get("git_commit") or "not a git checkout"),
-        (
-            "code hash",
-            ", ".join(
-                dict.fromkeys([start.get("code_hash") or "unknown", *end.get("code_hashes", [])])
-            ),
-        ),
+        ("code hash", ", ".join(codes)),
         ("config hash", start.get("config_hash") or "not recorded"),
         ("config files", format_value(start.get("config_files") or ["not recorded"])),
         ("seeds", _by_stage(end.get("seeds") or {}, "no job with seeds ended")),
@@ -69,12 +65,12 @@ def _entry(start: dict[str, Any], end: dict[str, Any]) -> str:
 
 
 def _attempts(found: list[dict[str, Any]]) -> str:
-    marks = (
-        f"attempt {e['attempt']} for "
-        f"{e['config_hash']}{' FORCED' if e.get('forced') else ''}{' (resumed)' if e.get('resumed') else ''}"
-        for e in found
-    )
-    return "; ".join(marks) or "no attempt"
+    told = []
+    for e in found:
+        forced = " FORCED" if e.get("forced") else ""
+        resumed = " (resumed)" if e.get("resumed") else ""
+        told.append(f"attempt {e['attempt']} for {e['config_hash']}{forced}{resumed}")
+    return "; ".join(told) or "no attempt"
 
 
 def _passports(found: dict[str, Any] | None) -> str:
@@ -84,15 +80,11 @@ def _passports(found: dict[str, Any] | None) -> str:
 
 
 def _by_stage(found: dict[str, Any], otherwise: str) -> str:
-    parts = [
-        f"{stage}: {format_value(values) if _flat(values) else canonical_json(values)}"
-        for stage, values in found.items()
-    ]
+    parts = []
+    for stage, values in found.items():
+        nested = any(isinstance(v, (dict, list)) for v in values)
+        parts.append(f"{stage}: {canonical_json(values) if nested else format_value(values)}")
     return "; ".join(parts) or otherwise
-
-
-def _flat(values: list[Any]) -> bool:
-    return not any(isinstance(v, (dict, list)) for v in values)
 
 
 def _duration(start: str | None, end: str | None) -> str:
@@ -100,11 +92,8 @@ def _duration(start: str | None, end: str | None) -> str:
         seconds = int((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
     except (TypeError, ValueError):
         return "unknown"
-    return (
-        f"{seconds // 3600} h {seconds % 3600 // 60} min {seconds % 60} s"
-        if seconds >= 3600
-        else f"{seconds // 60} min {seconds % 60} s"
-    )
+    hours = f"{seconds // 3600} h " if seconds >= 3600 else ""
+    return f"{hours}{seconds % 3600 // 60} min {seconds % 60} s"
 
 
 def _gates(status: dict[str, Any] | None) -> str:
@@ -113,12 +102,9 @@ def _gates(status: dict[str, Any] | None) -> str:
     parts = []
     for name, gate in status.items():
         policy = f"{name} ({CHANGED})" if gate.get("changed") else name
-        text = (
-            f"{policy} passed"
-            if gate["pass_all"]
-            else f"{policy} failed ({format_value(gate['failed'])})"
-        )
-        parts.append(text if gate.get("new", True) else f"{text}, decided in an earlier run")
+        told = "passed" if gate["pass_all"] else f"failed ({format_value(gate['failed'])})"
+        since = "" if gate.get("new", True) else ", decided in an earlier run"
+        parts.append(f"{policy} {told}{since}")
     return "; ".join(parts)
 
 
@@ -129,9 +115,8 @@ def write_log(results: str | Path, reports: str | Path, keep_time: bool = False)
     last job does not make the workflow think the log is newer than what was built from it."""
     path = Path(reports) / "experiment_log.md"
     before = path.stat().st_mtime_ns if keep_time and path.is_file() else None
-    record = runs_path(results)
-    with reading(record):
-        text = render_log(read_events(Path(reports) / "runs.jsonl", record))
+    with reading(runs_path(results)):
+        text = render_log(recorded(results, reports))
     write_text(path, text)
     if before is not None:
         os.utime(path, ns=(before, before))

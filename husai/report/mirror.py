@@ -4,8 +4,10 @@ RO-Crate, so that others can check it.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,12 +76,10 @@ def behind(files: Iterable[Path], base: Path) -> list[Path]:
         if path in found:
             continue
         found[path] = None
-        names = [
-            path,
-            path.with_name("manifest.json"),
-            path.with_name(path.stem + ".manifest.json"),
+        manifests = [
+            path.with_name(name) for name in ("manifest.json", f"{path.stem}.manifest.json")
         ]
-        for record in [n for n in names if n.suffix == ".json" and _wanted(n)]:
+        for record in [n for n in (path, *manifests) if n.suffix == ".json" and _wanted(n)]:
             near = [record, *(base / name for name in inputs_of(record))]
             waiting += [p for p in near if p not in found and _inside(p, base) and _wanted(p)]
     return sorted(found)
@@ -94,20 +94,19 @@ def inputs_of(path: Path) -> list[str]:
     sources; empty for any other file.
     """
     record = read_object(path)
-    inputs = record.get("inputs")
-    names = (
-        [e.get("path") for e in inputs if isinstance(e, dict)] if isinstance(inputs, list) else []
-    )
+    names = [e.get("path") for e in _listed(record, "inputs") if isinstance(e, dict)]
     return [*(n for n in names if isinstance(n, str)), *sources_of(record)]
+
+
+def _listed(record: dict[str, Any], key: str) -> list[Any]:
+    """What a record from a file lists under a key; nothing where that is no list."""
+    return record[key] if isinstance(record.get(key), list) else []
 
 
 def sources_of(decision: dict[str, Any]) -> list[str]:
     """Evidence files that a decision says it read."""
-    sources, rows = decision.get("sources"), decision.get("rows")
-    named = [
-        *(sources if isinstance(sources, list) else []),
-        *(r.get("source") for r in (rows if isinstance(rows, list) else []) if isinstance(r, dict)),
-    ]
+    of_rows = [r.get("source") for r in _listed(decision, "rows") if isinstance(r, dict)]
+    named = [*_listed(decision, "sources"), *of_rows]
     return list(dict.fromkeys(n for n in named if isinstance(n, str) and n))
 
 
@@ -129,13 +128,12 @@ def mirror(results: str | Path, reports: str | Path) -> list[Path]:
     originals = behind([p.resolve() for p in reported_files(results)], base)
     copies = {_mirrored_name(p, results, base): p for p in originals}
     home = base if (base / "config").is_dir() else shipped_policies().parents[2]
-    copies |= {
-        p.relative_to(home).as_posix(): p for p in sorted(home.glob(CONFIGURED)) if _wanted(p)
-    }
+    configured = sorted(p for p in home.glob(CONFIGURED) if _wanted(p))
+    copies |= {p.relative_to(home).as_posix(): p for p in configured}
     copies |= {f"policies/{p.name}": p for p in sorted(shipped_policies().glob("*.yaml"))}
     for name, original in copies.items():
         target = evidence / name
-        if not _same(original, target):
+        if not (target.is_file() and filecmp.cmp(original, target, shallow=False)):
             with atomic_path(target) as temporary:
                 shutil.copyfile(original, temporary)
     _remove_others(evidence, set(copies))
@@ -145,20 +143,10 @@ def mirror(results: str | Path, reports: str | Path) -> list[Path]:
 
 
 def _mirrored_name(path: Path, results: Path, base: Path) -> str:
-    inside = path.is_relative_to(results.resolve())
-    return (
-        (Path("results") / path.relative_to(results.resolve())).as_posix()
-        if inside
-        else path.relative_to(base).as_posix()
-    )
-
-
-def _same(original: Path, copy: Path) -> bool:
-    return (
-        copy.is_file()
-        and copy.stat().st_size == original.stat().st_size
-        and sha256_file(copy) == sha256_file(original)
-    )
+    home = results.resolve()
+    inside = path.is_relative_to(home)
+    named = Path("results") / path.relative_to(home) if inside else path.relative_to(base)
+    return named.as_posix()
 
 
 def _remove_others(folder: Path, keep: set[str]) -> None:
@@ -173,9 +161,8 @@ def _remove_others(folder: Path, keep: set[str]) -> None:
 
 def write_sums(folder: Path, names: Iterable[str]) -> None:
     """Write ``SHA256SUMS`` (checked by ``sha256sum -c``) over ``names`` below ``folder``."""
-    write_text(
-        folder / SUMS, "".join(f"{sha256_file(folder / name)}  {name}\n" for name in sorted(names))
-    )
+    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in sorted(names)]
+    write_text(folder / SUMS, "".join(lines))
 
 
 def read_sums(path: Path) -> dict[str, str]:
@@ -183,15 +170,14 @@ def read_sums(path: Path) -> dict[str, str]:
     digits>  <name>``.
     """
     sums = {}
-    for number, line in enumerate(
-        path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
-    ):
-        digest, _, name = line.partition("  ")
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef") or not name:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        if not found:
             raise HusaiError(
                 f"{path}: line {number} is not '<sha256>  <name>'; run husai report again"
             )
-        sums[name] = digest
+        sums[found[2]] = found[1]
     return sums
 
 
@@ -212,17 +198,14 @@ def write_crate(folder: Path, names: list[str]) -> None:
     crate.root_dataset["datePublished"] = str(made.get("time") or "1970-01-01T00:00:00+00:00")
     crate.root_dataset["license"] = "https://spdx.org/licenses/MIT"
     for name in names:
-        record = read_object(folder / name) if name.endswith(".json") else {}
-        entity = crate.add_file(
-            dest_path=name, properties=_file_properties(folder / name, name, record)
-        )
+        entity = crate.add_file(dest_path=name, properties=_file_properties(folder / name, name))
         if name == "results/gate/strict/release_policy.json":
             crate.root_dataset["mentions"] = entity
     text = json.dumps(crate.metadata.generate(), indent=1, sort_keys=True, ensure_ascii=False)
     write_text(folder / CRATE, text + "\n")
 
 
-def _file_properties(path: Path, name: str, record: dict) -> dict[str, Any]:
+def _file_properties(path: Path, name: str) -> dict[str, Any]:
     kinds = {
         ".json": "application/json",
         ".jsonl": "application/jsonl",
@@ -235,6 +218,5 @@ def _file_properties(path: Path, name: str, record: dict) -> dict[str, Any]:
         "contentSize": str(path.stat().st_size),
         "sha256": sha256_file(path),
     }
-    if record.get("schema"):
-        properties["conformsTo"] = str(record["schema"])
-    return properties
+    schema = read_object(path).get("schema") if path.suffix == ".json" else None
+    return properties | ({"conformsTo": str(schema)} if schema else {})

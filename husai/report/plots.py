@@ -4,6 +4,7 @@ the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import re
@@ -36,50 +37,34 @@ class Series(NamedTuple):
 def summary_figure(spec: Quote, rows: Quote) -> str | None:
     """SVG of one entry of a summary's ``figures`` list.
 
-    ``spec`` holds ``kind`` (``line`` or ``errorbar``), ``x``, ``y``, optional ``lcb``, ``ucb``,
-    ``group``, ``title``; names are columns of ``rows`` (dots reach into nested objects; a metric
-    record brings its own bounds), lists are the numbers themselves."""
+    ``spec`` holds ``kind`` (``line`` or ``errorbar``), ``x``, ``y``, and optionally ``group``,
+    ``x_label``, ``y_label`` and ``title``. ``x``, ``y`` and ``group`` name columns of ``rows`` (dots
+    reach into nested objects; a metric brings its own bounds), or ``x`` and ``y`` are lists of
+    numbers, then with ``lcb`` and ``ucb`` beside them where there are bounds."""
     settings = spec.value or {}
-    if (
-        settings.get("kind", "line") not in ("line", "errorbar")
-        or "x" not in settings
-        or "y" not in settings
-    ):
+    x, y, kind = settings.get("x"), settings.get("y"), settings.get("kind", "line")
+    if kind not in ("line", "errorbar") or x is None or y is None:
         return None
-    series = _listed(settings) if isinstance(settings["y"], list) else _grouped(settings, rows)
-    if not any(is_finite(y) for one in series for y in one.y):
+    if isinstance(y, list):
+        series = [Series("", x, y, settings.get("lcb") or (), settings.get("ucb") or ())]
+        x = y = ""
+    else:
+        series = _grouped(rows, x, y, settings.get("group"))
+    if not any(is_finite(value) for one in series for value in one.y):
         return None
-    name = settings["y"] if isinstance(settings["y"], str) else settings.get("y_label", "")
-    x_name = settings["x"] if isinstance(settings["x"], str) else settings.get("x_label", "")
-    return line_plot(
-        series,
-        settings.get("x_label", x_name),
-        settings.get("y_label", name),
-        joined=settings.get("kind", "line") == "line",
-    )
+    x_label, y_label = settings.get("x_label", x), settings.get("y_label", y)
+    return line_plot(series, x_label, y_label, joined=kind == "line")
 
 
-def _listed(settings: dict) -> list[Series]:
-    return [
-        Series(
-            "", settings["x"], settings["y"], settings.get("lcb") or (), settings.get("ucb") or ()
-        )
-    ]
-
-
-def _grouped(settings: dict, rows: Quote) -> list[Series]:
+def _grouped(rows: Quote, x: str, y: str, group: str | None) -> list[Series]:
     groups: dict[str, list[tuple]] = {}
     for row in rows:
-        y = reach(row, settings["y"]).value
-        bounds = (y.get("lcb"), y.get("ucb")) if isinstance(y, dict) else (None, None)
-        lcb = reach(row, settings["lcb"]).value if settings.get("lcb") else bounds[0]
-        ucb = reach(row, settings["ucb"]).value if settings.get("ucb") else bounds[1]
-        x = reach(row, settings["x"]).value
-        label = format_value(reach(row, settings["group"]).value) if settings.get("group") else ""
-        value = y.get("value") if isinstance(y, dict) else y
-        groups.setdefault(label, []).append(
-            (x.get("value") if isinstance(x, dict) else x, value, lcb, ucb)
-        )
+        at, found = reach(row, x).value, reach(row, y).value
+        at = at.get("value") if isinstance(at, dict) else at
+        found = found if isinstance(found, dict) else {"value": found}
+        label = format_value(reach(row, group).value) if group else ""
+        numbers = (found.get(key) for key in ("value", "lcb", "ucb"))
+        groups.setdefault(label, []).append((at, *numbers))
     out = []
     for label, points in groups.items():
         numeric = all(is_finite(p[0]) for p in points)
@@ -93,17 +78,8 @@ def is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def line_plot(
-    series: Sequence[Series],
-    x_label: str,
-    y_label: str,
-    joined: bool = True,
-    reference: float | None = None,
-    size: tuple = (6.4, 3.2),
-) -> str:
-    """SVG of lines (or points) with error bars over a numeric or categorical x; ``reference`` draws
-    a dashed horizontal line.
-    """
+def line_plot(series: Sequence[Series], x_label: str, y_label: str, joined: bool = True) -> str:
+    """SVG of lines (or points) with error bars over a numeric or categorical x."""
 
     def draw(axes: Any) -> None:
         categories = _categories(series)
@@ -113,94 +89,60 @@ def line_plot(
             colour, marker = SERIES[index % len(SERIES)], MARKERS[index % len(MARKERS)]
             y = [v if is_finite(v) else math.nan for v in one.y]
             if len(one.lcb) or len(one.ucb):
-                axes.errorbar(
-                    position,
-                    y,
-                    yerr=_spread(one, y),
-                    fmt="none",
-                    ecolor=colour,
-                    elinewidth=1.2,
-                    capsize=3,
-                )
+                bars = {"fmt": "none", "ecolor": colour, "elinewidth": 1.2, "capsize": 3}
+                axes.errorbar(position, y, yerr=distances(y, one.lcb, one.ucb), **bars)
             style = "-" if joined and not categories else ""
-            axes.plot(
-                position,
-                y,
-                linestyle=style,
-                marker=marker,
-                color=colour,
-                markersize=4.5,
-                linewidth=1.4,
-                label=one.label or None,
-            )
+            look = {"linestyle": style, "linewidth": 1.4, "marker": marker, "markersize": 4.5}
+            axes.plot(position, y, color=colour, label=one.label or None, **look)
         if categories:
-            axes.set_xticks(
-                range(len(categories)), list(categories), rotation=20 if len(categories) > 4 else 0
-            )
+            rotation = 20 if len(categories) > 4 else 0
+            axes.set_xticks(range(len(categories)), list(categories), rotation=rotation)
         elif log:
             _log_axis(axes, sorted({float(x) for one in series for x in one.x}))
-        if reference is not None:
-            axes.axhline(reference, color=INK, linewidth=0.8, linestyle="--")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if any(one.label for one in series):
-            axes.legend(
-                frameon=False,
-                fontsize=8,
-                labelcolor=INK,
-                loc="center left",
-                bbox_to_anchor=(1.01, 0.5),
-            )
+            beside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+            axes.legend(frameon=False, fontsize=8, labelcolor=INK, **beside)
 
-    return draw_svg(draw, size)
+    return draw_svg(draw, (6.4, 3.2))
 
 
-def _spread(one: Series, y: Sequence[float]) -> list[list[float]]:
-    """Distances from the values down to their lower and up to their upper bounds; 0 where open."""
-    down = zip(y, one.lcb or [None] * len(y), strict=True)
-    up = zip(one.ucb or [None] * len(y), y, strict=True)
+def distances(
+    values: Sequence[float], lower: Sequence[float | None], upper: Sequence[float | None]
+) -> list[list[float]]:
+    """Distances from the values down to their lower and up to their upper bounds; 0 where a bound
+    is open or there are none.
+    """
+    down = zip(values, lower or [None] * len(values), strict=True)
+    up = zip(upper or [None] * len(values), values, strict=True)
     return [
         [max(a - b, 0.0) if is_finite(a) and is_finite(b) else 0.0 for a, b in pairs]
         for pairs in (down, up)
     ]
 
 
-def heat_map(
-    matrix: Sequence[Sequence[float]], labels: Sequence[str], size: tuple = (4.4, 3.4)
-) -> str:
+def heat_map(matrix: Sequence[Sequence[float]], labels: Sequence[str]) -> str:
     """SVG of a small symmetric matrix with its values written in the cells, e.g. PWMCC between
     seeds.
     """
 
     def draw(axes: Any) -> None:
-        n = len(matrix)
-        for i in range(n):
-            for j in range(n):
-                value = matrix[i][j]
+        n, centred = len(matrix), {"ha": "center", "va": "center"}
+        for i, row in enumerate(matrix):
+            for j, value in enumerate(row):
                 shade = min(max(value, 0.0), 1.0) if is_finite(value) else 0.0
-                axes.fill(
-                    [j, j + 1, j + 1, j],
-                    [i, i, i + 1, i + 1],
-                    color=SERIES[0],
-                    alpha=0.05 + 0.6 * shade,
-                    linewidth=0,
-                )
-                axes.text(
-                    j + 0.5,
-                    i + 0.5,
-                    f"{value:.2f}" if is_finite(value) else "",
-                    ha="center",
-                    va="center",
-                    fontsize=7.5,
-                    color=INK,
-                )
+                look = {"color": SERIES[0], "alpha": 0.05 + 0.6 * shade, "linewidth": 0}
+                axes.fill([j, j + 1, j + 1, j], [i, i, i + 1, i + 1], **look)
+                text = f"{value:.2f}" if is_finite(value) else ""
+                axes.text(j + 0.5, i + 0.5, text, fontsize=7.5, color=INK, **centred)
         axes.set_xticks([i + 0.5 for i in range(n)], labels)
         axes.set_yticks([i + 0.5 for i in range(n)], labels)
         axes.set_xlim(0, n)
         axes.set_ylim(n, 0)
         axes.grid(False)
 
-    return draw_svg(draw, size)
+    return draw_svg(draw, (4.4, 3.4))
 
 
 def _positions(one: Series, index: int, categories: dict[str, int], log: bool) -> list[float]:
@@ -279,17 +221,8 @@ def themed(svg: str) -> str:
     size = re.search(r'viewBox="0 0 ([\d.]+)', svg)
     width = f"style='max-width:{float(size.group(1)) * 1.25:.0f}px'" if size else ""
     head = re.sub(r'\s(width|height)="[^"]*"', "", svg[: svg.index(">")])
-    prefix = f"f{_short_hash(svg)}"
+    prefix = f"f{hashlib.sha256(svg.encode()).hexdigest()[:8]}"
     body = head.replace("<svg", f"<svg {width} role='img'", 1) + svg[svg.index(">") :]
     body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
-    return (
-        re.sub(r"#(?=[A-Za-z])([\w.-]+)(?=[\"')])", rf"#{prefix}-\1", body)
-        .replace("\n\n", "\n")
-        .strip()
-    )
-
-
-def _short_hash(text: str) -> str:
-    import hashlib
-
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    body = re.sub(r"#(?=[A-Za-z])([\w.-]+)(?=[\"')])", rf"#{prefix}-\1", body)
+    return body.replace("\n\n", "\n").strip()

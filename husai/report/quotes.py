@@ -4,9 +4,11 @@ print.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ OPEN, MIDDLE, CLOSE = "\ue000", "\ue001", "\ue002"
 """Characters of private use that mark the quotes of a line while its number is not known yet."""
 
 
+@dataclass(frozen=True, eq=False)
 class Quote:
     """A place in a JSON file of the evidence. Indexing goes deeper and keeps track of the pointer; a
     missing key gives an empty quote. Put into a line of the report it prints the value there.
@@ -34,26 +37,17 @@ class Quote:
         verbatim.
     """
 
-    def __init__(
-        self,
-        file: str,
-        value: Any,
-        pointer: str = "",
-        exists: bool = True,
-        derive: str | None = None,
-    ):
-        self.file, self.value, self.pointer = file, value, pointer
-        self.exists, self.derive = exists, derive
+    file: str
+    value: Any
+    pointer: str = ""
+    exists: bool = True
+    derive: str | None = None
 
     def __getitem__(self, key: str | int) -> Quote:
         pointer = f"{self.pointer}/{escape_pointer(key)}"
-        try:
-            if isinstance(self.value, dict) or (
-                isinstance(self.value, list) and isinstance(key, int)
-            ):
+        if isinstance(self.value, dict if isinstance(key, str) else list):
+            with contextlib.suppress(KeyError, IndexError):
                 return Quote(self.file, self.value[key], pointer)
-        except (KeyError, IndexError):
-            pass
         return Quote(self.file, None, pointer, exists=False)
 
     def __iter__(self) -> Iterator[Quote]:
@@ -64,16 +58,9 @@ class Quote:
         """``(key, quote)`` of a JSON object; empty for anything else."""
         return [(key, self[key]) for key in self.value] if isinstance(self.value, dict) else []
 
-    def path(self, *keys: str | int) -> Quote:
-        """Several keys deeper."""
-        found = self
-        for key in keys:
-            found = found[key]
-        return found
-
     def by(self, derive: str) -> Quote:
         """The same place, printed through a function of :data:`DERIVE`."""
-        return Quote(self.file, self.value, self.pointer, self.exists, derive)
+        return replace(self, derive=derive)
 
     def name(self) -> Quote:
         """The key that this stands at, as printed."""
@@ -99,19 +86,16 @@ class Source:
         self.root = Path(root)
         self._read: dict[str, Any] = {}
 
-    def has(self, file: str) -> bool:
-        """Whether the file is there."""
-        return (self.root / file).is_file()
-
     def open(self, file: str) -> Quote:
         """The whole of a JSON file; an empty quote when the file is missing."""
-        if not self.has(file):
+        path = self.root / file
+        if not path.is_file():
             return Quote(file, None, exists=False)
         if file not in self._read:
-            found = read_json(self.root / file)
+            found = read_json(path)
             if file.endswith("release_policy.json"):
-                with reading(self.root / file):
-                    check_decision(found, self.root / file)["gates"].items()
+                with reading(path):
+                    check_decision(found, path)["gates"].items()
             self._read[file] = found
         return Quote(file, self._read[file])
 

@@ -25,83 +25,70 @@ def summary_blocks(source: Source, file: str) -> list[Any]:
     summary = source.open(file)
     if not summary.exists:
         return [missing(file)]
-    rows = summary["rows"] if summary["rows"].exists else summary["records"]
-    out: list[Any] = []
-    if summary["headline"].value:
-        out.append(Paragraph([summary["headline"]], "headline"))
-    for spec in summary["figures"]:
-        svg = summary_figure(spec, rows)
-        if svg:
-            caption: Inline = [spec["title"]] if spec["title"].value else [f"From `{file}`."]
-            out.append(Figure(svg, caption))
-    table = rows_table(rows, summary["columns"])
+    out = [*_headline(summary), *_figures(summary, file)]
+    table = rows_table(summary["rows"], summary["columns"])
     out.append(table or Paragraph([f"{in_code(file)} has no rows."], "missing"))
-    for key in ("pooled", "comparison", "selected", "acceptance"):
-        facts = facts_table(summary[key]) if isinstance(summary[key].value, dict) else None
-        out += [facts] if facts else []
     seeds = rows_table(summary["training"])
     out += [Paragraph(["Training, seed by seed:"]), seeds] if seeds else []
-    notes = [[ref] for ref in summary["notes"]]
-    return [*out, Bullets(notes)] if notes else out
+    return [*out, *_notes(summary)]
+
+
+def _headline(record: Quote) -> list[Any]:
+    return [Paragraph([record["headline"]], "headline")] if record["headline"].value else []
+
+
+def _figures(record: Quote, file: str) -> list[Any]:
+    out = []
+    for spec in record["figures"]:
+        svg = summary_figure(spec, record["rows"])
+        caption: Inline = [spec["title"]] if spec["title"].value else [f"From `{file}`."]
+        out += [Figure(svg, caption)] if svg else []
+    return out
+
+
+def _notes(record: Quote) -> list[Any]:
+    notes = [[ref] for ref in record["notes"]]
+    return [Bullets(notes)] if notes else []
 
 
 def records_blocks(source: Source, pattern: str, named: str) -> list[Any]:
     files = [
         f for f in source.glob(pattern) if not f.endswith("manifest.json") and ".failed." not in f
     ]
-    if not files:
-        return [missing(named)]
     out: list[Any] = []
     for file in files:
-        out += _record(source.open(file), file)
-    return out
+        out += [Paragraph([in_code(file)], "file"), *_record(source.open(file), file)]
+    return out or [missing(named)]
 
 
 def _record(record: Quote, file: str) -> list[Any]:
-    out: list[Any] = [Paragraph([in_code(file)], "file")]
-    if record["headline"].value:
-        out.append(Paragraph([record["headline"]], "headline"))
+    out, metrics = _headline(record), record["metrics"]
     table: Table | None
-    metrics = record["metrics"]
-    if metrics.exists and any(is_metric(ref.value) for _, ref in metrics.items()):
+    if any(is_metric(ref.value) for _, ref in metrics.items()):
         table = metrics_table(metrics)
-        who = [
-            record[key] for key in ("kind", "subject", "recipe", "recipe_hash") if record[key].value
-        ]
+        names = ("kind", "subject", "recipe", "recipe_hash")
+        who = [record[key] for key in names if record[key].value]
         line: Inline = [part for ref in who for part in (", ", ref.name(), " ", ref)]
         out.append(Paragraph(line[1:]) if line else Paragraph(["Measured values:"]))
     else:
         table = facts_table(record)
     out += [table] if table else []
-    for key in ("rows", "records", "pool", "groups", "table"):
-        rows = (
-            rows_table(record[key], record["columns"])
-            if isinstance(record[key].value, list)
-            else None
-        )
+    for key in ("rows", "pool"):
+        rows = rows_table(record[key], record["columns"])
         out += [rows] if rows else []
-    for spec in record["figures"]:
-        svg = summary_figure(spec, record["rows"])
-        out += (
-            [Figure(svg, [spec["title"]] if spec["title"].value else [f"From `{file}`."])]
-            if svg
-            else []
-        )
+    out += _figures(record, file)
     matrix = record["pairwise"]["pwmcc"]
     if isinstance(matrix.value, list) and matrix.value and len(matrix.value) <= 16:
         labels = [str(v) for v in record["seeds"].value or range(len(matrix.value))]
         out.append(Figure(heat_map(matrix.value, labels), [f"PWMCC between seeds, `{file}`."]))
-    return [
-        *out,
-        *[Bullets([[ref] for ref in record["notes"]])][: len(record["notes"].value or [])],
-    ]
+    return [*out, *_notes(record)]
 
 
 def selftest_blocks(source: Source) -> list[Any]:
     test = source.open(SELFTEST)
     if not test.exists:
         return [missing(SELFTEST, "run husai gate selftest")]
-    return [*_record(test, SELFTEST)[1:], *_certificates(source)]
+    return [*_record(test, SELFTEST), *_certificates(source)]
 
 
 def passport_blocks(source: Source) -> list[Any]:

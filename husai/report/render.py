@@ -8,7 +8,6 @@ import base64
 import hashlib
 import html
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +24,20 @@ from husai.report.document import (
     Table,
     Words,
     markdown,
+    plain,
 )
 from husai.report.front.words import word_of
 from husai.report.quotes import Quote, Source
 from husai.report.sections import build
 
 NUMBERS_SCHEMA = "husai.numbers/1"
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=False,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
 
 
 class Rendered(NamedTuple):
@@ -47,13 +54,8 @@ def render(root: str | Path) -> Rendered:
     """
     document = build(Source(root))
     text, numbers = markdown(document)
-    companion = {
-        "schema": NUMBERS_SCHEMA,
-        "report": "gate_report.md",
-        "evidence": "evidence",
-        "numbers": finite(numbers),
-    }
-    return Rendered(text, page(document), companion)
+    companion = {"schema": NUMBERS_SCHEMA, "report": "gate_report.md", "evidence": "evidence"}
+    return Rendered(text, page(document), companion | {"numbers": finite(numbers)})
 
 
 def write_report(reports: str | Path) -> Rendered:
@@ -68,39 +70,17 @@ def write_report(reports: str | Path) -> Rendered:
     return rendered
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    return jinja2.Environment(
-        loader=loader,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
-def template(name: str) -> jinja2.Template:
-    """A template of the report room."""
-    return _environment().get_template(name)
-
-
 def page(document: Document) -> str:
     """The document as one HTML file with inline style and figures; nothing is fetched when it is
     opened.
     """
     sections = [
-        {
-            "title": s.title,
-            "slug": s.slug,
-            "folded": s.folded,
-            "body": _body(s),
-        }
+        {"title": s.title, "slug": s.slug, "folded": s.folded, "body": _body(s)}
         for s in document.sections
     ]
-    status = _plain(document.status)
-    script = template("gate_report.js").render()
-    return template("gate_report.html").render(
+    status = plain(document.status)
+    script = TEMPLATES.get_template("gate_report.js").render()
+    return TEMPLATES.get_template("gate_report.html").render(
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=html.escape(status),
@@ -108,10 +88,6 @@ def page(document: Document) -> str:
         released=document.released,
         sections=sections,
     )
-
-
-def _plain(inline: Inline) -> str:
-    return "".join(part.text if isinstance(part, Quote) else part for part in inline)
 
 
 def _inline(inline: Inline) -> str:
@@ -150,7 +126,7 @@ def _block(block: Any, told: set[str]) -> str:
     if isinstance(block, Bullets):
         return "<ul>" + "".join(f"<li>{_inline(item)}</li>" for item in block.items) + "</ul>"
     if isinstance(block, Figure):
-        label = html.escape(_plain(block.caption))
+        label = html.escape(plain(block.caption))
         svg = block.svg.replace("role='img'", f'role="img" aria-label="{label}"', 1)
         return f"<figure>{svg}<figcaption>{_inline(block.caption)}</figcaption></figure>"
     if isinstance(block, Words):
@@ -182,7 +158,7 @@ def _table(table: Table, told: set[str]) -> str:
     if strips:
         head.insert(-1, "<th>on one scale</th>")
     kind = ' class="gate"' if table.roles else ""
-    name = html.escape(_plain(table.header[0]))
+    name = html.escape(plain(table.header[0]))
     return (
         f'<div class="wide" tabindex="0" role="group" aria-label="Table by {name}"><table{kind}>'
         f"<thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"

@@ -6,14 +6,7 @@ from typing import Any
 
 from husai.gate.policy import CHANGED, is_shipped
 from husai.gate.verdict import AS_BROUGHT, RELEASED
-from husai.report.document import (
-    Bullets,
-    Document,
-    Inline,
-    Paragraph,
-    Section,
-    Table,
-)
+from husai.report.document import Bullets, Document, Inline, Paragraph, Section, Table
 from husai.report.front.candidates import candidates_section
 from husai.report.front.verdict import verdict_section
 from husai.report.front.words import words_section
@@ -31,28 +24,23 @@ from husai.report.tables import compare_table
 STRICT = "results/gate/strict/release_policy.json"
 CYCLE3 = "results/gate/cycle3/release_policy.json"
 STAGES = {
-    "Baseline": (
-        "results/baseline/summary.json",
-        "Is a trained SAE more reproducible than chance?",
-    ),
-    "Ablations": ("results/ablations/summary.json", "How do width and sparsity change it?"),
+    "Baseline": ("baseline/summary", "Is a trained SAE more reproducible than chance?"),
+    "Ablations": ("ablations/summary", "How do width and sparsity change it?"),
     "Calibration": (
-        "results/calibration/summary.json",
+        "calibration/summary",
         "Which sparsity is the most reproducible one that still reconstructs?",
     ),
     "Consistency": (
-        "results/consistency/summary.json",
+        "consistency/summary",
         "Does training towards agreement help, reference pairs left out?",
     ),
     "Frontier": (
-        "results/external/frontier.json",
+        "external/frontier",
         "Which architecture does best on external benchmarks at one L0?",
     ),
-    "Scaling": (
-        "results/external/scaling.json",
-        "What do more tokens, other layers and more latents change?",
-    ),
+    "Scaling": ("external/scaling", "What do more tokens, other layers and more latents change?"),
 }
+"""Of every stage its summary, ``results/....json``, and what it asks."""
 RUNS = "Runs, with command, commit, seeds and outcome: `experiment_log.md`. Stages: `dag.svg`."
 RECORDS = {
     "Selection": ("results/selection/**/*.json", "results/selection/selected_candidate.json"),
@@ -69,26 +57,28 @@ def build(source: Source) -> Document:
         Section("Decision", _decision(source)),
         Section("Negative results", _failures(source)),
         Section("Original policy (cycle3)", _policy(source, CYCLE3)),
-        Section(
-            "Self-test",
-            [_question("Does the gate say no when it should?"), *selftest_blocks(source)],
-        ),
+        _asking("Self-test", "Does the gate say no when it should?", selftest_blocks(source)),
         Section("Subjects", _subjects(source)),
         *(
-            Section(title, [_question(asked), *summary_blocks(source, file)])
-            for title, (file, asked) in STAGES.items()
+            _asking(title, asked, summary_blocks(source, f"results/{name}.json"))
+            for title, (name, asked) in STAGES.items()
         ),
         *(Section(title, records_blocks(source, *where)) for title, where in RECORDS.items()),
-        Section("Passports of latents", _passports(source)),
+        _asking(
+            "Passports of latents",
+            "Which single latents come back in fresh seeds?",
+            passport_blocks(source),
+        ),
         Section("Provenance", _provenance(source)),
     ]
-    sections = [
-        verdict_section(strict),
-        candidates_section(source),
-        *(section._replace(folded=True) for section in details),
-    ]
-    words = words_section(sections)._replace(folded=True)
-    return Document(status_line(strict), released, [*sections, words])
+    front = [verdict_section(strict), candidates_section(source)]
+    words = words_section([*front, *details])
+    folded = [section._replace(folded=True) for section in (*details, words)]
+    return Document(status_line(strict), released, [*front, *folded])
+
+
+def _asking(title: str, question: str, blocks: list[Any]) -> Section:
+    return Section(title, [Paragraph([question], "question"), *blocks])
 
 
 def _shipped(decision: Quote) -> bool:
@@ -106,35 +96,15 @@ def status_line(strict: Quote) -> Inline:
     if not strict.exists:
         return ["NOT RELEASED: the strict gate has not been evaluated"]
     gates = strict["gates"]
+    failed, count = gates.by("failed_count"), gates.by("gate_count")
     if not _shipped(strict):
-        return [
-            f"NOT RELEASED: decided by {CHANGED}, not by strict as it ships; it failed ",
-            gates.by("failed_count"),
-            " of ",
-            gates.by("gate_count"),
-            " gates",
-        ]
-    passed = gates["pass_all"].value is True
-    if passed and _stated(strict) is None:
+        lead = f"NOT RELEASED: decided by {CHANGED}, not by strict as it ships; it failed "
+        return [lead, failed, " of ", count, " gates"]
+    if gates["pass_all"].value is not True:
+        return ["NOT RELEASED: strict gate failed (", failed, " of ", count, " gates)"]
+    if _stated(strict) is None:
         return ["NOT RELEASED: the decision passed but states no verdict; husai gate decides again"]
-    return [
-        f"{_stated(strict)}: strict gate passed ("
-        if passed
-        else "NOT RELEASED: strict gate failed (",
-        gates.by("gate_count" if passed else "failed_count"),
-        " of ",
-        gates.by("gate_count"),
-        " gates)",
-    ]
-
-
-def _passports(source: Source) -> list[Any]:
-    asked = _question("Which single latents come back in fresh seeds?")
-    return [asked, *passport_blocks(source)]
-
-
-def _question(text: str) -> Paragraph:
-    return Paragraph([text], "question")
+    return [f"{_stated(strict)}: strict gate passed (", count, " of ", count, " gates)"]
 
 
 def _decision(source: Source) -> list[Any]:
@@ -142,59 +112,38 @@ def _decision(source: Source) -> list[Any]:
     if not strict.exists:
         return [missing(STRICT)]
     out: list[Any] = [Paragraph(_candidate_line(strict["candidate"]))]
-    gates = strict["gates"]
+    told: Inline = [
+        "Failing: ",
+        strict["gates"].by("failed_names"),
+        ". No external claim may be promoted from this run.",
+    ]
     if not _shipped(strict):
-        out.append(Paragraph([f"Decided by {CHANGED}: husai claim refuses it."]))
+        told = [f"Decided by {CHANGED}: husai claim refuses it."]
     elif _stated(strict):
-        text = (
+        told = [
             "Every gate passed on this one candidate. A claim may be promoted with `husai claim`."
-        )
-        out.append(Paragraph([text]))
-    else:
-        out.append(
-            Paragraph(
-                [
-                    "Failing: ",
-                    gates.by("failed_names"),
-                    ". No external claim may be promoted from this run.",
-                ]
-            )
-        )
-    texts = strict["not_excluded"]
-    if texts.value:
-        out.append(Paragraph(["What cannot be excluded: ", *_joined(texts)]))
+        ]
+    out.append(Paragraph(told))
+    if strict["not_excluded"].value:
+        sentences = [part for text in strict["not_excluded"] for part in (text, " ")]
+        out.append(Paragraph(["What cannot be excluded: ", *sentences[:-1]]))
     return [*out, *_confirmation(strict["confirmation"]), *_policy(source, STRICT)]
-
-
-def _joined(texts: Quote) -> list[Any]:
-    """Sentences of a decision, one after the other."""
-    return [part for i in range(len(texts.value)) for part in (texts[i], " ")][:-1]
 
 
 def _confirmation(confirmation: Quote) -> list[Any]:
     """How often this candidate, and others on its data, were confirmed."""
     out: list[Any] = []
+    attempts = confirmation["attempts"]
     if confirmation["forced"].value:
-        out.append(
-            Paragraph(
-                [
-                    "**Forced confirmation:** this candidate was confirmed ",
-                    confirmation["attempts"],
-                    " times; one counts.",
-                ]
-            )
-        )
-    elif confirmation["attempts"].exists:
-        out.append(
-            Paragraph(["Confirmation attempts on this candidate: ", confirmation["attempts"], "."])
-        )
+        lead = "**Forced confirmation:** this candidate was confirmed "
+        out.append(Paragraph([lead, attempts, " times; one counts."]))
+    elif attempts.exists:
+        out.append(Paragraph(["Confirmation attempts on this candidate: ", attempts, "."]))
     if confirmation["order"].exists:
         parts: Inline = [
             "Test ",
             confirmation["order"],
             " on this confirmation data; candidates confirmed on it so far: ",
-        ]
-        parts += [
             confirmation["candidates"],
             "; bounds are judged at the one-sided level ",
             confirmation["alpha"],
@@ -206,11 +155,11 @@ def _confirmation(confirmation: Quote) -> list[Any]:
 
 def _candidate_line(candidate: Quote) -> Inline:
     if isinstance(candidate.value, dict):
-        out: Inline = ["Candidate"]
-        for _key, ref in candidate.items():
-            if ref.value is not None and not isinstance(ref.value, (dict, list)):
-                out += [", " if len(out) > 1 else " ", ref.name(), " ", ref]
-        return [*out, "."]
+        plain = [ref for _, ref in candidate.items() if not isinstance(ref.value, (dict, list))]
+        told = [
+            part for ref in plain if ref.value is not None for part in (", ", ref.name(), " ", ref)
+        ]
+        return ["Candidate", *([" ", *told[1:]] if told else []), "."]
     return ["Candidate ", candidate, "."] if candidate.value else ["No candidate was selected."]
 
 
@@ -230,14 +179,11 @@ def _feasibility(decision: Quote) -> list[Any]:
     if not unattainable.exists:
         return []
     if not unattainable.value:
-        return [
-            Paragraph(
-                [
-                    "Of what was measured, no threshold lies beyond what this design can reach or "
-                    "these seeds can resolve."
-                ]
-            )
-        ]
+        text = (
+            "Of what was measured, no threshold lies beyond what this design can reach or these "
+            "seeds can resolve."
+        )
+        return [Paragraph([text])]
     items: list[Inline] = [
         [f["gate"], ", ", f["condition"], ": ", f["reason"]]
         for f in findings
@@ -255,34 +201,23 @@ def _failures(source: Source) -> list[Any]:
             items.append([f"`{file}` is missing: nothing was decided."])
             continue
         policy = decision["policy"]
+        who = policy if isinstance(policy.value, str) else file.split("/")[-2]
         for name in _failing(decision):
             gate, reason = decision["gates"][name], decision["reasons"][name]
-            if gate.exists:
-                start: Inline = [
-                    policy if isinstance(policy.value, str) else file.split("/")[-2],
-                    ", ",
-                    gate.name(),
-                    ": ",
-                ]
-                items.append(
-                    [
-                        *start,
-                        reason if reason.value else "failed; the decision gives no reason",
-                    ]
-                )
-    for file, _ in STAGES.values():
+            why = reason if reason.value else "failed; the decision gives no reason"
+            items += [[who, ", ", gate.name(), ": ", why]] if gate.exists else []
+    for name, _ in STAGES.values():
+        file = f"results/{name}.json"
         items += [[f"`{file}`: ", ref] for ref in source.open(file)["negatives"]]
     return [Bullets(items)] if items else [Paragraph(["Nothing failed."])]
 
 
 def _failing(decision: Quote) -> list[str]:
     """Failed gates that count: as the decision lists them, else every gate that is not true."""
-    gates = decision["gates"].value or {}
-    return (
-        decision["failing"].value
-        if isinstance(decision["failing"].value, list)
-        else [n for n in gate_names(gates) if gates[n] is not True]
-    )
+    gates, failing = decision["gates"].value or {}, decision["failing"].value
+    if isinstance(failing, list):
+        return failing
+    return [name for name in gate_names(gates) if gates[name] is not True]
 
 
 def _subjects(source: Source) -> list[Any]:
@@ -296,25 +231,13 @@ def _provenance(source: Source) -> list[Any]:
     made = source.open(STRICT)["provenance"]
     out: list[Any] = []
     if made.exists:
-        keys = [
-            k
-            for k in ("time", "git_commit", "code_hash", "config_hash", "command", "seeds")
-            if made[k].exists
-        ]
-        rows = [[[made[k].name()], [made[k]]] for k in keys]
-        rows += [
-            [[ref.name()], [ref]]
-            for _, ref in [*made["versions"].items(), *made["hardware"].items()]
-        ]
-        out.append(Table([["strict gate"], ["value"]], rows))
+        keys = ("time", "git_commit", "code_hash", "config_hash", "command", "seeds")
+        machine = [*made["versions"].items(), *made["hardware"].items()]
+        found = [*(made[key] for key in keys if made[key].exists), *(ref for _, ref in machine)]
+        out.append(Table([["strict gate"], ["value"]], [[[ref.name()], [ref]] for ref in found]))
     text = (
         "Every number above is listed in `numbers.json` with its file, JSON pointer and unrounded "
-        "value; the files lie in "
-        "`evidence/` with `SHA256SUMS` and `ro-crate-metadata.json`. `husai verify` checks all of "
-        "it, from this folder alone."
+        "value; the files lie in `evidence/` with `SHA256SUMS` and `ro-crate-metadata.json`. "
+        "`husai verify` checks all of it, from this folder alone."
     )
-    return [
-        *out,
-        Paragraph([text]),
-        Paragraph([RUNS]),
-    ]
+    return [*out, Paragraph([text]), Paragraph([RUNS])]

@@ -40,11 +40,10 @@ def rounded(ref: Quote) -> tuple[Quote, Quote, Quote]:
     if all(isinstance(v, float) and math.isfinite(v) for v in numbers) and numbers[1] < numbers[2]:
         decimals = max(0, 1 - math.floor(math.log10((numbers[2] - numbers[1]) / 2)))
         if decimals <= MOST_DECIMALS:
-            value, lcb, ucb = found
-            return (
-                value.by(with_decimals("value", decimals)),
-                lcb.by(with_decimals("lower", decimals)),
-                ucb.by(with_decimals("upper", decimals)),
+            names = ("value", "lower", "upper")
+            return tuple(
+                one.by(with_decimals(name, decimals))
+                for one, name in zip(found, names, strict=True)
             )
     return found[0], found[1].by("lower"), found[2].by("upper")
 
@@ -83,18 +82,20 @@ def rows_table(rows: Quote, columns: Quote | None = None) -> Table | None:
 
 
 def _header(ref: Quote, name: str) -> Inline:
-    parts, pointer, out = name.split("\0"), ref.pointer.split("/"), []
-    for depth in range(len(parts)):
-        ancestor = Quote(ref.file, None, "/".join(pointer[: len(pointer) - len(parts) + depth + 1]))
-        out += [" ", ancestor.name()] if out else [ancestor.name()]
-    return out
+    pointer, out = ref.pointer.split("/"), []
+    for above in range(name.count("\0"), -1, -1):
+        ancestor = Quote(ref.file, None, "/".join(pointer[: len(pointer) - above]))
+        out += [" ", ancestor.name()]
+    return out[1:]
 
 
 def reach(row: Quote, name: str) -> Quote:
     """Cursor at a column: the literal key first, then dots (or NULs) as nesting."""
     if name in (row.value or {}):
         return row[name]
-    return row.path(*(name.split("\0") if "\0" in name else name.split(".")))
+    for key in name.split("\0" if "\0" in name else "."):
+        row = row[key]
+    return row
 
 
 def leaves(ref: Quote, prefix: str = "", depth: int = DEPTH) -> list[tuple[str, Quote]]:
@@ -118,53 +119,32 @@ def leaves(ref: Quote, prefix: str = "", depth: int = DEPTH) -> list[tuple[str, 
 
 def facts_table(ref: Quote) -> Table | None:
     """Two-column table of an object's printable leaves."""
-    found = leaves(ref)
-    return (
-        Table(
-            [["quantity"], ["value"]],
-            [[_header(child, name), cell(child)] for name, child in found],
-        )
-        if found
-        else None
-    )
+    rows = [[_header(child, name), cell(child)] for name, child in leaves(ref)]
+    return Table([["quantity"], ["value"]], rows) if rows else None
 
 
 def metrics_table(metrics: Quote) -> Table | None:
     """Table of an evidence record's metrics: value, 95% interval, n, method."""
     rows = []
     for _, ref in metrics.items():
+        value, bounds = ref, ["none"]
         if is_metric(ref.value):
             value, lcb, ucb = rounded(ref)
-            bounds: Inline = ["[", lcb, ", ", ucb, "]"]
-            unbounded = ref["lcb"].value is None and ref["ucb"].value is None
-            rows.append(
-                [
-                    [ref.name()],
-                    [value],
-                    ["none"] if unbounded else bounds,
-                    cell(ref["n"]),
-                    cell(ref["method"]),
-                ]
-            )
-        else:
-            rows.append([[ref.name()], [ref], ["none"], ["–"], ["–"]])
+            if ref["lcb"].value is not None or ref["ucb"].value is not None:
+                bounds = ["[", lcb, ", ", ucb, "]"]
+        rows.append([[ref.name()], [value], bounds, cell(ref["n"]), cell(ref["method"])])
     return Table([["metric"], ["value"], ["interval"], ["n"], ["method"]], rows) if rows else None
 
 
-def compare_table(records: list[Quote], title: str = "subject") -> Table:
-    """One column per record, one row per printable leaf of any of them; ``title`` is the key that
-    names a record, else its file does.
+def compare_table(records: list[Quote]) -> Table:
+    """One column per record, one row per printable leaf of any of them; a record's ``subject``
+    names it, else its file does.
     """
     found = [dict(leaves(record)) for record in records]
-    names = [name for name in dict.fromkeys(name for one in found for name in one) if name != title]
-    header: list[Inline] = [
-        ["quantity"],
-        *([r[title]] if r[title].value else [in_code(r.file)] for r in records),
-    ]
+    subjects = [r["subject"] if r["subject"].value else in_code(r.file) for r in records]
     rows = []
-    for name in names:
+    for name in dict.fromkeys(name for one in found for name in one if name != "subject"):
         first = next(one[name] for one in found if name in one)
-        rows.append(
-            [_header(first, name), *(cell(one[name]) if name in one else ["–"] for one in found)]
-        )
-    return Table(header, rows)
+        cells = (cell(one[name]) if name in one else ["–"] for one in found)
+        rows.append([_header(first, name), *cells])
+    return Table([["quantity"], *([subject] for subject in subjects)], rows)

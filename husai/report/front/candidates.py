@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from husai.report.document import Figure, Paragraph, Section, Table
-from husai.report.plots import INK, draw_svg, is_finite
+from husai.report.plots import INK, distances, draw_svg, is_finite
 from husai.report.quotes import Quote, Source
 from husai.report.records import missing
 from husai.report.tables import cell
@@ -43,14 +43,11 @@ def candidates_section(source: Source) -> Section:
         blocks.append(Figure(picture(points), [CAPTION]))
     if rows:
         names = [name for name in COLUMNS if any(row[name].exists for row in rows)]
-        table = Table(
-            [[name] for name in (*(COLUMNS[n] for n in names), "chosen")],
-            [
-                [*(cell(row[n]) for n in names), ["yes" if _is(row, chosen) else "no"]]
-                for row in rows
-            ],
-        )
-        blocks.append(table)
+        header = [*([COLUMNS[n]] for n in names), ["chosen"]]
+        cells = [
+            [*(cell(row[n]) for n in names), ["yes" if _is(row, chosen) else "no"]] for row in rows
+        ]
+        blocks.append(Table(header, cells))
     return Section("Candidates", blocks or [Paragraph(["No candidate was compared."], "missing")])
 
 
@@ -65,49 +62,37 @@ def _point(row: Quote, chosen: Any) -> dict[str, Any] | None:
     faithful = row["faithfulness"]["value"].value
     return {
         "name": str(row["recipe"].value),
-        "x": x,
-        "y": y,
+        "at": (x["value"], y["value"]),
+        "bars": {"xerr": _bar(x), "yerr": _bar(y)},
         "faithfulness": faithful if is_finite(faithful) else None,
         "chosen": _is(row, chosen),
     }
 
 
 def picture(points: list[dict[str, Any]]) -> str:
-    """SVG of the candidates; each is a dict of ``name``, the metrics ``x`` and ``y``,
-    ``faithfulness`` or None, and whether it was ``chosen``.
+    """SVG of the candidates; each is a dict of ``name``, where it stands (``at``), its error
+    ``bars``, ``faithfulness`` or None, and whether it was ``chosen``.
     """
 
     def draw(axes: Any) -> None:
-        ordered = sorted(points, key=lambda p: p["y"]["value"])
-        for above, p in enumerate(ordered, start=len(points) % 2):
-            above = above % 2
-            x, y = p["x"], p["y"]
-            at = (x["value"], y["value"])
-            spread = {"xerr": _spread(x), "yerr": _spread(y)}
-            axes.errorbar(*at, **spread, fmt="none", ecolor=INK, elinewidth=0.7, alpha=0.5)
+        ordered = sorted(points, key=lambda p: p["at"][1])
+        for turn, p in enumerate(ordered, start=len(points) % 2):
+            at, aside = p["at"], (9, 7 if turn % 2 else -14)
+            axes.errorbar(*at, **p["bars"], fmt="none", ecolor=INK, elinewidth=0.7, alpha=0.5)
             if p["chosen"]:
                 axes.plot(*at, "o", markersize=15, markerfacecolor="none", markeredgecolor=INK)
-            aside = (9, 7 if above else -14)
             axes.annotate(p["name"], at, aside, textcoords="offset points", fontsize=8, color=INK)
-        front = sorted((p["x"]["value"], p["y"]["value"]) for p in points if _unbeaten(p, points))
+        front = sorted(p["at"] for p in points if _unbeaten(p["at"], points))
         axes.plot(*zip(*front, strict=True), linestyle=":", linewidth=1, color=INK)
         known = [p for p in points if p["faithfulness"] is not None]
         for p in points:
             if p["faithfulness"] is None:
-                axes.plot(p["x"]["value"], p["y"]["value"], "o", mfc="none", mec=INK)
+                axes.plot(*p["at"], "o", mfc="none", mec=INK)
         if known:
-            dots = axes.scatter(
-                [p["x"]["value"] for p in known],
-                [p["y"]["value"] for p in known],
-                c=[p["faithfulness"] for p in known],
-                cmap="viridis",
-                vmin=0,
-                vmax=1,
-                s=60,
-                edgecolors=INK,
-                linewidths=0.7,
-                zorder=3,
-            )
+            where = zip(*(p["at"] for p in known), strict=True)
+            shades = {"c": [p["faithfulness"] for p in known], "cmap": "viridis"}
+            look = {"s": 60, "edgecolors": INK, "linewidths": 0.7, "zorder": 3}
+            dots = axes.scatter(*where, **shades, vmin=0, vmax=1, **look)
             axes.figure.colorbar(dots, ax=axes, label="faithfulness")
         axes.axhline(0, color=INK, linewidth=0.7, linestyle="--")
         axes.set_xlabel("S: agreement between seeds, above chance")
@@ -116,21 +101,11 @@ def picture(points: list[dict[str, Any]]) -> str:
     return draw_svg(draw, (7.2, 3.8))
 
 
-def _spread(metric: dict[str, Any]) -> list[list[float]]:
-    """Distances down and up to the bounds; 0 where a bound is open."""
-    value = metric["value"]
-    down, up = metric.get("lcb"), metric.get("ucb")
-    below = value - down if is_finite(down) else 0.0
-    above = up - value if is_finite(up) else 0.0
-    return [[max(below, 0.0)], [max(above, 0.0)]]
+def _bar(metric: dict[str, Any]) -> list[list[float]]:
+    return distances([metric["value"]], [metric.get("lcb")], [metric.get("ucb")])
 
 
-def _unbeaten(one: dict[str, Any], points: list[dict[str, Any]]) -> bool:
+def _unbeaten(at: tuple[float, float], points: list[dict[str, Any]]) -> bool:
     """Whether no other point is at least as good in both and better in one."""
-    x, y = one["x"]["value"], one["y"]["value"]
-    return not any(
-        p["x"]["value"] >= x
-        and p["y"]["value"] >= y
-        and (p["x"]["value"], p["y"]["value"]) != (x, y)
-        for p in points
-    )
+    others = [p["at"] for p in points if p["at"] != at]
+    return not any(x >= at[0] and y >= at[1] for x, y in others)

@@ -4,7 +4,7 @@ answer, how clear the answer is, and what would have to change.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from husai.gate.decision import COMPARE, UNIT_AT_ZERO, Row
 from husai.gate.policy import CHANGED, is_shipped
@@ -26,13 +26,8 @@ def verdict_section(strict: Quote) -> Section:
     """The first section of the report."""
     if not strict.exists:
         return Section("Verdict", [Paragraph(["Nothing was decided yet."], "verdict")])
-    blocks: list[Any] = [Paragraph(_sentence(strict), "verdict")]
-    blocks += [
-        Paragraph(_who(strict["candidate"])),
-        _questions(strict),
-        Paragraph([SCALE], "small"),
-    ]
-    return Section("Verdict", blocks)
+    sentence, who = Paragraph(_sentence(strict), "verdict"), Paragraph(_who(strict["candidate"]))
+    return Section("Verdict", [sentence, who, _questions(strict), Paragraph([SCALE], "small")])
 
 
 def _sentence(strict: Quote) -> Inline:
@@ -41,11 +36,8 @@ def _sentence(strict: Quote) -> Inline:
     if not is_shipped(strict["policy"].value, strict["policy_sha256"].value):
         return [f"The answers below are those of {CHANGED}; they release nothing."]
     if gates["pass_all"].value is True:
-        return [
-            "These SAEs can be used as evidence about the model: each of the ",
-            *count,
-            " is answered yes.",
-        ]
+        lead = "These SAEs can be used as evidence about the model: each of the "
+        return [lead, *count, " is answered yes."]
     return [
         "Do not use these SAEs as evidence about the model: ",
         gates.by("failed_count"),

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from husai.report.document import Section, Table, Words
-from husai.report.quotes import Quote
+from husai.report.document import Inline, Section, Table, Words, plain
 
 ROW = re.compile(r"^\| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
@@ -37,9 +36,9 @@ def question(gate: str) -> str:
     return _tables()[1].get(gate, "Does what this gate asks hold?")
 
 
-def word_of(cell: list[str | Quote]) -> str | None:
+def word_of(cell: Inline) -> str | None:
     """The glossary's word that a table cell consists of, if it is one."""
-    text = "".join(part.text if isinstance(part, Quote) else part for part in cell).strip("`* ")
+    text = plain(cell).strip("`* ")
     return text if meaning(text) else None
 
 
