@@ -41,7 +41,12 @@ def load_subject(model_dir: str | Path, device: str | torch.device = "cpu") -> S
             f"{directory}: a subject of kind rows has activations and no model; what needs a model "
             "(probing, CE-Bench, faithfulness, stress) cannot be measured on it"
         )
-    model, record = pretrained.load(directory, device)
+    try:
+        model, record = pretrained.load(directory, device)
+    except KeyError as error:
+        raise HusaiError(
+            f"{directory / transformer.CONFIG}: lacks {error}; run 'husai subject' again"
+        ) from error
     tokenizer = load_tokenizer(directory / TOKENIZER) if (directory / TOKENIZER).is_file() else None
     spec = record.get("spec", {})
     name, kind = spec.get("name", directory.parent.name), spec.get("kind", "language")

@@ -112,14 +112,6 @@ def test_a_wildcard_shared_with_what_a_job_needs_is_filled_in():
     }
 
 
-def test_rules_of_one_purpose_for_other_seeds_get_their_wildcards_too():
-    text = (
-        'digraph d {\n0[label="a\\nr: x"]\n1[label="b"]\n2[label="a\\nr: '
-        'y"]\n3[label="b_3"]\n0 -> 1\n2 -> 3\n}'
-    )
-    assert with_wildcards(parse_dot(text)).nodes["3"] == ["b_3", "r: y"]
-
-
 def test_drawings_are_well_formed_and_name_everything(graph):
     for text, expected in (
         (rule_svg(graph), ["train", "2 jobs", "gate"]),

@@ -183,6 +183,9 @@ def test_damaged_or_missing_subjects_are_one_clear_line(model, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"short")
     with pytest.raises(HusaiError, match=r"model.safetensors: not readable"):
         load_subject(tmp_path)
+    (tmp_path / "config.json").write_text('{"reference": {"revision": null, "sha256": null}}')
+    with pytest.raises(HusaiError, match=r"config.json: lacks 'spec'"):
+        load_subject(tmp_path)
 
 
 def test_randomising_keeps_the_scale_and_nothing_else(model):
