@@ -1,6 +1,4 @@
-"""Typed configuration: load and validate YAML overlays, all mistakes at once; writes its own JSON
-schema and key table.
-"""
+"""Typed configuration: YAML overlays validated, all mistakes at once; its schema and key table."""
 
 from husai.config.loading import load, merge, read_yaml
 from husai.config.schema import Config

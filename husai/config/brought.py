@@ -12,9 +12,7 @@ from husai.sae_files import declared_seed, default_name, expand, sae_files
 
 @dataclass(frozen=True)
 class Brought:
-    """SAEs of one name, as configured: ``members`` take part in the selection, ``fresh`` only in
-    the confirmation.
-    """
+    """SAEs of one name: ``members`` for the selection, ``fresh`` ones for the confirmation."""
 
     name: str
     subject: str
@@ -49,24 +47,14 @@ def bring(
     """A configured candidate with its paths expanded and its seeds read."""
     members, fresh = expand(path), expand(confirmation)
     seeds = seeds_of(members)
-    return Brought(
-        name or default_name(path),
-        subject,
-        hook_name,
-        tuple(members),
-        tuple(seeds),
-        tuple(fresh),
-        tuple(seeds_of(fresh, first=max(seeds, default=-1) + 1)),
-    )
+    fresh_seeds = seeds_of(fresh, first=max(seeds, default=-1) + 1)
+    lists = map(tuple, (members, seeds, fresh, fresh_seeds))
+    return Brought(name or default_name(path), subject, hook_name, *lists)
 
 
 def seeds_of(members: Sequence[Path], first: int = 0) -> list[int]:
-    """A seed per checkpoint: those its settings or names say where all do and all differ, else
-    ``first``, ``first + 1``, ...
-    """
+    """A seed per checkpoint: as all say where all differ, else counted from ``first``."""
     said = [declared_seed(path) for path in members]
-    return (
-        said
-        if None not in said and len(set(said)) == len(said)
-        else list(range(first, first + len(members)))
-    )
+    if None not in said and len(set(said)) == len(said):
+        return said
+    return list(range(first, first + len(members)))

@@ -1,6 +1,4 @@
-"""Checks across configuration keys that no single key can make: names that must exist, seeds that
-must be fresh.
-"""
+"""Checks across configuration keys: names that must exist, seeds that must be fresh."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ from husai.config.data_sets import data_set_checks
 from husai.config.draws import resolved_seeds
 from husai.config.fields import NAME
 from husai.config.schema import Config
+from husai.config.stages import STAGES
 from husai.errors import HusaiError, nearest
 from husai.recipe import RANDOM
 from husai.sae_files import default_name, expand, is_remote, listed
@@ -21,6 +20,8 @@ ON_SUBJECTS = {
     "ablations": ("k_at_d_sae",),
     "consistency": ("d_sae", "k"),
 }
+WITHOUT_TEXT = ("modular", "rows")
+"""Kinds of subjects that read no text."""
 
 
 def cross_checks(cfg: Config) -> list[str]:
@@ -37,25 +38,23 @@ def cross_checks(cfg: Config) -> list[str]:
     ]
 
 
+def _one_of(name: str, known: Sequence[str]) -> str:
+    return f"expected one of {', '.join(known)}{nearest(name, known)}"
+
+
 def _subjects(cfg: Config) -> list[str]:
-    out = []
     names = list(cfg.subjects)
     uses = [
         ("calibration.subject", cfg.calibration.subject),
         ("external.subject", cfg.external.subject),
         ("stress.transcoder_subject", cfg.stress.transcoder_subject),
-        *(
-            (f"{stage}.subject", name)
-            for stage in ON_SUBJECTS
-            for name in getattr(cfg, stage).subjects
-        ),
+        *((f"{stage}.subject", s) for stage in ON_SUBJECTS for s in getattr(cfg, stage).subjects),
     ]
-    for key, name in uses:
-        if name not in names:
-            out.append(
-                f"{key}: '{name}' is not a subject; expected one of "
-                f"{', '.join(names)}{nearest(name, names)}"
-            )
+    out = [
+        f"{key}: '{name}' is not a subject; {_one_of(name, names)}"
+        for key, name in uses
+        if name not in names
+    ]
     for name, subject in cfg.subjects.items():
         if name.endswith(RANDOM):
             out.append(
@@ -68,43 +67,37 @@ def _subjects(cfg: Config) -> list[str]:
             out.append(f"training.{name}: missing; every subject needs its SAE training settings")
         if subject.kind != "modular" and name not in cfg.activations:
             out.append(f"activations.{name}: missing; say how many rows to store")
-    for name in cfg.consistency.subjects:
-        internal = name in names and cfg.subjects[name].kind in ("modular", "rows")
-        if name in names and name != cfg.external.subject and not internal:
-            out.append(
-                f"consistency.subject: '{name}' reads text but is not external.subject "
-                f"'{cfg.external.subject}', so nothing could be accepted "
-                "by its external delta; name a modular subject or that one"
-            )
+    external = cfg.external.subject
+    out += [
+        f"consistency.subject: '{name}' reads text but is not external.subject '{external}', so "
+        "nothing could be accepted by its external delta; name a modular subject or that one"
+        for name in cfg.consistency.subjects
+        if name in names and name != external and cfg.subjects[name].kind not in WITHOUT_TEXT
+    ]
     return [*out, *_external_subject(cfg)]
 
 
 def _external_subject(cfg: Config) -> list[str]:
     """The subject of the external benchmarks reads text, and the hooks asked of it are stored."""
-    subject, out = cfg.subjects.get(cfg.external.subject), []
-    if subject is not None:
-        if subject.kind in ("modular", "rows"):
-            out.append(
-                f"external.subject: '{cfg.external.subject}' is {subject.kind}; external "
-                "benchmarks need a model that reads text (language, pretrained)"
-            )
-        wanted = [("scaling.hooks", h) for h in cfg.scaling.hooks] + [
-            ("stress.transcoder_hooks", h) for h in cfg.stress.transcoder_hooks
-        ]
-        for key, hook in wanted:
-            if hook not in subject.hooks:
-                known = ", ".join(subject.hooks)
-                out.append(
-                    f"{key}: hook '{hook}' is not stored for {cfg.external.subject}; expected one "
-                    f"of {known}{nearest(hook, subject.hooks)}"
-                )
-    return out
+    name, subject = cfg.external.subject, cfg.subjects.get(cfg.external.subject)
+    if subject is None:
+        return []  # said above
+    out = []
+    if subject.kind in WITHOUT_TEXT:
+        out.append(
+            f"external.subject: '{name}' is {subject.kind}; external benchmarks need a model that "
+            "reads text (language, pretrained)"
+        )
+    wanted = [("scaling.hooks", h) for h in cfg.scaling.hooks]
+    wanted += [("stress.transcoder_hooks", h) for h in cfg.stress.transcoder_hooks]
+    return out + [
+        f"{key}: hook '{hook}' is not stored for {name}; {_one_of(hook, subject.hooks)}"
+        for key, hook in wanted
+        if hook not in subject.hooks
+    ]
 
 
 def _per_subject(cfg: Config) -> list[str]:
-    """Numbers given per subject are there for every subject of their stage and name only subjects;
-    no subject is listed twice.
-    """
     out = []
     for stage, keys in ON_SUBJECTS.items():
         section = getattr(cfg, stage)
@@ -113,18 +106,15 @@ def _per_subject(cfg: Config) -> list[str]:
         for key in keys:
             value = getattr(section, key)
             given = set(value) if isinstance(value, dict) else set(section.subjects)
-            unknown, lacking = (
-                sorted(given - set(cfg.subjects)),
-                [s for s in section.subjects if s not in given],
-            )
             out += [
                 f"{stage}.{key}: '{name}' is not a subject{nearest(name, list(cfg.subjects))}"
-                for name in unknown
+                for name in sorted(given - set(cfg.subjects))
             ]
             out += [
                 f"{stage}.{key}: no value for subject '{name}'; give one number for all, or one "
                 "for each"
-                for name in lacking
+                for name in section.subjects
+                if name not in given
             ]
     return out
 
@@ -132,27 +122,28 @@ def _per_subject(cfg: Config) -> list[str]:
 def _widths(cfg: Config) -> list[str]:
     if _per_subject(cfg):
         return []  # said there
+    ablations, calibration, frontier = cfg.ablations, cfg.calibration, cfg.frontier
     pairs = [
-        (f"{name}.k", stage.at("k", s), stage.at("d_sae", s))
-        for name, stage in (("baseline", cfg.baseline), ("consistency", cfg.consistency))
-        for s in stage.subjects
+        *(
+            (f"{name}.k", stage.at("k", s), stage.at("d_sae", s))
+            for name, stage in (("baseline", cfg.baseline), ("consistency", cfg.consistency))
+            for s in stage.subjects
+        ),
+        *(
+            ("ablations.k", k, ablations.at("k_at_d_sae", s))
+            for s in ablations.subjects
+            for k in ablations.k
+        ),
+        *(("ablations.d_sae_at_k", ablations.d_sae_at_k, d) for d in ablations.d_sae),
+        *(("calibration.k", k, calibration.d_sae) for k in calibration.k),
+        ("calibration.k", calibration.default_k, calibration.d_sae),
+        ("frontier.k", frontier.k, frontier.d_sae),
+        *(
+            (f"frontier.recipes.{i}.l0", r.l0, r.d_sae)
+            for i, r in enumerate(frontier.recipes or [])
+        ),
+        *(("scaling.k", cfg.scaling.k, d) for d in cfg.scaling.d_sae),
     ]
-    pairs += [
-        ("ablations.k", k, cfg.ablations.at("k_at_d_sae", s))
-        for s in cfg.ablations.subjects
-        for k in cfg.ablations.k
-    ]
-    pairs += [("ablations.d_sae_at_k", cfg.ablations.d_sae_at_k, d) for d in cfg.ablations.d_sae]
-    pairs += [
-        ("calibration.k", k, cfg.calibration.d_sae)
-        for k in (*cfg.calibration.k, cfg.calibration.default_k)
-    ]
-    pairs += [("frontier.k", cfg.frontier.k, cfg.frontier.d_sae)]
-    pairs += [
-        (f"frontier.recipes.{i}.l0", one.l0, one.d_sae)
-        for i, one in enumerate(cfg.frontier.recipes or [])
-    ]
-    pairs += [("scaling.k", cfg.scaling.k, d) for d in cfg.scaling.d_sae]
     return [
         f"{key}: k = {k} is larger than d_sae = {d}; a row cannot use more latents than there are"
         for key, k, d in pairs
@@ -163,14 +154,9 @@ def _widths(cfg: Config) -> list[str]:
 def _seeds(cfg: Config) -> list[str]:
     out = []
     confirmation, stress = resolved_seeds(cfg)
-    lists = {
-        "baseline.seeds": cfg.baseline.seeds,
-        "ablations.seeds": cfg.ablations.seeds,
-        "calibration.seeds": cfg.calibration.seeds,
+    lists = {f"{stage}.seeds": getattr(cfg, stage).seeds for stage in STAGES}
+    lists |= {
         "calibration.retrain_seeds": cfg.calibration.retrain_seeds,
-        "consistency.seeds": cfg.consistency.seeds,
-        "frontier.seeds": cfg.frontier.seeds,
-        "scaling.seeds": cfg.scaling.seeds,
         "confirmation.seeds": confirmation,
         "stress.seeds": stress,
     }
@@ -185,14 +171,12 @@ def _seeds(cfg: Config) -> list[str]:
                 f"{len(cfg.frontier.seeds)}; each group takes the name of one"
             )
     used = set(cfg.frontier.seeds) | set(cfg.scaling.seeds)
-    stale = sorted(used & set(confirmation))
-    if stale:
+    if stale := sorted(used & set(confirmation)):
         out.append(
             f"confirmation.seeds: {stale} already chose the candidate; confirmation needs fresh "
             "seeds"
         )
-    stale = sorted(set(cfg.calibration.seeds) & set(cfg.calibration.retrain_seeds))
-    if stale:
+    if stale := sorted(set(cfg.calibration.seeds) & set(cfg.calibration.retrain_seeds)):
         out.append(
             f"calibration.retrain_seeds: {stale} were used by the search; retraining needs fresh "
             "seeds"
@@ -201,14 +185,12 @@ def _seeds(cfg: Config) -> list[str]:
 
 
 def _external(cfg: Config) -> list[str]:
-    out = []
     probing = cfg.external.probing
-    for key in ("gate_k", "dense_k"):
-        k = getattr(probing, key)
-        if k not in probing.ks:
-            out.append(
-                f"external.probing.{key}: {k} is not among external.probing.ks {probing.ks}; add it"
-            )
+    out = [
+        f"external.probing.{key}: {k} is not among external.probing.ks {probing.ks}; add it"
+        for key, k in (("gate_k", probing.gate_k), ("dense_k", probing.dense_k))
+        if k not in probing.ks
+    ]
     return [*out, *data_set_checks(cfg)]
 
 
@@ -219,10 +201,9 @@ def _candidates(cfg: Config) -> list[str]:
         where, subject = f"external.candidates.{i}", cfg.subjects.get(one.subject)
         name = one.name or default_name(one.path)
         if subject is None:
-            known = list(cfg.subjects)
             out.append(
-                f"{where}.subject: '{one.subject}' is not a subject; expected one of "
-                f"{', '.join(known)}{nearest(one.subject, known)}"
+                f"{where}.subject: '{one.subject}' is not a subject; "
+                f"{_one_of(one.subject, list(cfg.subjects))}"
             )
         elif one.subject != cfg.external.subject:
             out.append(
@@ -230,10 +211,9 @@ def _candidates(cfg: Config) -> list[str]:
                 f"('{cfg.external.subject}'), whose SAEs are compared"
             )
         elif one.hook not in subject.hooks:
-            known = ", ".join(subject.hooks)
             out.append(
-                f"{where}.hook: '{one.hook}' is not stored for {one.subject}; expected one of "
-                f"{known}{nearest(one.hook, subject.hooks)}"
+                f"{where}.hook: '{one.hook}' is not stored for {one.subject}; "
+                f"{_one_of(one.hook, subject.hooks)}"
             )
         if not re.fullmatch(NAME, name):
             out.append(
@@ -251,11 +231,11 @@ def _candidates(cfg: Config) -> list[str]:
 
 
 def _paths(where: str, path: str | list[str]) -> list[str]:
-    absent = [p for p in listed(path) if not is_remote(p) and not Path(p).exists()]
     return [
         f"{where}: {p}: no such file or folder (looked from {Path.cwd()}); give a checkpoint or a "
         "folder of seed*/"
-        for p in absent
+        for p in listed(path)
+        if not is_remote(p) and not Path(p).exists()
     ]
 
 
@@ -291,9 +271,7 @@ def _stages(cfg: Config) -> list[str]:
 
 
 def _policies(cfg: Config) -> list[str]:
-    """Policies are read before anything runs: a mistake in one must not show after hours of
-    training.
-    """
+    """Policies are read before anything runs: a mistake must not show after hours of training."""
     from husai.gate.policy_files import load_policy, policy_name
 
     out, names = [], [policy_name(p) for p in cfg.gate.policies]

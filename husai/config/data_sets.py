@@ -12,13 +12,9 @@ def data_set_checks(cfg: Config) -> list[str]:
     from husai.probing import datasets
 
     known, sets = datasets.dataset_names(), cfg.external.datasets
-    drawn = isinstance(sets.confirmation, Drawn)
-    named = {
-        "selection": sets.selection,
-        "confirmation.among" if drawn else "confirmation": sets.confirmation.among
-        if drawn
-        else sets.confirmation,
-    }
+    named = {"selection": sets.selection, "confirmation": sets.confirmation}
+    if isinstance(sets.confirmation, Drawn):
+        named = {"selection": sets.selection, "confirmation.among": sets.confirmation.among}
     out = [
         f"external.datasets.{k}: '{n}' is not one of the {len(known)} probing data "
         f"sets{nearest(n, known)}"
@@ -63,9 +59,7 @@ def _apart(cfg: Config) -> list[str]:
 
 
 def resolved_data_sets(cfg: Config) -> tuple[list[str], list[str]]:
-    """Names of the selection and the confirmation data sets, with ``all`` and ``rest`` filled in and
-    those drawn that are to be drawn.
-    """
+    """Data sets of selection and confirmation: ``all`` and ``rest`` filled in, drawn ones drawn."""
     from husai.probing.draws import draw_sets
 
     sets, names = cfg.external.datasets, confirmation_pool(cfg)

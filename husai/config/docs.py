@@ -1,6 +1,4 @@
-"""Generated documents of the configuration: ``config/schema.json`` and the key table of
-``config/README.md``.
-"""
+"""Generated documents: ``config/schema.json`` and the key table of ``config/README.md``."""
 
 from __future__ import annotations
 
@@ -38,21 +36,15 @@ def _section(path: str, model: type[BaseModel]) -> list[str]:
     nested: list[str] = []
     for key, field in model.model_fields.items():
         inner = models_in(field.annotation)
-        if inner:
-            for part in inner:
-                many = (
-                    "[]"
-                    if re.search(rf"list\[[^\]]*{part.__name__}\b", str(field.annotation))
-                    else ""
-                )
-                nested += _section(f"{path}.{key}{many}", part)
-            if not field.description:
-                continue
-        default = (
-            "required"
-            if field.is_required()
-            else f"`{json.dumps(field.get_default(call_default_factory=True), default=str)}`"
-        )
+        for part in inner:
+            listed = re.search(rf"list\[[^\]]*{part.__name__}\b", str(field.annotation))
+            nested += _section(f"{path}.{key}{'[]' if listed else ''}", part)
+        if inner and not field.description:
+            continue
+        default = "required"
+        if not field.is_required():
+            value = field.get_default(call_default_factory=True)
+            default = f"`{json.dumps(value, default=str)}`"
         lines.append(f"| `{key}` | {default} | {field.description or ''} |")
     return [*lines, "", *nested]
 

@@ -1,6 +1,4 @@
-"""Sections of the configuration on external benchmarks: sparse probing, contrastive pairs, and SAEs
-that are brought.
-"""
+"""Sections of the configuration on external benchmarks and on SAEs that are brought."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What the sections of the configuration are made of: names, numbers with their limits, and blocks
-that take no unknown key.
-"""
+"""What the sections of the configuration are made of: names, numbers with limits, blocks."""
 
 from __future__ import annotations
 

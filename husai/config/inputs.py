@@ -1,6 +1,4 @@
-"""Sections of the configuration on what is there before any SAE: machine, subjects,
-activations, and how SAEs are optimised.
-"""
+"""Sections of the configuration on machine, subjects, activations, and how SAEs are optimised."""
 
 from __future__ import annotations
 
@@ -9,6 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from husai.config.fields import Fraction, Name, PositiveInt, Section, Seed
+
+StoredHooks = Annotated[
+    list[Name],
+    Field(description="hook points whose activations are stored; the first is the default"),
+]
 
 
 class Compute(Section):
@@ -56,9 +59,7 @@ class ModularSubject(Section):
     learning_rate: float = Field(2.0e-3, gt=0, description="AdamW learning rate")
     weight_decay: float = Field(1.0, ge=0, description="AdamW weight decay")
     seed: Seed = Field(0, description="seed of initialisation, split and order")
-    hooks: list[Name] = Field(
-        [], description="hook points whose activations are stored; the first is the default"
-    )
+    hooks: StoredHooks = Field([])
 
 
 class LanguageSubject(Section):
@@ -76,9 +77,7 @@ class LanguageSubject(Section):
     batch_size: PositiveInt = Field(32, description="sequences per step")
     learning_rate: float = Field(2.0e-3, gt=0, description="AdamW learning rate")
     seed: Seed = Field(0, description="seed of tokenizer split, initialisation and order")
-    hooks: list[Name] = Field(
-        [], description="hook points whose activations are stored; the first is the default"
-    )
+    hooks: StoredHooks = Field([])
 
 
 class PretrainedSubject(Section):
@@ -110,9 +109,7 @@ class PretrainedSubject(Section):
         None, description="spread a model over several GPUs; null loads it on one device"
     )
     seed: Seed = Field(0, description="seed of the activation sample")
-    hooks: list[Name] = Field(
-        [], description="hook points whose activations are stored; the first is the default"
-    )
+    hooks: StoredHooks = Field([])
 
 
 class RowsSubject(Section):

@@ -1,6 +1,4 @@
-"""Reading configuration files: overlays merged, every mistake reported at once with file, key,
-value and what was expected.
-"""
+"""Configuration files: overlays merged, every mistake at once with file, key and value."""
 
 from __future__ import annotations
 
@@ -56,25 +54,16 @@ def merge(
         where = (*prefix, str(key))
         if origins is not None:
             origins[where] = source
-        nested = isinstance(value, dict)
-        old = out.get(key)
-        out[key] = (
-            merge(old if nested and isinstance(old, dict) else {}, value, origins, source, where)
-            if nested
-            else value
-        )
+        if isinstance(value, dict):
+            old = out.get(key)
+            value = merge(old if isinstance(old, dict) else {}, value, origins, source, where)
+        out[key] = value
     return out
 
 
 def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
-    """Load and validate configuration files, later ones overlaying earlier ones.
-
-    Parameters
-    ----------
-    paths : sequence of path
-        YAML files; the first is the base.
-    override : dict, optional
-        Values laid over all files (Snakemake's ``--config``).
+    """Load and validate YAML files, of which later ones overlay earlier ones, and ``override``
+    (Snakemake's ``--config``) all.
 
     Raises
     ------
@@ -89,24 +78,21 @@ def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
     if override:
         raw = merge(raw, override, origins, "--config")
     default = str(paths[-1]) if paths else "configuration"
-    lines, config = [], None
+    lines, config = duplicates, None
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        lines = [
+        lines += [
             f"{_origin(where, origins, default)}: {'.'.join(where)}: {phrase}"
             for where, phrase in mistakes(error, Config)
         ]
+        base = read_yaml(paths[0], []) if paths else {}
         with contextlib.suppress(ValidationError):
-            config = Config.model_validate(
-                _mend(raw, read_yaml(paths[0], []) if paths else {}, error)
-            )
-    problems = cross_checks(config) if config is not None else []
+            config = Config.model_validate(_mend(raw, base, error))
     lines += [
         f"{_origin(problem.split(':')[0].split('.'), origins, default)}: {problem}"
-        for problem in problems
+        for problem in (cross_checks(config) if config is not None else [])
     ]
-    lines = duplicates + lines
     if lines or config is None:
         raise HusaiError(*lines)
     return config
@@ -114,36 +100,24 @@ def load(paths: Sequence[str | Path], override: dict | None = None) -> Config:
 
 def _origin(where: Sequence[str], origins: dict[tuple, str], default: str) -> str:
     """The file that set a key, or the nearest key above it."""
-    return next(
-        (
-            origins[tuple(where[:n])]
-            for n in range(len(where), 0, -1)
-            if tuple(where[:n]) in origins
-        ),
-        default,
-    )
+    above = (tuple(where[:n]) for n in range(len(where), 0, -1))
+    return next((origins[keys] for keys in above if keys in origins), default)
 
 
 def _mend(raw: dict, base: dict, error: ValidationError) -> dict:
-    """``raw`` with every faulty value put back to the base's, so that the checks across keys can
-    run as well.
-    """
+    """``raw`` with the base's values for faulty ones, so that checks across keys run as well."""
     mended = json.loads(json.dumps(raw, default=str))
     for item in error.errors():
         here, there = mended, base
         for part in item["loc"]:
-            inside = isinstance(here, dict) and part in here
-            if (
-                inside
-                and isinstance(here[part], dict)
-                and isinstance(there, dict)
-                and part in there
-                and part != item["loc"][-1]
-            ):
+            if not isinstance(here, dict) or part not in here:
+                continue
+            known = isinstance(there, dict) and part in there
+            if known and isinstance(here[part], dict) and part != item["loc"][-1]:
                 here, there = here[part], there[part]
-            elif inside:
-                here.pop(part)
-                if isinstance(there, dict) and part in there:
-                    here[part] = there[part]
-                break
+                continue
+            here.pop(part)
+            if known:
+                here[part] = there[part]
+            break
     return mended

@@ -1,9 +1,8 @@
-"""What a typed model says of a wrong value, in words for a reader: which key, what it holds, what
-was expected.
-"""
+"""A typed model's errors in words for a reader: which key, what it holds, what was expected."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -49,11 +48,8 @@ def _phrase(item: dict, model: Any) -> str:
     if item["type"] == "string_pattern_mismatch":
         return f"got {shown}, it should match {item['ctx']['pattern']}"
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             number = f"{float(value):.1e}".replace("e-0", "e-").replace("e+0", "e+")
-        except ValueError:
-            pass
-        else:
             hint = f"YAML reads {value} as text here, write it as {number}"
             return f"got the text {shown}, expected a number; {hint}"
     message = item["msg"][0].lower() + item["msg"][1:]

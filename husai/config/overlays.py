@@ -65,9 +65,7 @@ def _values(argv: Sequence[str], options: Sequence[str]) -> Iterator[str]:
 
 
 def files_of_profile(folder: Path) -> list[str]:
-    """Configuration files that a profile names; none where it cannot be read, which Snakemake
-    itself reports.
-    """
+    """Configuration files that a profile names; none where it cannot be read: Snakemake says so."""
     files = sorted(folder.glob("config*.yaml"), reverse=True)  # config.v9+.yaml before config.yaml
     for path in files[:1]:
         try:

@@ -1,3 +1,1 @@
-"""From a validated configuration to jobs: which recipes are trained with which seeds, and what each
-job is told.
-"""
+"""From a configuration to jobs: which recipes are trained with which seeds, what a job is told."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from husai.config import Config
+from husai.config.data_sets import resolved_data_sets
 from husai.planning.plan import Plan
 from husai.recipe import RANDOM
 
@@ -19,9 +20,7 @@ characters a token."""
 
 
 def disk_needed(config: Config) -> tuple[dict[str, int], bool]:
-    """Bytes by what they are for (``activations``, ``probe activations``, ``SAEs``), and whether the
-    width of a model had to be assumed.
-    """
+    """Bytes by what they are for, and whether the width of a model had to be assumed."""
     plan = Plan(config)
     subject, stress = config.external.subject, config.stress
     pool = plan.pool_hooks()
@@ -35,7 +34,8 @@ def disk_needed(config: Config) -> tuple[dict[str, int], bool]:
     sets = config.external.datasets
     per_set = min(ROWS_PER_DATA_SET, sets.max_rows or ROWS_PER_DATA_SET)
     tokens = min(TOKENS_PER_ROW, getattr(config.subjects[subject], "n_ctx", TOKENS_PER_ROW))
-    probes = _data_sets(config) * per_set * tokens * d[subject] * len(pool)
+    a, b = resolved_data_sets(config)
+    probes = len({*a, *b, *sets.ood}) * per_set * tokens * d[subject] * len(pool)
     weights = sum(
         2 * t.recipe.d_sae * d[t.recipe.subject] * len(t.seeds)
         for t in plan.trained.values()
@@ -71,10 +71,3 @@ def _rows(config: Config, name: str) -> int:
     wanted = config.activations[base]
     rows = wanted.train_rows + wanted.held_out_rows + wanted.confirmation_rows
     return rows * BYTES[wanted.dtype]
-
-
-def _data_sets(config: Config) -> int:
-    from husai.config.data_sets import resolved_data_sets
-
-    a, b = resolved_data_sets(config)
-    return len({*a, *b, *config.external.datasets.ood})

@@ -1,6 +1,4 @@
-"""The recipes that the frontier compares: architectures at one width and L0, or entries of
-``frontier.recipes``.
-"""
+"""The recipes of the frontier: architectures at one width and L0, or ``frontier.recipes``."""
 
 from __future__ import annotations
 
@@ -21,13 +19,8 @@ TAGS = {
 
 
 def compared_recipes(config: Config, sized: Callable[..., Recipe]) -> list[Recipe]:
-    """Every recipe of the frontier but the controls.
-
-    Parameters
-    ----------
-    config : Config
-    sized : callable
-        ``sized(subject, architecture, d_sae, l0, **fields)`` makes a recipe.
+    """Every recipe of the frontier but the controls, made by ``sized(subject, architecture, d_sae,
+    l0, **fields)``.
 
     Raises
     ------

@@ -1,6 +1,4 @@
-"""The overlay of ``husai judge``: what of the configuration the SAEs, the model and the text of a
-command line decide.
-"""
+"""The overlay of ``husai judge``: what SAEs, model and text of a command line decide."""
 
 from __future__ import annotations
 

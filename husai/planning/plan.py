@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 
 from husai.config import Config
 from husai.config.brought import Brought, bring
+from husai.config.stages import STAGES
 from husai.errors import HusaiError, nearest
 from husai.planning.frontier import compared_recipes
-from husai.planning.left_out import LEFT_OUT
 from husai.recipe import CALIBRATED, FIXED_K, MATCHED, RANDOM, Recipe
+
+CALIBRATION = ("calibration_search", "calibration_retrain", "l0_matched")
+"""What :class:`Plan` holds of the calibration stage."""
 
 
 @dataclass
@@ -41,17 +45,12 @@ class Plan:
     def __init__(self, config: Config):
         self.config = config
         self.trained: dict[tuple[str, str], Trained] = {}
-        for stage, nothing in LEFT_OUT.items():
-            if stage not in config.stages:
-                vars(self).update(nothing)  # what the cached properties below would hold
-        for recipes, seeds in (
-            self.baseline,
-            self.ablations,
-            self.calibration_search,
-            self.calibration_retrain,
-            self.l0_matched,
-        ):
-            self._train(recipes, seeds)
+        for stage in set(STAGES) - set(config.stages):
+            nothing = [] if stage in ("consistency", "frontier", "scaling") else ([], [])
+            for name in CALIBRATION if stage == "calibration" else (stage,):
+                vars(self)[name] = nothing  # what the cached properties below would hold
+        for name in ("baseline", "ablations", *CALIBRATION):
+            self._train(*getattr(self, name))
         self._train(self.consistency, config.consistency.seeds)
         for recipe in self.frontier:
             self._train([recipe], self._frontier_seeds(recipe))
@@ -75,9 +74,7 @@ class Plan:
             known.add(seeds)
 
     def recipe(self, subject: str, architecture: str, d_sae: int, **fields) -> Recipe:
-        """A recipe of ``subject`` with its training defaults; the id's tag names a hook other than
-        the default.
-        """
+        """A recipe with the subject's training; the id's tag names a hook not the default."""
         section = self.config.subjects[subject.removesuffix(RANDOM)]
         training = self.config.training[subject.removesuffix(RANDOM)].model_dump()
         hook = fields.pop("hook_name", section.hooks[0])
@@ -87,9 +84,7 @@ class Plan:
         return Recipe(subject=subject, architecture=architecture, d_sae=d_sae, **values)
 
     def sized(self, subject: str, architecture: str, d_sae: int, l0: int | str, **fields) -> Recipe:
-        """A recipe at one L0 whatever its architecture: k for the TopK family, an L0 target for the
-        others.
-        """
+        """A recipe at one L0: k for the TopK family, an L0 target for the others."""
         sparsity = (
             {"k": l0}
             if architecture in FIXED_K
@@ -104,8 +99,8 @@ class Plan:
         for subject in b.subjects:
             sizes = {"d_sae": b.at("d_sae", subject), "k": b.at("k", subject)}
             out += [
-                self.recipe(subject, "topk", **sizes),
-                self.recipe(subject, "topk", **sizes, frozen_decoder=True),
+                self.recipe(subject, "topk", **sizes, frozen_decoder=frozen)
+                for frozen in (False, True)
             ]
         return out, b.seeds
 
@@ -131,77 +126,52 @@ class Plan:
         """The chosen k and its control at the default k, both on fresh seeds."""
         c = self.config.calibration
         chosen = self.recipe(c.subject, "topk", c.d_sae, k=CALIBRATED)
-        return [
-            chosen,
-            self.recipe(c.subject, "topk", c.d_sae, k=c.default_k, tag="control"),
-        ], c.retrain_seeds
+        control = self.recipe(c.subject, "topk", c.d_sae, k=c.default_k, tag="control")
+        return [chosen, control], c.retrain_seeds
 
     @cached_property
     def l0_matched(self) -> tuple[list[Recipe], list[int]]:
         """Other architectures at the L0 of the chosen k."""
         c = self.config.calibration
-        return [
-            self.sized(c.subject, a, c.d_sae, CALIBRATED) for a in c.match_architectures
-        ], c.seeds
+        matched = [self.sized(c.subject, a, c.d_sae, CALIBRATED) for a in c.match_architectures]
+        return matched, c.seeds
 
     @cached_property
     def consistency(self) -> list[Recipe]:
         """One recipe per subject and weight; 0 is the plain control and holds the reference."""
         c, out = self.config.consistency, []
+        aligned = {"consistency_interval": c.interval, "reference_seed": c.seeds[0]}
         for subject in c.subjects:
-            for weight in dict.fromkeys([0.0, *c.weights]):
-                fields = {
-                    "consistency_weight": float(weight),
-                    "consistency_interval": c.interval,
-                    "reference_seed": c.seeds[0],
-                }
-                out.append(
-                    self.recipe(
-                        subject,
-                        "topk",
-                        c.at("d_sae", subject),
-                        k=c.at("k", subject),
-                        **(fields if weight else {}),
-                    )
-                )
+            d_sae, k = c.at("d_sae", subject), c.at("k", subject)
+            for weight in dict.fromkeys([0.0, *map(float, c.weights)]):
+                fields = {"consistency_weight": weight, **aligned} if weight else {}
+                out.append(self.recipe(subject, "topk", d_sae, k=k, **fields))
         return out
 
     @cached_property
     def frontier(self) -> list[Recipe]:
-        """Every recipe that is compared, and a frozen-decoder TopK for each width and L0 among
-        them.
-        """
+        """Every recipe compared, and a frozen-decoder TopK for each width and L0 among them."""
         recipes = compared_recipes(self.config, self.sized)
         return [*recipes, *dict.fromkeys(self.frozen_control(r) for r in recipes)]
 
     def _frontier_seeds(self, recipe: Recipe) -> list[int]:
         """Seeds of a recipe of the frontier; a consensus may ask for fewer groups."""
         f = self.config.frontier
-        groups = next(
-            (
-                entry.consensus.groups
-                for entry, made in zip(f.recipes or [], self.frontier, strict=False)
-                if made == recipe and entry.consensus
-            ),
-            None,
-        )
-        return f.seeds[:groups]
+        for entry, made in zip(f.recipes or [], self.frontier, strict=False):
+            if made == recipe and entry.consensus:
+                return f.seeds[: entry.consensus.groups]
+        return f.seeds
 
     @cached_property
     def scaling(self) -> list[Recipe]:
         """Token budget x hook x d_sae, and a frozen-decoder control per hook and d_sae."""
-        s = self.config.scaling
-        subject = self.config.external.subject
-        out = []
-        for hook in s.hooks:
-            for d_sae in s.d_sae:
-                out += [
-                    self.sized(subject, s.architecture, d_sae, s.k, n_rows=n, hook_name=hook)
-                    for n in s.token_budgets
-                ]
-                out.append(
-                    self.sized(subject, "topk", d_sae, s.k, hook_name=hook, frozen_decoder=True)
-                )
+        s, subject, out = self.config.scaling, self.config.external.subject, []
+        for hook, d_sae in product(s.hooks, s.d_sae):
+            fields = {"d_sae": d_sae, "l0": s.k, "hook_name": hook}
+            out += [
+                self.sized(subject, s.architecture, n_rows=n, **fields) for n in s.token_budgets
+            ]
+            out.append(self.sized(subject, "topk", frozen_decoder=True, **fields))
         return out
 
     @cached_property
@@ -218,31 +188,17 @@ class Plan:
         return [self.frozen_control(b) for b in self.brought]
 
     def frozen_control(self, recipe: Recipe | Brought) -> Recipe:
-        """The frozen-decoder TopK that ``recipe`` is compared with: same subject, hook, width and
-        L0.
-        """
+        """The frozen-decoder TopK of the subject, hook, width and L0 of ``recipe``."""
+        subject, fields = recipe.subject, {"hook_name": recipe.hook_name, "frozen_decoder": True}
         if isinstance(recipe, Brought):
-            fields = {
-                "k": MATCHED,
-                "hook_name": recipe.hook_name,
-                "frozen_decoder": True,
-                "tag": f"as-{recipe.name}",
-            }
-            return self.recipe(recipe.subject, "topk", MATCHED, **fields)
+            tag = f"as-{recipe.name}"
+            return self.recipe(subject, "topk", MATCHED, k=MATCHED, tag=tag, **fields)
         l0 = recipe.k if recipe.k is not None else recipe.l0_target
-        return self.sized(
-            recipe.subject,
-            "topk",
-            recipe.d_sae,
-            int(l0) if l0 != CALIBRATED else l0,
-            hook_name=recipe.hook_name,
-            frozen_decoder=True,
-        )
+        k = int(l0) if l0 != CALIBRATED else l0
+        return self.recipe(subject, "topk", recipe.d_sae, k=k, **fields)
 
     def trained_control(self, subject: str, recipe_id: str) -> Recipe | None:
-        """The frozen-decoder control of a recipe or of brought SAEs, where one is trained; a
-        control has none.
-        """
+        """The frozen-decoder control, where one is trained; a control has none."""
         found = self.get(subject, recipe_id)
         recipe = found if isinstance(found, Brought) else found.recipe
         if isinstance(recipe, Recipe) and recipe.frozen_decoder:
@@ -251,23 +207,14 @@ class Plan:
         return control if (subject, control.id) in self.trained else None
 
     def may_fail(self, recipe: Recipe) -> bool:
-        """Whether a failure of ``recipe`` is a row of a table that compares recipes: no other stage
-        builds on it.
-        """
-        needed = (
-            *self.baseline[0],
-            *self.ablations[0],
-            *self.calibration_search[0],
-            *self.calibration_retrain[0],
-            *self.consistency,
-        )
+        """Whether a failure of ``recipe`` is a row of a table: no other stage builds on it."""
+        stages = (self.baseline, self.ablations, self.calibration_search, self.calibration_retrain)
+        needed = [*self.consistency, *(recipe for recipes, _ in stages for recipe in recipes)]
         compared = (*self.frontier, *self.brought_controls, *self.scaling, *self.l0_matched[0])
         return recipe in compared and recipe not in needed
 
     def waits_for(self, recipe: Recipe) -> str | None:
-        """The small JSON file that says what is left open in ``recipe``: the calibration's choice,
-        or the import of a brought SAE.
-        """
+        """The JSON file that fills in ``recipe``: calibration's choice, or a brought SAE's size."""
         if recipe.d_sae == MATCHED:
             like = next(b for b in self.brought if self.frozen_control(b) == recipe)
             return f"results/saes/{like.subject}/{like.id}/matched.json"
@@ -281,30 +228,21 @@ class Plan:
         HusaiError
             The configuration has neither of that name.
         """
-        for brought in self.brought:
-            if (brought.subject, brought.id) == (subject, recipe_id):
-                return brought
-        try:
-            return self.trained[subject, recipe_id]
-        except KeyError:
-            names = [r for s, r in self.trained if s == subject] + [
-                b.id for b in self.brought if b.subject == subject
-            ]
+        known = {(b.subject, b.id): b for b in self.brought} | self.trained
+        if (subject, recipe_id) not in known:
+            names = [name for of, name in known if of == subject]
             raise HusaiError(
                 f"results/saes/{subject}/{recipe_id}: the configuration trains no such "
                 f"recipe{nearest(recipe_id, names)}"
-            ) from None
+            )
+        return known[subject, recipe_id]
 
     def compared(self) -> list[Recipe | Brought]:
-        """Everything the frontier table compares: recipes, brought SAEs and their frozen-decoder
-        controls.
-        """
+        """All that the frontier table compares: recipes, brought SAEs and their controls."""
         return [*self.frontier, *self.brought, *self.brought_controls]
 
     def reproducible(self) -> list[Recipe | Brought]:
-        """What the frontier table compares seed against seed: no controls, and no SAE that was
-        brought alone.
-        """
+        """What it compares seed against seed: no controls, and no SAE that was brought alone."""
         return [
             *(r for r in self.frontier if not r.frozen_decoder),
             *(b for b in self.brought if len(b.members) > 1),

@@ -12,18 +12,13 @@ ROLES = ("candidate", "frozen", "random_model", "transcoder")
 
 
 def role_recipe(role: str, candidate: Recipe, resolved: Recipe, spec: ConfirmationSpec) -> Recipe:
-    """The recipe trained for a role.
+    """The recipe trained for a role, given the candidate as configured and as resolved, with
+    calibrated values filled in.
 
     ``candidate``: as selected. ``frozen``: TopK with a frozen decoder at its width and L0.
     ``random_model``: the same recipe on the randomised subject (of a brought candidate: its
     architecture trained here at its width and L0, TopK for one that is not trained here).
-    ``transcoder``: TopK from MLP input to MLP
-    output at its width and L0.
-
-    Parameters
-    ----------
-    candidate, resolved : Recipe
-        As configured, and with calibrated values filled in.
+    ``transcoder``: TopK from MLP input to MLP output at its width and L0.
 
     Raises
     ------

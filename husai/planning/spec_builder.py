@@ -7,7 +7,6 @@ import json
 from husai.config.data_sets import confirmation_pool, resolved_data_sets
 from husai.config.draws import drawn_from, resolved_seeds
 from husai.config.external import GateProbe
-from husai.config.fields import Section
 from husai.planning import specs
 from husai.planning.plan import Plan
 from husai.provenance import canonical_json
@@ -19,18 +18,15 @@ class SpecBuilder:
 
     def __init__(self, plan: Plan):
         self.plan, self.config = plan, plan.config
+        self.gate_k = plan.config.external.probing.gate_k
         a, b = resolved_data_sets(plan.config)
         sets = plan.config.external.datasets
-        self.sets = {
-            "selection": a,
-            "confirmation": b,
-            "ood": list(sets.ood),
-            "max_rows": sets.max_rows,
-        }
+        rest = {"ood": list(sets.ood), "max_rows": sets.max_rows}
+        self.sets = {"selection": a, "confirmation": b, **rest}
 
     def _corpus(self) -> specs.CorpusSpec:
         kept_clear_of = self.sets | {"confirmation": confirmation_pool(self.config)}
-        return specs.CorpusSpec(**fields(self.config.corpus), **kept_clear_of)
+        return specs.CorpusSpec(**dict(self.config.corpus), **kept_clear_of)
 
     def subject(self, name: str) -> str:
         """Making of a subject."""
@@ -39,7 +35,7 @@ class SpecBuilder:
         about = {"name": name, "randomise": name.endswith(RANDOM)}
         if section.kind != "rows":  # a model has all its hooks: more of them change nothing
             about["hooks"] = []
-        return specs.SUBJECT_SPECS[section.kind](**{**fields(section), **corpus, **about}).text()
+        return specs.SUBJECT_SPECS[section.kind](**dict(section) | corpus | about).text()
 
     def activations(self, name: str) -> str:
         """Rows stored of a subject."""
@@ -86,13 +82,13 @@ class SpecBuilder:
     def planted(self) -> str:
         """Recovery of planted features."""
         b = self.config.baseline
-        return specs.PlantedSpec(**fields(b.planted), seeds=b.seeds).text()
+        return specs.PlantedSpec(**dict(b.planted), seeds=b.seeds).text()
 
     def probing(self, split: str = "selection", role: str = "candidate") -> str:
         """Sparse probing of one split; of the candidate's controls, which no gate compares with a dense
         probe, at the gate's k alone.
         """
-        found = fields(self.config.external.probing)
+        found = dict(self.config.external.probing)
         engine, gate_k = found.pop("confirmation_engine"), found["gate_k"]
         if role != "candidate":
             found["dense_k"] = gate_k
@@ -104,18 +100,18 @@ class SpecBuilder:
 
     def cebench(self, split: str = "selection") -> str:
         """CE-Bench of an SAE on one half of the pairs."""
-        section = fields(self.config.external.cebench)
-        return specs.CEBenchSpec(**section, **self.sets, split=split).text()
+        section = self.config.external.cebench
+        return specs.CEBenchSpec(**dict(section), **self.sets, split=split).text()
 
     def faithfulness(self, split: str = "selection") -> str:
         """Splicing of an SAE into the subject."""
-        section = fields(self.config.external.faithfulness)
-        return specs.FaithfulnessSpec(**section, split=split).text()
+        section = self.config.external.faithfulness
+        return specs.FaithfulnessSpec(**dict(section), split=split).text()
 
     def pairs(self) -> str:
         """Contrastive pairs."""
-        section = fields(self.config.external.cebench)
-        return specs.PairsSpec(**section, **self.sets, hooks=self.plan.pool_hooks()).text()
+        section, hooks = self.config.external.cebench, self.plan.pool_hooks()
+        return specs.PairsSpec(**dict(section), **self.sets, hooks=hooks).text()
 
     def baseline(self) -> str:
         """The baseline's table."""
@@ -133,18 +129,16 @@ class SpecBuilder:
         """The consistency table."""
         section = self.config.consistency
         probed = self.config.external.subject in section.subjects
-        k = self.config.external.probing.gate_k if probed else None
+        k = self.gate_k if probed else None
         return specs.ConsistencySpec(consistency=section, gate_k=k).text()
 
     def frontier(self) -> str:
         """The frontier table."""
-        k = self.config.external.probing.gate_k
-        return specs.FrontierSpec(frontier=self.config.frontier, gate_k=k).text()
+        return specs.FrontierSpec(frontier=self.config.frontier, gate_k=self.gate_k).text()
 
     def scaling(self) -> str:
         """The scaling table."""
-        k = self.config.external.probing.gate_k
-        return specs.ScalingSpec(scaling=self.config.scaling, gate_k=k).text()
+        return specs.ScalingSpec(scaling=self.config.scaling, gate_k=self.gate_k).text()
 
     def confirmation(self) -> str:
         """Seeds of the confirmation, its data, and how its roles are trained."""
@@ -152,12 +146,12 @@ class SpecBuilder:
         subjects = {c.external.subject, c.stress.transcoder_subject}
         seeds, stress_seeds = resolved_seeds(c)
         return specs.ConfirmationSpec(
-            **fields(c.confirmation) | {"seeds": seeds},
-            stress=fields(c.stress) | {"seeds": stress_seeds},
+            **dict(c.confirmation) | {"seeds": seeds},
+            stress=dict(c.stress) | {"seeds": stress_seeds},
             training={name: c.training[name] for name in subjects},
             selection_seeds=sorted({*c.frontier.seeds, *c.scaling.seeds}),
             datasets=self.sets["confirmation"],
-            gate_k=c.external.probing.gate_k,
+            gate_k=self.gate_k,
             measured={
                 "stability": {"split": "confirmation"},
                 "random_model": {"stress": "random_model"},
@@ -178,13 +172,13 @@ class SpecBuilder:
 
     def ood(self) -> str:
         """Out-of-domain probing of the candidate."""
-        probing = fields(self.config.external.probing)
+        probing = dict(self.config.external.probing)
         read = {name: probing[name] for name in GateProbe.model_fields}
         return specs.OODSpec(**self.sets, **read).text()
 
     def selection(self) -> str:
         """How the candidate is chosen."""
-        return specs.SelectionSpec(**fields(self.config.selection)).text()
+        return specs.SelectionSpec(**dict(self.config.selection)).text()
 
     def gate_selftest(self) -> str:
         """Size of the simulation."""
@@ -198,8 +192,3 @@ class SpecBuilder:
         """Names of everything the workflow trains or imports: what the picture shows."""
         brought = [f"{b.subject}/{b.id}" for b in self.plan.brought]
         return canonical_json(sorted([f"{s}/{r}" for s, r in self.plan.trained] + brought))
-
-
-def fields(section: Section) -> dict:
-    """The values of a section by key, sections within it as they are."""
-    return dict(section)

@@ -39,14 +39,7 @@ class Spec(Section):
 
 
 def read_spec(model: Any, values: dict[str, Any]) -> Any:
-    """A job's spec from the values given with ``--spec``.
-
-    Parameters
-    ----------
-    model : type or union of types
-        The spec's model.
-    values : dict
-        JSON values.
+    """A job's spec, of the type or one of a union of types ``model``, from JSON values.
 
     Raises
     ------
@@ -72,16 +65,12 @@ def _recipe(value: Any) -> Any:
 
 
 RecipeField = Annotated[
-    InstanceOf[Recipe],
-    BeforeValidator(_recipe),
-    PlainSerializer(Recipe.to_dict),
+    InstanceOf[Recipe], BeforeValidator(_recipe), PlainSerializer(Recipe.to_dict)
 ]
 
 
 class EvaluationSets(Spec):
-    """Probing data sets by what they are for, with ``all`` and ``rest`` of the configuration filled
-    in.
-    """
+    """Probing data sets by what they are for, ``all`` and ``rest`` filled in."""
 
     selection: list[str] = Field([])
     confirmation: list[str] = Field([])
