@@ -1,6 +1,4 @@
-"""``husai``: finds the verb and runs its job, of which nothing else is imported. Exit 0 done, 1
-error, 2 gate failed.
-"""
+"""``husai``: finds the verb, imports and runs its job. Exit 0 done, 1 error, 2 gate failed."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ VERBS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser whose mistakes are one line and status 1: argparse's own 2 means here that a
-    gate failed.
-    """
+    """Parser whose mistakes are one line and status 1: argparse's 2 says here: a gate failed."""
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake and leave with status 1."""
@@ -55,9 +51,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The whole command line; with ``verb`` only that verb has its options, and only its job is
-    imported.
-    """
+    """The command line; with ``verb`` that verb alone has options, and its job is imported."""
     top = Parser(
         prog="husai",
         description="Decide whether sparse autoencoders can be trusted enough to release.",
@@ -84,6 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     if getattr(args, "threads", None):
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(args.threads)
+        from husai.compute import use_threads
+
+        use_threads(args.threads)
     try:
         status = int(args.run(args) or 0)
         sys.stdout.flush()
@@ -93,10 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(args.verb, "interrupted; run the same command again to go on", status=130)
     except MemoryError:
-        return _fail(
-            args.verb,
-            "out of memory; lower batch_size or d_sae, or give the job more memory",
-        )
+        what = "out of memory; lower batch_size or d_sae, or give the job more memory"
+        return _fail(args.verb, what)
     except RecursionError:
         return _fail(args.verb, "an input is nested too deeply to be read; check the files given")
     except BrokenPipeError:

@@ -5,7 +5,7 @@ number, text and true/false are not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,7 @@ LEGACY_CEBENCH = (INTERPRETABILITY, "contrastive_score_mean_max", "independent_s
 
 
 class External(NamedTuple):
-    """External metrics of one artifact; None where it does not hold them. ``cebench_max`` is the
-    most the delta could be.
-    """
+    """External metrics of one artifact; ``cebench_max`` is the most the CE-Bench delta could be."""
 
     saebench_delta: float | None = None
     saebench_delta_ci95_low: float | None = None
@@ -45,6 +43,12 @@ def read_artifact(path: str | Path) -> dict[str, Any]:
             f"{path}: holds a JSON {type(data).__name__}, expected an object; is it the right file?"
         )
     return data
+
+
+def selected_in(data: dict[str, Any]) -> dict[str, Any]:
+    """The candidate that a selection summary holds, or the object itself."""
+    chosen = data.get("selected_candidate")
+    return chosen if isinstance(chosen, Mapping) else data
 
 
 def section(data: Mapping[str, Any], key: str, where: str = "artifact") -> Mapping[str, Any]:
@@ -73,51 +77,34 @@ def first_number(values: Iterable[Any]) -> float | None:
 def phase4a_delta(
     data: Mapping[str, Any], where: str = "phase4a results"
 ) -> tuple[float | None, float | None]:
-    """Trained minus random PWMCC and its conservative bound ``trained.ci95_low -
-    random.ci95_high``.
-    """
+    """Trained minus random PWMCC, and its bound ``trained.ci95_low - random.ci95_high``."""
     low = first_number([section(data, "trained", where).get("ci95_low")])
     high = first_number([section(data, "random", where).get("ci95_high")])
-    return first_number(
-        [section(data, "comparison", where).get("difference")]
-    ), None if low is None or high is None else low - high
+    difference = first_number([section(data, "comparison", where).get("difference")])
+    return difference, None if low is None or high is None else low - high
 
 
 def transcoder_delta(data: Mapping[str, Any], where: str = "transcoder results") -> float | None:
-    """Transcoder minus SAE PWMCC: ``delta``, ``transcoder_delta``, then the same under
-    ``metrics``.
-    """
-    inner = section(data, "metrics", where)
-    return first_number(
-        [
-            data.get("delta"),
-            data.get("transcoder_delta"),
-            inner.get("delta"),
-            inner.get("transcoder_delta"),
-        ]
-    )
+    """Transcoder minus SAE PWMCC: ``delta``, ``transcoder_delta``, the same under ``metrics``."""
+    return _first_of(data, ("delta", "transcoder_delta"), where)
 
 
 def ood_drop(data: Mapping[str, Any], where: str = "OOD results") -> float | None:
-    """In-domain minus out-of-domain: ``ood_drop``, ``relative_drop``, ``drop``, then the same under
-    ``metrics``.
-    """
+    """Drop out of domain: ``ood_drop``, ``relative_drop``, ``drop``, then those of ``metrics``."""
+    return _first_of(data, ("ood_drop", "relative_drop", "drop"), where)
+
+
+def _first_of(data: Mapping[str, Any], keys: Sequence[str], where: str) -> float | None:
     inner = section(data, "metrics", where)
-    keys = ("ood_drop", "relative_drop", "drop")
     return first_number([*(data.get(k) for k in keys), *(inner.get(k) for k in keys)])
 
 
 def external_metrics(data: Mapping[str, Any], where: str = "external summary") -> External:
-    """Deltas and lower bounds from a SAEBench or CE-Bench summary, a selected candidate, or a
-    selection summary holding one.
-    """
-    if isinstance(data.get("selected_candidate"), Mapping):
-        data = data["selected_candidate"]
-    inner = data["metrics"] if isinstance(data.get("metrics"), Mapping) else {}
-    summary, versus = (
-        section(data, "summary", where),
-        section(data, "delta_vs_matched_baseline", where),
-    )
+    """Deltas and bounds from a SAEBench, CE-Bench or selection summary, or a selected candidate."""
+    data = selected_in(data)
+    inner = _object(data, "metrics")
+    summary = section(data, "summary", where)
+    versus = section(data, "delta_vs_matched_baseline", where)
     sae = [
         inner.get("saebench_delta"),
         data.get("saebench_delta"),
@@ -155,18 +142,17 @@ def external_metrics(data: Mapping[str, Any], where: str = "external summary") -
 
 def cebench_attainable(data: Mapping[str, Any]) -> float | None:
     """Largest possible CE-Bench delta of a candidate: its own bound ``(n-1)/sqrt(n)`` minus the
-    baseline's score, when both are known.
+    baseline's score, when both are known, else what its metrics say it is.
     """
-    cebench = data.get("cebench") if isinstance(data.get("cebench"), Mapping) else data
-    meta, baseline = cebench.get("sae_meta"), cebench.get("matched_baseline_metrics")
-    d_sae = first_number([meta.get("d_sae")]) if isinstance(meta, Mapping) else None
-    score = (
-        first_number([baseline.get(INTERPRETABILITY)]) if isinstance(baseline, Mapping) else None
-    )
+    cebench = data["cebench"] if isinstance(data.get("cebench"), Mapping) else data
+    d_sae = first_number([_object(cebench, "sae_meta").get("d_sae")])
+    score = first_number([_object(cebench, "matched_baseline_metrics").get(INTERPRETABILITY)])
     if d_sae is None or score is None or not d_sae >= 2:
-        return (
-            first_number([section(data, "metrics").get("cebench_attainable_max")])
-            if isinstance(data.get("metrics"), Mapping)
-            else None
-        )
+        return first_number([_object(data, "metrics").get("cebench_attainable_max")])
     return score_bound(int(d_sae)) - score
+
+
+def _object(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object under ``key``, empty when anything else is there."""
+    found = data.get(key)
+    return found if isinstance(found, Mapping) else {}

@@ -41,16 +41,9 @@ def as_the_original(items: Iterable[Evidence], recipe_hash: str) -> list[Evidenc
     null is no number and goes; NaN stays, and fails."""
     items = list(items)
     own = {e.kind for e in items if e.recipe_hash == recipe_hash}
+    sound = {"recipe_hash": recipe_hash, "phase": "", "problems": ()}
     return [
-        replace(
-            item,
-            recipe_hash=recipe_hash,
-            phase="",
-            problems=(),
-            metrics=_apart(item.record.get("metrics")),
-        )
-        if item.kind
-        else item
+        replace(item, metrics=_apart(item.record.get("metrics")), **sound) if item.kind else item
         for item in items
         if item.recipe_hash == recipe_hash or item.kind not in own
     ]
@@ -74,9 +67,7 @@ def _apart(metrics: Any) -> dict[str, Metric]:
 
 
 def _alone(entry: Mapping[str, Any], key: str) -> Metric:
-    """One number of an entry as a metric without bounds; what it can be at most is kept unless the
-    artifact contradicts it.
-    """
+    """One number of an entry as a metric without bounds; a ``max`` that it exceeds is dropped."""
     number, most = entry.get(key), entry.get("max")
     kept = {k: entry[k] for k in ("n", "method") if k in entry}
     if is_number(most) and not (is_number(number) and number > most):

@@ -15,15 +15,14 @@ def configured(
     external_mode: str,
     use_lcb: bool,
     required: Mapping[str, bool],
-    thresholds: Mapping[str, float],
 ) -> Policy:
     """Apply the command-line options that this policy knows.
 
     Raises
     ------
     HusaiError
-        ``external_mode`` is no such mode, the policy has no external modes, or it lacks a gate or a
-        threshold that is given.
+        ``external_mode`` is no such mode, the policy has no external modes, or it lacks a gate that
+        is required.
     """
     names = {g.name: g for g in policy.gates}
     if external_mode not in EXTERNAL_MODES:
@@ -52,15 +51,9 @@ def configured(
     }
     if asked.get("external"):
         asked |= {g: True for g in ("external_saebench", "external_cebench") if g in names}
-    values = dict(thresholds)
-    for name in ("min_saebench_delta", "min_cebench_delta"):
-        if name in values:
-            values.setdefault(f"{name}_lcb", values[name])
-    return policy.with_options(modes=modes, required=asked, thresholds=values)
+    return policy.with_options(modes=modes, required=asked)
 
 
 def require_flags(policy: Policy) -> dict[str, bool]:
-    """``require_{gate}`` of every gate that counts, which the original listed with its
-    thresholds.
-    """
+    """``require_{gate}`` of every gate that counts: the original lists them with its thresholds."""
     return {f"require_{gate.name}": gate.required for gate in policy.gates if gate.counts}

@@ -31,31 +31,20 @@ def select_cycle3(
     seed_level: bool = False,
     min_seeds: int = 3,
     require_both_external: bool = False,
-    uncertainty_mode: str = "lcb",
-    min_saebench_delta: float = -math.inf,
-    min_cebench_delta: float = -math.inf,
 ) -> Selection:
     """The original's selector (method.md section 3, Selection), its flaws included.
 
     Candidates with a failed benchmark, and groups with fewer than ``min_seeds`` members, are
-    dropped. Of each condition the lower bound ``mean - 1.96 std / sqrt(n)``
-    (``uncertainty_mode='point'``: the mean) takes the place of the metric. Scores are min-max
-    normalised over the pool, so they change with it. A missing metric adds nothing and is never
-    dominated.
+    dropped. Of each condition the lower bound ``mean - 1.96 std / sqrt(n)`` takes the place of the
+    metric. Scores are min-max normalised over the pool, so they change with it. A missing metric
+    adds nothing and is never dominated.
 
     Raises
     ------
     HusaiError
-        ``uncertainty_mode`` is neither ``lcb`` nor ``point``, no candidate is eligible, or no
-        condition has ``min_seeds`` seeds.
+        No candidate is eligible, or no condition has ``min_seeds`` seeds.
     """
-    if uncertainty_mode not in ("lcb", "point"):
-        raise HusaiError(f"uncertainty mode '{uncertainty_mode}' is not lcb or point")
-    eligible = [
-        c
-        for c in candidates
-        if _eligible(c, require_both_external, min_saebench_delta, min_cebench_delta)
-    ]
+    eligible = [c for c in candidates if _eligible(c, require_both_external)]
     if not eligible:
         raise HusaiError(
             f"none of {len(candidates)} candidates is eligible (failed benchmarks, missing deltas "
@@ -64,7 +53,7 @@ def select_cycle3(
     seeds = [Entry(c.condition_id, dict(c.metrics), [c], c) for c in eligible]
     _score(seeds)
     few = {} if seed_level else too_few(_by_condition(seeds), max(1, min_seeds))
-    entries = seeds if seed_level else _grouped(seeds, uncertainty_mode, max(1, min_seeds))
+    entries = seeds if seed_level else _grouped(seeds, max(1, min_seeds))
     if not entries:
         raise HusaiError(
             f"no condition has {min_seeds} seeds among {len(eligible)} eligible candidates; lower "
@@ -73,31 +62,22 @@ def select_cycle3(
     if not seed_level:
         _score(entries)
     for entry in entries:
-        entry.is_pareto = not any(
-            dominates(other, entry) for other in entries if other is not entry
-        )
+        entry.is_pareto = not any(dominates(other, entry) for other in entries)
     ordered = sorted(entries, key=_cycle3_key, reverse=True)
-    mode = {"uncertainty_mode": "point" if seed_level else uncertainty_mode}
     options = {
         "selector": "cycle3",
         "seed_level": seed_level,
         "min_seeds": min_seeds,
         "weights": WEIGHTS,
-        **mode,
+        "uncertainty_mode": "point" if seed_level else "lcb",
+        "require_both_external": require_both_external,
     }
-    options["require_both_external"] = require_both_external
     return Selection("cycle3", ordered, len(candidates), len(eligible), options, few)
 
 
-def _eligible(candidate: Candidate, both: bool, min_saebench: float, min_cebench: float) -> bool:
-    saebench, cebench = (candidate.metrics[k] for k in EXTERNAL)
-    if both and (saebench is None or cebench is None):
-        return False
-    if (saebench is not None and saebench < min_saebench) or (
-        cebench is not None and cebench < min_cebench
-    ):
-        return False
-    return all(code in (None, 0) for code in candidate.returncodes.values())
+def _eligible(candidate: Candidate, both: bool) -> bool:
+    measured = all(candidate.metrics[k] is not None for k in EXTERNAL)
+    return candidate.ended_well and (measured or not both)
 
 
 def _score(entries: Sequence[Entry]) -> None:
@@ -120,7 +100,7 @@ def _by_condition(seeds: Sequence[Entry]) -> dict[str, list[Entry]]:
     return groups
 
 
-def _grouped(seeds: Sequence[Entry], mode: str, min_seeds: int) -> list[Entry]:
+def _grouped(seeds: Sequence[Entry], min_seeds: int) -> list[Entry]:
     out = []
     for name, members in _by_condition(seeds).items():
         if len(members) < min_seeds:
@@ -129,18 +109,11 @@ def _grouped(seeds: Sequence[Entry], mode: str, min_seeds: int) -> list[Entry]:
         for key in METRICS:
             spread = _spread([m.metrics[key] for m in members])
             metrics.update({f"{key}_{k}": v for k, v in spread.items()})
-            metrics[key] = spread["ci95_low" if mode == "lcb" else "mean"]
-        best = max(members, key=lambda m: m.score)
+            metrics[key] = spread["ci95_low"]
+        best = max(members, key=lambda m: m.score).representative
         scores = {m.name: m.score for m in members}
-        out.append(
-            Entry(
-                name,
-                metrics,
-                [m.representative for m in members],
-                best.representative,
-                seed_scores=scores,
-            )
-        )
+        saes = [m.representative for m in members]
+        out.append(Entry(name, metrics, saes, best, seed_scores=scores))
     return out
 
 
@@ -151,13 +124,8 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | int | None]:
     mean = statistics.fmean(known)
     std = statistics.stdev(known) if len(known) > 1 else 0.0
     half = 1.96 * std / math.sqrt(len(known))
-    return {
-        "mean": mean,
-        "std": std,
-        "ci95_low": mean - half,
-        "ci95_high": mean + half,
-        "n": len(known),
-    }
+    ends = {"ci95_low": mean - half, "ci95_high": mean + half}
+    return {"mean": mean, "std": std, **ends, "n": len(known)}
 
 
 def _cycle3_key(entry: Entry) -> tuple:

@@ -1,6 +1,4 @@
-"""What the command lines of several jobs share: the spec, where to compute, optional paths,
-lists that add up.
-"""
+"""What command lines share: the spec, where to compute, optional paths, lists that add up."""
 
 from __future__ import annotations
 
@@ -58,22 +56,21 @@ def add_compute(command: argparse.ArgumentParser) -> None:
         default="float32",
         help="number format of training: float32, tf32, bfloat16 or float64 (default %(default)s)",
     )
-    command.add_argument(
-        "--threads", type=positive, default=None, help="CPU threads (default: all)"
-    )
+    command.add_argument("--threads", type=positive, help="CPU threads (default: all)")
+
+
+def add_path(command: argparse.ArgumentParser, flag: str, help: str, **options) -> None:
+    """One path."""
+    command.add_argument(flag, type=Path, help=help, **options)
 
 
 def add_paths(command: argparse.ArgumentParser, flag: str, help: str, **options) -> None:
-    """Several paths; those of an option that is given again are added. Rules pass the flag with
-    nothing behind it where a run has none.
-    """
+    """Several paths, added up when the option is given again; rules may pass the flag alone."""
     command.add_argument(
         flag, type=Path, nargs="*", action="extend", default=[], help=help, **options
     )
 
 
 def optional_path(command: argparse.ArgumentParser, flag: str, help: str) -> None:
-    """A path that may be left out: rules pass the flag with nothing behind it where a job does not
-    need it.
-    """
-    command.add_argument(flag, type=Path, nargs="?", const=None, default=None, help=help)
+    """A path that may be left out: rules then pass the flag with nothing behind it."""
+    command.add_argument(flag, type=Path, nargs="?", help=help)

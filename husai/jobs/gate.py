@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from husai import provenance
-from husai.cycle3.artifacts import read_artifact
+from husai.cycle3.artifacts import read_artifact, selected_in
 from husai.cycle3.importer import cycle3_evidence
 from husai.cycle3.options import EXTERNAL_MODES, configured, require_flags
 from husai.errors import HusaiError, reading
@@ -24,7 +24,7 @@ from husai.gate.ledger import CONFIRMATION_LEDGER, GateFailed
 from husai.gate.policy import policy_label
 from husai.gate.policy_files import load_policy
 from husai.gate.verdict import NOT_RELEASED
-from husai.jobs.arguments import add_compute, add_paths, add_spec, describe, optional_path
+from husai.jobs.arguments import add_compute, add_path, add_paths, add_spec, describe, optional_path
 from husai.shown import printable
 
 ORIGINAL = (
@@ -39,7 +39,6 @@ FLAGS = ("use_external_lcb", "require_transcoder", "require_ood", "require_exter
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="evidence records, or the original's result files",
@@ -67,9 +66,9 @@ def add_arguments(command: ArgumentParser) -> None:
     for name in (*FLAGS, "fail_on_gate_fail"):
         flag = f"--{name.replace('_', '-')}"
         command.add_argument(flag, action=BooleanOptionalAction, default=False)
-    command.add_argument("--output-dir", type=Path, help="folder of the decision")
-    command.add_argument("--decision", type=Path, help="release_policy.json (with assert)")
-    command.add_argument("--out", type=Path, help="file to write (with selftest and assert)")
+    add_path(command, "--output-dir", "folder of the decision")
+    add_path(command, "--decision", "release_policy.json (with assert)")
+    add_path(command, "--out", "file to write (with selftest and assert)")
     add_spec(command)
     add_compute(command)
 
@@ -77,9 +76,7 @@ def add_arguments(command: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Judge, prove or assert."""
     if args.action == "selftest":
-        from husai.jobs import gate_selftest
-
-        return gate_selftest.run(args)
+        return _selftest(args)
     if args.action == "assert":
         from husai.jobs import gate_assert
 
@@ -104,6 +101,19 @@ def run(args: Namespace) -> None:
     if args.fail_on_gate_fail:
         refuse_failed(decision, args.output_dir)
     return None
+
+
+def _selftest(args: Namespace) -> None:
+    """Judge SAEs that must fail, one that must pass, simulations; certify planted latents."""
+    from husai.compute import resolve_device
+    from husai.gate.selftest.selftest import selftest_job
+    from husai.passport.planted import self_test
+    from husai.planning.specs import SelfTestSpec, read_spec
+
+    values = read_spec(SelfTestSpec, args.spec).values()
+    out, device = args.out or Path("results/gate/selftest.json"), resolve_device(args.device)
+    beside = {"certificates": self_test()}
+    selftest_job(values, out, beside=beside, device=str(device), fail=args.fail_on_gate_fail)
 
 
 def _tell(text: str) -> None:
@@ -131,8 +141,6 @@ def gate_job(
     require_transcoder: bool = False,
     require_ood: bool = False,
     require_external: bool = False,
-    thresholds: Mapping[str, float] | None = None,
-    fail_on_gate_fail: bool = False,
     ledger: str | Path = CONFIRMATION_LEDGER,
 ) -> Decision:
     """Judge a candidate and write ``release_policy.json`` and ``release_policy.md`` to
@@ -146,16 +154,13 @@ def gate_job(
     Raises
     ------
     GateFailed
-        With ``fail_on_gate_fail``, after the files are written, and where the ledger's last line
-        was cut short and may be the start of an attempt; the command line then exits 2.
+        The ledger's last line was cut short and may be the start of an attempt.
     HusaiError
         For files that are missing or malformed and options that do not fit the policy.
     """
     loaded = load_policy(policy)
     original = {"phase4a": phase4a_results, "transcoder": transcoder_results, "ood": ood_results}
-    original["external"] = (
-        external_candidate_json if external_candidate_json is not None else external_summary
-    )
+    original["external"] = external_candidate_json or external_summary
     given = [p for p in original.values() if p is not None]
     if given and not loaded.original:
         raise HusaiError(
@@ -169,7 +174,7 @@ def gate_job(
     if loaded.judges_bounds:
         refuse_cut_start(ledger)
     required = {"transcoder": require_transcoder, "ood": require_ood, "external": require_external}
-    loaded = configured(loaded, external_mode, use_external_lcb, required, thresholds or {})
+    loaded = configured(loaded, external_mode, use_external_lcb, required)
     if not loaded.original:
         cycle3_candidate = None
     about = candidate_of(candidate, cycle3_candidate, original["external"])
@@ -182,16 +187,8 @@ def gate_job(
     if loaded.original:
         decision = replace(decision, thresholds=decision.thresholds | require_flags(loaded))
     provenance.write_text(Path(output_dir) / "policy.yaml", Path(loaded.path).read_text())
-    write_decision(
-        decision,
-        output_dir,
-        [*given, *([candidate] if _is_file(candidate) else []), *decision.sources],
-        ledger,
-        external_mode,
-        use_external_lcb,
-    )
-    if fail_on_gate_fail:
-        refuse_failed(decision, output_dir)
+    inputs = [*given, *([candidate] if _is_file(candidate) else []), *decision.sources]
+    write_decision(decision, output_dir, inputs, ledger, external_mode, use_external_lcb)
     return decision
 
 
@@ -223,24 +220,10 @@ def candidate_of(
             if str(candidate).endswith(".json") or "/" in str(candidate):
                 raise HusaiError(f"{candidate}: no such candidate file; run husai select first")
             return {"recipe_hash": str(candidate), "recipe": None}
-        data = read_artifact(given)
-        data = (
-            data["selected_candidate"]
-            if isinstance(data.get("selected_candidate"), Mapping)
-            else data
-        )
-        keys = (
-            "condition",
-            "condition_id",
-            "architecture",
-            "hook_name",
-            "recipe",
-            "recipe_hash",
-            "seed",
-            "checkpoint",
-            "score",
-        )
-        about = {k: data[k] for k in keys if data.get(k) is not None}
+        data = selected_in(read_artifact(given))
+        keys = ("condition", "condition_id", "architecture", "hook_name", "recipe", "recipe_hash")
+        about = {k: data.get(k) for k in (*keys, "seed", "checkpoint", "score")}
+        about = {k: value for k, value in about.items() if value is not None}
         if about:
             return about
     return None
@@ -258,9 +241,7 @@ def write_decision(
     external_mode: str,
     use_lcb: bool,
 ) -> None:
-    """Write ``release_policy.json`` and ``release_policy.md`` with provenance and the state of the
-    confirmation ledger.
-    """
+    """Write ``release_policy.json`` and ``.md`` with provenance and the ledger's state."""
     body = decision.to_dict()
     if "external" in decision.modes:
         body["external_mode"] = external_mode
@@ -275,8 +256,8 @@ def write_decision(
             text += (
                 f"\nTest {family['order']} on this confirmation data, of "
                 f"{family['candidates']} candidate(s) so far: "
+                f"bounds at one-sided level {decision.alpha:.3g}.\n"
             )
-            text += f"bounds at one-sided level {decision.alpha:.3g}.\n"
         if body["confirmation"]["forced"]:
             text += (
                 "\n**Forced**: this candidate was confirmed "

@@ -17,7 +17,6 @@ SELECTORS = ("cycle3", "strict")
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="frontier, scaling and assignment results, this pipeline's or the original's",
@@ -32,12 +31,8 @@ def add_arguments(command: ArgumentParser) -> None:
     command.add_argument(
         "--seed-level", action="store_true", help="cycle3: rank single SAEs instead of conditions"
     )
-    command.add_argument(
-        "--min-seeds",
-        type=positive,
-        default=None,
-        help="fewest seeds of a condition (default: 5 strict, 3 cycle3)",
-    )
+    fewest = "fewest seeds of a condition (default: 5 strict, 3 cycle3)"
+    command.add_argument("--min-seeds", type=positive, help=fewest)
     command.add_argument(
         "--require-both-external",
         action="store_true",
@@ -52,17 +47,9 @@ def run(args: Namespace) -> None:
     from husai.planning.specs import SelectionSpec, read_spec
 
     spec = read_spec(SelectionSpec, args.spec)
-    selection = select_job(
-        args.policy,
-        output_dir=args.output_dir,
-        frontier_results=args.frontier_results,
-        scaling_results=args.scaling_results,
-        assignment_results=args.assignment_results,
-        seed_level=args.seed_level,
-        min_seeds=args.min_seeds,
-        require_both_external=args.require_both_external,
-        spec=spec,
-    )
+    given = ("frontier_results", "scaling_results", "assignment_results", "seed_level", "min_seeds")
+    options = {name: getattr(args, name) for name in (*given, "require_both_external")}
+    selection = select_job(args.policy, output_dir=args.output_dir, spec=spec, **options)
     chosen = selection.selected
     text = (
         f"selected {chosen.name} (score {chosen.score:.6g}, {len(chosen.members)} seeds) of "
@@ -83,24 +70,13 @@ def select_job(
     min_seeds: int | None = None,
     require_both_external: bool = False,
     spec=None,
-    **options: Any,
 ):
     """Choose one candidate and write ``selected_candidate.json`` (and ``selection.md``) to
     ``output_dir``.
 
-    Parameters
-    ----------
-    policy : {"strict", "cycle3"}
-    min_seeds : int, optional
-        Fewest seeds of a condition; that of ``spec`` unless given.
-    spec : SelectionSpec, optional
-        The configuration's own unless given.
-    options
-        For :func:`husai.cycle3.selector.select_cycle3`.
-
-    Returns
-    -------
-    husai.selection.candidates.Selection
+    ``min_seeds`` is the fewest seeds of a condition: that of ``spec``, a
+    :class:`husai.planning.specs.SelectionSpec`, unless given. Returns a
+    :class:`husai.selection.candidates.Selection`.
 
     Raises
     ------
@@ -128,13 +104,12 @@ def select_job(
         spec = spec or SelectionSpec()
         min_seeds = spec.cycle3_min_seeds if policy == "cycle3" else spec.min_seeds
     paths = [*frontier_results, *scaling_results, *assignment_results]
-    config = {
-        "policy": policy,
+    options = {
         "seed_level": seed_level,
         "min_seeds": min_seeds,
         "require_both_external": require_both_external,
-        **options,
     }
+    config = {"policy": policy, **options}
     output_dir = Path(output_dir)
     with provenance.job(output_dir / "selection.manifest.json", config=config) as work:
         candidates = load_candidates(frontier_results, scaling_results, assignment_results)
@@ -143,21 +118,13 @@ def select_job(
             conditions = load_policy("strict").all_conditions()
             selection = select_strict(candidates, conditions, min_seeds=min_seeds)
         else:
-            selection = select_cycle3(
-                candidates,
-                seed_level=seed_level,
-                min_seeds=min_seeds,
-                require_both_external=require_both_external,
-                **options,
-            )
+            selection = select_cycle3(candidates, **options)
         body = selection.to_dict() | {
             "inputs": provenance.file_records(paths),
             "provenance": provenance.provenance(config),
         }
-        if policy == "cycle3":
-            body["evidence"] = [_selection_evidence(selection, body, paths, config)]
-        else:
-            body["evidence"] = []
+        cycle3 = policy == "cycle3"
+        body["evidence"] = [_selection_evidence(selection, body, paths, config)] if cycle3 else []
         chosen, table = output_dir / "selected_candidate.json", output_dir / "selection.md"
         provenance.write_json(chosen, body)
         provenance.write_text(table, selection.to_markdown())
@@ -166,29 +133,20 @@ def select_job(
 
 
 def _selection_evidence(selection, body: Mapping, paths: Sequence, config: Any) -> dict[str, Any]:
-    """The ``selection`` evidence that the ``cycle3`` policy reads, in the same file as the
-    choice.
-    """
+    """The evidence that the ``cycle3`` policy reads, in the same file as the choice."""
     from husai.cycle3.artifacts import external_metrics
     from husai.cycle3.importer import selection_metrics
 
     entry = selection.selected
-    found = external_metrics(body)
-    subject = (
-        entry.representative.recipe.get("subject", "")
-        if isinstance(entry.representative.recipe, Mapping)
-        else "original"
-    )
-    recipe_hash = entry.representative.recipe_hash or provenance.hash_json(entry.name)[:16]
-    seeds = [m.seed for m in entry.members if isinstance(m.seed, int)]
+    recipe = entry.representative.recipe
     return new_record(
         "selection",
-        subject,
+        recipe.get("subject", "") if isinstance(recipe, Mapping) else "original",
         entry.name,
-        recipe_hash,
-        selection_metrics(found),
+        entry.representative.recipe_hash or provenance.hash_json(entry.name)[:16],
+        selection_metrics(external_metrics(body)),
         paths,
         config,
-        seeds,
+        [m.seed for m in entry.members if isinstance(m.seed, int)],
         phase="selection",
     )

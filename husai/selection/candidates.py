@@ -17,9 +17,7 @@ METRICS = (*EXTERNAL, "train_explained_variance", "cebench_interpretability_max"
 
 @dataclass
 class Candidate:
-    """One seed's SAE of one condition, with the metrics a selector reads (None where not
-    measured).
-    """
+    """One seed's SAE, with the metrics a selector reads (None where not measured)."""
 
     condition_id: str
     source: str
@@ -35,11 +33,8 @@ class Candidate:
     recipe_hash: str | None = None
     strict: dict[str, float | None] = field(default_factory=dict)
     gated: Mapping[str, Any] = field(default_factory=dict)
-    """Metrics of its condition over seeds, by ``evidence.metric``, as far as the strict policy gates
-    them.
-    """
+    """Metrics of its condition over seeds that the strict policy gates, by ``evidence.metric``."""
     cebench_max: float | None = None
-    d_sae: int | None = None
     source_results: str = ""
 
     @property
@@ -47,27 +42,20 @@ class Candidate:
         """Condition name: the id without its ``_seed<n>``."""
         return re.sub(r"_seed\d+$", "", self.condition_id)
 
+    @property
+    def ended_well(self) -> bool:
+        """Whether no benchmark of it ended with an error."""
+        return all(code in (None, 0) for code in self.returncodes.values())
+
     def summary(self) -> dict[str, Any]:
         """What a table shows of this candidate."""
-        keys = (
-            "condition_id",
-            "source",
-            "seed",
-            "architecture",
-            "hook_name",
-            "checkpoint",
-            "recipe_hash",
-            "metrics",
-            "strict",
-        )
-        return {k: getattr(self, k) for k in keys}
+        keys = ("condition_id", "source", "seed", "architecture", "hook_name", "checkpoint")
+        return {key: getattr(self, key) for key in (*keys, "recipe_hash", "metrics", "strict")}
 
 
 @dataclass
 class Entry:
-    """One row of the pool: a seed or a condition, its metrics, its score, and the seed that stands
-    for it.
-    """
+    """A row of the pool: a seed or a condition, its metrics and score, and who stands for it."""
 
     name: str
     metrics: dict[str, Any]
@@ -117,36 +105,33 @@ class Selection:
     def to_dict(self) -> dict[str, Any]:
         """The body of ``selected_candidate.json``, without provenance."""
         entry = self.selected
-        representative = entry.representative
+        sae = entry.representative
+        most = {} if sae.cebench_max is None else {"cebench_attainable_max": sae.cebench_max}
         return {
             "policy": self.policy,
             "condition": entry.name,
             "condition_id": entry.name,
-            "group_id": representative.condition,
-            "architecture": representative.architecture,
-            "hook_name": representative.hook_name,
-            "recipe": representative.recipe,
-            "resolved": representative.resolved,
-            "recipe_hash": representative.recipe_hash,
-            "seed": representative.seed,
-            "representative_condition_id": representative.condition_id,
-            "checkpoint": representative.checkpoint,
-            "source": representative.source,
-            "source_results": representative.source_results,
+            "group_id": sae.condition,
+            "architecture": sae.architecture,
+            "hook_name": sae.hook_name,
+            "recipe": sae.recipe,
+            "resolved": sae.resolved,
+            "recipe_hash": sae.recipe_hash,
+            "seed": sae.seed,
+            "representative_condition_id": sae.condition_id,
+            "checkpoint": sae.checkpoint,
+            "source": sae.source,
+            "source_results": sae.source_results,
             "seed_count": len(entry.members),
             "score": entry.score,
-            "metrics": entry.metrics
-            | (
-                {}
-                if representative.cebench_max is None
-                else {"cebench_attainable_max": representative.cebench_max}
-            ),
+            "metrics": entry.metrics | most,
             "selection": {
                 "joint_score": entry.score,
                 "is_pareto": entry.is_pareto,
-                "representative_seed": representative.seed,
-            }
-            | {"normalized_components": entry.components, **self.options},
+                "representative_seed": sae.seed,
+                "normalized_components": entry.components,
+                **self.options,
+            },
             "counts": {
                 "total_candidates": self.total,
                 "eligible_seed_candidates": self.eligible,
@@ -176,35 +161,24 @@ class Selection:
             "|---|---|---|---|---|---|---|",
         ]
         for entry in self.ordered:
-            shown = [
-                "missing" if (v := entry.metrics.get(key)) is None else f"{v:.6g}"
-                for key in EXTERNAL
-            ]
-            cells = [
-                in_code(entry.name),
-                str(len(entry.members)),
-                f"{entry.score:.6g}",
-                "yes" if entry.is_pareto else "no",
-                *shown,
-            ]
-            out.append(f"| {' | '.join(cells)} | seed {entry.representative.seed} |")
+            shown = [entry.metrics.get(key) for key in EXTERNAL]
+            deltas = " | ".join("missing" if v is None else f"{v:.6g}" for v in shown)
+            out.append(
+                f"| {in_code(entry.name)} | {len(entry.members)} | {entry.score:.6g} | "
+                f"{'yes' if entry.is_pareto else 'no'} | {deltas} | "
+                f"seed {entry.representative.seed} |"
+            )
         if self.selected.margins:
-            out += ["", "## Margin to each gate", ""]
-            out += [
-                "By how much each condition of the strict policy is met on the selection's data."
-            ]
+            said = "By how much each condition of the strict policy is met on the selection's data."
+            out += ["", "## Margin to each gate", "", said]
             out += ["", *table([(entry.name, entry.margins) for entry in self.ordered])]
         out += ["", "Could not be chosen:", ""] if self.left_out else []
-        out += [
-            f"- {in_code(name)}: {in_markdown(reason)}" for name, reason in self.left_out.items()
-        ]
+        out += [f"- {in_code(name)}: {in_markdown(why)}" for name, why in self.left_out.items()]
         return "\n".join(out) + "\n"
 
 
 def too_few(groups: Mapping[str, Sized], min_seeds: int) -> dict[str, str]:
-    """Conditions with fewer than ``min_seeds`` members, each with the reason why it cannot be
-    chosen.
-    """
+    """Conditions with fewer than ``min_seeds`` members, each with the reason."""
     why = {1: "one seed gives no interval"}
     return {
         name: f"{why.get(len(members), f'{len(members)} seeds')}; {min_seeds} are needed"
@@ -214,9 +188,7 @@ def too_few(groups: Mapping[str, Sized], min_seeds: int) -> dict[str, str]:
 
 
 def dominates(a: Entry, b: Entry) -> bool:
-    """Whether ``a`` is at least as good on both external deltas and better on one; False when
-    either lacks one.
-    """
+    """Whether ``a`` is nowhere worse and somewhere better on both external deltas, none missing."""
     pairs = [(a.metrics.get(k), b.metrics.get(k)) for k in EXTERNAL]
     if any(x is None or y is None for x, y in pairs):
         return False

@@ -10,8 +10,7 @@ from husai.recipe import Recipe
 
 
 def read_candidate(path: str | Path) -> tuple[Recipe, Recipe]:
-    """Recipe of a ``selected_candidate.json`` as configured, and with calibrated values filled
-    in.
+    """Recipe of a ``selected_candidate.json`` as configured, and with calibrated values filled in.
 
     Raises
     ------
@@ -24,7 +23,5 @@ def read_candidate(path: str | Path) -> tuple[Recipe, Recipe]:
             f"{path}: holds no recipe to train again; select from results of this pipeline's "
             "frontier or scaling"
         )
-    return (
-        Recipe.from_dict(data["recipe"]),
-        Recipe.from_dict(data.get("resolved") or data["recipe"]),
-    )
+    configured, resolved = data["recipe"], data.get("resolved") or data["recipe"]
+    return Recipe.from_dict(configured), Recipe.from_dict(resolved)

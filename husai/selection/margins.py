@@ -57,14 +57,8 @@ class Margin(NamedTuple):
 
 
 def margins(gated: Mapping[str, Any], conditions: Iterable[Any]) -> list[Margin]:
-    """Margin to each condition that :data:`SCALES` has a unit for.
-
-    Parameters
-    ----------
-    gated : mapping
-        Metrics of one condition by ``evidence.metric``.
-    conditions : iterable of husai.gate.Condition
-        Those of the policy.
+    """Margin of ``gated``, metrics by ``evidence.metric``, to each of a policy's conditions
+    (:class:`husai.gate.Condition`) that :data:`SCALES` has a unit for.
     """
     found = []
     for condition in conditions:
@@ -93,9 +87,7 @@ def missing(gated: Mapping[str, Any], conditions: Iterable[Any]) -> list[str]:
 
 
 def table(rows: Sequence[tuple[str, Sequence[Margin]]]) -> list[str]:
-    """Markdown: one line per condition of the policy, one column per candidate, its margin to that
-    gate.
-    """
+    """Markdown: a line per condition of the policy, a column per candidate with its margin."""
     names = list(dict.fromkeys(m.condition for _, found in rows for m in found))
     by_name = [{m.condition: m for m in found} for _, found in rows]
     out = [

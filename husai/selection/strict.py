@@ -1,6 +1,4 @@
-"""Choosing one candidate condition by how far it is from the gates, so that the rest of the pool
-cannot sway the choice.
-"""
+"""Choosing a candidate by its own distance to the gates: the rest of the pool cannot sway it."""
 
 from __future__ import annotations
 
@@ -25,10 +23,7 @@ def select_strict(
     must then be confirmed on fresh seeds and held-out data; it is never gated on the data that chose
     it.
 
-    Parameters
-    ----------
-    conditions : iterable of husai.gate.Condition
-        Those of the policy that the candidate will have to meet.
+    ``conditions`` (:class:`husai.gate.Condition`) are those that the candidate will have to meet.
 
     Raises
     ------
@@ -37,17 +32,15 @@ def select_strict(
         ``min_seeds`` 1 a condition may lack quantities that one SAE alone does not have.
     """
     conditions = list(conditions)
-    eligible = [c for c in candidates if all(code in (None, 0) for code in c.returncodes.values())]
-    groups: dict[str, dict[Any, Candidate]] = {}
-    for candidate in eligible:
-        groups.setdefault(candidate.recipe_hash or candidate.condition, {}).setdefault(
-            str(candidate.seed), candidate
-        )
-    left_out = too_few(
-        {next(iter(members.values())).condition: members for members in groups.values()}, min_seeds
-    )
+    eligible = [c for c in candidates if c.ended_well]
+    groups: dict[str, dict[str, Candidate]] = {}
+    for one in eligible:
+        by_seed = groups.setdefault(one.recipe_hash or one.condition, {})
+        by_seed.setdefault(str(one.seed), one)
+    conditions_found = [list(by_seed.values()) for by_seed in groups.values()]
+    left_out = too_few({found[0].condition: found for found in conditions_found}, min_seeds)
     entries = []
-    for members in (list(found.values()) for found in groups.values() if len(found) >= min_seeds):
+    for members in (found for found in conditions_found if len(found) >= min_seeds):
         lacking = missing(members[0].gated, conditions)
         if lacking and min_seeds > 1:
             left_out[members[0].condition] = f"not measured: {', '.join(lacking)}"
@@ -101,9 +94,7 @@ def _entry(members: list[Candidate], conditions: Sequence[Any]) -> Entry:
 
 
 def _own_score(member: Candidate) -> float:
-    """What speaks for one seed's SAE as the one that stands for its condition: the smaller of its
-    gains over the frozen control, each in its unit.
-    """
+    """The smaller of one seed's gains over the frozen control, each in its unit."""
     units = {
         "delta_vs_frozen": SCALES["saebench.delta_vs_frozen"],
         "cebench_delta_vs_frozen_fraction": SCALES["cebench.delta_vs_frozen"],
