@@ -1,6 +1,4 @@
-"""Files of a run: written whole or not at all, and JSON that is read with one clear line of error.
-Standard library only.
-"""
+"""Files of a run, written whole or not at all; JSON read with one line of error."""
 
 from __future__ import annotations
 
@@ -65,9 +63,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _no_space(temporary: Path | None, size: int = 2**20) -> OSError | None:
-    """Why a further MiB cannot be written, None when it can: weight formats report a full disk as
-    errors of their own.
-    """
+    """Why no further MiB can be written: weight formats hide a full disk in their own errors."""
     try:
         with open(temporary or os.devnull, "ab") as handle:
             handle.write(bytes(size))
@@ -168,9 +164,7 @@ def read_text(path: str | Path, encoding: str = "utf-8", errors: str = "strict")
 
 
 def is_special(path: str | Path) -> bool:
-    """Whether a path, links followed, leads below /proc, /sys or /dev (but for /dev/shm): such a file
-    is never opened.
-    """
+    """Whether a path leads below /proc, /sys or /dev (but for /dev/shm): never opened then."""
     real = Path(os.path.realpath(path))
     below = any(real.is_relative_to(folder) for folder in SYSTEM)
     return below and not real.is_relative_to(SHARED_MEMORY)

@@ -1,6 +1,4 @@
-"""Machine code for the CPU: how kernels are compiled with numba, where their code is kept, and one
-safe way to load them.
-"""
+"""Machine code for the CPU: how numba compiles kernels, where they are kept and loaded from."""
 
 from __future__ import annotations
 
@@ -87,9 +85,7 @@ def load(module: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Wait for other processes of this user that are compiling; where there are no file locks, go
-    on without.
-    """
+    """Wait for other processes of this user that are compiling, where there are file locks."""
     try:
         import fcntl
 

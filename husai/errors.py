@@ -7,9 +7,7 @@ from collections.abc import Iterator
 
 
 class HusaiError(Exception):
-    """A mistake the user can act on; the command line prints each argument as one line, whatever is
-    in it, and exits 1.
-    """
+    """A mistake the user can act on: the command line prints each argument on a line, exits 1."""
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.args))

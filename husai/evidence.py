@@ -17,9 +17,7 @@ from husai.provenance import failure, file_records, provenance
 
 SCHEMA = "husai.evidence/1"
 FROM_SEEDS_ALONE = ("planted",)
-"""Kinds whose records rest on no file: they draw their data and their SAEs from the seeds that they
-name.
-"""
+"""Kinds whose records rest on no file: they draw their data and SAEs from the seeds they name."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -68,13 +66,8 @@ class Metric:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a file (where an infinity is null)."""
-        out: dict[str, Any] = {
-            "value": self.value,
-            "lcb": self.lcb,
-            "ucb": self.ucb,
-            "n": self.n,
-            "method": self.method,
-        }
+        names = ("value", "lcb", "ucb", "n", "method")
+        out: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.bounds:
             out["bounds"] = [dict(bound) for bound in self.bounds]
         out |= {key: x for key, x in (("min", self.low), ("max", self.high)) if math.isfinite(x)}
@@ -101,17 +94,13 @@ class Evidence:
     path: str = ""
     problems: tuple[str, ...] = ()
     behind: tuple[Evidence, ...] = ()
-    """The records that this one rests on, directly or through others, where its files were
-    followed.
-    """
+    """The records that this one rests on, at any distance, where its files were followed."""
     beside: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The JSON objects among its inputs that are no evidence, by path."""
 
     @classmethod
     def read(cls, record: Any, path: str = "") -> Evidence:
-        """The typed form of a record as it stands in a file; what is wrong with its form is noted
-        in ``problems``.
-        """
+        """The typed form of a record in a file; ``problems`` says what is wrong with its form."""
         if not isinstance(record, Mapping):
             what = f"is a {type(record).__name__}, not an evidence record"
             return cls("", "", path=path, problems=(what,))
@@ -119,13 +108,12 @@ class Evidence:
         about = about if isinstance(about, Mapping) else {}
         seeds = record.get("seeds")
         seeds = seeds if isinstance(seeds, list) else about.get("seeds")
+        items = metrics.items() if isinstance(metrics, Mapping) else ()
+        texts = ("kind", "recipe_hash", "subject", "recipe", "phase")
         return cls(
-            **{k: _text(record.get(k)) for k in ("kind", "recipe_hash", "subject", "recipe")},
-            metrics={str(name): read_metric(entry) for name, entry in metrics.items()}
-            if isinstance(metrics, Mapping)
-            else {},
+            **{key: _text(record.get(key)) for key in texts},
+            metrics={str(name): read_metric(entry) for name, entry in items},
             inputs=_inputs(record),
-            phase=_text(record.get("phase")),
             seeds=tuple(seeds) if isinstance(seeds, list) else (),
             provenance=about,
             record=record,
@@ -141,14 +129,11 @@ class Evidence:
     @property
     def label(self) -> str:
         """How a sentence names this record: its file, or its kind when it came from memory."""
-        return (
-            self.path or f"{self.kind} record of {self.recipe or self.recipe_hash or 'no recipe'}"
-        )
+        of = self.recipe or self.recipe_hash or "no recipe"
+        return self.path or f"{self.kind} record of {of}"
 
     def config(self) -> Mapping[str, Any]:
-        """The slice of the configuration that the record was measured with, empty when it keeps
-        none.
-        """
+        """The slice of the configuration that it was measured with, empty when it keeps none."""
         config = self.provenance.get("config")
         return config if isinstance(config, Mapping) else {}
 
@@ -228,13 +213,12 @@ def read_metric(entry: Any) -> Metric:
             number = None
         numbers[key] = absent if number is None else number
     n, bounds, method = entry.get("n", 1), entry.get("bounds"), entry.get("method")
+    listed = bounds if isinstance(bounds, (list, tuple)) else ()
     found = Metric(
         **numbers,
         n=n if isinstance(n, int) and not isinstance(n, bool) else 0,
         method=method if isinstance(method, str) else "",
-        bounds=tuple(b for b in bounds if isinstance(b, Mapping))
-        if isinstance(bounds, (list, tuple))
-        else (),
+        bounds=tuple(b for b in listed if isinstance(b, Mapping)),
         low=_limit(entry.get("min"), -math.inf),
         high=_limit(entry.get("max"), math.inf),
         limit=_text(entry.get("limit")),
@@ -272,9 +256,7 @@ def _inputs(record: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
 
 
 def _problems(record: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a record's form: schema, kind, recipe hash, metrics, inputs,
-    provenance.
-    """
+    """What is wrong with a record's form."""
     out = []
     if record.get("schema") != SCHEMA:
         out.append(f"has schema {record.get('schema')!r}, not {SCHEMA!r}")
@@ -289,12 +271,14 @@ def _problems(record: Mapping[str, Any]) -> list[str]:
     inputs = record.get("inputs")
     if not isinstance(inputs, list):
         return [*out, "has no list of inputs"]
-    sound = [
-        isinstance(i, Mapping) and i.get("path") and _SHA256.fullmatch(str(i.get("sha256")))
-        for i in inputs
+    return out + [
+        f"has an input without path and sha256: {i!r}" for i in inputs if not _is_input(i)
     ]
-    bad = [i for i, good in zip(inputs, sound, strict=True) if not good]
-    return out + [f"has an input without path and sha256: {i!r}" for i in bad]
+
+
+def _is_input(entry: Any) -> bool:
+    named = isinstance(entry, Mapping) and entry.get("path")
+    return bool(named and _SHA256.fullmatch(str(entry.get("sha256"))))
 
 
 def records_in(data: Any) -> list[Mapping[str, Any]]:

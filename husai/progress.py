@@ -1,6 +1,4 @@
-"""Progress of long jobs: a bar on a terminal, plain dated lines in a log file. Standard library
-only.
-"""
+"""Progress of long jobs: a bar on a terminal, plain dated lines in a log file."""
 
 from __future__ import annotations
 
@@ -18,17 +16,8 @@ def log(message: str) -> None:
 
 
 class Progress:
-    """Counts to ``total``; draws a bar on a terminal and otherwise logs a line at most every
-    ``every`` seconds.
-
-    Parameters
-    ----------
-    total : int
-        Number of units (steps, rows, data sets).
-    label : str
-        What is being counted.
-    every : float
-        Seconds between two log lines when standard error is not a terminal.
+    """Counts to ``total`` units (steps, rows, data sets) of what ``label`` says; draws a bar on a
+    terminal and otherwise logs a line at most every ``every`` seconds.
     """
 
     def __init__(self, total: int, label: str, every: float = 15.0):
@@ -49,13 +38,8 @@ class Progress:
         rest = elapsed * max(self.total - self.done, 0) / max(self.done, 1)
         text = f"{self.label} {self.done}/{self.total} ({elapsed:.0f} s, {rest:.0f} s left) {note}".rstrip()
         if self.is_terminal:
-            filled = int(20 * min(self.done / self.total, 1.0))
+            bar = "#" * int(20 * min(self.done / self.total, 1.0))
             end = "\n" if finished else ""
-            print(
-                f"\r[{'#' * filled}{'.' * (20 - filled)}] {text}\x1b[K",
-                end=end,
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"\r[{bar:.<20}] {text}\x1b[K", end=end, file=sys.stderr, flush=True)
         else:
             log(text)

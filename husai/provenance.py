@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from husai.artifacts import (
+from husai.artifacts import (  # noqa: F401
     atomic_path,
     finite,
     folder,
@@ -33,35 +33,6 @@ from husai.artifacts import (
     write_text,
 )
 from husai.errors import HusaiError
-
-__all__ = [
-    "LIBRARIES",
-    "MANIFEST_SCHEMA",
-    "RUN_ID",
-    "Job",
-    "atomic_path",
-    "canonical_json",
-    "code_hash",
-    "failure",
-    "file_records",
-    "finite",
-    "folder",
-    "git_commit",
-    "hardware",
-    "hash_json",
-    "is_special",
-    "job",
-    "library_versions",
-    "parse_json",
-    "provenance",
-    "read_json",
-    "read_object",
-    "read_text",
-    "sha256_file",
-    "utc_now",
-    "write_json",
-    "write_text",
-]
 
 MANIFEST_SCHEMA = "husai.manifest/1"
 NOT_OPENED = "is special: nothing below /proc, /sys or /dev is opened"
@@ -106,40 +77,22 @@ def sha256_file(path: str | Path) -> str:
 
 @functools.cache
 def code_hash() -> str:
-    """SHA-256 over the package's own source files (names and bytes): which code made an
-    artifact.
-    """
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
+    """SHA-256 over the package's own source files (names and bytes): which code made an artifact."""
+    digest, root = hashlib.sha256(), Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
-        digest.update(
-            path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
-        )
+        name = path.relative_to(root).as_posix()
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
 @functools.cache
 def git_commit() -> str | None:
-    """Commit of the checkout the package runs from, with ``+dirty`` when it has local changes; None
-    outside git.
-    """
-    root = Path(__file__).parent
+    """Commit the package runs from, ``+dirty`` with local changes; None outside git."""
+    options = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "timeout": 10}
+    status = ["git", "status", "--porcelain", "--untracked-files=no"]
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        ).stdout.strip()
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], check=True, **options).stdout.strip()
+        changed = subprocess.run(status, **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
     return commit + ("+dirty" if changed else "")
@@ -197,11 +150,9 @@ def provenance(config: Any = None, seeds: Iterable[int] = ()) -> dict[str, Any]:
 
 def failure(record: Mapping[str, Any]) -> str | None:
     """Why a record says that it failed; None when it does not."""
-    return (
-        str(record.get("reason") or "it does not say why")
-        if record.get("status") == "failed"
-        else None
-    )
+    if record.get("status") != "failed":
+        return None
+    return str(record.get("reason") or "it does not say why")
 
 
 class Job:
@@ -237,37 +188,19 @@ def job(
     manifest, start, work = Path(manifest), utc_now(), Job()
     failed = manifest.with_name(manifest.stem + ".failed.json")
     base = {"schema": MANIFEST_SCHEMA, "config": config, "data_slice": data_slice, "start": start}
+
+    def write(path: Path, **ending: Any) -> None:
+        about = base | provenance(config, seeds) | work.extra | {"end": utc_now()}
+        write_json(path, about | ending)
+
     try:
         yield work
     except BaseException as error:
         with contextlib.suppress(Exception):
-            write_json(
-                failed,
-                {
-                    **base,
-                    **provenance(config, seeds),
-                    **work.extra,
-                    "end": utc_now(),
-                    "return_code": 1,
-                    "error": f"{type(error).__name__}: {error}",
-                },
-            )
+            write(failed, return_code=1, error=f"{type(error).__name__}: {error}")
         raise
-    root = manifest.parent
-    outputs = [
-        {"path": os.path.relpath(r["path"], root), "sha256": r["sha256"]}
-        for r in file_records(work.outputs)
-    ]
-    write_json(
-        manifest,
-        {
-            **base,
-            **provenance(config, seeds),
-            **work.extra,
-            "inputs": file_records(work.inputs),
-            "outputs": outputs,
-            "end": utc_now(),
-            "return_code": 0,
-        },
-    )
+    inputs, outputs = file_records(work.inputs), file_records(work.outputs)
+    for record in outputs:
+        record["path"] = os.path.relpath(record["path"], manifest.parent)
+    write(manifest, inputs=inputs, outputs=outputs, return_code=0)
     failed.unlink(missing_ok=True)

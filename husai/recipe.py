@@ -1,15 +1,16 @@
-"""A recipe is everything that defines an SAE except its seed. Its id is readable, its hash covers
-every field.
+"""A recipe defines an SAE except its seed. Its id is readable, its hash covers every field.
+
+The names of architectures, from :mod:`husai.recipe_problems`, are offered here too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 
 from husai.errors import HusaiError, nearest
-from husai.recipe_problems import (
+from husai.provenance import hash_json
+from husai.recipe_problems import (  # noqa: F401
     ARCHITECTURES,
     BATCH_TOP_K,
     CALIBRATED,
@@ -18,20 +19,6 @@ from husai.recipe_problems import (
     READ_ONLY,
     recipe_problems,
 )
-
-__all__ = [
-    "ARCHITECTURES",
-    "BATCH_TOP_K",
-    "CALIBRATED",
-    "CONSENSUS",
-    "FIXED_K",
-    "MATCHED",
-    "OPTIONS",
-    "RANDOM",
-    "READ_ONLY",
-    "Recipe",
-    "brought_id",
-]
 
 OPTIONS = {
     "aligned": False,
@@ -149,9 +136,7 @@ class Recipe:
 
     @property
     def id(self) -> str:
-        """Readable name, e.g. ``topk-d1024-k32``, ``relu-d1024-l0_32-frozen`` or
-        ``brought-NAME``.
-        """
+        """Readable name: ``topk-d1024-k32``, ``relu-d1024-l0_32-frozen``, ``brought-NAME``."""
         if self.brought:
             return brought_id(self.brought)
         parts = [self.architecture, *self._size()]
@@ -199,32 +184,23 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of the canonical JSON of every field that
-        :meth:`to_dict` names.
-        """
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """16 hex digits of the SHA-256 of the canonical JSON of :meth:`to_dict`."""
+        return hash_json(self.to_dict())[:16]
 
     @property
     def needs_calibration(self) -> bool:
-        """True while k, the L0 target or the width waits for a small JSON file that another job
-        writes.
-        """
+        """True while k, the L0 target or the width waits for the JSON file of another job."""
         return CALIBRATED in (self.k, self.l0_target) or self.d_sae == MATCHED
 
     @property
     def matched_l0(self) -> float:
-        """The L0 that a matched control shares: the measured one of a brought SAE, else k or the L0
-        target.
-        """
+        """The L0 of a matched control: that measured of a brought SAE, else k or the L0 target."""
         if self.brought:
             return float(min(max(1, round(self.l0_target)), self.d_sae))
         return float(self.k if self.k is not None else self.l0_target)
 
     def resolve(self, k: int, d_sae: int | None = None) -> Recipe:
-        """Return this recipe with the calibrated k (or L0 target), or the width and L0 of a brought
-        SAE, filled in.
-        """
+        """This recipe with the calibrated k or L0, or a brought SAE's width and L0, filled in."""
         if self.d_sae == MATCHED:
             return replace(self, d_sae=int(d_sae), k=int(k))
         if self.k == CALIBRATED:
@@ -234,15 +210,9 @@ class Recipe:
         return self
 
     def plain_twin(self) -> Recipe:
-        """The same recipe without the consistency objective: where its reference decoder comes
-        from.
-        """
-        return replace(
-            self,
-            consistency_weight=0.0,
-            reference_seed=None,
-            consistency_interval=Recipe.consistency_interval,
-        )
+        """The recipe without the consistency objective, which gives its reference decoder."""
+        usual = ("consistency_weight", "consistency_interval", "reference_seed")
+        return replace(self, **{name: getattr(Recipe, name) for name in usual})
 
     @property
     def member(self) -> Recipe:
@@ -260,6 +230,17 @@ class Recipe:
         """
         left_out = ("brought", "content", *CONSENSUS, *OPTIONS)
         return {k: v for k, v in asdict(self).items() if v or k not in left_out}
+
+    def describe(self, resolved: Recipe, seeds: Iterable[int]) -> dict:
+        """What ``recipe.json`` says of every recipe, trained, failed or brought."""
+        return {
+            "schema": "husai.recipe/1",
+            "id": self.id,
+            "hash": self.hash,
+            "recipe": self.to_dict(),
+            "resolved": resolved.to_dict(),
+            "seeds": [int(seed) for seed in seeds],
+        }
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:

@@ -19,11 +19,8 @@ def recipe_problems(r: dict) -> list[str]:
     if r["architecture"] not in known:
         return [f"architecture '{r['architecture']}' is not one of {', '.join(known)}"]
     if MATCHED in (r["d_sae"], r["k"]):
-        return (
-            []
-            if r["d_sae"] == r["k"] == MATCHED and r["architecture"] in FIXED_K
-            else ["width and k are matched together, for TopK only"]
-        )
+        together = r["d_sae"] == r["k"] == MATCHED and r["architecture"] in FIXED_K
+        return [] if together else ["width and k are matched together, for TopK only"]
     if not isinstance(r["d_sae"], int) or r["d_sae"] < 1:
         return [f"d_sae must be a positive integer, got {r['d_sae']!r}"]
     if r["brought"] and not (r["content"] and isinstance(r["l0_target"], (int, float))):
@@ -80,9 +77,8 @@ def _kind(r: dict) -> list[str]:
     plain = not (r["frozen_decoder"] or r["consistency_weight"] or r["target_hook_name"])
     sized = r["consensus_members"] >= 2 and r["consensus_d_sae"] >= 1
     aimed = r["k"] is not None or r["l0_target"] is not None
-    if r["consensus_members"] and not (
-        plain and sized and aimed and 0 < r["consensus_min_share"] <= 1
-    ):
+    shared = 0 < r["consensus_min_share"] <= 1
+    if r["consensus_members"] and not (plain and sized and aimed and shared):
         out.append(
             "a consensus needs 2 members or more, their width, a min_share in (0, 1], k or "
             "l0_target, and plain members of one hook"

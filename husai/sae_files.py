@@ -68,19 +68,13 @@ def _only_one(folder: Path) -> Path:
 
 def default_name(path: str | Sequence[str]) -> str:
     """A name from the first path: that of the folder, or of the file without its ending."""
-    first = next(iter(listed(path)), "")
-    one = sae_folder(Path(first))
-    return re.sub(
-        r"[^A-Za-z0-9_.-]+",
-        "-",
-        one.stem if one.suffix in (".pt", ".pth", ".ckpt", ".bin") else one.name,
-    ).strip("-.")
+    one = sae_folder(Path(next(iter(listed(path)), "")))
+    name = one.stem if one.suffix in (".pt", ".pth", ".ckpt", ".bin") else one.name
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")
 
 
 def sae_folder(path: Path) -> Path:
-    """The folder of an SAE named by one of the files every SAE of its trainer has; else ``path``
-    itself.
-    """
+    """The folder of an SAE that is named by a file of a known name; else ``path`` itself."""
     return path.parent if path.name in GENERIC else path
 
 

@@ -1,6 +1,4 @@
-"""Text that comes from files and arguments, as a terminal and a Markdown page may show it. Standard
-library only.
-"""
+"""Text from files and arguments, as a terminal and a Markdown page may show it."""
 
 from __future__ import annotations
 

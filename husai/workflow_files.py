@@ -1,6 +1,4 @@
-"""Where the Snakefile and what belongs to it lie: at the top of a checkout, or where the wheel put
-them.
-"""
+"""Where the Snakefile and its folders lie: in a checkout, or where the wheel put them."""
 
 from __future__ import annotations
 

@@ -293,7 +293,7 @@ def finish(root: Path) -> None:
     )
     report_job(root / "results", root / "reports")
     log_job(root / "results", root / "reports")
-    log_job(root / "results", root / "reports", event="success", closing=False)
+    log_job(root / "results", root / "reports", event="success")
 
 
 def tamper(path: Path, key: str, value) -> None:

@@ -1,3 +1,1 @@
-"""SAEs that other trainers wrote: imported as the members of an ensemble, or compared as they
-are.
-"""
+"""SAEs that other trainers wrote: imported as members of an ensemble, or compared as they are."""

@@ -95,14 +95,13 @@ def _argument(word: str, hook_name: str) -> _Argument:
         if against:
             raise HusaiError(f"{path}: {' and '.join(against)}; judge it at the hook it is for")
         kinds.append(Kind(sae.architecture, sae.d_in, sae.d_sae, sae.k))
-        notes.append(dict(sae.cfg))
-    for path, kind in zip(paths, kinds, strict=True):
-        if kind != kinds[0]:
+        if kinds[-1] != kinds[0]:
             raise HusaiError(
-                f"{word}: {Path(path).name} is {kind._asdict()}, {Path(paths[0]).name} is "
+                f"{word}: {Path(path).name} is {kinds[-1]._asdict()}, {Path(paths[0]).name} is "
                 f"{kinds[0]._asdict()}; the SAEs of one folder are seeds of one candidate, so name "
                 "those of other kinds apart"
             )
+        notes.append(dict(sae.cfg))
     return _Argument(word, paths, kinds[0], notes)
 
 

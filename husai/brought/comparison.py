@@ -1,18 +1,17 @@
-"""Stability of SAEs a user brings: any mix of checkpoints, copies flagged, one table, one JSON
-record, a verdict in words.
-"""
+"""Stability of any mix of checkpoints: copies flagged, a table, a record, a verdict in words."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from husai.brought.members import initial_of
+from husai.brought.members import QUALITY, initial_of
 from husai.brought.table import render
 from husai.compute import resolve_device
 from husai.errors import HusaiError, nearest
@@ -117,15 +116,11 @@ def compare_paths(
         device,
         [str(b.path) for b in brought],
     )
-    matrices = {
-        "pwmcc": compared.best.matrix,
-        "pw_mcc": compared.pw_mcc,
-        "shared_fraction": compared.shared,
-    }
+    matrices = {"pwmcc": compared.best.matrix, "pw_mcc": compared.pw_mcc}
+    matrices["shared_fraction"] = compared.shared
     if activations is not None:
-        matrices["activation_r"] = agreement_matrix(
-            saes, activations, compared.matches, device=device
-        )
+        agreement = agreement_matrix(saes, activations, compared.matches, device=device)
+        matrices["activation_r"] = agreement
     flags = _flags(brought, compared.best.matrix)
     independent = _independent(len(brought), flags)
     nulls, unavailable = _nulls([brought[i] for i in independent], activations, device)
@@ -160,24 +155,18 @@ def _bring(path: Path, rows, device, drop_zero_rows: bool) -> Compared:
                 "rows of one hook; leave rows out"
             )
         measured = evaluate_sae(sae, rows)
-        quality = {
-            name: float(measured[name]) for name in ("explained_variance", "l0", "dead_fraction")
-        }
+        quality = {name: float(measured[name]) for name in QUALITY}
         alive &= measured["alive"].cpu()
     elif not bool(alive.all()) and not drop_zero_rows:
         count, first = int((~alive).sum()), int((~alive).nonzero()[0])
         raise HusaiError(
-            f"{path}: {count} of {sae.d_sae} decoder rows are zero (first: row {first}) and have "
-            "no direction; "
-            "leave them out with --drop-zero-rows, or give held-out rows (--activations) so that "
-            "dead latents are left out"
+            f"{path}: {count} of {sae.d_sae} decoder rows are zero (first: row {first}) and have no "
+            "direction; leave them out with --drop-zero-rows, or give held-out rows (--activations) "
+            "so that dead latents are left out"
         )
     if not bool(alive.any()):
-        why = (
-            "fire on none of the rows given"
-            if rows is not None
-            else "have a decoder row of length zero"
-        )
+        silent = rows is not None
+        why = "fire on none of the rows given" if silent else "have a decoder row of length zero"
         raise HusaiError(f"{path}: all {sae.d_sae} latents {why}; there is nothing to compare")
     seed = usable_seed(sae.cfg.get("seed"))
     return Compared(path, sae, seed, _digest(sae), alive, quality)
@@ -202,34 +191,31 @@ def _check_widths(brought: list[Compared]) -> None:
         if (first.sae.d_in, first.sae.d_out) != (other.sae.d_in, other.sae.d_out):
             raise HusaiError(
                 f"{first.path} (d_in {first.sae.d_in}, d_out {first.sae.d_out}) and {other.path} "
-                f"(d_in {other.sae.d_in}, d_out "
-                f"{other.sae.d_out}) belong to different spaces; compare SAEs of one hook"
+                f"(d_in {other.sae.d_in}, d_out {other.sae.d_out}) belong to different spaces; "
+                "compare SAEs of one hook"
             )
 
 
 def _flags(brought: list[Compared], pwmcc: torch.Tensor) -> list[dict[str, Any]]:
     """Pairs that are no reproduction of each other, with the reason."""
     found = []
-    for i, a in enumerate(brought):
-        for j, b in enumerate(brought[i + 1 :], i + 1):
-            if a.digest == b.digest:
-                reason = "identical weights"
-            elif float(pwmcc[i, j]) >= CLONE and len(a.alive) == len(b.alive):
-                reason = "the same decoder up to order and sign of rows"
-            elif a.seed is not None and a.seed == b.seed:
-                reason = f"the same seed ({a.seed})"
-            else:
-                continue
-            found.append({"a": i, "b": j, "reason": reason})
+    for (i, a), (j, b) in combinations(enumerate(brought), 2):
+        if a.digest == b.digest:
+            reason = "identical weights"
+        elif float(pwmcc[i, j]) >= CLONE and len(a.alive) == len(b.alive):
+            reason = "the same decoder up to order and sign of rows"
+        elif a.seed is not None and a.seed == b.seed:
+            reason = f"the same seed ({a.seed})"
+        else:
+            continue
+        found.append({"a": i, "b": j, "reason": reason})
     return found
 
 
 def _kin(same_index: torch.Tensor, independent: list[int]) -> list[dict[str, int]]:
-    """Pairs counted as independent that agree row by row, with the number of such rows: changed
-    copies, or one initialisation.
-    """
+    """Pairs that agree row by row, with the number of such rows: changed copies, or one start."""
     limit = coincidence_limit(len(same_index))
-    pairs = [(i, j, int(same_index[i, j])) for i in independent for j in independent if i < j]
+    pairs = [(i, j, int(same_index[i, j])) for i, j in combinations(independent, 2)]
     return [{"a": i, "b": j, "rows": rows} for i, j, rows in pairs if rows >= limit]
 
 
@@ -288,14 +274,12 @@ def _summary(
 def _record(brought, matrices, flags, independent, nulls, unavailable, chosen) -> dict[str, Any]:
     intervals = {name: _summary(matrix, independent) for name, matrix in matrices.items()}
     intervals["S"] = _summary(matrices["pwmcc"], independent, chosen)
+    shape = ("architecture", "d_in", "d_sae", "d_out")
     saes = [
         {
             "path": str(b.path),
             "format": b.sae.cfg.get("format", "husai"),
-            "architecture": b.sae.architecture,
-            "d_in": b.sae.d_in,
-            "d_sae": b.sae.d_sae,
-            "d_out": b.sae.d_out,
+            **{name: getattr(b.sae, name) for name in shape},
             "seed": b.seed,
             **place(b.sae.cfg),
             "living": int(b.alive.sum()),

@@ -1,11 +1,8 @@
-"""The members of a brought ensemble: read, measured on held-out rows, checked to be one recipe, and
-saved as a trained recipe is.
-"""
+"""The members of a brought ensemble: read, measured on held-out rows, checked to be one recipe."""
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +11,10 @@ import torch
 
 from husai import provenance
 from husai.errors import HusaiError
+from husai.evidence import is_number
 from husai.progress import log
 from husai.recipe import FIXED_K, Recipe
-from husai.sae import evaluate_sae, initial_decoder, load_sae, resolve, save_sae
+from husai.sae import evaluate_sae, initial_decoder, load_sae, resolve
 from husai.sae.fold import fold_for_file
 from husai.sae.hooks import contradictions, remarks
 from husai.stability import movement
@@ -28,9 +26,7 @@ from husai.statistics.ensemble import CLONE
 
 QUALITY = ("explained_variance", "l0", "dead_fraction")
 DECLARED = ("plateau_gain", "cos_to_init", "text_overlap_rows")
-"""Facts of a training that cannot be measured afterwards; taken from a checkpoint's metadata where
-they are numbers there.
-"""
+"""Facts of a training that cannot be measured afterwards: numbers of a checkpoint's metadata."""
 
 
 class Member(NamedTuple):
@@ -95,18 +91,12 @@ def read_members(
                 f"{path}: none of its {sae.d_sae} latents fires on the held-out rows at "
                 f"{rows.path}; check subject and hook"
             )
-        final = {
-            "seed": int(seed),
-            "path": str(path),
-            "format": sae.cfg.get("format", "husai"),
-            **quality,
-            **known_facts(sae),
-        }
         log(
             f"{path}: {sae!r}, held-out explained variance {quality['explained_variance']:.3f}, "
             f"L0 {quality['l0']:.1f}"
         )
-        found.append(Member(path, sae, final))
+        about = {"seed": int(seed), "path": str(path), "format": sae.cfg.get("format", "husai")}
+        found.append(Member(path, sae, about | quality | known_facts(sae)))
     return found
 
 
@@ -117,16 +107,13 @@ def _remarks(sae, subject: Mapping[str, Any]) -> list[str]:
 
 
 def known_facts(sae) -> dict[str, float]:
-    """What is known of an SAE's training: declared in its metadata; movement is measured where the
-    start can be made again.
-    """
-    facts = {name: sae.cfg[name] for name in DECLARED if _is_number(sae.cfg.get(name))}
+    """What is known of an SAE's training, movement where its start can be made again."""
+    said = {name: sae.cfg.get(name) for name in DECLARED}
+    facts = {k: value for k, value in said.items() if is_number(value) and math.isfinite(value)}
     start = initial_of(sae)
-    return (
-        facts
-        if start is None
-        else {**facts, "cos_to_init": movement(sae.W_dec, start, pointing_rows(sae.W_dec))}
-    )
+    if start is not None:
+        facts["cos_to_init"] = movement(sae.W_dec, start, pointing_rows(sae.W_dec))
+    return facts
 
 
 def initial_of(sae) -> torch.Tensor | None:
@@ -142,10 +129,6 @@ def initial_of(sae) -> torch.Tensor | None:
     except (HusaiError, TypeError):  # another trainer's idea of a recipe
         return None
     return decoder if decoder.shape == sae.W_dec.shape else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_kind(members: Sequence[Member]) -> None:
@@ -195,9 +178,7 @@ def content_hash(files: Sequence[str | Path]) -> str:
 
 
 def recipe_of(spec, members: Sequence[Member], content: str) -> Recipe:
-    """What the members are, as a recipe: measured L0, the hash of their files, and how their
-    controls are trained.
-    """
+    """The members as a recipe: measured L0, hash of their files, how their controls are trained."""
     sae, l0 = members[0].sae, sum(m.final["l0"] for m in members) / len(members)
     k = {"k": sae.k or max(1, round(l0))} if sae.architecture in FIXED_K else {}
     sizes = {"architecture": sae.architecture, "d_sae": sae.d_sae, "l0_target": l0, **k}
@@ -213,44 +194,19 @@ def recipe_of(spec, members: Sequence[Member], content: str) -> Recipe:
 
 def describe(recipe: Recipe, members: Sequence[Member], **extra: Any) -> dict:
     """Content of ``recipe.json``."""
-    return {
-        "schema": "husai.recipe/1",
-        "id": recipe.id,
-        "hash": recipe.hash,
-        "recipe": recipe.to_dict(),
-        "resolved": recipe.to_dict(),
-        "d_in": members[0].sae.d_in,
-        "d_out": members[0].sae.d_out,
-        "seeds": [m.final["seed"] for m in members],
+    sae = members[0].sae
+    return recipe.describe(recipe, [m.final["seed"] for m in members]) | {
+        "d_in": sae.d_in,
+        "d_out": sae.d_out,
         "final": [m.final for m in members],
         **extra,
     }
 
 
-def save_members(members: Sequence[Member], recipe: Recipe, out: Path) -> list[Path]:
-    """Write ``seed{n}/`` in SAELens format and return the files written; those of an earlier import
-    go.
-    """
-    for stale in out.glob("seed*"):
-        shutil.rmtree(stale)
-    written = []
-    for member in members:
-        sae, seed = member.sae, member.final["seed"]
-        known = sae.cfg.get("origin")
-        new = {
-            "path": str(member.path),
-            "format": sae.cfg.get("format", "husai"),
-            "seed": sae.cfg.get("seed"),
-        }
-        origin = known if isinstance(known, dict) else new
-        sae.cfg.update(
-            subject=recipe.subject,
-            hook_name=recipe.hook_name,
-            recipe_id=recipe.id,
-            recipe_hash=recipe.hash,
-            seed=seed,
-            origin=origin,
-        )
-        save_sae(sae, out / f"seed{seed}")
-        written += sorted(p for p in (out / f"seed{seed}").iterdir() if p.is_file())
-    return written
+def origin_of(member: Member) -> dict[str, Any]:
+    """Where an SAE came from: what it says itself where it was imported before."""
+    cfg = member.sae.cfg
+    if isinstance(cfg.get("origin"), dict):
+        return cfg["origin"]
+    format = cfg.get("format", "husai")
+    return {"path": str(member.path), "format": format, "seed": cfg.get("seed")}

@@ -17,9 +17,7 @@ LABELS = {
 
 
 def render(record: dict[str, Any]) -> str:
-    """The table of a ``husai.comparison/1`` record: SAEs, pairwise PWMCC, flags, null, values with
-    intervals, verdict.
-    """
+    """A ``husai.comparison/1`` record: SAEs, pairwise PWMCC, flags, nulls, intervals, verdict."""
     labels = [f"S{i + 1}" for i in range(len(record["saes"]))]
     parts = [
         _saes(record["saes"], labels),
@@ -31,50 +29,25 @@ def render(record: dict[str, Any]) -> str:
 
 
 def _saes(saes: list[dict], labels: list[str]) -> str:
-    """One line per SAE; its L0 and explained variance where rows were given, as a checkpoint read
-    wrongly shows there.
-    """
+    """One line per SAE; a checkpoint read wrongly shows in its L0 and explained variance."""
     measured = "l0" in saes[0]
+    sizes = ["architecture", "d_in", "d_sae", "living"]
     named = [n for n in place({}) if any(s[n] for s in saes)]
-    rows = [
-        [
-            "",
-            "architecture",
-            "d_in",
-            "d_sae",
-            "living",
-            *(["L0", "EV"] if measured else []),
-            "seed",
-            *(name.removesuffix("_name") for name in named),
-            "format",
-            "path",
-        ]
-    ]
+    places = [name.removesuffix("_name") for name in named]
+    quality = ["L0", "EV"] if measured else []
+    rows = [["", *sizes, *quality, "seed", *places, "format", "path"]]
     for label, s in zip(labels, saes, strict=True):
-        seed = "?" if s["seed"] is None else str(s["seed"])
-        quality = [f"{s['l0']:.1f}", _number(s["explained_variance"])] if measured else []
-        rows.append(
-            [
-                label,
-                s["architecture"],
-                str(s["d_in"]),
-                str(s["d_sae"]),
-                str(s["living"]),
-                *quality,
-                seed,
-                *(s[name] or "?" for name in named),
-                s["format"],
-                s["path"],
-            ]
-        )
+        row = [label, *(str(s[name]) for name in sizes)]
+        row += [f"{s['l0']:.1f}", _number(s["explained_variance"])] if measured else []
+        row += ["?" if s["seed"] is None else str(s["seed"]), *(s[name] or "?" for name in named)]
+        rows.append([*row, s["format"], s["path"]])
     return _aligned(rows)
 
 
 def _matrix(matrix: list[list[float]], labels: list[str]) -> str:
-    rows = [["PWMCC", *labels]] + [
-        [label, *(f"{v:.4f}" for v in row)] for label, row in zip(labels, matrix, strict=True)
-    ]
-    return _aligned(rows)
+    cells = [[f"{value:.4f}" for value in row] for row in matrix]
+    rows = [[label, *row] for label, row in zip(labels, cells, strict=True)]
+    return _aligned([["PWMCC", *labels], *rows])
 
 
 def _flags(record: dict[str, Any], labels: list[str]) -> str:
@@ -96,9 +69,8 @@ def _flags(record: dict[str, Any], labels: list[str]) -> str:
         for f in record["flags"]
     ]
     kept = ", ".join(labels[i] for i in record["independent"])
-    return "\n".join(
-        [*lines, *kin, f"counted as independent: {len(record['independent'])} ({kept})"]
-    )
+    counted = f"counted as independent: {len(record['independent'])} ({kept})"
+    return "\n".join([*lines, *kin, counted])
 
 
 def _values(record: dict[str, Any]) -> str:
@@ -109,14 +81,8 @@ def _values(record: dict[str, Any]) -> str:
     for name, label in LABELS.items():
         if name in record["metrics"]:
             m = record["metrics"][name]
-            rows.append(
-                [
-                    label,
-                    _number(m.value),
-                    _interval(m.lcb, m.ucb),
-                    f"{m.method}, {m.n} SAEs",
-                ]
-            )
+            interval = _interval(m.lcb, m.ucb)
+            rows.append([label, _number(m.value), interval, f"{m.method}, {m.n} SAEs"])
     lines = [_aligned(rows)] + [
         f"null {kind} not measured: it {why}" for kind, why in record["nulls_unavailable"].items()
     ]

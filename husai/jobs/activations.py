@@ -8,13 +8,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from husai.errors import HusaiError
-from husai.jobs.arguments import add_compute, add_spec, describe
+from husai.jobs.arguments import add_compute, add_path, add_spec, describe
 from husai.progress import log
 from husai.provenance import code_hash, folder, hash_json, job, read_json, sha256_file
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="a subject's model/",
@@ -22,9 +21,7 @@ def add_arguments(command: ArgumentParser) -> None:
         costs="one forward pass over the rows",
     )
     add_spec(command)
-    command.add_argument(
-        "--model", type=Path, required=True, help="the subject's model/ folder or its manifest"
-    )
+    add_path(command, "--model", "the subject's model/ folder or its manifest", required=True)
     command.add_argument("--hook", help="hook point (without --probes and --pairs)")
     kind = command.add_mutually_exclusive_group()
     kind.add_argument(
@@ -35,49 +32,39 @@ def add_arguments(command: ArgumentParser) -> None:
     kind.add_argument(
         "--pairs", action="store_true", help="all tokens of the contrastive story pairs, all hooks"
     )
-    command.add_argument("--out", type=Path, required=True, help="manifest to write")
+    add_path(command, "--out", "manifest to write", required=True)
     add_compute(command)
 
 
 def run(args: Namespace) -> None:
     """Store one of the three kinds of activations."""
-    from husai.compute import use_threads
+    from husai.planning.specs import ActivationsSpec, PairsSpec, ProbesSpec, read_spec
 
-    use_threads(args.threads)
     if args.pairs:
-        from husai.jobs import pair_activations
+        from husai.jobs.pair_activations import pair_activations_job
 
-        return pair_activations.run(args)
-    if args.probes:
-        from husai.jobs import probe_activations
+        spec = read_spec(PairsSpec, args.spec)
+        pair_activations_job(spec, args.model, args.out, device=args.device)
+    elif args.probes:
+        from husai.jobs.probe_activations import probe_activations_job
 
-        return probe_activations.run(args)
-    from husai.planning.specs import ActivationsSpec, read_spec
-
-    if args.hook is None:
+        spec = read_spec(ProbesSpec, args.spec)
+        probe_activations_job(spec, args.model, args.out, device=args.device)
+    elif args.hook is None:
         raise HusaiError("--hook is missing; name the hook point, or give --probes or --pairs")
-    spec = read_spec(ActivationsSpec, args.spec)
-    activations_job(spec, args.model, args.hook, args.out, device=args.device)
-    return None
+    else:
+        spec = read_spec(ActivationsSpec, args.spec)
+        activations_job(spec, args.model, args.hook, args.out, device=args.device)
 
 
 def activations_job(
     spec, model_dir: str | Path, hook_name: str, out: str | Path, *, device: str = "auto"
 ) -> dict:
-    """Store activations of one hook as ``out/{train,held_out,confirmation}``; row i is the same
-    token for every hook of a subject.
+    """Store activations of one hook as ``out/{train,held_out,confirmation}`` and return the number of
+    rows of each; row i is the same token for every hook of a subject.
 
     Subjects that read text: random positions of the corpus split; splits share no document.
     Modular: every pair at "=", 80/10/10.
-
-    Parameters
-    ----------
-    spec : ActivationsSpec
-
-    Returns
-    -------
-    dict
-        Rows stored per split.
     """
     from husai.activations import SPLITS
     from husai.compute import resolve_device
@@ -85,17 +72,13 @@ def activations_job(
     from husai.subjects.given import store_given
 
     out, model_dir = folder(out), folder(model_dir)
-    with job(
-        out / "manifest.json",
-        config=spec.values(),
-        seeds=[spec.seed],
-        data_slice={"hook": hook_name},
-    ) as work:
+    manifest, about = out / "manifest.json", {"hook": hook_name}
+    with job(manifest, spec.values(), seeds=[spec.seed], data_slice=about) as work:
         work.reads(model_dir / "manifest.json")
-        wanted = (
-            {split: getattr(spec.rows, f"{split}_rows") for split in SPLITS} if spec.rows else {}
-        )
-        dtype = spec.rows.dtype if spec.rows else "float32"
+        wanted, dtype = {}, "float32"
+        if spec.rows:
+            wanted = {split: getattr(spec.rows, f"{split}_rows") for split in SPLITS}
+            dtype = spec.rows.dtype
         if "rows" in read_json(model_dir / "config.json"):
             stored = store_given(model_dir, hook_name, out, wanted, dtype)
             orders = dict.fromkeys(SPLITS, "that of the file")
@@ -129,17 +112,11 @@ def _store(
     """Write the rows of each split; what an earlier run of the same job wrote is gone on with."""
     from husai.subjects.rows import store_rows
 
-    same = [sha256_file(model_dir / "manifest.json"), hook_name, dtype, code_hash()]
-    same.append(str(subject.device))
-    return {
-        split: store_rows(
-            subject,
-            hook_name,
-            rows,
-            out / split,
-            dtype,
-            split,
-            resume=hash_json([*same, rows.digest]),
-        )
-        for split, rows in chosen.items()
-    }
+    model = sha256_file(model_dir / "manifest.json")
+    same = [model, hook_name, dtype, code_hash(), str(subject.device)]
+    stored = {}
+    for split, rows in chosen.items():
+        resume = hash_json([*same, rows.digest])
+        place = out / split
+        stored[split] = store_rows(subject, hook_name, rows, place, dtype, split, resume=resume)
+    return stored

@@ -30,7 +30,6 @@ def begin(
 
     Parameters
     ----------
-    spec : ConfirmationSpec
     seeds, seen : list of int
         Its seeds, and those of the selection.
     data : JSON value
@@ -59,9 +58,7 @@ def begin(
 
 
 def model_hash(folder: Path) -> str | None:
-    """What the subject's weights are known by: the hash of those trained here, or of those that are
-    referred to; None where there is no model.
-    """
+    """The hash of the subject's weights, here or referred to; None where there is no model."""
     weights, config = folder / "model.safetensors", folder / "config.json"
     if weights.is_file():
         return provenance.sha256_file(weights)
@@ -72,9 +69,7 @@ def model_hash(folder: Path) -> str | None:
 
 
 def finish(recipe: Recipe, folder: Path, evidence: Sequence[str]) -> None:
-    """Note the end of the attempt that is under way, if there is one, with the weights of every
-    role's SAEs.
-    """
+    """Note the end of the attempt under way, if any, with the weights of every role's SAEs."""
     status = confirmation_status(recipe.hash)
     if status["finished"] >= status["attempts"]:
         return

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from husai import provenance
 from husai.errors import HusaiError
-from husai.jobs.arguments import add_compute, add_spec, describe
+from husai.jobs.arguments import add_compute, add_path, add_spec, describe
 from husai.progress import log
 from husai.provenance import folder
 from husai.recipe import Recipe
@@ -19,7 +19,6 @@ from husai.sae_files import sae_files
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="SAE checkpoints, the activation store of their hook",
@@ -34,30 +33,20 @@ def add_arguments(command: ArgumentParser) -> None:
         required=True,
         help="activation folder of the hook they read, or its manifest",
     )
-    command.add_argument("--out", type=Path, required=True, help="manifest to write")
+    add_path(command, "--out", "manifest to write", required=True)
     add_compute(command)
 
 
 def run(args: Namespace) -> None:
     """Import the ensemble of ``--spec``."""
-    from husai.compute import use_threads
     from husai.planning.specs import BringSpec, read_spec
 
-    use_threads(args.threads)
     bring_job(read_spec(BringSpec, args.spec), args.activations, args.out, device=args.device)
 
 
 def bring_job(spec, store: str | Path, out: str | Path, *, device: str = "auto") -> dict:
-    """Import ``spec.members`` into ``results/saes/{subject}/brought-{name}``.
-
-    Parameters
-    ----------
-    spec : BringSpec
-    store : path
-        ``results/subjects/{subject}/activations/{hook}`` or its manifest.
-    out : path
-        Manifest to write, or its folder; ``seed{n}/``, ``recipe.json`` and ``matched.json`` (width
-        and L0 for controls) go beside it.
+    """Import the members of a :class:`husai.planning.specs.BringSpec` to the folder, or beside the
+    manifest, ``out``: ``seed{n}/``, ``recipe.json`` and ``matched.json`` (width and L0 for controls).
 
     Raises
     ------
@@ -72,12 +61,8 @@ def bring_job(spec, store: str | Path, out: str | Path, *, device: str = "auto")
     out, rows, config = folder(out), _rows(store), spec.values()
     paths = [resolve(path) for path in spec.members]
     files = [f for path in paths for f in sae_files(path)]
-    with provenance.job(
-        out / "manifest.json",
-        config=config,
-        seeds=spec.seeds,
-        data_slice={"store": str(rows.path)},
-    ) as work:
+    manifest, about = out / "manifest.json", {"store": str(rows.path)}
+    with provenance.job(manifest, config, seeds=spec.seeds, data_slice=about) as work:
         work.reads(*files, rows.path / "store.json")
         rows.check_origin(spec.subject, spec.hook_name)
         members = brought.read_members(
@@ -92,7 +77,7 @@ def bring_job(spec, store: str | Path, out: str | Path, *, device: str = "auto")
             )
         recipe = brought.recipe_of(spec, members, brought.content_hash(files))
         described = brought.describe(recipe, members)
-        work.writes(*brought.save_members(members, recipe, out))
+        work.writes(*_save(out, recipe, members))
         record = {
             "schema": "husai.matched/1",
             "default": {"k": int(recipe.matched_l0), "d_sae": recipe.d_sae},
@@ -112,10 +97,17 @@ def _rows(store: str | Path):
     return ActivationStore.open(folder(store) / "held_out")
 
 
+def _save(out: Path, recipe: Recipe, members: Sequence) -> list[Path]:
+    from husai.brought.members import origin_of
+    from husai.jobs.train_recipe import save_saes
+
+    notes = [{"origin": origin_of(member)} for member in members]
+    seeds = [member.final["seed"] for member in members]
+    return save_saes(out, recipe, seeds, [member.sae for member in members], notes)
+
+
 def _subject(store: str | Path) -> dict:
-    """``config.json`` of the model that a store was made from, two folders up; empty where it is
-    not there.
-    """
+    """``config.json`` of the model that a store was made from; empty where it is not there."""
     path = folder(store).parents[1] / "model/config.json"
     return provenance.read_json(path) if path.is_file() else {}
 
@@ -133,12 +125,7 @@ def confirm_brought(
 
     Without such members, or when they are not new, the SAEs that were selected are measured on the
     held-out data all the same; the record then says ``not_fresh`` and why, which fails the gate.
-
-    Parameters
-    ----------
-    spec : ConfirmationSpec
-    roles : mapping
-        Hash of the recipe that each role of the attempt is trained by.
+    ``roles`` and ``spec`` are those of :func:`husai.jobs.attempt.begin`.
 
     Raises
     ------
@@ -181,7 +168,7 @@ def confirm_brought(
     ) as work:
         work.reads(*files, selected / "recipe.json", rows.path / "store.json")
         confirmed = brought.describe(recipe, members, not_fresh=not_fresh)
-        work.writes(*brought.save_members(members, recipe, out))
+        work.writes(*_save(out, recipe, members))
         provenance.write_json(out / "recipe.json", confirmed)
         work.writes(out / "recipe.json")
     return confirmed

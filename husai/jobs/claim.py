@@ -17,7 +17,6 @@ from husai.jobs.arguments import describe
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="a decision and its evidence",
@@ -38,29 +37,9 @@ def run(args: Namespace) -> None:
     claim_job(args.statement, args.evidence)
 
 
-def claim_job(
-    statement: str,
-    evidence: str | Path,
-    *,
-    ledger: str | Path = CLAIM_LEDGER,
-    root: str | Path = ".",
-) -> dict[str, Any]:
+def claim_job(statement: str, evidence: str | Path) -> dict[str, Any]:
     """Write a claim to the ledger when, and only when, the shipped ``strict`` policy passes on its
-    evidence, judged again now.
-
-    Parameters
-    ----------
-    statement : str
-        The claim, one sentence.
-    evidence : path
-        A ``release_policy.json`` of the strict policy, or the folder that holds it.
-    ledger, root : path
-        Claim ledger; folder that the evidence's paths are relative to.
-
-    Returns
-    -------
-    dict
-        The ledger entry.
+    evidence, judged again now. Returns the entry.
 
     Raises
     ------
@@ -75,21 +54,19 @@ def claim_job(
         raise HusaiError("the statement is empty")
     path = Path(evidence) / "release_policy.json" if Path(evidence).is_dir() else Path(evidence)
     body = check_decision(read_artifact(path), path)
-    refuse_cut_start(Path(root) / CONFIRMATION_LEDGER)
+    refuse_cut_start()
     with reading(path):
-        again = judged_again(body, path, Path(root))
-    about, sources = body["candidate"], body["sources"]
-    files = provenance.file_records([path, *(Path(root) / s for s in sources)])
+        again = judged_again(body, path, Path())
     return append(
-        ledger,
+        CLAIM_LEDGER,
         {
             "claim": statement,
             "subject": again.subject,
-            "candidate": about,
+            "candidate": body["candidate"],
             "verdict": again.verdict,
             "policy_sha256": again.policy_sha256,
             "decision": str(path),
-            "evidence": files,
-            "confirmation_ledger": ledger_head(Path(root) / CONFIRMATION_LEDGER),
+            "evidence": provenance.file_records([path, *body["sources"]]),
+            "confirmation_ledger": ledger_head(CONFIRMATION_LEDGER),
         },
     )

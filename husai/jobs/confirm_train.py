@@ -14,15 +14,9 @@ def run(args: Namespace) -> None:
 
     if args.candidate is None:
         raise HusaiError("--role needs --candidate; give results/selection/selected_candidate.json")
-    confirm_train_job(
-        args.role,
-        args.candidate,
-        read_spec(ConfirmationSpec, args.spec),
-        args.out,
-        calibration=args.calibration,
-        device=args.device,
-        dtype=args.dtype,
-    )
+    spec = read_spec(ConfirmationSpec, args.spec)
+    options = {"calibration": args.calibration, "device": args.device, "dtype": args.dtype}
+    confirm_train_job(args.role, args.candidate, spec, args.out, **options)
 
 
 def confirm_train_job(
@@ -35,14 +29,9 @@ def confirm_train_job(
     device: str,
     dtype: str,
 ) -> None:
-    """Train one role on the confirmation seeds into ``results/confirmation/{role}``; the
-    candidate's attempt goes into the ledger.
+    """Train one role on the confirmation seeds; the candidate's attempt goes into the ledger.
 
     A brought candidate is not trained: its members kept for the confirmation take its place.
-
-    Parameters
-    ----------
-    spec : ConfirmationSpec
     """
     from husai.jobs.attempt import begin
     from husai.jobs.bring import confirm_brought

@@ -15,13 +15,8 @@ BENCHES = ("saebench", "cebench", "faithfulness")
 def confirmation_job(spec, inputs: Sequence[str], out: Path) -> None:
     """Write ``integrity``, ``saebench``, ``cebench`` and ``faithfulness`` beside ``out`` (``phase:
     confirmation``), put the candidate's ``stability`` there as it was measured, and close the
-    attempt in the ledger.
-
-    Parameters
-    ----------
-    spec : ConfirmationSpec
-    inputs : sequence of path
-        Among them ``selected_candidate.json``; the rest lies in ``out``'s folder.
+    attempt in the ledger. Of ``inputs`` one is ``selected_candidate.json``; the rest lies in
+    ``out``'s folder.
     """
     from husai.jobs.attempt import finish
     from husai.selection.chosen import read_candidate
@@ -30,34 +25,29 @@ def confirmation_job(spec, inputs: Sequence[str], out: Path) -> None:
 
     folder = out.parent
     recipe, _ = read_candidate(next(p for p in inputs if Path(p).name == "selected_candidate.json"))
-    candidate = provenance.read_json(folder / "candidate/recipe.json")
-    records = {
-        (role, bench): [
-            folder / "external" / role / f"seed{seed}" / f"{bench}.json"
-            for seed in provenance.read_json(folder / role / "recipe.json")["seeds"]
-        ]
+    roles = {
+        role: provenance.read_json(folder / role / "recipe.json")
         for role in ("candidate", "frozen")
+    }
+    records = {
+        bench: [
+            [folder / f"external/{role}/seed{seed}/{bench}.json" for seed in described["seeds"]]
+            for role, described in roles.items()
+        ]
         for bench in BENCHES
     }
     stability = StabilityRecord(folder / "stability/candidate.json")
     provenance.write_text(folder / "stability.json", stability.path.read_text())
+    described = folder / "candidate/recipe.json"
     written = {
-        "integrity": confirmation.integrity(
-            spec, recipe, folder / "candidate/recipe.json", stability
-        ),
-        "saebench": confirmation.saebench(
-            spec, recipe, records["candidate", "saebench"], records["frozen", "saebench"]
-        ),
-        "cebench": cebench_evidence(
-            spec, records["candidate", "cebench"], records["frozen", "cebench"]
-        ),
-        "faithfulness": faithfulness.evidence(
-            spec, recipe, records["candidate", "faithfulness"], records["frozen", "faithfulness"]
-        ),
+        "integrity": confirmation.integrity(spec, recipe, described, stability),
+        "saebench": confirmation.saebench(spec, recipe, *records["saebench"]),
+        "cebench": cebench_evidence(spec, *records["cebench"]),
+        "faithfulness": faithfulness.evidence(spec, recipe, *records["faithfulness"]),
     }
     for name, record in written.items():
         provenance.write_json(folder / f"{name}.json", record)
-    if not candidate.get("not_fresh"):
+    if not roles["candidate"].get("not_fresh"):
         names = ("integrity", "stability", *BENCHES)
         finish(recipe, folder, [str(folder / f"{name}.json") for name in names])
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from pathlib import Path
 
-from husai.jobs.arguments import describe
+from husai.jobs.arguments import add_path, describe
 from husai.shown import printable
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="the Snakefile and the configuration",
@@ -21,10 +19,8 @@ def add_arguments(command: ArgumentParser) -> None:
     command.add_argument(
         "--format", choices=["svg", "mermaid"], default="svg", help="default %(default)s"
     )
-    command.add_argument(
-        "--out", type=Path, default=Path("reports"), help="folder (default %(default)s)"
-    )
-    command.add_argument("--snakefile", type=Path, default=None, help="default: Snakefile")
+    add_path(command, "--out", "folder (default %(default)s)", default=Path("reports"))
+    add_path(command, "--snakefile", "default: Snakefile")
     command.add_argument(
         "--configfile",
         nargs="*",
@@ -36,25 +32,10 @@ def add_arguments(command: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Draw the workflow."""
-    options = ["--configfile", *args.configfile] if args.configfile else []
-    out = args.out.parent if args.out.suffix == ".svg" else args.out
-    dag_job(out, args.format, args.targets, args.snakefile, options)
-
-
-def dag_job(
-    out_dir: str | Path = "reports",
-    format: str = "svg",
-    targets: Sequence[str] = (),
-    snakefile: str | Path | None = None,
-    options: Sequence[str] = (),
-) -> list[Path]:
-    """Write the rule graph (``dag.svg``) and the full job graph (``dag_jobs.svg``), or both as
-    Mermaid text (``.mmd``).
-    """
+    """Write the rule graph and the full job graph."""
     from husai.report.dag.write import write_graphs
 
-    paths = write_graphs(out_dir, format, targets, snakefile, options)
-    for path in paths:
+    options = ["--configfile", *args.configfile] if args.configfile else []
+    out = args.out.parent if args.out.suffix == ".svg" else args.out
+    for path in write_graphs(out, args.format, args.targets, args.snakefile, options):
         print(printable(path))
-    return paths

@@ -10,7 +10,6 @@ from husai.jobs.arguments import describe
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(command, reads="the machine", writes="nothing; exit 1 when it cannot", costs="seconds")
     command.add_argument("--profile", default="local", help="default %(default)s")
     command.add_argument("--hub", action="store_true", help="the model hub must be reachable")

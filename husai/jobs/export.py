@@ -10,7 +10,7 @@ from typing import Any
 
 from husai import provenance
 from husai.errors import HusaiError
-from husai.jobs.arguments import add_compute, describe
+from husai.jobs.arguments import add_compute, add_path, describe
 from husai.shown import printable
 
 DECISION = "gate/strict/release_policy.json"
@@ -21,7 +21,6 @@ RECORD, CARD, SUMS = "release.json", "README.md", "SHA256SUMS"
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="the decision, the passports, the candidate's SAEs, held-out rows and text",
@@ -29,9 +28,7 @@ def add_arguments(command: ArgumentParser) -> None:
         "SHA256SUMS and a manifest",
         costs="a pass over the rows and one over the texts",
     )
-    command.add_argument(
-        "--results", type=Path, default=Path("results"), help="default %(default)s"
-    )
+    add_path(command, "--results", "default %(default)s", default=Path("results"))
     command.add_argument(
         "--certified-only", action="store_true", help="leave out latents that are not certified"
     )
@@ -46,39 +43,30 @@ def add_arguments(command: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Write the release and say where it is."""
-    from husai.compute import resolve_device, use_threads
+    from husai.compute import resolve_device
 
-    use_threads(args.threads)
     name = "release-certified" if args.certified_only else "release"
     out = provenance.folder(args.out or args.results / name)
-    device = resolve_device(args.device)
-    record = export_job(args.results, out, certified_only=args.certified_only, device=device)
+    record = export_job(args.results, out, args.certified_only, resolve_device(args.device))
     print(printable(f"{record['verdict']}: {out}, {record['sae']['d_sae']} latents"))
 
 
-def export_job(
-    results: str | Path, out: str | Path, *, certified_only: bool = False, device: Any = "cpu"
-) -> dict[str, Any]:
-    """Write the release folder, whatever the verdict.
+def export_job(results: Path, out: Path, certified_only: bool, device: Any) -> dict[str, Any]:
+    """Write the release folder, whatever the verdict; returns what ``release.json`` holds.
 
     The SAE is the passports' representative; with ``certified_only`` latents without a certificate
     are removed (:func:`husai.sae.subset.subset`). Explained variance, L0 and faithfulness are
     measured on the confirmation's held-out rows and texts, of the SAE as written and of the whole.
 
-    Returns
-    -------
-    dict
-        What ``release.json`` holds.
-
     Raises
     ------
     HusaiError
-        No decision or no passports; with ``certified_only``, no certified latent.
+        No decision or no passports, or of another recipe than was confirmed; with
+        ``certified_only``, no certified latent.
     """
     from husai.release.card import gate_rows, model_card, verdict_of
     from husai.sae import load_sae, save_sae
 
-    results, out = Path(results), Path(out)
     decided, passports = results / DECISION, results / PASSPORT / "passport.json"
     decision, passport = provenance.read_json(decided), provenance.read_json(passports)
     name = passport["representative"]
@@ -94,9 +82,13 @@ def export_job(
         if certified_only:
             saes = {"certified only": _certified(whole, latents), **saes}
         described = provenance.read_json(source.parent / "recipe.json")
-        _check_one_candidate(
-            described["hash"], {decided: decision["candidate"], passports: passport}
-        )
+        confirmed = described["hash"]
+        for path, about in ((decided, decision["candidate"]), (passports, passport)):
+            if about.get("recipe_hash") != confirmed:
+                raise HusaiError(
+                    f"{path}: is of recipe {about.get('recipe_hash')}, but {confirmed} was "
+                    "confirmed; run the pipeline again"
+                )
         written = next(iter(saes.values()))
         record = {
             "schema": "husai.release/1",
@@ -161,16 +153,6 @@ def write_sums(folder: Path, names: list[str]) -> None:
     provenance.write_text(folder / SUMS, "".join(lines))
 
 
-def _check_one_candidate(recipe_hash: str, named: dict[Path, dict]) -> None:
-    """Raise a :class:`HusaiError` unless decision and passports are of the recipe that was confirmed."""
-    for path, about in named.items():
-        if about.get("recipe_hash") != recipe_hash:
-            raise HusaiError(
-                f"{path}: is of recipe {about.get('recipe_hash')}, but {recipe_hash} was confirmed; "
-                "run the pipeline again"
-            )
-
-
 def _certified(whole, latents):
     import torch
 
@@ -185,13 +167,13 @@ def _certified(whole, latents):
 def _origin(results: Path, described: dict, passport: dict) -> dict[str, Any]:
     """Recipe, hook and model of the release."""
     recipe = described.get("resolved") or described["recipe"]
-    config = provenance.read_json(results / "subjects" / recipe["subject"] / "model/config.json")
-    reference = config.get("reference") or {}
+    subject = recipe["subject"]
+    config = provenance.read_json(results / "subjects" / subject / "model/config.json")
     return {
         "recipe": described["id"],
         "recipe_hash": described["hash"],
-        "subject": recipe["subject"],
-        "model": str(reference.get("model") or recipe["subject"]),
+        "subject": subject,
+        "model": str((config.get("reference") or {}).get("model") or subject),
         "hook_name": recipe["hook_name"],
         "held_out_rows": passport["rows"],
     }

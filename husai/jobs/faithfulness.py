@@ -1,22 +1,23 @@
-"""Verb ``faithfulness``: what the subject loses when an SAE's reconstruction takes the place of its
-activations, on held-out text.
-"""
+"""Verb ``faithfulness``: the subject's loss with an SAE's reconstruction for its activations."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from husai import provenance
-from husai.errors import HusaiError
-from husai.evidence import new_record
-from husai.jobs.arguments import describe
-from husai.jobs.measured import Work, add_seeds, identified, measure_seeds
+from husai.jobs.arguments import add_path, describe
+from husai.jobs.measured import (
+    Work,
+    add_seeds,
+    identified,
+    measure_seeds,
+    one_hook,
+    write_record,
+)
 from husai.provenance import folder
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="an SAE, the subject's model/",
@@ -24,31 +25,23 @@ def add_arguments(command: ArgumentParser) -> None:
         costs="two forward passes over the texts, and one per SAE",
     )
     add_seeds(command)
-    command.add_argument(
-        "--model", type=Path, required=True, help="the subject's model/ folder or its manifest"
-    )
+    add_path(command, "--model", "the subject's model/ folder or its manifest", required=True)
 
 
 def run(args: Namespace) -> None:
     """Measure the SAEs of a recipe in the same passes."""
-    from husai.compute import use_threads
     from husai.planning.specs import FaithfulnessSpec, read_spec
 
-    use_threads(args.threads)
     spec = read_spec(FaithfulnessSpec, args.spec)
-
-    def measure(work: Work) -> None:
-        faithfulness_jobs(spec, work, args.model, device=args.device)
-
-    measure_seeds(args, "faithfulness", measure)
+    measure_seeds(
+        args,
+        "faithfulness",
+        lambda work: faithfulness_jobs(spec, work, args.model, device=args.device),
+    )
 
 
 def faithfulness_jobs(
-    spec,
-    work: Work,
-    model_dir: str | Path,
-    *,
-    device: str = "auto",
+    spec, work: Work, model_dir: str | Path, *, device: str = "auto"
 ) -> list[dict]:
     """Measure SAEs of one hook together and write a record of each,
     ``results/external/{recipe}/seed{seed}/faithfulness.json``.
@@ -58,11 +51,8 @@ def faithfulness_jobs(
 
     Parameters
     ----------
-    spec : FaithfulnessSpec
     work : sequence of (path, path)
         A checkpoint that ``load_sae`` reads, and where its record goes.
-    model_dir : path
-        The subject's model folder, or the manifest in it.
 
     Raises
     ------
@@ -76,13 +66,7 @@ def faithfulness_jobs(
 
     where, model_dir = resolve_device(device), folder(model_dir)
     found = [identified(sae_dir, spec, where) for sae_dir, _ in work]
-    hooks = {one.hook_name for one in found}
-    if len(hooks) > 1:
-        raise HusaiError(
-            f"faithfulness: SAEs of different hooks ({', '.join(sorted(hooks))}) cannot be spliced "
-            "in one pass; group them by hook"
-        )
-    hook = hooks.pop()
+    hook = one_hook(found, "faithfulness", "spliced")
     subject = load_subject(model_dir, where)
     split = "confirmation" if spec.split == "confirmation" else "held_out"
     tokens, answers = held_out_texts(subject, model_dir, split, spec.n_texts, spec.text_seed)
@@ -94,35 +78,19 @@ def faithfulness_jobs(
         answers=answers,
         label=f"faithfulness of {len(found)} SAEs at {hook}",
     )
-    text_files = [p for p in (model_dir / "corpus.safetensors",) if p.is_file()]
+    corpus = model_dir / "corpus.safetensors"
+    inputs = [model_dir / "config.json", *([corpus] if corpus.is_file() else [])]
     records = []
     for (_, out), one, result in zip(work, found, results, strict=True):
-        name, seeds = one.name, [] if one.name["seed"] is None else [one.name["seed"]]
-        inputs = [*one.files, model_dir / "config.json", *text_files]
-        with provenance.job(
-            Path(out).with_name(Path(out).stem + ".manifest.json"),
-            config=spec.values(),
-            seeds=seeds,
-            data_slice={"split": split, "n_texts": len(tokens)},
-        ) as done:
-            record = new_record(
-                "faithfulness",
-                name["subject"],
-                name["recipe"],
-                name["recipe_hash"],
-                {"recovered": result.recovered},
-                inputs,
-                spec.values(),
-                seeds,
-                seed=name["seed"],
-                hook_name=hook,
-                phase=spec.split,
-                loss=subject.task,
-                sae_meta=name["sae_meta"],
-                texts={key: values.tolist() for key, values in result.texts.items()},
-            )
-            provenance.write_json(out, record)
-            done.reads(*inputs)
-            done.writes(out)
+        record = one.record(
+            "faithfulness",
+            {"recovered": result.recovered},
+            inputs,
+            spec.values(),
+            phase=spec.split,
+            loss=subject.task,
+            texts={key: values.tolist() for key, values in result.texts.items()},
+        )
+        write_record(out, record, {"split": split, "n_texts": len(tokens)})
         records.append(record)
     return records

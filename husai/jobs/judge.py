@@ -17,7 +17,7 @@ from typing import Any
 
 from husai import provenance
 from husai.errors import HusaiError
-from husai.jobs.arguments import add_paths, describe, positive
+from husai.jobs.arguments import add_path, add_paths, describe, positive
 from husai.progress import log
 
 NEEDS = {
@@ -30,7 +30,6 @@ NEEDS = {
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="SAEs, a model, text files",
@@ -74,7 +73,7 @@ def add_arguments(command: ArgumentParser) -> None:
         default=[],
         help="settings laid over those that are written",
     )
-    command.add_argument("--out", type=Path, default=Path("judged"), help="default %(default)s")
+    add_path(command, "--out", "default %(default)s", default=Path("judged"))
     command.add_argument("--cores", type=positive, default=os.cpu_count(), help="default: all")
     command.add_argument(
         "--fail-on-gate-fail", action="store_true", help="exit 2 when the verdict is no"
@@ -177,9 +176,8 @@ def configuration(
 
 
 def _snakemake(home: Path, out: Path, files: Sequence[Path], cores: int) -> list[str]:
-    lock = [sys.executable, str(home / "workflow/exclusive.py"), str(out / ".snakemake/run.lock")]
     return [
-        *lock,
+        *(sys.executable, str(home / "workflow/exclusive.py"), str(out / ".snakemake/run.lock")),
         *(sys.executable, "-m", "snakemake", "--nolock", "--logger", "husai"),
         *("--profile", str(home / "profiles/local")),
         *("--snakefile", str(home / "Snakefile")),
@@ -192,7 +190,7 @@ def _snakemake(home: Path, out: Path, files: Sequence[Path], cores: int) -> list
 def _environment(home: Path) -> dict[str, str]:
     """Snakemake finds the logger that shows stages instead of a diary on the search path."""
     paths = [str(home / "workflow/logger"), os.environ.get("PYTHONPATH", "")]
-    search = os.pathsep.join(path for path in paths if path)
+    search = os.pathsep.join(filter(None, paths))
     return {**os.environ, "PYTHONPATH": search, "PYTHONHASHSEED": "0"}
 
 

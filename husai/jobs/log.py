@@ -7,21 +7,18 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from husai.jobs.arguments import describe
+from husai.jobs.arguments import add_path, describe
 from husai.shown import printable
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="results/runs.jsonl and manifests",
         writes="experiment_log.md",
         costs="seconds",
     )
-    command.add_argument(
-        "--results", type=Path, default=Path("results"), help="default %(default)s"
-    )
+    add_path(command, "--results", "default %(default)s", default=Path("results"))
     command.add_argument(
         "--out",
         type=Path,
@@ -72,8 +69,6 @@ def log_job(
     command: str | None = None,
     config_hash: str | None = None,
     config_files: Sequence[str] = (),
-    error: str | None = None,
-    closing: bool = True,
 ) -> Path:
     """Without ``event`` (the rule): rebuild ``experiment_log.md``. With one (Snakemake's handlers):
     record it first.
@@ -97,12 +92,8 @@ def log_job(
             config_files=list(config_files),
         )
         return write_log(results_dir, out_dir, keep_time=True)
-    ending = (
-        [*strict_lines(results_dir), closing_paragraph(results_dir, out_dir, event)]
-        if closing
-        else []
-    )
-    end_run(results_dir, out_dir, event, **({"error": error} if error else {}))
+    ending = [*strict_lines(results_dir), closing_paragraph(results_dir, out_dir, event)]
+    end_run(results_dir, out_dir, event)
     path = write_log(results_dir, out_dir, keep_time=True)
     root = Path(results_dir).parent
     if Path(results_dir).name == "results" and Path(out_dir) == root / "reports":

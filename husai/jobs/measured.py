@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from husai import provenance
 from husai.errors import HusaiError, RecipeFailed
 from husai.evidence import new_record
-from husai.jobs.arguments import add_compute, add_paths, add_spec
+from husai.jobs.arguments import add_compute, add_path, add_paths, add_spec
 from husai.progress import log
 from husai.provenance import failure, folder
 from husai.sae_files import sae_files
@@ -30,7 +30,7 @@ Work = Sequence[tuple[Path, Path]]
 def add_saes(command: argparse.ArgumentParser) -> None:
     """Options of a job that measures the SAEs of a recipe."""
     add_spec(command)
-    command.add_argument("--saes", type=Path, help="trained recipe: folder or manifest")
+    add_path(command, "--saes", "trained recipe: folder or manifest")
     add_compute(command)
 
 
@@ -80,14 +80,9 @@ def seed_directories(recipe_dir: Path) -> tuple[list[int], list[Path]]:
 
 
 def measure_seeds(args: argparse.Namespace, kind: str, measure: Callable[[Work], Any]) -> None:
-    """Measure the SAEs asked for: all of a recipe (``--all-seeds``), or those of some seeds
-    (``--seed``, for tables that compare recipes), of which one that failed has a record with the
-    reason.
-
-    Parameters
-    ----------
-    measure : callable
-        Writes the records of the SAEs that it is given.
+    """Have ``measure`` write the records of the SAEs asked for: all of a recipe (``--all-seeds``), or
+    those of some seeds (``--seed``, for tables that compare recipes), of which one that failed has
+    a record with the reason.
 
     Raises
     ------
@@ -144,9 +139,7 @@ def _measure_all(args: argparse.Namespace, kind: str, recipe_dir: Path, measure)
 def measured_or_failed(
     kind: str, recipe_dir: Path, seed: int | None, out: str | Path, measure: Callable[[], Any]
 ) -> None:
-    """Measure one SAE; when its recipe failed in training, or the measurement finds that it did,
-    write a record that says so instead.
-    """
+    """Measure one SAE; when its recipe failed in training or fails now, record that."""
     described = provenance.read_json(recipe_dir / "recipe.json")
     reason = failure(described)
     if reason is None:
@@ -174,59 +167,101 @@ def measured_or_failed(
     log(f"FAILED: {kind} of {described['id']}{which}: {reason}")
 
 
-def identity(sae_dir: Path, sae, spec) -> dict:
-    """Subject, recipe, its hash, seed and hook of an SAE: from ``recipe.json`` beside its seeds,
-    else from its spec (:class:`husai.planning.specs.OfSAE`) and its own metadata.
-    """
-    beside = sae_dir.parent / "recipe.json"
-    described = provenance.read_json(beside) if beside.is_file() else {}
-    fields = described.get("resolved") or described.get("recipe") or {}
-    seed = sae_dir.name.removeprefix("seed")
-    contents = [provenance.sha256_file(p) for p in sae_files(sae_dir)]
-    return {
-        "subject": spec.subject or fields.get("subject") or sae.cfg.get("subject", "unknown"),
-        "recipe": spec.recipe or described.get("id", sae_dir.name),
-        "recipe_hash": described.get("hash") or provenance.hash_json(contents)[:16],
-        "seed": int(seed) if described and seed.isdigit() else spec.seed,
-        "hook_name": fields.get("hook_name") or spec.hook_name or sae.cfg.get("hook_name"),
-        "sae_meta": {
-            "architecture": sae.architecture,
-            "d_model": sae.d_in,
-            "d_sae": sae.d_sae,
-            "k": sae.k,
-        },
-    }
-
-
 class Identified(NamedTuple):
     """An SAE to measure: what it is, where it was trained, and its content."""
 
     sae: Any
-    name: dict
-    """See :func:`identity`."""
-    hook_name: str
+    subject: str
+    recipe: str
+    recipe_hash: str
+    seed: int | None
+    hook_name: str | None
     files: list[Path]
     weights: str
     """One hash over the checkpoint's files."""
 
+    def record(self, kind: str, metrics: dict, inputs: Sequence, config: Any, **extra: Any) -> dict:
+        """A :func:`husai.evidence.new_record` of this SAE, resting on its files and ``inputs``."""
+        sae = self.sae
+        return new_record(
+            kind,
+            self.subject,
+            self.recipe,
+            self.recipe_hash,
+            metrics,
+            [*self.files, *inputs],
+            config,
+            [] if self.seed is None else [self.seed],
+            seed=self.seed,
+            hook_name=self.hook_name,
+            sae_meta={
+                "architecture": sae.architecture,
+                "d_model": sae.d_in,
+                "d_sae": sae.d_sae,
+                "k": sae.k,
+            },
+            **extra,
+        )
 
-def identified(sae_dir: str | Path, spec, device) -> Identified:
-    """Load an SAE and say which subject, recipe, seed and hook it belongs to.
+
+def identified(sae_dir: str | Path, spec, device, *, hook_needed: bool = True) -> Identified:
+    """Load an SAE and say which subject, recipe, seed and hook it belongs to: by ``recipe.json``
+    beside its seeds, else by its spec (:class:`husai.planning.specs.OfSAE`) and its own metadata.
 
     Raises
     ------
     HusaiError
-        No checkpoint, or neither it nor the spec names its hook.
+        No checkpoint, or, where it is needed, neither it nor the spec names its hook.
     """
     from husai.sae import load_sae, resolve
 
     sae_dir = resolve(sae_dir)
     sae, files = load_sae(sae_dir, device=device), sae_files(sae_dir)
-    name = identity(sae_dir, sae, spec)
-    if not name["hook_name"]:
+    beside = sae_dir.parent / "recipe.json"
+    described = provenance.read_json(beside) if beside.is_file() else {}
+    fields = described.get("resolved") or described.get("recipe") or {}
+    hook_name = fields.get("hook_name") or spec.hook_name or sae.cfg.get("hook_name")
+    if hook_needed and not hook_name:
         raise HusaiError(
             f"{sae_dir}: the SAE does not say which hook it was trained on; add hook_name to the "
             "spec"
         )
+    seed = sae_dir.name.removeprefix("seed")
     weights = provenance.hash_json([provenance.sha256_file(p) for p in files])
-    return Identified(sae, name, name["hook_name"], files, weights)
+    return Identified(
+        sae,
+        subject=spec.subject or fields.get("subject") or sae.cfg.get("subject", "unknown"),
+        recipe=spec.recipe or described.get("id", sae_dir.name),
+        recipe_hash=described.get("hash") or weights[:16],
+        seed=int(seed) if described and seed.isdigit() else spec.seed,
+        hook_name=hook_name,
+        files=files,
+        weights=weights,
+    )
+
+
+def one_hook(found: Sequence[Identified], what: str, done: str) -> str | None:
+    """The hook of SAEs that are measured together.
+
+    Raises
+    ------
+    HusaiError
+        They are of several.
+    """
+    hooks = {one.hook_name for one in found}
+    if len(hooks) > 1:
+        raise HusaiError(
+            f"{what}: SAEs of different hooks ({', '.join(sorted(map(str, hooks)))}) cannot be "
+            f"{done} in one pass; group them by hook"
+        )
+    return hooks.pop()
+
+
+def write_record(out: str | Path, record: dict, data_slice: Any = None) -> None:
+    """Write an evidence record, and ``{stem}.manifest.json`` beside it."""
+    out, about = Path(out), record["provenance"]
+    manifest = out.with_name(out.stem + ".manifest.json")
+    with provenance.job(manifest, about["config"], about["seeds"], data_slice) as work:
+        provenance.write_json(out, record)
+        work.reads(*(entry["path"] for entry in record["inputs"]))
+        work.writes(out)

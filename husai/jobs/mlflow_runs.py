@@ -91,6 +91,10 @@ def _ensemble(client: Any, run: str, manifest: Path) -> None:
         for name in curves.columns
         if name not in ("seed", "step") and row[name] is not None and math.isfinite(row[name])
     ]
+    _log_values(client, run, values)
+
+
+def _log_values(client: Any, run: str, values: list) -> None:
     for start in range(0, len(values), BATCH):
         client.log_batch(run, metrics=values[start : start + BATCH])
 
@@ -113,8 +117,7 @@ def _decision(client: Any, run: str, path: Path) -> None:
     named = candidate if isinstance(candidate, dict) else {"candidate": candidate}
     params = [Param(k, str(v)) for k, v in named.items() if isinstance(v, (str, int, float))]
     client.log_batch(run, params=params, tags=tags)
-    for start in range(0, len(values := verdicts + values), BATCH):
-        client.log_batch(run, metrics=values[start : start + BATCH])
+    _log_values(client, run, verdicts + values)
     page = path.with_suffix(".md")
     if page.is_file():
         client.log_artifact(run, str(page))

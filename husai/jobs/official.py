@@ -7,13 +7,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from husai.errors import HusaiError
-from husai.jobs.arguments import add_compute, describe
+from husai.jobs.arguments import add_compute, add_path, describe
 
 OPTIONS = ("program", "command", "python", "ours")
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="the installed program",
@@ -21,15 +20,12 @@ def add_arguments(command: ArgumentParser) -> None:
         costs="what the program costs",
     )
     command.add_argument(
-        "--program",
-        choices=["saebench", "cebench"],
-        default=None,
-        help="default: a preflight of both",
+        "--program", choices=["saebench", "cebench"], help="default: a preflight of both"
     )
     command.add_argument("--command", help="the program's command line; no shell operators")
     command.add_argument("--python", help="interpreter of the environment it is installed in")
-    command.add_argument("--config", type=Path, help="YAML file with these options")
-    command.add_argument("--ours", type=Path, help="our record of the same SAE, to compare with")
+    add_path(command, "--config", "YAML file with these options")
+    add_path(command, "--ours", "our record of the same SAE, to compare with")
     command.add_argument(
         "--saes",
         type=Path,
@@ -44,37 +40,30 @@ def add_arguments(command: ArgumentParser) -> None:
         default=[],
         help="data sets (with --saes); default: those whose activations the subject has stored",
     )
-    command.add_argument("--model", type=Path, help="the subject's model folder (with --saes)")
+    add_path(command, "--model", "the subject's model folder (with --saes)")
     command.add_argument(
         "--execute", action="store_true", help="run it; without this, say only whether it could run"
     )
-    command.add_argument(
-        "--out", type=Path, default=Path("results/official"), help="folder (default %(default)s)"
-    )
+    add_path(command, "--out", "folder (default %(default)s)", default=Path("results/official"))
     add_compute(command)
 
 
 def run(args: Namespace) -> None:
     """Preflight or run an official program."""
-    from husai.compute import use_threads
     from husai.official.preflight import PROGRAMS
     from husai.official.run import load_options, official_job
 
-    use_threads(args.threads)
     options = load_options(args.config) if args.config else {}
     options |= {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     if args.saes is not None:
         options |= _made_for_sae(args, options)
     if options.get("program") is None and args.execute:
         raise HusaiError(f"--execute needs --program; give one of {', '.join(PROGRAMS)}")
-    wanted = (
-        [(options["program"], args.out)]
-        if options.get("program")
-        else [(name, args.out / name) for name in PROGRAMS]
-    )
+    one = options.get("program")
+    wanted = {one: args.out} if one else {name: args.out / name for name in PROGRAMS}
     found = [
         official_job({**options, "program": name}, folder, execute_program=args.execute)
-        for name, folder in wanted
+        for name, folder in wanted.items()
     ]
     print(json.dumps(found if len(found) > 1 else found[0], indent=1, default=str))
     missing = [
@@ -95,11 +84,5 @@ def _made_for_sae(args: Namespace, options: dict) -> dict:
         raise HusaiError(f"--saes makes {' and '.join(given)} itself; leave one of them out")
     from husai.jobs.official_inputs import saebench_inputs
 
-    return saebench_inputs(
-        args.saes,
-        args.seed,
-        args.out,
-        names=args.datasets,
-        model_dir=args.model,
-        device=args.device,
-    )
+    options = {"names": args.datasets, "model_dir": args.model, "device": args.device}
+    return saebench_inputs(args.saes, args.seed, args.out, **options)

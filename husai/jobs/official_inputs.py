@@ -33,21 +33,11 @@ def saebench_inputs(
     device: str = "auto",
 ) -> dict[str, Any]:
     """Fill ``out/cache`` with the last-token activations of whole data sets, probe the SAE on them
-    into ``out/ours.json``, and say how SAEBench is run on the same.
+    into ``out/ours.json``, and say how SAEBench is run on the same: ``command`` and ``ours``,
+    options of :func:`husai.official.run.official_job`.
 
-    Parameters
-    ----------
-    saes : path
-        ``results/saes/{subject}/{recipe}`` or its manifest.
-    names : sequence of str
-        Data sets; by default those of the configuration that the subject's probes were stored for.
-    model_dir : path, optional
-        The subject's ``model/``; by default that of the SAE's own subject.
-
-    Returns
-    -------
-    dict
-        ``command`` and ``ours``, options of :func:`husai.official.run.official_job`.
+    By default the data sets are those of the configuration that the subject's probes were stored
+    for, and ``model_dir`` is that of the SAE's own subject.
 
     Raises
     ------
@@ -55,6 +45,7 @@ def saebench_inputs(
         No such seed or data set; a subject without text, or of another width than the SAE.
     """
     from husai.compute import resolve_device
+    from husai.official import preflight
     from husai.official.engine import fill_cache
     from husai.planning.specs import ProbingSpec
     from husai.probing import datasets
@@ -69,7 +60,7 @@ def saebench_inputs(
         raise HusaiError(f"--seed: {seed} is not among the seeds {seeds} of {saes}")
     sae_dir, where, out = directories[seeds.index(seed)], resolve_device(device), Path(out)
     measured = identified(sae_dir, ProbingSpec(datasets=[]), where)
-    name = measured.name["subject"]
+    name = measured.subject
     subject_dir = folder(model_dir or Path("results/subjects") / name / "model")
     subject = load_subject(subject_dir, where)
     wanted = datasets.check_names(list(names) or _stored(subject_dir), "--datasets: data set")
@@ -89,7 +80,7 @@ def saebench_inputs(
         progress.update(note=dataset.name)
     provenance.write_json(out / "ours.json", {"sae": str(sae_dir), "per_dataset": rows})
     command = [
-        *("python", str(_program())),
+        *("python", str(Path(preflight.__file__).with_name("saebench_program.py"))),
         *("--sae", str(sae_dir)),
         *("--model_name", name),
         *("--hook_name", measured.hook_name),
@@ -100,12 +91,6 @@ def saebench_inputs(
         *("--output_folder", str(out / "saebench")),
     ]
     return {"command": command, "ours": str(out / "ours.json")}
-
-
-def _program() -> Path:
-    from husai.official import preflight
-
-    return Path(preflight.__file__).with_name("saebench_program.py")
 
 
 def _stored(subject_dir: Path) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from husai import provenance
 from husai.errors import HusaiError
 from husai.evidence import new_record
-from husai.jobs.arguments import describe
+from husai.jobs.arguments import add_path, describe
 from husai.jobs.measured import Identified, add_saes, identified, recipe_folder, seed_directories
 from husai.jobs.probe_baselines import blocks
 
@@ -17,7 +18,6 @@ CYCLE3_KS = (1, 2, 5)
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="SAEs of a recipe, probe activations",
@@ -25,10 +25,8 @@ def add_arguments(command: ArgumentParser) -> None:
         costs="seconds per SAE",
     )
     add_saes(command)
-    command.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    command.add_argument(
-        "--probes", type=Path, required=True, help="probe activations: folder or manifest"
-    )
+    add_path(command, "--out", "JSON file to write", required=True)
+    add_path(command, "--probes", "probe activations: folder or manifest", required=True)
 
 
 def run(args: Namespace) -> None:
@@ -37,7 +35,7 @@ def run(args: Namespace) -> None:
 
     spec = read_spec(OODSpec, args.spec)
     _, directories = seed_directories(recipe_folder(args))
-    ood_job(spec, directories, args.probes, args.out, device=args.device, threads=args.threads)
+    ood_job(spec, directories, args.probes, args.out, device=args.device)
 
 
 def ood_job(
@@ -47,7 +45,6 @@ def ood_job(
     out: str | Path,
     *,
     device: str = "auto",
-    threads: int | None = None,
 ) -> dict:
     """Out-of-domain stress test of one recipe over its seeds; writes ``results/stress/ood.json``.
 
@@ -55,20 +52,15 @@ def ood_job(
     families of those that are informative in their domain; ``ood_drop`` is the original's number on
     its alphabetical partition of all given data sets.
 
-    Parameters
-    ----------
-    spec : OODSpec
-        ``ood``: data sets with an OOD twin, all there are when empty; ``selection`` and
-        ``confirmation``: data sets of the alphabetical partition.
-    sae_dirs : sequence of path
-        One checkpoint per seed.
+    Of the spec, ``ood`` are data sets with an OOD twin, all there are when empty; ``selection`` and
+    ``confirmation`` those of the alphabetical partition. ``sae_dirs`` is a checkpoint per seed.
 
     Raises
     ------
     HusaiError
         ``sae_dirs`` is empty, or a data set, a checkpoint or stored activations are missing.
     """
-    from husai.compute import resolve_device, use_threads
+    from husai.compute import resolve_device
     from husai.config.external import GateProbe
     from husai.probing import datasets
     from husai.probing.files import load_probe_data, probe_path
@@ -77,7 +69,6 @@ def ood_job(
     from husai.statistics import jackknife_t
     from husai.stress import out_of_domain
 
-    use_threads(threads)
     where = resolve_device(device)
     if not sae_dirs:
         raise HusaiError("ood: no SAE was given; name at least one seed of the candidate")
@@ -86,39 +77,30 @@ def ood_job(
     names = datasets.check_names(
         spec.ood or datasets.ood_names(), "external.datasets.ood: data set"
     )
+    hook, options = first.hook_name, (spec.pooling, spec.max_rows)
     pairs = [
-        tuple(
-            load_probe_data(probes, first.hook_name, n, spec.pooling, spec.max_rows, ood=o)
-            for o in (False, True)
-        )
+        tuple(load_probe_data(probes, hook, n, *options, ood=o) for o in (False, True))
         for n in names
     ]
+    fit = partial(out_of_domain.sae_drop, penalty=spec.penalty, device=where)
     with unconverged():
         dense = [out_of_domain.dense_drop(*pair) for pair in pairs]
-        drops = [
-            [
-                out_of_domain.sae_drop(
-                    sae.sae, *pair, spec.gate_k, penalty=spec.penalty, device=where
-                )
-                for pair in pairs
-            ]
-            for sae in saes
-        ]
+        drops = [[fit(sae.sae, *pair, spec.gate_k) for pair in pairs] for sae in saes]
     rows = _rows(saes, pairs, drops, dense, spec.gate_k)
     metrics = drop_metric(rows)
-    alphabetical = _alphabetical(spec, [sae.sae for sae in saes], first.hook_name, probes, where)
+    alphabetical = _alphabetical(spec, [sae.sae for sae in saes], hook, probes, where)
     old = [a["ood_drop"] for a in alphabetical]
     record = new_record(
         "ood",
-        first.name["subject"],
-        first.name["recipe"],
-        first.name["recipe_hash"],
+        first.subject,
+        first.recipe,
+        first.recipe_hash,
         metrics | {"ood_drop": jackknife_t(old)},
         [p for sae in saes for p in sae.files]
-        + [probe_path(probes, first.hook_name, n, o) for n in names for o in (False, True)],
+        + [probe_path(probes, hook, n, o) for n in names for o in (False, True)],
         spec.values(),
-        [sae.name["seed"] for sae in saes if sae.name["seed"] is not None],
-        hook_name=first.hook_name,
+        [sae.seed for sae in saes if sae.seed is not None],
+        hook_name=hook,
         k=spec.gate_k,
         probing={key: getattr(spec, key) for key in GateProbe.model_fields},
         **counts(rows),
@@ -133,9 +115,7 @@ def ood_job(
 def _rows(
     saes: Sequence[Identified], pairs: Sequence, drops: Sequence, dense: Sequence, k: int
 ) -> list[dict]:
-    """One row per seed and data set: AUC in and out of domain of the SAE's probe and of the dense
-    probe, and whether the data set is informative in its domain.
-    """
+    """One row per seed and data set: AUC in and out of domain of the SAE's and the dense probe."""
     from husai.probing.tables import INFORMATIVE
 
     return [
@@ -143,7 +123,7 @@ def _rows(
             "dataset": data.name,
             "family": data.family,
             "k": k,
-            "seed": sae.name["seed"],
+            "seed": sae.seed,
             "sae_id": s["id"],
             "sae_ood": s["ood"],
             "llm_id": d["id"],

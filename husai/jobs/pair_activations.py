@@ -1,10 +1,7 @@
-"""Activations of every token of the contrastive story pairs, once for all SAEs
-(``husai activations --pairs``).
-"""
+"""Activations of every token of the story pairs, for all SAEs (``husai activations --pairs``)."""
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,26 +10,11 @@ from husai.progress import Progress
 from husai.provenance import folder
 
 
-def run(args: Namespace) -> None:
-    """Store the pair activations that ``--spec`` names."""
-    from husai.planning.specs import PairsSpec, read_spec
-
-    pair_activations_job(read_spec(PairsSpec, args.spec), args.model, args.out, device=args.device)
-
-
 def pair_activations_job(
     spec, model_dir: str | Path, out: str | Path, *, device: str = "auto"
 ) -> Path:
     """Write the activations of all story pairs, ``{hook}.safetensors``, and ``pairs.json`` (themes
-    and source rows) beside the manifest, which is returned.
-
-    Parameters
-    ----------
-    spec : PairsSpec
-    model_dir : path
-        Folder of the subject, ``results/subjects/{subject}/model``, or its ``manifest.json``.
-    out : path
-        Manifest to write, ``results/subjects/{subject}/pairs/manifest.json``.
+    and source rows) beside the manifest ``out``, which is returned.
     """
     from husai.cebench.pairs import split_pairs
     from husai.cebench.store import SPLITS, save_pairs

@@ -1,5 +1,4 @@
-"""Verb ``passport``: what is known of every single latent of several SAEs, as a table, a record and a
-page."""
+"""Verb ``passport``: what is known of every latent of several SAEs, as table, record and page."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from typing import Any
 
 from husai import provenance, sae_files
 from husai.errors import HusaiError
-from husai.jobs.arguments import add_compute, describe, optional_path, positive
+from husai.jobs.arguments import add_compute, add_path, describe, optional_path, positive
 from husai.shown import printable
 
 REPORTED = ("name", "living", "certified", "certified_share", "certified_variance_share")
@@ -19,7 +18,6 @@ REPORTED = ("name", "living", "certified", "certified_share", "certified_varianc
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="SAEs of one hook, one per seed, and held-out activations of that hook",
@@ -44,8 +42,8 @@ def add_arguments(command: ArgumentParser) -> None:
         default="held_out",
         help="rows of an activation folder (default %(default)s)",
     )
-    command.add_argument("--out", type=Path, required=True, help="folder to write")
-    command.add_argument("--page", type=Path, help="page to write (default: OUT/passport.html)")
+    add_path(command, "--out", "folder to write", required=True)
+    add_path(command, "--page", "page to write (default: OUT/passport.html)")
     command.add_argument("--report", help="address of the gate report, for a link on the page")
     optional_path(
         command,
@@ -74,22 +72,9 @@ def add_arguments(command: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Certify the latents of the SAEs given and print one line per SAE."""
-    from husai.compute import resolve_device, use_threads
+    from husai.compute import resolve_device
 
-    use_threads(args.threads)
-    record = passport_job(
-        args.paths,
-        args.activations,
-        args.out,
-        split=args.split,
-        page=args.page,
-        page_of=args.page_of,
-        report=args.report,
-        model=args.model,
-        per_latent=args.contexts,
-        fdr=args.fdr,
-        device=resolve_device(args.device),
-    )
+    record = passport_job(args, resolve_device(args.device))
     for sae in record["saes"]:
         share = sae["certified_share"]
         print(
@@ -100,51 +85,18 @@ def run(args: Namespace) -> None:
         print(printable(remark))
 
 
-def passport_job(
-    paths: Sequence[str | Path],
-    activations: str | Path | None,
-    out: str | Path,
-    *,
-    split: str = "held_out",
-    page: str | Path | None = None,
-    page_of: str | None = None,
-    report: str | None = None,
-    model: str | Path | None = None,
-    per_latent: int = 4,
-    fdr: float = 0.05,
-    device: Any = "cpu",
-) -> dict[str, Any]:
-    """Write ``passport.parquet`` (one row per SAE and latent), ``passport.json`` (evidence),
-    ``passport.html`` and ``manifest.json`` to the folder ``out``.
+def passport_job(args: Namespace, device: Any) -> dict[str, Any]:
+    """Write ``passport.parquet`` (one row per SAE and latent), ``passport.json`` (evidence, which is
+    returned), ``passport.html`` and ``manifest.json``.
 
-    Parameters
-    ----------
-    paths : sequence of path
-        SAEs, or folders with ``seed*/``.
-    activations : path or None
-        A store, or a folder with one per split. None: those that a trained recipe among ``paths``
-        was trained on, else none.
-    page : path or None
-        Where the page goes; ``passport.html`` in ``out`` by default.
-    page_of : str or None
-        Name of the SAE that the page shows; the representative by default, that is, the one whose
-        living latents reappear in most of the others on average.
-    report : str or None
-        Address of the gate report, linked from the page.
-    model : path or None
-        Model folder of the subject. Without it the page has no excerpts.
-    per_latent : int
-        Excerpts of a latent at most.
-
-    Returns
-    -------
-    dict
-        The record as written to ``passport.json``.
+    Without ``--activations`` the rows are those that a trained recipe among the paths was trained
+    on, else none.
 
     Raises
     ------
     HusaiError
-        See :func:`husai.passport.certify`; no SAE of the name ``page_of``; a subject without text.
+        See :func:`husai.passport.certify`; no SAE of the name ``--page-of``; a subject without
+        text.
     """
     from husai.activations import ActivationStore
     from husai.activations.files import open_rows
@@ -153,26 +105,20 @@ def passport_job(
     from husai.passport import certify
     from husai.sae import load_sae
 
-    paths, out = [provenance.folder(p) for p in paths], Path(out)
-    places, page = sae_files.expand(paths), Path(page or out / "passport.html")
+    paths, out = [provenance.folder(p) for p in args.paths], args.out
+    places, page = sae_files.expand(paths), args.page or out / "passport.html"
     names = short_names(places)
-    if page_of is not None and page_of not in names:
-        raise HusaiError(f"--page-of: no SAE is named '{page_of}'; there are {', '.join(names)}")
-    config = {"saes": [str(p) for p in places], "split": split, "fdr": fdr}
-    if model is not None:
-        config["contexts"] = per_latent
+    if args.page_of is not None and args.page_of not in names:
+        known = ", ".join(names)
+        raise HusaiError(f"--page-of: no SAE is named '{args.page_of}'; there are {known}")
+    config = {"saes": [str(p) for p in places], "split": args.split, "fdr": args.fdr}
+    if args.model is not None:
+        config["contexts"] = args.contexts
     with provenance.job(out / "manifest.json", config=config) as work:
         saes = [load_sae(place, device) for place in places]
-        where = activations or trained_on(paths)
-        rows = None if where is None else open_rows(where, split)
-        work.reads(
-            *(
-                f
-                for place in places
-                if not sae_files.is_remote(place)
-                for f in sae_files.sae_files(place)
-            )
-        )
+        where = args.activations or trained_on(paths)
+        rows = None if where is None else open_rows(where, args.split)
+        work.reads(*(f for place in places for f in sae_files.sae_files(place)))
         if rows is not None:
             work.reads(rows.path / HEADER if isinstance(rows, ActivationStore) else where)
         _check_origins(names, saes, rows)
@@ -182,26 +128,25 @@ def passport_job(
             rows,
             names=names,
             related=_same_seeds(seeds),
-            fdr=fdr,
+            fdr=args.fdr,
             alone=any((path / "recipe.json").is_file() for path in paths),
             device=device,
         )
         _write_table(out / "passport.parquet", found)
         record = _record(found, saes, work.inputs, config, seeds)
         provenance.write_json(out / "passport.json", record)
-        shown = names.index(page_of or record["representative"])
-        quoted = {}
-        if model is not None:
-            work.reads(provenance.folder(model) / "config.json")
-            quoted = quoted_texts(saes[shown], names[shown], model, split, per_latent, device)
-        write_passport_page(page, found, saes[shown], shown, rows, record, report, quoted)
+        shown = names.index(args.page_of or record["representative"])
+        sae, quoted = saes[shown], {}
+        if args.model is not None:
+            work.reads(provenance.folder(args.model) / "config.json")
+            quoted = quoted_texts(sae, names[shown], args.model, args.split, args.contexts, device)
+        write_passport_page(page, found, sae, shown, rows, record, args.report, quoted)
         work.writes(out / "passport.parquet", out / "passport.json", page)
     return record
 
 
 def trained_on(paths: Sequence[Path]) -> Path | None:
-    """Activation folder of the subject and hook that a trained recipe among ``paths`` names; None
-    where there is none."""
+    """Activation folder of the hook of a trained recipe among ``paths``; None without one."""
     for path in paths:
         if (path / "recipe.json").is_file():
             described = provenance.read_json(path / "recipe.json")
@@ -273,11 +218,14 @@ def _record(found, saes, inputs, config, seeds) -> dict[str, Any]:
         values = {str(n[key]) for n in notes if n.get(key) is not None}
         return values.pop() if len(values) == 1 else None
 
-    tables = found.tables
-    with_rows = found.n_rows is not None
-    variance = [float(t.variance_share[t.certified].sum()) for t in tables]
-    metrics = {"certified_share": [t.certified_share for t in tables] if with_rows else None}
-    metrics["certified_variance_share"] = variance if with_rows else None
+    shares = {}
+    if found.n_rows is not None:
+        shares = {
+            "certified_share": [t.certified_share for t in found.tables],
+            "certified_variance_share": [
+                float(t.variance_share[t.certified].sum()) for t in found.tables
+            ],
+        }
     method = "mean over SAEs, which are compared with each other: no interval"
     return new_record(
         "passport",
@@ -286,8 +234,7 @@ def _record(found, saes, inputs, config, seeds) -> dict[str, Any]:
         common("recipe_hash") or "",
         {
             name: Metric(sum(values) / len(values), n=len(values), method=method)
-            for name, values in metrics.items()
-            if values is not None
+            for name, values in shares.items()
         },
         inputs,
         config,
@@ -301,8 +248,9 @@ def _record(found, saes, inputs, config, seeds) -> dict[str, Any]:
 
 
 def representative(found):
-    """The table of the SAE whose living latents reappear in most of the others on average: the one
-    that stands for its recipe. The first of several."""
+    """The table of the SAE that stands for its recipe: the first of those whose living latents
+    reappear in most of the others on average.
+    """
     return max(
         found.tables, key=lambda table: float(table.reappearances[table.alive].double().mean())
     )

@@ -5,10 +5,9 @@ on how much of it they find (``husai train --planted``).
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
-from husai import provenance
 from husai.evidence import Metric, new_record
+from husai.jobs.measured import write_record
 from husai.recipe import Recipe
 
 ROWS, HELD_OUT = 40_000, 4_096
@@ -17,32 +16,20 @@ times; and rows for measuring, as many as the default configuration holds out.""
 
 
 def run(args: Namespace) -> None:
-    """Train and score the SAEs of ``--spec``."""
-    from husai.planning.specs import PlantedSpec, read_spec
+    """Train TopK SAEs, k the true L0, on planted features and write evidence of kind ``planted``.
 
-    planted_job(read_spec(PlantedSpec, args.spec), args.out, device=args.device, dtype=args.dtype)
-
-
-def planted_job(spec, out: Path, *, device: str = "auto", dtype: str = "float32") -> dict:
-    """Train TopK SAEs on planted features and write evidence of kind ``planted``.
-
-    Parameters
-    ----------
-    spec : PlantedSpec
-        k of the SAEs is the true L0.
-
-    Notes
-    -----
     Metrics: ``recovery`` (mean max cosine of the true features, chance-corrected: 0 random
     directions, 1 all found), its raw value, ``S`` between seeds, and explained variance. Says
     whether S is high because the SAEs found the truth.
     """
     from husai.compute import resolve_device
+    from husai.planning.specs import PlantedSpec, read_spec
     from husai.progress import Progress
     from husai.sae import train_ensemble
     from husai.stability import measure_stability
     from husai.stability.synthetic import planted_recovery, synthetic_activations
 
+    spec = read_spec(PlantedSpec, args.spec)
     rows, truth = synthetic_activations(
         ROWS + HELD_OUT, spec.d_in, spec.n_features, spec.l0, seed=0
     )
@@ -63,29 +50,18 @@ def planted_job(spec, out: Path, *, device: str = "auto", dtype: str = "float32"
         spec.seeds,
         data,
         held_out=held_out,
-        device=resolve_device(device),
-        dtype=dtype,
+        device=resolve_device(args.device),
+        dtype=args.dtype,
         progress=progress.update,
     )
     report = measure_stability(
         result.saes, held_out, seeds=spec.seeds, initial_decoders=result.initial_decoders
     )
     metrics = _metrics(report, [planted_recovery(sae.W_dec, truth) for sae in result.saes])
-    config, seeds = spec.values(), spec.seeds
-    record = new_record(
-        "planted",
-        "planted",
-        recipe.id,
-        recipe.hash,
-        metrics,
-        config=config,
-        seeds=seeds,
-        spec=config,
-    )
-    with provenance.job(out.with_suffix(".manifest.json"), config=config, seeds=seeds) as work:
-        provenance.write_json(out, record)
-        work.writes(out)
-    return record
+    config = spec.values()
+    about = {"config": config, "seeds": spec.seeds, "spec": config}
+    record = new_record("planted", "planted", recipe.id, recipe.hash, metrics, **about)
+    write_record(args.out, record)
 
 
 def _metrics(report, found: list) -> dict[str, Metric]:

@@ -4,21 +4,12 @@ come from (``husai activations --probes``).
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from husai.errors import HusaiError
 from husai.progress import Progress, log
 from husai.provenance import folder, job
-
-
-def run(args: Namespace) -> None:
-    """Store the probe activations that ``--spec`` names."""
-    from husai.planning.specs import ProbesSpec, read_spec
-
-    spec = read_spec(ProbesSpec, args.spec)
-    probe_activations_job(spec, args.model, args.out, device=args.device)
 
 
 def probe_activations_job(
@@ -29,10 +20,6 @@ def probe_activations_job(
 
     The manifest counts test rows whose text is in the subject's corpus (``text_overlap_rows``,
     wanted 0).
-
-    Parameters
-    ----------
-    spec : ProbesSpec
 
     Raises
     ------

@@ -1,6 +1,4 @@
-"""Baselines of sparse probing at one hook, computed once and read by every SAE
-(``husai saebench --baselines-only``).
-"""
+"""Baselines of sparse probing at one hook, for every SAE (``husai saebench --baselines-only``)."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ def run(args: Namespace) -> None:
     if args.hook is None:
         raise HusaiError("--baselines-only needs --hook; name the hook point")
     spec = read_spec(ProbingSpec, args.spec)
-    baselines_job(spec, args.probes, args.hook, args.out[0], threads=args.threads)
+    baselines_job(spec, args.probes, args.hook, args.out[0])
 
 
 def settings_of(spec) -> dict[str, Any]:
@@ -70,31 +68,15 @@ def protocol_of(settings: dict) -> dict:
     return {key: settings[key] for key in ("ks", "penalty", "pooling", "probe_seed", "max_rows")}
 
 
-def baselines_job(
-    spec,
-    probes: str | Path,
-    hook_name: str,
-    out: str | Path,
-    *,
-    subject: str | None = None,
-    threads: int | None = None,
-) -> dict:
+def baselines_job(spec, probes: str | Path, hook_name: str, out: str | Path) -> dict:
     """Write the baselines of one hook, ``results/external/baselines/{split}/{hook}.json``.
 
     An interrupted job goes on with the data sets that are missing.
-
-    Parameters
-    ----------
-    spec : ProbingSpec
-    probes : path
-        ``results/subjects/{subject}/probes`` or its ``manifest.json``.
     """
-    from husai.compute import use_threads
     from husai.probing.baselines import baseline_rows
     from husai.probing.files import activation_hashes, probe_data
     from husai.probing.partial import Partial
 
-    use_threads(threads)
     settings = settings_of(spec)
     hashes = activation_hashes(probes, hook_name, settings["datasets"])
     protocol = protocol_of(settings)
@@ -112,7 +94,7 @@ def baselines_job(
         progress.update(len(rows))
     record = {
         "schema": SCHEMA,
-        "subject": subject or folder(probes).resolve().parent.name,
+        "subject": folder(probes).resolve().parent.name,
         "hook_name": hook_name,
         "probing": settings,
         "activations": hashes,
@@ -127,9 +109,7 @@ def baselines_job(
 def _official_baselines(
     rows: list[dict], sources: list, hook: str, settings: dict, hashes: dict, out_dir: Path
 ) -> list[dict]:
-    """The dense probe and the neurons by sae-probes itself; PCA-k has no official counterpart at
-    fixed k.
-    """
+    """Dense probe and neurons by sae-probes itself; PCA-k has no counterpart there at fixed k."""
     from husai.official.engine import dense_officially, probe_officially, results_dir
 
     out = []
@@ -137,19 +117,10 @@ def _official_baselines(
         content = {"neurons": hashes[source.name], "protocol": protocol_of(settings)}
         results = results_dir(out_dir / "official", content)
         seed = settings["probe_seed"]
-        neurons = probe_officially(
-            source.activations(),
-            source,
-            hook,
-            settings["ks"],
-            results=results,
-            penalty=settings["penalty"],
-            seed=seed,
-        )
-        values = {
-            str(r.k): {name: getattr(r, name) for name in ("auc", "val_auc", "accuracy", "f1", "C")}
-            for r in neurons
-        }
+        options = {"results": results, "penalty": settings["penalty"], "seed": seed}
+        neurons = probe_officially(source.activations(), source, hook, settings["ks"], **options)
+        names = ("auc", "val_auc", "accuracy", "f1", "C")
+        values = {str(r.k): {name: getattr(r, name) for name in names} for r in neurons}
         dense = dense_officially(source, hook, results=results, seed=seed)
         out.append({**row, "dense": dense, "neurons": values})
     return out

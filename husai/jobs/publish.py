@@ -13,7 +13,6 @@ from husai.shown import printable
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="a folder that husai export wrote",

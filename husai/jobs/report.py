@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 from husai.errors import reading
-from husai.jobs.arguments import describe
+from husai.jobs.arguments import add_path, describe
 from husai.provenance import job
 from husai.shown import printable
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="JSON, parquet and Markdown under results/; no checkpoints",
         writes="gate_report.html, gate_report.md, evidence/ with checksums and RO-Crate",
         costs="seconds",
     )
-    command.add_argument(
-        "--results", type=Path, default=Path("results"), help="default %(default)s"
-    )
-    command.add_argument("--out", type=Path, default=Path("reports"), help="default %(default)s")
+    add_path(command, "--results", "default %(default)s", default=Path("results"))
+    add_path(command, "--out", "default %(default)s", default=Path("reports"))
 
 
 def run(args: Namespace) -> None:
@@ -32,9 +28,7 @@ def run(args: Namespace) -> None:
         print(printable(path))
 
 
-def report_job(
-    results_dir: str | Path = "results", out_dir: str | Path = "reports", config: Any = None
-) -> list[Path]:
+def report_job(results_dir: str | Path = "results", out_dir: str | Path = "reports") -> list[Path]:
     """Mirror the evidence, then render ``gate_report.html``, ``gate_report.md`` and
     ``numbers.json`` from the mirror alone.
 
@@ -44,20 +38,12 @@ def report_job(
     from husai.report.render import write_report
 
     out = Path(out_dir)
-    with job(out / "manifest.json", config=config) as work:
+    with job(out / "manifest.json") as work:
         copied = mirror(results_dir, out)
         with reading(out / "evidence"):
             write_report(out)
-        written = [
-            out / name
-            for name in (
-                "gate_report.html",
-                "gate_report.md",
-                "numbers.json",
-                f"evidence/{SUMS}",
-                f"evidence/{CRATE}",
-            )
-        ]
+        pages = ("gate_report.html", "gate_report.md", "numbers.json")
+        written = [out / name for name in (*pages, f"evidence/{SUMS}", f"evidence/{CRATE}")]
         work.reads(*(_relative(p) for p in copied if p.is_relative_to(Path(results_dir).resolve())))
         work.writes(*written)
     return written

@@ -1,6 +1,4 @@
-"""Verb ``saebench``: sparse probing of SAEs on the probing data sets, and the baselines
-(``--baselines-only``).
-"""
+"""Verb ``saebench``: sparse probing of SAEs, and its baselines (``--baselines-only``)."""
 
 from __future__ import annotations
 
@@ -9,9 +7,8 @@ from pathlib import Path
 
 from husai import provenance
 from husai.errors import HusaiError
-from husai.evidence import new_record
 from husai.jobs import probe_baselines
-from husai.jobs.arguments import add_paths, describe
+from husai.jobs.arguments import add_path, add_paths, describe
 from husai.jobs.measured import (
     Identified,
     Work,
@@ -25,7 +22,6 @@ from husai.progress import Progress
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="an SAE, probe activations, baselines",
@@ -33,9 +29,7 @@ def add_arguments(command: ArgumentParser) -> None:
         costs="seconds (fast engine), minutes (official engine)",
     )
     add_seeds(command)
-    command.add_argument(
-        "--probes", type=Path, required=True, help="probe activations: folder or manifest"
-    )
+    add_path(command, "--probes", "probe activations: folder or manifest", required=True)
     add_paths(
         command,
         "--baselines",
@@ -65,12 +59,11 @@ def run(args: Namespace) -> None:
     if args.saebench_json and not args.baselines:
         raise HusaiError("--saebench-json: SAEBench's file holds the dense probe; give --baselines")
     spec = read_spec(ProbingSpec, args.spec)
-    where = {"device": args.device, "threads": args.threads}
 
     def measure(work: Work) -> None:
         baselines = _baselines_of(args.baselines, recipe_folder(args))
         for sae_dir, out in work:
-            saebench_job(spec, sae_dir, args.probes, baselines, out, **where)
+            saebench_job(spec, sae_dir, args.probes, baselines, out, device=args.device)
             if args.saebench_json:
                 _write_as_saebench(out, baselines, args.saebench_json)
 
@@ -107,27 +100,19 @@ def saebench_job(
     out: str | Path,
     *,
     device: str = "auto",
-    threads: int | None = None,
 ) -> dict:
     """Sparse probing of one SAE; writes ``results/external/{recipe}/seed{seed}/saebench.json``.
 
     An interrupted job goes on with the data sets that are missing, from a side file that is read
     only for the same weights, activations and settings.
 
-    Parameters
-    ----------
-    spec : ProbingSpec
-    sae_dir : path
-        ``results/saes/{subject}/{recipe}/seed{seed}``, or any checkpoint that ``load_sae`` reads.
-    baselines : path
-        The record of :func:`husai.jobs.probe_baselines.baselines_job` for the SAE's hook and the
-        same data sets; None for the AUCs alone.
+    ``baselines`` is the record of :func:`husai.jobs.probe_baselines.baselines_job` for the SAE's hook
+    and the same data sets; None for the AUCs alone.
     """
-    from husai.compute import resolve_device, use_threads
+    from husai.compute import resolve_device
     from husai.probing.files import activation_hashes
     from husai.probing.partial import Partial
 
-    use_threads(threads)
     settings, where = settings_of(spec), resolve_device(device)
     measured = identified(sae_dir, spec, where)
     hook, names, base = measured.hook_name, settings["datasets"], None
@@ -146,19 +131,11 @@ def saebench_job(
     _probe_missing(measured, partial, probes, settings, content, hashes, where, Path(out).parent)
     rows = [row for value in partial.values() for row in value]
     metrics, about = _compared(rows, base, spec) if base else ({}, {"per_dataset": rows})
-    name = measured.name
-    record = new_record(
+    record = measured.record(
         "saebench",
-        name["subject"],
-        name["recipe"],
-        name["recipe_hash"],
         metrics,
-        [*measured.files, *([] if baselines is None else [Path(baselines)])],
+        [] if baselines is None else [baselines],
         spec.values(),
-        [] if name["seed"] is None else [name["seed"]],
-        seed=name["seed"],
-        hook_name=hook,
-        sae_meta=name["sae_meta"],
         sae_sha256=measured.weights,
         engine=spec.engine,
         probing=settings,

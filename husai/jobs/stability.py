@@ -1,18 +1,17 @@
-"""Verb ``stability``: how far the SAEs of one recipe agree (``--recipe``, an evidence record), or
-any SAEs at all (PATHs, a table).
-"""
+"""Verb ``stability``: how far SAEs agree, of a recipe (``--recipe``, evidence) or any (a table)."""
 
 from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from husai import provenance
 from husai.errors import HusaiError
 from husai.evidence import new_record
-from husai.jobs.arguments import add_compute, describe, optional_path
+from husai.jobs.arguments import add_compute, add_path, describe, optional_path
 from husai.jobs.measured import measured_or_failed, seed_directories
 from husai.provenance import failure, folder
 
@@ -22,7 +21,6 @@ room for the SAEs on a small machine."""
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="a trained recipe (--recipe), or any SAE checkpoints (PATH PATH ...)",
@@ -39,7 +37,7 @@ def add_arguments(command: ArgumentParser) -> None:
         help="null of the table (default %(default)s)",
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    command.add_argument("--recipe", type=Path, help="trained recipe folder or its manifest")
+    add_path(command, "--recipe", "trained recipe folder or its manifest")
     optional_path(
         command,
         "--activations",
@@ -64,26 +62,20 @@ def add_arguments(command: ArgumentParser) -> None:
         choices=["selection", "confirmation"],
         help="what the record is evidence of (with --recipe): the gate never counts the selection's",
     )
-    command.add_argument("--out", type=Path, help="evidence file to write (with --recipe)")
+    add_path(command, "--out", "evidence file to write (with --recipe)")
     add_compute(command)
 
 
 def run(args: Namespace) -> None:
     """Measure a recipe, or print the table of any SAEs."""
-    from husai.compute import resolve_device, use_threads
+    from husai.compute import resolve_device
 
-    use_threads(args.threads)
     device = resolve_device(args.device)
     if args.recipe is None:
         from husai.brought.comparison import compare_paths
 
-        found = compare_paths(
-            args.paths,
-            args.null,
-            rows=args.activations,
-            device=device,
-            drop_zero_rows=args.drop_zero_rows,
-        )
+        options = {"rows": args.activations, "drop_zero_rows": args.drop_zero_rows}
+        found = compare_paths(args.paths, args.null, **options, device=device)
         print(json.dumps(found.record, indent=1) if args.json else found.table)
         return
     if args.out is None or args.paths:
@@ -92,17 +84,10 @@ def run(args: Namespace) -> None:
         )
     recipe_dir = folder(args.recipe)
 
-    def measure() -> None:
-        stability_job(
-            recipe_dir,
-            args.activations,
-            args.out,
-            frozen_dir=args.frozen,
-            split=args.split,
-            phase=args.phase,
-            device=device,
-        )
-
+    options = {"frozen_dir": args.frozen, "split": args.split, "phase": args.phase}
+    measure = partial(
+        stability_job, recipe_dir, args.activations, args.out, **options, device=device
+    )
     measured_or_failed("stability", recipe_dir, None, args.out, measure)
 
 
@@ -116,14 +101,11 @@ def stability_job(
     phase: str | None = None,
     device: Any = "cpu",
 ) -> dict[str, Any]:
-    """Measure the stability of a trained recipe and write
+    """Measure the stability of a trained recipe and write its evidence, which is returned, to
     ``results/stability/{subject}/{recipe}.json``.
 
     Parameters
     ----------
-    recipe_dir : path
-        ``results/saes/{subject}/{recipe}`` or its ``manifest.json``: ``recipe.json``,
-        ``training.parquet`` and ``seed{seed}/``.
     store_dir : path or None
         ``results/subjects/{subject}/activations/{hook}`` (or its ``manifest.json``, or a store
         itself); what a transcoder reconstructs lies beside it. None: where the recipe's subject and
@@ -131,15 +113,9 @@ def stability_job(
     frozen_dir : path or None
         The recipe's frozen-decoder control, for the fourth null.
     split : str
-        Which rows decide about dead latents and activation agreement: ``held_out`` or
-        ``confirmation``.
+        Which rows decide about dead latents and activation agreement.
     phase : str or None
         ``selection`` or ``confirmation``, where the record is evidence of one of them.
-
-    Returns
-    -------
-    dict
-        The evidence record as written.
 
     Raises
     ------
@@ -165,17 +141,19 @@ def stability_job(
     frozen, frozen_inputs, missing = _frozen(frozen_dir, device)
     initial = _starts(recipe, seeds, saes, device)
     missing |= {} if initial else {"init": "how brought SAEs were initialised is not known"}
-    report = measure_stability(
-        saes,
-        rows,
-        seeds=seeds,
-        initial_decoders=initial,
-        frozen=frozen,
-        target=target,
-        device=device,
-    )
+    beside_them = {"initial_decoders": initial, "frozen": frozen, "target": target}
+    report = measure_stability(saes, rows, seeds=seeds, **beside_them, device=device)
     details = report.details() | {"split": split, "rows": len(rows), "nulls_missing": missing}
-    details |= _training(recipe_dir, described)
+    details |= {
+        "recipe_fields": described["recipe"],
+        "resolved": described.get("resolved"),
+        "final": described.get("final", []),
+    }
+    curves = recipe_dir / "training.parquet"
+    if curves.is_file():
+        details["trajectory"] = training_trajectory(curves)
+    if phase:
+        details["phase"] = phase
     inputs = [d / "sae_weights.safetensors" for d in directories] + frozen_inputs
     inputs.append(recipe_dir / "recipe.json")
     inputs += [s.path / "store.json" for s in (store, target_store) if s is not None]
@@ -189,21 +167,9 @@ def stability_job(
         {"recipe": recipe.to_dict(), "split": split},
         seeds,
         **details,
-        **({"phase": phase} if phase else {}),
     )
     provenance.write_json(out, record)
     return record
-
-
-def _training(recipe_dir: Path, described: dict) -> dict[str, Any]:
-    """What is known of the training: recipe, final figures, curves where it was followed."""
-    known = {
-        "recipe_fields": described["recipe"],
-        "resolved": described.get("resolved"),
-        "final": described.get("final", []),
-    }
-    curves = recipe_dir / "training.parquet"
-    return known | ({"trajectory": training_trajectory(curves)} if curves.is_file() else {})
 
 
 def _rows(directory: Path, split: str):
@@ -218,9 +184,7 @@ def _rows(directory: Path, split: str):
 
 
 def _starts(recipe, seeds: list[int], saes: list, device) -> list | None:
-    """Untrained decoders of the same seeds; None for brought SAEs whose metadata do not say how
-    they were initialised.
-    """
+    """Untrained decoders of the same seeds; None where the metadata of brought SAEs do not say."""
     from husai.brought.members import initial_of
     from husai.sae import initial_decoder
 
@@ -234,9 +198,7 @@ def _starts(recipe, seeds: list[int], saes: list, device) -> list | None:
 def _frozen(
     frozen_dir: str | Path | None, device
 ) -> tuple[list | None, list[Path], dict[str, str]]:
-    """The SAEs of the frozen control, their weight files, and why they are missing when they
-    are.
-    """
+    """The SAEs of the frozen control, their weight files, or why they are missing."""
     from husai.sae import load_sae
 
     if not frozen_dir:

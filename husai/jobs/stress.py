@@ -17,11 +17,8 @@ def stress_job(kind: str, inputs: Sequence[str], out: Path) -> dict:
     other ensemble (:func:`husai.stress.stress_metrics`) and, where probing was measured, AUC of the
     candidate's probes minus that of the other's (:func:`husai.stress.probing_difference`).
 
-    Parameters
-    ----------
-    inputs : sequence of path
-        Stability evidence of the candidate and of the other ensemble; then, or nothing, the lists
-        of their probing records, as ``husai saebench --all-seeds`` writes them.
+    ``inputs`` are the stability evidence of the candidate and of the other ensemble; then, or
+    nothing, the lists of their probing records, as ``husai saebench --all-seeds`` writes them.
     """
     from husai.stability.record import StabilityRecord
     from husai.stress import stress_metrics

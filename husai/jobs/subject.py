@@ -13,7 +13,6 @@ MANIFEST = "manifest.json"
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="the probing data sets' training text, or the model hub",
@@ -35,38 +34,26 @@ def run(args: Namespace) -> None:
     from husai.planning.specs import SubjectSpec, read_spec
 
     spec = read_spec(SubjectSpec, args.spec)
-    subject_job(spec, args.out, device=args.device, threads=args.threads)
+    subject_job(spec, args.out, device=args.device)
 
 
-def subject_job(
-    spec, out: str | Path, *, device: str = "auto", threads: int | None = None, parent=None
-) -> dict:
-    """Make the subject ``spec`` in folder ``out``; returns its metrics.
-
-    Parameters
-    ----------
-    spec : ModularSpec, LanguageSpec or PretrainedSpec
-        See :mod:`husai.planning.specs`.
-    parent : path, optional
-        Model folder of the subject that a randomised one copies; by default ``{out}/../../{name
-        without -random}/model``.
+def subject_job(spec, out: str | Path, *, device: str = "auto") -> dict:
+    """Make the subject ``spec`` in folder ``out``; returns its metrics. A randomised one copies
+    ``{out}/../../{name without -random}/model``.
     """
-    from husai.compute import resolve_device, use_threads
+    from husai.compute import resolve_device
     from husai.recipe import RANDOM
     from husai.subjects.make import make_subject
 
-    out = folder(out)
-    use_threads(threads)
-    if spec.randomise and parent is None:
+    out, parent = folder(out), None
+    if spec.randomise:
         parent = out.parent.parent / spec.name.removesuffix(RANDOM) / "model"
     with job(out / MANIFEST, config=spec.values(), seeds=[spec.seed]) as work:
-        if spec.randomise:
-            work.reads(folder(parent) / MANIFEST)
+        if parent is not None:
+            work.reads(parent / MANIFEST)
         metrics = make_subject(spec.values(), out, device=resolve_device(device), parent=parent)
-        work.notes(
-            text_overlap_rows=metrics.get("text_overlap_rows", 0),
-            corpus_sha256=metrics.get("corpus_sha256"),
-        )
+        overlap = metrics.get("text_overlap_rows", 0)
+        work.notes(text_overlap_rows=overlap, corpus_sha256=metrics.get("corpus_sha256"))
         work.writes(*sorted(p for p in out.iterdir() if _is_output(p)))
     probe = metrics.get("leak_probe", {})
     log(

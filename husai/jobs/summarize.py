@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from husai.jobs.arguments import add_spec, describe
+from husai.jobs.arguments import add_path, add_spec, describe
 
 TABLES = ("baseline", "ablations", "calibration", "consistency", "frontier", "scaling")
 STRESS = ("random_model", "transcoder")
@@ -15,7 +15,6 @@ STAGES = (*TABLES, "calibration-select", "confirmation", *STRESS)
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="evidence and external records",
@@ -27,9 +26,7 @@ def add_arguments(command: ArgumentParser) -> None:
     command.add_argument(
         "--inputs", nargs="+", action="extend", required=True, help="files the stage reads"
     )
-    command.add_argument(
-        "--out", type=Path, required=True, help="JSON file to write; the others go beside it"
-    )
+    add_path(command, "--out", "JSON file to write; the others go beside it", required=True)
 
 
 def run(args: Namespace) -> None:
@@ -38,23 +35,11 @@ def run(args: Namespace) -> None:
 
 
 def summarize_job(stage: str, values: dict, inputs: Sequence[str], out: Path) -> dict | None:
-    """Write what a stage found.
+    """Write what a stage found to ``out`` and return it, with ``.parquet``, ``.md`` and a manifest
+    beside; of the confirmation, which writes four records, nothing is returned.
 
-    Parameters
-    ----------
-    stage : str
-        One of :data:`STAGES`.
-    values : dict
-        The stage's spec as JSON values.
-    inputs : sequence of path
-        See ``table`` of the stage's module in :mod:`husai.summaries`.
-    out : path
-        JSON file; ``.parquet``, ``.md`` and a manifest go beside it.
-
-    Returns
-    -------
-    dict or None
-        What was written; of the confirmation, which writes four records, nothing.
+    ``values`` are the stage's spec as JSON values, ``inputs`` what ``table`` of its module in
+    :mod:`husai.summaries` reads.
     """
     from husai.planning import specs
 
@@ -68,18 +53,26 @@ def summarize_job(stage: str, values: dict, inputs: Sequence[str], out: Path) ->
 
         return confirmation_job(specs.read_spec(specs.ConfirmationSpec, values), inputs, out)
     if stage == "calibration-select":
-        from husai.jobs.calibration_select import calibration_select_job
-
-        spec = specs.read_spec(specs.CalibrationSpec, values)
-        return calibration_select_job(spec, inputs, out)
+        return _select_k(specs.read_spec(specs.CalibrationSpec, values), inputs, out)
     spec = specs.read_spec(getattr(specs, f"{stage.capitalize()}Spec"), values)
     return table_job(stage, spec, inputs, out)
 
 
+def _select_k(spec, inputs: Sequence[str], out: Path) -> dict:
+    """Choose k by the stability of every candidate: ``{subject: {"k": ...}}`` and why."""
+    from husai.provenance import job, write_json
+    from husai.summaries.calibration import selected
+
+    record, manifest = selected(spec, inputs), out.with_suffix(".manifest.json")
+    with job(manifest, config=spec.values(), seeds=spec.calibration.seeds) as work:
+        work.reads(*inputs)
+        write_json(out, record)
+        work.writes(out)
+    return record
+
+
 def table_job(stage: str, spec, inputs: Sequence[str], out: Path) -> dict:
-    """Write the table of a stage; of the baseline also the evidence that ``cycle3`` reads, of the
-    first subject.
-    """
+    """Write a stage's table; of the baseline also the first subject's evidence, for ``cycle3``."""
     from husai.provenance import write_json
     from husai.report.summary import write_summary
 

@@ -1,18 +1,14 @@
-"""Verb ``train``: the ensemble of a recipe, a role of the confirmation (``--role``), or SAEs on
-planted features (``--planted``).
-"""
+"""Verb ``train``: a recipe, a role of the confirmation (``--role``), or ``--planted`` SAEs."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from husai.errors import HusaiError
-from husai.jobs.arguments import add_compute, add_spec, describe, optional_path
+from husai.jobs.arguments import add_compute, add_path, add_spec, describe, optional_path
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="activation stores",
@@ -40,16 +36,13 @@ def add_arguments(command: ArgumentParser) -> None:
         action="store_true",
         help="train on planted features instead, and write what was found of them",
     )
-    command.add_argument("--candidate", type=Path, help="selected_candidate.json (with --role)")
-    command.add_argument("--out", type=Path, required=True, help="manifest to write")
+    add_path(command, "--candidate", "selected_candidate.json (with --role)")
+    add_path(command, "--out", "manifest to write", required=True)
     add_compute(command)
 
 
 def run(args: Namespace) -> None:
     """Train a recipe, a role of the confirmation, or SAEs on planted features."""
-    from husai.compute import use_threads
-
-    use_threads(args.threads)
     if args.planted:
         from husai.jobs import planted
 
@@ -66,13 +59,6 @@ def run(args: Namespace) -> None:
         raise HusaiError(
             "--activations is missing; give the activation folder of the recipe's hook"
         )
-    train_job(
-        spec,
-        args.activations,
-        args.out,
-        reference=args.reference,
-        calibration=args.calibration,
-        device=args.device,
-        dtype=args.dtype,
-    )
+    names = ("reference", "calibration", "device", "dtype")
+    train_job(spec, args.activations, args.out, **{name: getattr(args, name) for name in names})
     return None

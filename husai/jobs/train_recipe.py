@@ -1,6 +1,4 @@
-"""Training one recipe: all its seeds as one computation, saved in SAELens format with curves and a
-manifest.
-"""
+"""Training one recipe: its seeds as one computation, saved in SAELens format with curves."""
 
 from __future__ import annotations
 
@@ -30,35 +28,24 @@ def train_job(
     device: str = "auto",
     dtype: str = "float32",
 ) -> dict:
-    """Train ``spec.recipe`` for all ``spec.seeds`` and write ``results/saes/{subject}/{recipe}``.
+    """Train ``spec.recipe`` for all ``spec.seeds`` and write ``recipe.json`` (which is returned),
+    ``training.parquet`` and ``seed{n}/`` beside the manifest ``out``.
+
+    Without ``spec.may_fail`` an L0 out of reach is logged and the nearest one kept. A killed job
+    goes on from ``.resume/`` when it is started again with the same recipe, and ends with the same
+    weights on a CPU.
 
     Parameters
     ----------
-    spec : TrainSpec
     store : path
-        ``results/subjects/{subject}/activations/{hook}`` or its manifest: the splits ``train`` and
-        ``held_out``. What a transcoder reconstructs, its ``target_hook_name``, lies beside it.
-    out : path
-        Manifest to write, or its folder: ``recipe.json``, ``training.parquet`` and ``seed{n}/`` go
-        beside it.
+        Activations of the recipe's hook, or their manifest: the splits ``train`` and ``held_out``.
+        What a transcoder reconstructs, its ``target_hook_name``, lies beside it.
     reference : path, optional
         Trained plain twin of a consistency recipe.
     calibration : path, optional
         ``results/calibration/selected.json``, for a recipe whose k or L0 is ``calibrated``.
     coefficient : float, optional
         Sparsity coefficient that gave the recipe's L0 before; searched unless given.
-
-    Returns
-    -------
-    dict
-        What ``recipe.json`` holds: the recipe as configured and as resolved, and the final figures
-        per seed.
-
-    Notes
-    -----
-    Without ``spec.may_fail`` an L0 out of reach is logged and the nearest one kept. A killed job
-    goes on from ``.resume/`` when it is started again with the same recipe, and ends with the same
-    weights on a CPU.
     """
     from husai.compute import resolve_device
     from husai.passport import train_consensus
@@ -69,19 +56,15 @@ def train_job(
     if coefficient is not None:
         resolved = replace(resolved, sparsity_coefficient=coefficient)
     rows, target = _stores(resolved, store)
-    for split in rows.values():
-        split.check_origin(resolved.subject, resolved.hook_name)
     decoder = _reference_decoder(resolved, reference)
+    of = rows["train"].n_rows
+    about = {"store": str(rows["train"].path), "rows": min(resolved.n_rows or of, of), "of": of}
     with provenance.job(
-        out / "manifest.json",
-        config=spec.values(),
-        seeds=seeds,
-        data_slice=_data_slice(resolved, rows["train"]),
+        out / "manifest.json", config=spec.values(), seeds=seeds, data_slice=about
     ) as work:
         work.reads(*(s.path / "store.json" for s in (*rows.values(), *target.values())))
-        work.reads(
-            *(p for p in (calibration, reference and folder(reference) / "manifest.json") if p)
-        )
+        twin = reference and folder(reference) / "manifest.json"
+        work.reads(*filter(None, (calibration, twin)))
         progress = Progress(resolved.steps, f"{resolved.id}, {len(seeds)} seeds: steps")
         try:
             train = train_consensus if resolved.consensus_members else train_ensemble
@@ -103,7 +86,7 @@ def train_job(
         except RecipeFailed as error:
             if not spec.may_fail:
                 raise
-            described = _fail(out, configured, resolved, seeds, str(error), work)
+            described = _fail(out, configured.describe(resolved, seeds), str(error), work)
         else:
             described = _save(out, configured, result, seeds, work)
     shutil.rmtree(out / RESUME, ignore_errors=True)
@@ -130,8 +113,8 @@ def resolve(recipe: Recipe, calibration: str | Path | None) -> Recipe:
     asked = ("k", "d_sae") if recipe.d_sae == MATCHED else ("k",)
     if not all(isinstance(chosen.get(name), int) for name in asked):
         raise HusaiError(
-            f"{calibration}: holds no {' and '.join(asked)} for subject {recipe.subject}; run the calibration stage "
-            "again"
+            f"{calibration}: holds no {' and '.join(asked)} for subject {recipe.subject}; run the "
+            "calibration stage again"
         )
     if recipe.d_sae == MATCHED:
         return recipe.resolve(chosen["k"], chosen["d_sae"])
@@ -139,9 +122,7 @@ def resolve(recipe: Recipe, calibration: str | Path | None) -> Recipe:
 
 
 def _stores(recipe: Recipe, folder: Path) -> tuple[dict, dict]:
-    """Activations by split that the recipe reads, and those that a transcoder reconstructs; an
-    empty or one-dimensional space is refused before any time is spent on it.
-    """
+    """Activations by split that the recipe reads, and those that a transcoder reconstructs."""
     from husai.activations import ActivationStore
 
     splits, target = ("train", "held_out"), {}
@@ -172,16 +153,8 @@ def _reference_decoder(recipe: Recipe, reference: str | Path | None):
     return load_sae(folder(reference) / f"seed{recipe.reference_seed}").W_dec
 
 
-def _data_slice(recipe: Recipe, store) -> dict:
-    """Which rows were trained on."""
-    rows = min(recipe.n_rows or store.n_rows, store.n_rows)
-    return {"store": str(store.path), "rows": rows, "of": store.n_rows}
-
-
 def _check_result(recipe: Recipe, result) -> None:
-    """Refuse SAEs that do nothing: a reconstruction that is not finite, or no latent that fires on
-    held-out rows.
-    """
+    """Refuse SAEs that do nothing on held-out rows."""
     for row in result.final:
         if not math.isfinite(row["explained_variance"]):
             raise RecipeFailed(
@@ -198,63 +171,49 @@ def _check_result(recipe: Recipe, result) -> None:
 def _save(
     out: Path, configured: Recipe, result, seeds: Sequence[int], work: provenance.Job
 ) -> dict:
-    """Write ``seed{n}/`` in SAELens format, the curves and ``recipe.json``, whose content is
-    returned; SAEs of other seeds go.
-    """
+    """Write ``seed{n}/``, the curves and ``recipe.json``, which is returned; other seeds go."""
     from husai.report.summary import write_parquet
-    from husai.sae import save_sae
 
-    for stale in out.glob("seed*"):
-        shutil.rmtree(stale)
-    for seed, sae, final in zip(seeds, result.saes, result.final, strict=True):
-        sae.cfg.update(
-            subject=configured.subject,
-            hook_name=configured.hook_name,
-            recipe_id=configured.id,
-            recipe_hash=configured.hash,
-            seed=int(seed),
-            **{name: final[name] for name in ("plateau_gain", "cos_to_init")},
-        )
-        save_sae(sae, out / f"seed{seed}")
-        work.writes(*sorted(p for p in (out / f"seed{seed}").iterdir() if p.is_file()))
+    known = [{k: final[k] for k in ("plateau_gain", "cos_to_init")} for final in result.final]
+    work.writes(*save_saes(out, configured, seeds, result.saes, known))
     first = result.saes[0]
     shape = {"d_in": first.d_in, "d_out": first.d_out}
-    described = _describe(configured, result.resolved, seeds) | shape | {"final": result.final}
+    described = configured.describe(result.resolved, seeds) | shape | {"final": result.final}
     write_parquet(out / "training.parquet", result.curves)
     provenance.write_json(out / "recipe.json", described)
     work.writes(out / "training.parquet", out / "recipe.json")
     return described
 
 
-def _describe(configured: Recipe, resolved: Recipe, seeds: Sequence[int]) -> dict:
-    """What ``recipe.json`` says of every recipe, trained or failed."""
-    return {
-        "schema": "husai.recipe/1",
-        "id": configured.id,
-        "hash": configured.hash,
-        "recipe": configured.to_dict(),
-        "resolved": resolved.to_dict(),
-        "seeds": [int(s) for s in seeds],
-    }
-
-
-def _fail(
-    out: Path,
-    configured: Recipe,
-    resolved: Recipe,
-    seeds: Sequence[int],
-    reason: str,
-    work: provenance.Job,
-) -> dict:
-    """Leave ``recipe.json`` and a manifest that say the recipe failed, and no SAE of an earlier
-    training beside them.
+def save_saes(
+    out: Path, recipe: Recipe, seeds: Sequence[int], saes: Sequence, notes: Sequence[dict]
+) -> list[Path]:
+    """Write ``seed{n}/`` in SAELens format, with ``notes`` of each SAE among its metadata, and return
+    the files written; SAEs of other seeds go.
     """
+    from husai.sae import save_sae
+
+    for stale in out.glob("seed*"):
+        shutil.rmtree(stale)
+    of = {"subject": recipe.subject, "hook_name": recipe.hook_name}
+    of |= {"recipe_id": recipe.id, "recipe_hash": recipe.hash}
+    written = []
+    for seed, sae, more in zip(seeds, saes, notes, strict=True):
+        sae.cfg.update(**of, seed=int(seed), **more)
+        save_sae(sae, out / f"seed{seed}")
+        written += sorted(p for p in (out / f"seed{seed}").iterdir() if p.is_file())
+    return written
+
+
+def _fail(out: Path, described: dict, reason: str, work: provenance.Job) -> dict:
+    """Leave ``recipe.json`` and a manifest that say so, and no SAE of an earlier training."""
     for stale in (*out.glob("seed*"), *out.glob("training.parquet")):
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     why = {"status": "failed", "reason": reason}
-    described = _describe(configured, resolved, seeds) | why
+    described |= why
     provenance.write_json(out / "recipe.json", described)
     work.writes(out / "recipe.json")
     work.notes(**why)
-    log(f"FAILED: {configured.id} on {configured.subject}: {reason}; its row in the tables says so")
+    subject = described["recipe"]["subject"]
+    log(f"FAILED: {described['id']} on {subject}: {reason}; its row in the tables says so")
     return described

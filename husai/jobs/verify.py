@@ -16,7 +16,6 @@ NOT_MEASURED = (
 
 
 def add_arguments(command: ArgumentParser) -> None:
-    """Options of the verb."""
     describe(
         command,
         reads="everything under ROOT",

@@ -175,7 +175,7 @@ def test_the_handler_leaves_the_time_of_the_log_alone(places):
     path = write_log(*places)
     os.utime(path, (1, 1))
     start_run(*places)
-    log_job(*places, event="success", closing=False)
+    log_job(*places, event="success")
     assert path.stat().st_mtime == 1
     assert path.read_text().count("\n## ") == 2
     assert (places[1] / "checksums.json").is_file()
