@@ -1,10 +1,8 @@
-"""Confirmation attempts in their ledger: one for each candidate, begun before its weights exist and
-finished with their hashes.
-"""
+"""Confirmation attempts, one for each candidate: begun before its weights, ended with them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,48 +67,25 @@ def begin_confirmation(
         seeds.
     """
     _check_seeds(seeds, selection_seeds, at_least)
-    path = Path(ledger)
+    path, about = Path(ledger), {"config_hash": config_hash, "seeds": sorted(seeds), "data": data}
+    entry = {"event": "started", **about, **extra}
     with locked(path):
         mine = entries_of(config_hash, path)
-        started = [e for e in mine if e.get("event") == "started" and not e.get("resumed")]
-        finished = [e.get("attempt") for e in mine if e.get("event") == "finished"]
-        entry = {
-            "event": "started",
-            "config_hash": config_hash,
-            "seeds": sorted(seeds),
-            "data": data,
-            **extra,
-        }
-        last = started[-1] if started else None
-        if (
-            last
-            and last.get("attempt") not in finished
-            and all(last.get(key) == finite(entry[key]) for key in entry)
-        ):
-            return append_locked(
-                path,
-                {
-                    **entry,
-                    "attempt": last.get("attempt"),
-                    "forced": last.get("forced"),
-                    "resumed": True,
-                },
-            )
-        if started and not force:
-            state = (
-                "finished"
-                if last.get("attempt") in finished
-                else "started with other seeds or data"
-            )
-            raise HusaiError(
-                f"confirm: {path} holds attempt {last.get('attempt')} for candidate {config_hash} "
-                f"({state}, {last.get('time')}); "
-                "one attempt per configuration. Force a further one only knowingly: it is marked "
-                "in every report"
-            )
-        return append_locked(
-            path, {**entry, "attempt": len(started) + 1, "forced": bool(started), "resumed": False}
-        )
+        started = starts(mine)
+        state = {"attempt": len(started) + 1, "forced": bool(started), "resumed": False}
+        if started:
+            last = started[-1]
+            ended = last.get("attempt") in [e.get("attempt") for e in ends(mine)]
+            if not ended and all(last.get(key) == finite(entry[key]) for key in entry):
+                state = {key: last.get(key) for key in ("attempt", "forced")} | {"resumed": True}
+            elif not force:
+                why = "finished" if ended else "started with other seeds or data"
+                raise HusaiError(
+                    f"confirm: {path} holds attempt {last.get('attempt')} for candidate "
+                    f"{config_hash} ({why}, {last.get('time')}); one attempt per configuration. "
+                    "Force a further one only knowingly: it is marked in every report"
+                )
+        return append_locked(path, entry | state)
 
 
 def _check_seeds(seeds: list[int], selection_seeds: list[int], at_least: int) -> None:
@@ -120,19 +95,16 @@ def _check_seeds(seeds: list[int], selection_seeds: list[int], at_least: int) ->
             f"confirm: seeds {seen} were already used for the selection; confirmation needs fresh "
             "seeds"
         )
-    if len(set(seeds)) < at_least:
+    if (n := len(set(seeds))) < at_least:
         raise HusaiError(
-            f"confirm: {len(set(seeds))} different seeds given, confirmation needs at least "
-            f"{at_least}"
+            f"confirm: {n} different seeds given, confirmation needs at least {at_least}"
         )
 
 
 def finish_confirmation(
     config_hash: str, attempt: int, ledger: str | Path = CONFIRMATION_LEDGER, **result: Any
 ) -> dict[str, Any]:
-    """Record that an attempt has ended, with what it found; afterwards it can neither be resumed
-    nor repeated unforced.
-    """
+    """Record that an attempt has ended: it is neither resumed nor, unforced, repeated any more."""
     return append(
         ledger, {"event": "finished", "config_hash": config_hash, "attempt": attempt, **result}
     )
@@ -147,15 +119,10 @@ def confirmation_family(
     overlap, up to and including this candidate's latest; it never changes afterwards.
     ``candidates`` is the number of different candidates among all of them so far. A candidate that
     the ledger does not know comes after all that it does."""
-    started = [
-        e for e in read_ledger(ledger) if e.get("event") == "started" and not e.get("resumed")
-    ]
+    started = starts(read_ledger(ledger))
     own = [i for i, e in enumerate(started) if e.get("config_hash") == config_hash]
     if not own:
-        return {
-            "order": len(started) + 1,
-            "candidates": len({_named(e) for e in started}) + 1,
-        }
+        return {"order": len(started) + 1, "candidates": len({_named(e) for e in started}) + 1}
     same = [i for i, e in enumerate(started) if _same_claim(e, started[own[-1]])]
     candidates = {_named(started[i]) for i in same}
     return {"order": sum(i <= own[-1] for i in same), "candidates": len(candidates)}
@@ -174,9 +141,8 @@ def _same_claim(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
         e["data"].get("datasets") if isinstance(e.get("data"), dict) else e.get("data")
         for e in (a, b)
     ]
-    apart = all(isinstance(d, list) for d in data) and not {canonical_json(x) for x in data[0]} & {
-        canonical_json(x) for x in data[1]
-    }
+    sets = [{canonical_json(x) for x in d} for d in data if isinstance(d, list)]
+    apart = len(sets) == 2 and sets[0].isdisjoint(sets[1])
     models = [e.get("model") for e in (a, b)]
     named = models if None not in models else [e.get("subject") for e in (a, b)]
     return not apart and (None in named or named[0] == named[1])
@@ -198,6 +164,16 @@ def refuse_cut_start(ledger: str | Path = CONFIRMATION_LEDGER) -> None:
         )
 
 
+def starts(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Entries that begin an attempt, without those that go on with one."""
+    return [e for e in entries if e.get("event") == "started" and not e.get("resumed")]
+
+
+def ends(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Entries that end an attempt."""
+    return [e for e in entries if e.get("event") == "finished"]
+
+
 def entries_of(config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER) -> list[dict[str, Any]]:
     """A candidate's entries, oldest first."""
     return [e for e in read_ledger(ledger) if e.get("config_hash") == config_hash]
@@ -206,14 +182,12 @@ def entries_of(config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER) -> li
 def confirmation_status(
     config_hash: str, ledger: str | Path = CONFIRMATION_LEDGER
 ) -> dict[str, Any]:
-    """``{"attempts", "forced", "finished", "ledger"}`` of a candidate, for reports; ``ledger`` is its
-    head."""
+    """``{"attempts", "forced", "finished", "ledger"}`` of a candidate; ``ledger`` is its head."""
     mine = entries_of(config_hash, ledger)
-    started = [e for e in mine if e.get("event") == "started" and not e.get("resumed")]
-    finished = [e for e in mine if e.get("event") == "finished"]
+    started = starts(mine)
     return {
         "attempts": len(started),
         "forced": any(e.get("forced") for e in started),
-        "finished": len(finished),
+        "finished": len(ends(mine)),
         "ledger": ledger_head(ledger),
     }

@@ -1,6 +1,4 @@
-"""The level at which a candidate's bounds are judged, and a bound stated at a stricter level than
-that of its own interval.
-"""
+"""The level at which a candidate's bounds are judged, and bounds restated at a stricter one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Whether a claim may be made on a decision: judged again from its evidence, now, by the strict policy
-that ships with this version. What ``verify`` judges a decision by is read here too.
-"""
+"""Whether a claim may be made: its decision judged again, now, by strict as it ships."""
 
 from __future__ import annotations
 
@@ -63,9 +61,7 @@ def records_behind(
 
 
 def misnamed(body: Mapping[str, Any], records: Sequence[Evidence], root: Path) -> str:
-    """Why the candidate of a decision is not the one that its evidence, or a file among its inputs,
-    names; empty when it is.
-    """
+    """Why the candidate is not the one that the evidence or an input names; empty when it is."""
     about = body.get("candidate")
     if not isinstance(about, Mapping):
         return "names no candidate"

@@ -1,24 +1,19 @@
-"""What a policy said about a candidate, and how it is written down: JSON, Markdown, one line per
-condition.
-"""
+"""What a policy said about a candidate, and how it is written down: JSON, Markdown, lines."""
 
 from __future__ import annotations
 
-import math
-import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from husai.errors import HusaiError, reading
 from husai.evidence import is_number
-from husai.gate.policy import is_shipped, policy_label
+from husai.gate.policy import COMPARE, is_shipped, policy_label
 from husai.gate.verdict import AS_BROUGHT, NOT_RELEASED, RELEASED
 from husai.shown import in_code, in_markdown
 
 ASKED = re.compile(r"(point|lcb|ucb) (>=|<=|>|<) (\S+)")
-COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 VERDICTS = (RELEASED, NOT_RELEASED, AS_BROUGHT)
 UNIT_AT_ZERO = 0.05
 """What a margin is measured in where the threshold is 0 and gives no unit: the difference in AUC,
@@ -51,16 +46,13 @@ class Row(NamedTuple):
         """``[lcb, ucb]`` with ``-inf``/``inf`` for a missing bound; empty when nothing was read."""
         if self.value is None:
             return ""
-        return (
-            f"[{'-inf' if self.lcb is None else f'{self.lcb:.4g}'}, "
-            f"{'inf' if self.ucb is None else f'{self.ucb:.4g}'}]"
-        )
+        low = "-inf" if self.lcb is None else f"{self.lcb:.4g}"
+        high = "inf" if self.ucb is None else f"{self.ucb:.4g}"
+        return f"[{low}, {high}]"
 
     @property
     def required(self) -> tuple[str, str, float] | None:
-        """Basis (``point``, ``lcb`` or ``ucb``), operator and threshold; None for a check that
-        compares no number.
-        """
+        """Basis, operator and threshold; None for a check that compares no number."""
         found = ASKED.fullmatch(self.asked)
         return (found[1], found[2], float(found[3])) if found else None
 
@@ -173,13 +165,18 @@ class Decision:
         }
 
     def lines(self) -> list[str]:
-        """One plain line per gate; see :func:`gate_lines`."""
-        return gate_lines(self.to_dict())
+        """One plain line per gate: verdict, name, its most telling condition, reason."""
+        out = []
+        for name, reason in self.reasons.items():
+            row = telling([row for row in self.rows if row.gate == name])
+            value = "missing" if row.value is None else f"{row.value:.4g} {row.interval}"
+            asked = f"{row.condition} {value}, asked {row.asked}: " if row.asked else ""
+            note = " (unattainable)" if name in self.unattainable else ""
+            out.append(f"{'pass' if self.gates[name] else 'FAIL'} {name}{note}: {asked}{reason}")
+        return out
 
     def to_markdown(self) -> str:
-        """The text of ``release_policy.md``: status first, then gates, conditions, and what was
-        unattainable.
-        """
+        """The text of ``release_policy.md``: status, gates, conditions, what was unattainable."""
         status = "PASS" if self.pass_all else "FAIL: " + in_markdown(", ".join(self.failing))
         names = (self.candidate.get(key) for key in ("condition", "recipe", "recipe_hash"))
         name = next((n for n in names if n and isinstance(n, str)), "not named")
@@ -280,36 +277,13 @@ def check_decision(body: object, where: object) -> dict[str, Any]:
     return body
 
 
-def gate_lines(body: Mapping[str, Any]) -> list[str]:
-    """One plain line per gate of a ``release_policy.json``: verdict, name, value, interval and
-    threshold of its most telling condition, reason.
-    """
-    out = []
-    for name, reason in body["reasons"].items():
-        row = telling([Row(**row) for row in body["rows"] if row["gate"] == name])
-        value = "missing" if row.value is None else f"{row.value:.4g} {row.interval}"
-        measured = f"{row.condition} {value}, asked {row.asked}: " if row.asked else ""
-        note = " (unattainable)" if name in body["unattainable"] else ""
-        out.append(f"{'pass' if body['gates'][name] else 'FAIL'} {name}{note}: {measured}{reason}")
-    return out
-
-
 def telling(rows: Sequence[Row]) -> Row:
-    """The most telling of a gate's conditions: failed before passed, with an interval before
-    without, measured before missing, then the policy's order.
-    """
+    """The most telling condition: failed before passed, then with an interval, then measured."""
     return min(rows, key=lambda r: (r.passed, r.lcb is None and r.ucb is None, r.value is None))
 
 
-def finite_or_none(number: float | None) -> float | None:
-    """The number itself, or None when it is infinite, NaN or missing."""
-    return number if number is not None and math.isfinite(number) else None
-
-
 def reason_of(rows: Sequence[Row]) -> str:
-    """Failures when there are any, else everything that held; conditions with one reason are named
-    together.
-    """
+    """Failures when there are any, else everything that held; equal reasons are told once."""
     failed = [row for row in rows if not row.passed]
     grouped: dict[str, list[str]] = {}
     for row in failed or rows:

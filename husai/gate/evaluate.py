@@ -1,6 +1,4 @@
-"""The decision: policy x evidence x candidate -> gates with reasons. Pure: reads no files, no
-clock.
-"""
+"""The decision: policy x evidence x candidate -> gates with reasons. Pure: no files, no clock."""
 
 from __future__ import annotations
 
@@ -14,12 +12,13 @@ from husai.errors import HusaiError, reading
 from husai.evidence import Evidence, Metric
 from husai.gate.bounds import FIRST
 from husai.gate.checks import CHECKS
-from husai.gate.decision import Decision, Row, finite_or_none, reason_of
+from husai.gate.decision import Decision, Row, reason_of
 from husai.gate.feasibility import Finding, assess
 from husai.gate.fixed import deviations
 from husai.gate.policy import Condition, Gate, Policy, is_shipped
 from husai.gate.pool import Pool, refuse_other
 from husai.gate.verdict import verdict_on
+from husai.provenance import finite
 
 
 def evaluate(
@@ -63,11 +62,11 @@ def evaluate(
     items = [e if isinstance(e, Evidence) else Evidence.read(e) for e in evidence]
     about = named_candidate(candidate, items)
     recipe_hash = str(about.get("recipe_hash") or "")
-    if not policy.original:
-        refuse_other(about, items)
     if policy.original:
         recipe_hash = recipe_hash or ORIGINAL
         items = as_the_original(items, recipe_hash)
+    else:
+        refuse_other(about, items)
     return _Evaluation(policy, Pool(items, recipe_hash, alpha), attempts).decision(about)
 
 
@@ -82,9 +81,7 @@ def named_candidate(candidate: str | Mapping | None, items: Sequence[Evidence]) 
 
 
 def _only_hash(items: Sequence[Evidence]) -> str:
-    """The one recipe hash of the confirmation evidence, or of all evidence where there is none;
-    empty when there are several.
-    """
+    """The one recipe hash of the confirmation evidence, or else of all; empty for several."""
     confirmed = [e for e in items if e.phase == "confirmation"]
     hashes = {e.recipe_hash for e in confirmed or items if e.recipe_hash}
     return hashes.pop() if len(hashes) == 1 else ""
@@ -102,7 +99,8 @@ class _Evaluation:
         judged = {gate.name: self._gate(gate) for gate in policy.gates}
         gates = {name: all(row.passed for row in rows) for name, rows in judged.items()}
         counted = [g.name for g in policy.gates if g.counts]
-        if all(gates[name] for name in counted) and not self._measured():
+        asked = (c for gate in policy.gates if gate.counts for c in gate.conditions())
+        if all(gates[name] for name in counted) and not any(map(self.pool.usable, asked)):
             text = "fails: nothing is measured for any gate that counts"
             for name in counted:
                 judged[name].append(Row.unmeasured(name, "evidence", False, text))
@@ -131,11 +129,6 @@ class _Evaluation:
             verdict=verdict,
             not_excluded=not_excluded,
         )
-
-    def _measured(self) -> bool:
-        """Whether there is any evidence for a gate that counts."""
-        counted = (g for g in self.policy.gates if g.counts)
-        return any(self.pool.usable(c) for g in counted for c in g.conditions())
 
     def _gate(self, gate: Gate) -> list[Row]:
         chosen = next(
@@ -176,7 +169,7 @@ class _Evaluation:
     def _there(self, condition: Condition) -> bool:
         """Whether a number, good or bad, can be read for the condition."""
         return any(
-            metric.problem or finite_or_none(metric.at(condition.basis)) is not None
+            metric.problem or finite(metric.at(condition.basis)) is not None
             for _, metric in self.pool.usable(condition)
         )
 
@@ -189,19 +182,20 @@ class _Evaluation:
         judged = [self._judge(gate, condition, item, metric) for item, metric in found]
         if len(judged) == 1:
             return judged[0]
-        sign = 1 if condition.op in (">=", ">") else -1
+        sign = 1 if condition.upward else -1
         return min(judged, key=lambda row: (row.passed, sign * (row.value or 0.0), repr(row)))
 
     def _judge(self, gate: Gate, condition: Condition, item: Evidence, metric: Metric) -> Row:
-        findings = [] if metric.problem else assess(gate, condition, metric, item)
-        self.findings.update(dict.fromkeys(findings))
-        passed, reason = self._verdict(gate, condition, item, metric, findings)
+        finding = None if metric.problem else assess(gate, condition, metric, item)
+        if finding is not None:
+            self.findings[finding] = None
+        passed, reason = self._verdict(gate, condition, item, metric, finding)
         return Row(
             gate.name,
             condition.name,
             metric.value,
-            finite_or_none(metric.lcb),
-            finite_or_none(metric.ucb),
+            finite(metric.lcb),
+            finite(metric.ucb),
             _seeds_behind(condition, item, metric),
             condition.asked,
             passed,
@@ -215,7 +209,7 @@ class _Evaluation:
         condition: Condition,
         item: Evidence,
         metric: Metric,
-        findings: list[Finding],
+        finding: Finding | None,
     ) -> tuple[bool, str]:
         if item.problems:
             return False, f"cannot be trusted: {item.label} " + "; ".join(item.problems)
@@ -225,11 +219,8 @@ class _Evaluation:
             why = f": {metric.method}" if metric.method else ""
             return False, f"is missing (null) in {item.label}{why}"
         if not condition.low <= metric.value <= condition.high:
-            return (
-                False,
-                f"= {metric.value:g} lies outside what it can be, [{condition.low:g}, "
-                f"{condition.high:g}], in {item.label}",
-            )
+            can_be = f"[{condition.low:g}, {condition.high:g}], in {item.label}"
+            return False, f"= {metric.value:g} lies outside what it can be, {can_be}"
         number = metric.at(condition.basis)
         passed = condition.holds(number)
         shown = "unbounded" if math.isinf(number) else _digits(number, condition)
@@ -239,10 +230,10 @@ class _Evaluation:
         seeds = _seeds_behind(condition, item, metric)
         few = seeds < gate.min_n
         text += f", but rests on {seeds} seeds where {gate.min_n} are needed" if few else ""
-        blocking = [f.reason for f in findings if f.blocking]
-        if blocking or few:
-            return False, "; ".join([text, *blocking])
-        return passed, text if passed else "; ".join([text, *(f.reason for f in findings)])
+        blocked = finding is not None and finding.blocking
+        if finding is not None and (blocked or not (passed or few)):
+            text += f"; {finding.reason}"
+        return passed and not few and not blocked, text
 
     def _metrics(self) -> dict[str, Any]:
         """What the decision reports of each metric that the policy speaks of: the worst of it."""
@@ -251,7 +242,7 @@ class _Evaluation:
             name = condition.report_as or f"{condition.evidence}.{condition.metric}"
             if name in out:
                 continue
-            sign = 1 if condition.op in (">=", ">") else -1
+            sign = 1 if condition.upward else -1
             worst = min(
                 (metric for _, metric in self.pool.usable(condition)),
                 key=lambda m, sign=sign: (m.value is None, sign * (m.value or 0.0), m.lcb, -m.ucb),
@@ -260,9 +251,9 @@ class _Evaluation:
             if worst is None:
                 out[name] = None
             elif condition.report_as:
-                out[name] = finite_or_none(worst.at(condition.basis))
+                out[name] = finite(worst.at(condition.basis))
             else:
-                bounds = {"lcb": finite_or_none(worst.lcb), "ucb": finite_or_none(worst.ucb)}
+                bounds = {"lcb": finite(worst.lcb), "ucb": finite(worst.ucb)}
                 out[name] = {"value": worst.value, **bounds, "n": worst.n}
         return out
 
@@ -277,9 +268,7 @@ def _readable(what: str, judged: Callable[[], str]) -> str:
 
 
 def _seeds_behind(condition: Condition, item: Evidence, metric: Metric) -> int:
-    """Seeds a number rests on: those the record names, and for a bound no more than its interval
-    was made from.
-    """
+    """Seeds a number rests on: those of the record, for a bound no more than its interval had."""
     if not item.n_seeds:
         return metric.n
     return item.n_seeds if condition.basis == "point" else min(item.n_seeds, metric.n)

@@ -1,9 +1,8 @@
-"""Reads evidence files, and follows what they rest on: every file that a record names, and those
-that the evidence among them names in turn, hashed again.
-"""
+"""Reads evidence files and follows what they rest on, hashing every file on the way."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -88,18 +87,12 @@ def _own_problems(path: Path, manifests: dict[Path, dict[str, str]]) -> list[str
     if folder not in manifests:
         manifests[folder] = {}
         for manifest in sorted(folder.glob("*manifest*.json")):
-            if is_special(manifest):
-                continue
-            try:
+            with contextlib.suppress(HusaiError, OSError, *MALFORMED):
                 outputs = read_json(manifest).get("outputs", [])
-                named = {
-                    str((folder / r["path"]).resolve()): r["sha256"]
-                    for r in outputs
-                    if isinstance(r, Mapping)
+                named = (r for r in outputs if isinstance(r, Mapping))
+                manifests[folder] |= {
+                    str((folder / r["path"]).resolve()): r["sha256"] for r in named
                 }
-            except (HusaiError, OSError, *MALFORMED):
-                continue
-            manifests[folder].update(named)
     expected = manifests[folder].get(str(path.resolve()))
     if expected is not None and expected != sha256_file(path):
         return ["has changed since its manifest was written"]
@@ -128,9 +121,7 @@ class Inputs:
         self._rests: dict[Path, Rests] = {}
 
     def of(self, item: Evidence) -> Rests:
-        """Problems of a record's inputs and of the evidence among them, named with the way to
-        them.
-        """
+        """Problems of a record's inputs and of the evidence among them, with the way to them."""
         problems, behind, beside = item.unnamed_inputs(), [], {}
         for entry in item.inputs:
             name, path = str(entry["path"]), self.root / str(entry["path"])
@@ -187,17 +178,13 @@ class Inputs:
 
 
 def _shown(name: str, most: int = 200) -> str:
-    """The name of a file as one line shows it: quoted where a terminal would obey it, and cut where
-    no file has a name so long.
-    """
+    """A name in one line: quoted where a terminal would obey it, cut where it is too long."""
     name = name if len(name) <= most else f"{name[:most]}... ({len(name)} characters)"
     return name if name.isprintable() else repr(name)
 
 
 def shapes(path: Path) -> dict[str, list[int]]:
-    """Shapes of the tensors of a safetensors file, which are not read; empty for a file that is none,
-    or whose size is not that of its tensors.
-    """
+    """Shapes of the tensors of a safetensors file, unread; empty where it is none, or cut."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -44,8 +44,7 @@ def ledger_head(path: str | Path) -> dict[str, Any]:
     """``{"entries", "sha256"}``: how many entries there are and the hash of the last, which covers
     all before it. Kept elsewhere it shows whether a ledger was cut, rewritten or begun anew.
     """
-    lines = _checked(Path(path))
-    return {"entries": len(lines), "sha256": _line_hash(lines[-1]) if lines else ""}
+    return heads(path)[-1]
 
 
 def heads(path: str | Path) -> list[dict[str, Any]]:
@@ -88,9 +87,7 @@ def _checked(path: Path) -> list[str]:
 
 
 def append(path: str | Path, entry: dict[str, Any]) -> dict[str, Any]:
-    """Add one entry with its time, commit and the hash of the line before; returns it as
-    written.
-    """
+    """Add an entry with its time, commit and the hash of the line before; returns it as written."""
     path = Path(path)
     with locked(path):
         return append_locked(path, entry)

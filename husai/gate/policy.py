@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ PINNED = {
 """SHA-256 of the policy files that ship with this version. A name promises nothing: whoever may edit
 a file may call it strict."""
 CHANGED = "a CHANGED policy"
+COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
 def is_shipped(name: object, sha256: object) -> bool:
@@ -32,9 +34,7 @@ def policy_label(name: object, sha256: object) -> str:
 
 
 class Condition(NamedTuple):
-    """One comparison: ``basis`` of ``metric`` in evidence of kind ``evidence``, ``op``,
-    ``threshold``.
-    """
+    """One comparison: ``basis`` of ``metric`` in evidence of a kind, ``op``, ``threshold``."""
 
     evidence: str
     metric: str
@@ -59,20 +59,23 @@ class Condition(NamedTuple):
         """What is asked, e.g. ``lcb >= 0.3``."""
         return f"{self.basis} {self.op} {self.threshold:g}"
 
-    def holds(self, number: float) -> bool:
-        """Whether ``number op threshold``; NaN never holds."""
-        if self.op == ">=":
-            return number >= self.threshold
-        if self.op == ">":
-            return number > self.threshold
-        return number <= self.threshold if self.op == "<=" else number < self.threshold
+    @property
+    def upward(self) -> bool:
+        """Whether more is better."""
+        return self.op in (">=", ">")
+
+    def holds(self, number: Any) -> Any:
+        """Whether ``number op threshold``, for each where it is an array; NaN never holds."""
+        return COMPARE[self.op](number, self.threshold)
+
+    def with_threshold(self, thresholds: Mapping[str, float]) -> Condition:
+        """The same with the threshold that is given under its ``threshold_as``, if one is."""
+        return self._replace(threshold=float(thresholds.get(self.threshold_as, self.threshold)))
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Conditions that must all hold. ``modes`` maps a mode to its alternatives, each a tuple of
-    conditions.
-    """
+    """Conditions that must all hold; ``modes`` maps a mode to alternatives, each a tuple."""
 
     name: str
     why: str
@@ -134,44 +137,32 @@ class Policy:
         HusaiError
             When a gate, a mode or a threshold of that name does not exist.
         """
+        modes, required, thresholds = modes or {}, required or {}, thresholds or {}
         names = [g.name for g in self.gates]
-        for name in {**(modes or {}), **(required or {})}:
+        for name in {**modes, **required}:
             if name not in names:
                 raise HusaiError(f"policy {self.name}: no gate '{name}'{nearest(name, names)}")
         known = {c.threshold_as for c in self.all_conditions()}
-        for name in thresholds or {}:
+        for name in thresholds:
             if name not in known:
                 raise HusaiError(
                     f"policy {self.name}: no threshold '{name}'{nearest(name, sorted(known))}"
                 )
-        return replace(
-            self,
-            gates=tuple(
-                _optioned(g, modes or {}, required or {}, thresholds or {}) for g in self.gates
-            ),
-        )
-
-
-def _optioned(
-    gate: Gate,
-    modes: Mapping[str, str],
-    required: Mapping[str, bool],
-    thresholds: Mapping[str, float],
-) -> Gate:
-    mode = modes.get(gate.name, gate.mode)
-    if mode not in gate.modes:
-        raise HusaiError(
-            f"gate {gate.name}: no mode '{mode}'; known: "
-            f"{', '.join(gate.modes)}{nearest(mode, list(gate.modes))}"
-        )
-    new = {
-        m: tuple(
-            tuple(
-                c._replace(threshold=float(thresholds.get(c.threshold_as, c.threshold)))
-                for c in alt
-            )
-            for alt in alts
-        )
-        for m, alts in gate.modes.items()
-    }
-    return replace(gate, mode=mode, required=required.get(gate.name, gate.required), modes=new)
+        gates = []
+        for gate in self.gates:
+            mode = modes.get(gate.name, gate.mode)
+            if mode not in gate.modes:
+                raise HusaiError(
+                    f"gate {gate.name}: no mode '{mode}'; known: "
+                    f"{', '.join(gate.modes)}{nearest(mode, list(gate.modes))}"
+                )
+            new = {
+                name: tuple(
+                    tuple(c.with_threshold(thresholds) for c in alternative)
+                    for alternative in alternatives
+                )
+                for name, alternatives in gate.modes.items()
+            }
+            needed = required.get(gate.name, gate.required)
+            gates.append(replace(gate, mode=mode, required=needed, modes=new))
+        return replace(self, gates=tuple(gates))

@@ -40,9 +40,7 @@ def policy_file(name_or_path: str | Path) -> Path:
 
 
 def policy_name(name_or_path: str | Path) -> str:
-    """What a policy's folder below ``results/gate/`` is called: its name, or its file's without
-    ``.yaml``.
-    """
+    """What a policy's folder below ``results/gate/`` is called: its name, or its file's stem."""
     path = Path(name_or_path)
     return path.stem if path.suffix in (".yaml", ".yml") else path.name
 

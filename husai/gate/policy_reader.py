@@ -1,6 +1,4 @@
-"""Reads and validates policy YAML: every mistake at once, each with its key and the nearest
-known name.
-"""
+"""Reads policy YAML: every mistake at once, each with its key and the nearest known name."""
 
 from __future__ import annotations
 
@@ -13,29 +11,21 @@ from dataclasses import replace
 from typing import Any
 
 from husai.errors import HusaiError, nearest
+from husai.evidence import is_number
 from husai.gate.fixed import read_fixed
-from husai.gate.policy import Condition, Gate, Policy
+from husai.gate.policy import COMPARE, Condition, Gate, Policy
 from husai.gate.vocabulary import CHECKS, metric_names
 from husai.yaml_files import parse_yaml
 
 SCHEMA = "husai.policy/1"
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", flags=re.ASCII)
 BASES = ("point", "lcb", "ucb")
-OPERATORS = (">=", ">", "<=", "<")
+OPERATORS = tuple(COMPARE)
 POLICY_KEYS = ("policy", "schema", "evidence", "declares", "fixed", "gates")
 EVIDENCE_KEYS = ("one_candidate", "confirmation", "checked")
 GATE_KEYS = ("why", "min_n", "required", "counts", "checks", "conditions", "mode", "modes")
-CONDITION_KEYS = (
-    "evidence",
-    "metric",
-    "basis",
-    "op",
-    "threshold",
-    "required",
-    "range",
-    "report_as",
-    "threshold_as",
-)
+NEEDED = ("evidence", "metric", "basis", "op", "threshold")
+CONDITION_KEYS = (*NEEDED, "required", "range", "report_as", "threshold_as")
 
 
 def parse_policy(text: str, where: str = "policy") -> Policy:
@@ -46,22 +36,17 @@ def parse_policy(text: str, where: str = "policy") -> Policy:
     HusaiError
         One line that starts with ``where`` and lists every mistake.
     """
-    mistakes: list[str] = []
     data, twice = parse_yaml(text, where)
-    mistakes += [f"line {line}: key '{key}' appears twice" for line, key in twice]
+    mistakes = [f"line {line}: key '{key}' appears twice" for line, key in twice]
     policy = Reader(mistakes).policy(data)
     if mistakes:
-        raise HusaiError(
-            f"{where}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}: "
-            + "; ".join(mistakes)
-        )
+        count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
+        raise HusaiError(f"{where}: {count}: {'; '.join(mistakes)}")
     return replace(policy, sha256=hashlib.sha256(text.encode()).hexdigest(), path=where)
 
 
 class Reader:
-    """Walks the parsed YAML, building dataclasses and noting mistakes as ``key.path: what is
-    wrong``.
-    """
+    """Walks the parsed YAML, building dataclasses and noting mistakes as ``key.path: what``."""
 
     def __init__(self, mistakes: list[str]):
         self.mistakes = mistakes
@@ -84,11 +69,7 @@ class Reader:
                 f"'{value}' is text in YAML; write {float(value)!r} (with a point: 1.0e-3, not "
                 "1e-3)",
             )
-        elif (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not abs(value) <= sys.float_info.max
-        ):
+        elif not (is_number(value) and abs(value) <= sys.float_info.max):
             self.wrong(where, f"expected a finite number, got {reprlib.repr(value)}")
         else:
             return float(value)
@@ -113,7 +94,8 @@ class Reader:
         if not isinstance(gates, dict) or not gates:
             self.wrong("gates", "expected at least one gate")
             gates = {}
-        read = [g for name, body in gates.items() if (g := self.gate(str(name), body)) is not None]
+        found = (self.gate(str(name), body) for name, body in gates.items())
+        read = [gate for gate in found if gate is not None]
         if read and not any(g.counts for g in read):
             self.wrong("gates", "none of them counts, so everything would pass")
         return Policy(
@@ -124,9 +106,7 @@ class Reader:
         )
 
     def _evidence(self, data: Any) -> bool:
-        """Whether evidence is taken as the original took it. The three rules of every other policy
-        may be written out, never switched off.
-        """
+        """Whether evidence is taken as the original took it; no other rule is ever off."""
         if not isinstance(data, dict):
             if data != "original":
                 self.wrong("evidence", f"expected 'original', or {', '.join(EVIDENCE_KEYS)}")
@@ -159,8 +139,8 @@ class Reader:
             self.wrong(where, "expected a mapping with why and conditions")
             return None
         self.keys(where, data, GATE_KEYS)
-        why = data.get("why")
-        if not isinstance(why, str) or not why.strip():
+        why = str(data.get("why") or "").strip()
+        if not isinstance(data.get("why"), str) or not why:
             self.wrong(f"{where}.why", "expected a sentence saying why the gate is there")
         min_n = data.get("min_n", 1)
         if isinstance(min_n, bool) or not isinstance(min_n, int) or min_n < 1:
@@ -184,16 +164,7 @@ class Reader:
                 f"'{mode}' is not one of {', '.join(modes)}{nearest(mode, list(modes))}",
             )
         counts = self.flag(f"{where}.counts", data.get("counts", True))
-        return Gate(
-            name,
-            str(why or "").strip(),
-            modes,
-            mode,
-            min_n,
-            required,
-            counts,
-            tuple(map(str, checks)),
-        )
+        return Gate(name, why, modes, mode, min_n, required, counts, tuple(checks))
 
     def _modes(self, where: str, data: dict) -> dict[str, tuple[tuple[Condition, ...], ...]]:
         if ("conditions" in data) == ("modes" in data):
@@ -228,22 +199,20 @@ class Reader:
         return modes
 
     def _alternative(self, where: str, items: list) -> tuple[Condition, ...]:
-        return tuple(
-            c
-            for i, item in enumerate(items)
-            if (c := self.condition(f"{where}[{i}]", item)) is not None
-        )
+        found = (self.condition(f"{where}[{i}]", item) for i, item in enumerate(items))
+        return tuple(condition for condition in found if condition is not None)
 
     def condition(self, where: str, data: Any) -> Condition | None:
         if not isinstance(data, dict):
             self.wrong(where, "expected a mapping with evidence, metric, basis, op and threshold")
             return None
         self.keys(where, data, CONDITION_KEYS)
-        absent = [k for k in ("evidence", "metric", "basis", "op", "threshold") if k not in data]
+        absent = [k for k in NEEDED if k not in data]
         if absent:
             self.wrong(where, f"needs {', '.join(absent)}")
             return None
-        self._vocabulary(where, str(data["evidence"]), str(data["metric"]))
+        kind, metric, basis, op = (str(data[key]) for key in NEEDED[:-1])
+        self._vocabulary(where, kind, metric)
         for key, known in (("basis", BASES), ("op", OPERATORS)):
             if data[key] not in known:
                 self.wrong(
@@ -254,17 +223,7 @@ class Reader:
         required = self.flag(f"{where}.required", data.get("required", True))
         threshold = self.number(f"{where}.threshold", data["threshold"])
         names = str(data.get("report_as", "")), str(data.get("threshold_as", ""))
-        return Condition(
-            str(data["evidence"]),
-            str(data["metric"]),
-            str(data["basis"]),
-            str(data["op"]),
-            threshold,
-            required,
-            low,
-            high,
-            *names,
-        )
+        return Condition(kind, metric, basis, op, threshold, required, low, high, *names)
 
     def _vocabulary(self, where: str, kind: str, metric: str) -> None:
         known = metric_names(self.declared)

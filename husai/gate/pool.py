@@ -59,9 +59,7 @@ class Pool:
         return self._usable[key]
 
     def _at_level(self, metric: Metric, condition: Condition) -> Metric:
-        """Bounds at the level in force; where a point is judged, bounds that cannot be restated
-        stay as they are.
-        """
+        """The bounds restated; where that cannot be done and a point is judged, as they are."""
         restated = restate(metric, self.alpha)
         return restated if restated.bounded or condition.basis != "point" else metric
 
@@ -105,9 +103,7 @@ class Pool:
         return sorted({item.path for item in found if item.path})
 
     def subject(self) -> str:
-        """Whose features the candidate's evidence is about; empty where it names none, all of them
-        where it names several.
-        """
+        """Whose features the candidate's evidence is about; several are all named."""
         names = {item.subject for items in self.by_kind.values() for item in items}
         return ", ".join(sorted(names - {""}))
 
@@ -131,7 +127,7 @@ def refuse_other(about: Mapping[str, Any], items: Sequence[Evidence]) -> None:
             for key in (k for k in known if about.get(k) is not None):
                 said = about[key]
                 if key == "recipe" and isinstance(said, Mapping):
-                    same = all(k in vars(recipe) and vars(recipe)[k] == v for k, v in said.items())
+                    same = said.items() <= vars(recipe).items()
                 else:
                     same = re.sub(r"_seed\d+$", "", str(said)) == known[key]
                 if not same:

@@ -1,6 +1,4 @@
-"""The evidence kinds and metric names a policy may speak of, so that a typo is a mistake and not a
-silent fail.
-"""
+"""The evidence kinds and metrics a policy may speak of: a typo is a mistake, not a silent fail."""
 
 from __future__ import annotations
 
@@ -9,56 +7,20 @@ from collections.abc import Mapping, Sequence
 CHECKS = ("one_version", "one_config", "verified", "derived", "one_attempt")
 
 STABILITY = (
-    "S",
-    "S_all",
-    "pwmcc",
-    "pwmcc_all",
-    "pw_mcc",
-    "null_gaussian",
-    "null_init",
-    "null_covariance",
-    "null_frozen",
-    "null_crowding",
-    "null_worst",
-    "null_worst_all",
-    "null_error",
-    "S_worst_seed",
-    "S_weighted",
-    "pwmcc_weighted",
-    "shared_fraction",
-    "shared_fraction_all",
-    "shared_fraction_weighted",
-    "feature_stability",
-    "activation_r",
-    "null_activation_r",
-    "activation_agreement",
-    "explained_variance",
-    "l0",
-    "dead_fraction",
-    "redundancy",
-    "distinct_latents",
-    "dense_fraction",
-    "l0_per_d_in",
-    "explained_variance_vs_frozen",
-    "l0_vs_frozen",
-    "cos_to_init",
-    "cos_to_init_all",
-    "shared_init_pairs",
-    "clone_pairs",
-    "untraced_seeds",
-    "effective_rank",
-    "participation_ratio",
-    r"subspace_overlap_r\d+",
-    "assessable",
+    *("S", "S_all", "S_worst_seed", "S_weighted", "pwmcc", "pwmcc_all", "pwmcc_weighted", "pw_mcc"),
+    *("null_gaussian", "null_init", "null_covariance", "null_frozen", "null_crowding"),
+    *("null_worst", "null_worst_all", "null_error", "assessable"),
+    *("shared_fraction", "shared_fraction_all", "shared_fraction_weighted", "feature_stability"),
+    *("activation_r", "null_activation_r", "activation_agreement"),
+    *("explained_variance", "explained_variance_vs_frozen", "l0", "l0_vs_frozen", "l0_per_d_in"),
+    *("dead_fraction", "dense_fraction", "redundancy", "distinct_latents"),
+    *("cos_to_init", "cos_to_init_all", "shared_init_pairs", "clone_pairs", "untraced_seeds"),
+    *("effective_rank", "participation_ratio", r"subspace_overlap_r\d+"),
 )
 METRICS: dict[str, tuple[str, ...]] = {
     "integrity": (
-        "leak_excess",
-        "plateau_gain",
-        "cos_to_init",
-        "dead_fraction",
-        "text_overlap_rows",
-        "shared_init_pairs",
+        *("leak_excess", "plateau_gain", "cos_to_init"),
+        *("dead_fraction", "text_overlap_rows", "shared_init_pairs"),
     ),
     "stability": STABILITY,
     "random_model": ("delta_S", "delta_probing"),

@@ -25,9 +25,7 @@ A partial rerun keeps them equal: whoever changes one runs every job again whose
 """
 
 
-def one_version(
-    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
-) -> str:
+def one_version(items: Sequence[Evidence], *_: object) -> str:
     """Fails when the evidence was made by several versions of the code, naming each."""
     versions: dict[str, set[str]] = defaultdict(set)
     for item in items:
@@ -35,9 +33,7 @@ def one_version(
     return _several(versions, "code versions")
 
 
-def one_config(
-    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
-) -> str:
+def one_config(items: Sequence[Evidence], *_: object) -> str:
     """Fails when records name several run configurations, or cannot come from one configuration.
 
     Each kind of job hashes its own slice of the configuration, so hashes are compared within a
@@ -51,22 +47,17 @@ def one_config(
         if run:
             runs[str(run)].add(item.label)
         slices[item.kind][_made(item, "config_hash")].add(item.label)
-    found = [_several(runs, "run configurations")]
-    found += [
-        _several(values, f"configurations of {kind}") for kind, values in sorted(slices.items())
-    ]
-    found += [
-        _several(_stated(items, places), f"values of {name}") for name, places in SETTINGS.items()
-    ]
-    return "; ".join(text for text in [*found, _no_common_sae(items)] if text)
+    groups = {"run configurations": runs}
+    groups |= {f"configurations of {kind}": values for kind, values in sorted(slices.items())}
+    groups |= {f"values of {name}": _stated(items, places) for name, places in SETTINGS.items()}
+    found = [*(_several(values, what) for what, values in groups.items()), _no_common_sae(items)]
+    return "; ".join(filter(None, found))
 
 
 def _stated(
     items: Sequence[Evidence], places: Mapping[str, tuple[str, ...]]
 ) -> dict[str, set[str]]:
-    """Each value that a setting has in the records and what they rest on, with the records behind
-    it.
-    """
+    """Each value of a setting in the records and what they rest on, with the records behind it."""
     values: dict[str, set[str]] = defaultdict(set)
     for item in items:
         for one in (item, *item.behind):
@@ -92,25 +83,22 @@ def _no_common_sae(items: Sequence[Evidence]) -> str:
         return ""
     first = min(kinds)
     apart = sorted(kind for kind in kinds if not kinds[kind] & kinds[first])
-    named = (
-        f"{', '.join(apart)} share none with {first}"
-        if apart
-        else f"none is common to {', '.join(sorted(kinds))}"
-    )
+    named = f"none is common to {', '.join(sorted(kinds))}"
+    if apart:
+        named = f"{', '.join(apart)} share none with {first}"
     return f"fails: the evidence is about different SAEs, {named}"
 
 
-def verified(
-    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
-) -> str:
-    """Fails when a record is malformed, changed, unreadable, or rests on a file that is missing or
-    changed.
-    """
+def verified(items: Sequence[Evidence], unreadable: Sequence[str], *_: object) -> str:
+    """Fails when a record is malformed, changed, unreadable, or rests on a lost or changed file."""
     bad = sorted(f"{e.label} {p}" for e in items for p in e.problems) + list(unreadable)
-    if not items:
-        bad.append("there is no evidence to verify")
-    more = f"; and {len(bad) - 6} more" if len(bad) > 6 else ""
-    return "fails: " + "; ".join(bad[:6]) + more if bad else ""
+    return fails(bad if items else [*bad, "there is no evidence to verify"])
+
+
+def fails(problems: Sequence[str], most: int = 6) -> str:
+    """How a check says what is wrong, the first few of it; empty where nothing is."""
+    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+    return "fails: " + "; ".join(problems[:most]) + more if problems else ""
 
 
 def _made(item: Evidence, key: str) -> str:

@@ -22,9 +22,7 @@ AXIS = {"saebench": "k", "ood": "seed"}
 
 
 def incomplete(item: Evidence) -> list[str]:
-    """What an item and the records of single SAEs behind it lack, hold twice, or state otherwise than
-    they were measured.
-    """
+    """What an item and the records behind it lack, hold twice, or state otherwise than measured."""
     out, grids = [], defaultdict(list)
     for one in {id(e): e for e in (item, *item.behind)}.values():
         said, config = one.record.get("probing"), one.config()

@@ -18,6 +18,7 @@ import numpy as np
 from husai.cebench.bound import score_bound
 from husai.errors import MALFORMED, HusaiError
 from husai.evidence import Evidence, Metric, read_metric
+from husai.gate.checks.coherent import fails
 from husai.gate.checks.complete import incomplete
 from husai.gate.checks.integrity import integrity_metrics
 from husai.gate.checks.roles import bound
@@ -45,20 +46,14 @@ RESTS_ON_RECORDS = ("integrity", *STRESS, "saebench", "cebench", "faithfulness")
 _SEED = re.compile(r"seed-?\d+")
 
 
-def derived(
-    items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping] = ()
-) -> str:
-    """Fails when a record from a file does not rest on what its kind needs, or its metrics do not
-    follow from what is stored.
-    """
+def derived(items: Sequence[Evidence], *_: object) -> str:
+    """Fails when a record from a file lacks what its kind rests on, or does not follow from it."""
     items = [e for e in items if e.path and not e.problems]
     subjects = sorted({e.subject for e in items})
     apart = f"records are about several subjects: {', '.join(subjects)}"
     bad = [apart] * (len(subjects) > 1)
     bad += [f"{e.label} {text}" for e in items for text in (*unfounded(e), *_twins(e, items))]
-    bad = sorted(set(bad))
-    more = f"; and {len(bad) - 6} more" if len(bad) > 6 else ""
-    return "fails: " + "; ".join(bad[:6]) + more if bad else ""
+    return fails(sorted(set(bad)))
 
 
 def _twins(item: Evidence, items: Sequence[Evidence]) -> list[str]:
@@ -87,7 +82,7 @@ def unfounded(item: Evidence) -> list[str]:
 
 
 def _lacking(item: Evidence) -> list[str]:
-    """Weights of as many SAEs of one recipe as the record names seeds, and the recipe itself."""
+    """Weights of as many SAEs of one recipe as the record names seeds."""
     folders: dict[PurePosixPath, set[str]] = defaultdict(set)
     for one in (item, *item.behind):
         for entry in one.inputs:
@@ -97,17 +92,12 @@ def _lacking(item: Evidence) -> list[str]:
     found = max(map(len, folders.values()), default=0)
     if not item.n_seeds:
         return ["names no seeds"]
-    if found < item.n_seeds:
-        return [
-            f"names {item.n_seeds} seeds but rests on the weights (seed*/{WEIGHTS}) of {found} SAEs"
-        ]
-    return []
+    resting = f"rests on the weights (seed*/{WEIGHTS}) of {found} SAEs"
+    return [f"names {item.n_seeds} seeds but {resting}"] if found < item.n_seeds else []
 
 
 def differences(item: Evidence) -> list[str]:
-    """Metrics that do not follow from what is stored in the record and behind it, and rows that are
-    missing there.
-    """
+    """Metrics that do not follow from what is stored in and behind the record; missing rows."""
     if item.kind not in KINDS:
         return []
     if not isinstance(item.record.get("metrics"), Mapping):
@@ -131,22 +121,18 @@ def _again(item: Evidence) -> tuple[Mapping[str, Metric | None], str]:
         pair = [b for b in item.behind if b.kind == "stability"][:2]
         if len(pair) < 2 or pair[0].recipe_hash != item.recipe_hash:
             raise ValueError("it rests on no two stability records, the first of its own recipe")
-        again, source = (
-            stress_metrics(item.kind, *(b.record for b in pair)),
-            "two stability records",
-        )
-        rows = paired_probes(*_probes(item))
-        if rows:
-            again, source = (
-                again | {"delta_probing": probing_difference(rows)},
-                f"{source} and probes",
-            )
-        return again, source
+        again = stress_metrics(item.kind, *(b.record for b in pair))
+        if not (rows := paired_probes(*_singles(item, "saebench"))):
+            return again, "two stability records"
+        again["delta_probing"] = probing_difference(rows)
+        return again, "two stability records and probes"
     if item.kind == "ood":
         return _ood(record), "values per data set"
     if item.kind == "integrity":
         return _integrity(item), "inputs"
-    own, control = _sides(item)
+    own, control = _singles(item, item.kind)
+    if {r.get("seed") for r in own} != set(item.seeds) or not control:
+        raise ValueError("it does not rest on a record of each of its seeds and of a control")
     if item.kind == "saebench":
         return probing_metrics(own, control), "records per seed"
     if item.kind == "faithfulness":
@@ -181,25 +167,11 @@ SINGLES = {"saebench": _probed, "cebench": _contrasted, "faithfulness": _spliced
 """How the metrics of one SAE's record follow from the values beside them."""
 
 
-def _probes(item: Evidence) -> tuple[list[dict], list[dict]]:
-    """Sparse probing records of single SAEs behind a stress record, in its order: the candidate's and
-    the other ensemble's.
-    """
-    records = [b for b in item.behind if b.kind == "saebench"]
-    return tuple(
-        [dict(b.record) for b in records if (b.recipe_hash == item.recipe_hash) is ours]
-        for ours in (True, False)
-    )
-
-
-def _sides(item: Evidence) -> tuple[list[dict], list[dict]]:
-    """Records of single SAEs behind a benchmark record: the candidate's and its control's."""
-    behind = [b for b in item.behind if b.kind == item.kind]
+def _singles(item: Evidence, kind: str) -> tuple[list[dict], list[dict]]:
+    """Records of one kind behind an item, in its order: the candidate's, and those of others."""
+    behind = [b for b in item.behind if b.kind == kind]
     own = [dict(b.record) for b in behind if b.recipe_hash == item.recipe_hash]
-    control = [dict(b.record) for b in behind if b.recipe_hash != item.recipe_hash]
-    if {r.get("seed") for r in own} != set(item.seeds) or not control:
-        raise ValueError("it does not rest on a record of each of its seeds and of a control")
-    return own, control
+    return own, [dict(b.record) for b in behind if b.recipe_hash != item.recipe_hash]
 
 
 def _ood(record: Mapping[str, Any]) -> dict[str, Metric]:
@@ -238,13 +210,11 @@ def _compared(
         for name in metrics
         if name not in again and name not in single
     ]
-    for name, value in again.items():
-        if not same_metric(metrics.get(name), value):
-            out.append(
-                f"metric {name} is {_shown(metrics.get(name))} but its {source} give "
-                f"{_shown(value)}"
-            )
-    return out
+    return out + [
+        f"metric {name} is {_shown(metrics.get(name))} but its {source} give {_shown(value)}"
+        for name, value in again.items()
+        if not same_metric(metrics.get(name), value)
+    ]
 
 
 def same_metric(a: Metric | None, b: Metric | None) -> bool:
@@ -260,9 +230,7 @@ def same_metric(a: Metric | None, b: Metric | None) -> bool:
 
 
 def alike(a: Any, b: Any) -> bool:
-    """Whether two JSON values are the same, numbers within tolerance; of two objects what both
-    hold.
-    """
+    """Whether two JSON values are the same, numbers nearly; of two objects what both hold."""
     if isinstance(a, dict) and isinstance(b, dict):
         return all(alike(a[key], b[key]) for key in a.keys() & b.keys())
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):

@@ -64,14 +64,8 @@ def _leak(leak: Mapping[str, Any] | None) -> Metric:
     if NOT_APPLICABLE in leak:
         why = str(leak[NOT_APPLICABLE])
         return Metric(0.0, method=f"not measured, does not apply: {why}")
-    return read_metric(
-        {
-            "value": leak["excess"],
-            "lcb": leak["excess_lcb"],
-            "n": leak["n"],
-            "method": "leak probe accuracy minus chance",
-        }
-    )
+    numbers = {"value": leak["excess"], "lcb": leak["excess_lcb"], "n": leak["n"]}
+    return read_metric(numbers | {"method": "leak probe accuracy minus chance"})
 
 
 def _largest(final: Sequence[Mapping[str, Any]], name: str, of: str = "") -> Metric:

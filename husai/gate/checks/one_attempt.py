@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from husai.evidence import Evidence
+from husai.gate.attempts import ends, starts
+from husai.gate.checks.coherent import fails
 from husai.gate.checks.derived import STRESS
 from husai.gate.checks.roles import COMPARED, others
 from husai.gate.inputs import weights_behind
@@ -25,33 +27,25 @@ AT_DENSE_K = ("dense_k", "ks")
 def one_attempt(
     items: Sequence[Evidence], unreadable: Sequence[str], attempts: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Fails unless the candidate's entries are one start and its end, and the evidence from files is
-    that of this attempt.
-
-    Parameters
-    ----------
-    attempts : sequence of mapping
-        Entries of the candidate in the confirmation ledger.
+    """Fails unless the candidate's entries in the ledger, ``attempts``, are one start and its end,
+    and the evidence from files is that of this attempt.
     """
     items = [item for item in items if item.path and not item.problems]
     items.sort(key=lambda item: item.label)  # the reason names the first few problems
     if not items:
         return ""
-    started = [e for e in attempts if e.get("event") == "started" and not e.get("resumed")]
-    finished = [e for e in attempts if e.get("event") == "finished"]
+    started, finished = starts(attempts), ends(attempts)
     if len(started) != 1 or len(finished) != 1:
         return (
             f"fails: the confirmation ledger holds {len(started)} attempts of this candidate, "
             f"{len(finished)} of them finished; it must be exactly one"
         )
-    if any(e.get("forced") for e in attempts) or started[0].get("attempt") != finished[0].get(
-        "attempt"
-    ):
+    another = started[0].get("attempt") != finished[0].get("attempt")
+    if another or any(e.get("forced") for e in attempts):
         return "fails: the attempt in the confirmation ledger was forced, or another one finished"
     found = [*_seeds(items, started[0]), *_settings(items, started[0]), *_roles(items, started[0])]
     found += _weights(items, finished)
-    more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
-    return "fails: " + "; ".join(found[:4]) + more if found else ""
+    return fails(found, most=4)
 
 
 def _seeds(items: Sequence[Evidence], entry: Mapping[str, Any]) -> list[str]:
@@ -92,9 +86,7 @@ def _settings(items: Sequence[Evidence], entry: Mapping[str, Any]) -> list[str]:
 
 
 def _free(one: Evidence, item: Evidence) -> Sequence[str]:
-    """Settings in which a record behind an item may differ from the candidate's: a control is probed
-    at the gate's k alone.
-    """
+    """Settings that may differ from the candidate's: a control is probed at the gate's k alone."""
     return AT_DENSE_K if one.recipe_hash != item.recipe_hash else ()
 
 

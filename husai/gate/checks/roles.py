@@ -1,6 +1,4 @@
-"""Each record behind the evidence is that of the role that it stands for: the subject, the recipe and
-the shape of the weights.
-"""
+"""Each record behind the evidence is that of its role: subject, recipe and shape of the weights."""
 
 from __future__ import annotations
 
