@@ -1,6 +1,4 @@
-"""The index of a finished run: the SHA-256 of every file below results/ and reports/, in
-``reports/checksums.json``, itself covered.
-"""
+"""The index of a finished run: the SHA-256 of every file, itself covered."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from typing import Any, NamedTuple
 
 from husai.artifacts import tree
 from husai.errors import HusaiError
-from husai.provenance import canonical_json, hash_json, parse_json, read_object, write_text
+from husai.provenance import hash_json, parse_json, read_object, write_text
 
 SCHEMA = "husai.checksums/1"
 INDEX = "checksums.json"
@@ -22,9 +20,7 @@ APPEND_ONLY = ".jsonl"
 
 
 class Digest(NamedTuple):
-    """SHA-256 and size of a file; an append-only file is identified by its first ``bytes``
-    bytes.
-    """
+    """SHA-256 and size of a file; of an append-only one of its first ``bytes`` bytes."""
 
     sha256: str
     bytes: int
@@ -51,15 +47,10 @@ def digests(paths: Iterable[Path]) -> dict[Path, Digest]:
 
 
 def artifacts(root: Path) -> list[Path]:
-    """Files of a run below ``root`` that the index covers: all of results/ and reports/ but the
-    index and unfinished temporary files.
-    """
+    """Files below results/ and reports/ that the index covers: not itself, not temporary ones."""
     found = [path for name in ("results", "reports") for path in tree(root / name).files]
-    return sorted(p for p in found if p != root / "reports" / INDEX and not _temporary(p.name))
-
-
-def _temporary(name: str) -> bool:
-    return name.startswith(".") or name.endswith(".tmp")
+    whole = (p for p in found if not p.name.startswith(".") and p.suffix != ".tmp")
+    return sorted(p for p in whole if p != root / "reports" / INDEX)
 
 
 def write_index(root: str | Path = ".") -> Path:
@@ -71,11 +62,8 @@ def write_index(root: str | Path = ".") -> Path:
     root = Path(root)
     files = artifacts(root)
     known = _hashed_by_manifests(files)
-    fresh = digests(p for p in files if p not in known)
-    entries = {}
-    for path in files:
-        found = fresh.get(path) or known[path]
-        entries[path.relative_to(root).as_posix()] = {"sha256": found.sha256, "bytes": found.bytes}
+    known |= digests(p for p in files if p not in known)
+    entries = {path.relative_to(root).as_posix(): known[path]._asdict() for path in files}
     target = root / "reports" / INDEX
     write_text(target, serialise(entries))
     return target
@@ -90,11 +78,8 @@ def _hashed_by_manifests(files: list[Path], large: int = 2**20) -> dict[Path, Di
             for record in outputs:
                 path = Path(os.path.normpath(manifest.parent / record["path"]))
                 state = path.stat()
-                if (
-                    state.st_size >= large
-                    and state.st_mtime_ns <= written
-                    and path.suffix != APPEND_ONLY
-                ):
+                older = state.st_mtime_ns <= written and path.suffix != APPEND_ONLY
+                if older and state.st_size >= large:
                     known[path] = Digest(record["sha256"], state.st_size)
         except (OSError, ValueError, AttributeError, KeyError, TypeError):
             continue
@@ -103,14 +88,8 @@ def _hashed_by_manifests(files: list[Path], large: int = 2**20) -> dict[Path, Di
 
 def serialise(entries: dict[str, Any]) -> str:
     """The one way an index is written: any other bytes are a change."""
-    return (
-        json.dumps(
-            {"schema": SCHEMA, "sha256_of_files": hash_json(entries), "files": entries},
-            indent=0,
-            sort_keys=True,
-        )
-        + "\n"
-    )
+    index = {"schema": SCHEMA, "sha256_of_files": hash_json(entries), "files": entries}
+    return json.dumps(index, indent=0, sort_keys=True) + "\n"
 
 
 def read_index(path: Path) -> dict[str, dict[str, Any]]:
@@ -130,6 +109,6 @@ def read_index(path: Path) -> dict[str, dict[str, Any]]:
     if not intact:
         raise HusaiError(
             f"{path}: changed after it was written; its own checksum "
-            f"{canonical_json('sha256_of_files')} does not hold"
+            '"sha256_of_files" does not hold'
         )
     return entries

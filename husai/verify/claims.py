@@ -1,6 +1,4 @@
-"""Judges every line of the claim ledger again: what was claimed must still follow from the decision it
-rests on, and that from its evidence.
-"""
+"""Judges every claim again: it must follow from its decision, and that from its evidence."""
 
 from __future__ import annotations
 

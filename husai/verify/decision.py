@@ -1,13 +1,11 @@
-"""Makes the gate's decision again from the evidence it names and compares every part of it, words
-too, and what it says of the confirmation ledger.
-"""
+"""Makes the gate's decisions again and compares every part, and what they say of the ledger."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,15 +27,8 @@ from husai.report.mirror import sources_of
 from husai.verify.findings import Findings
 
 TOLD = (
-    "policy_changed",
-    "not_excluded",
-    "reasons",
-    "unattainable",
-    "feasibility",
-    "modes",
-    "required",
-    "alpha",
-    "sources",
+    *("policy_changed", "not_excluded", "reasons", "unattainable", "feasibility"),
+    *("modes", "required", "alpha", "sources"),
 )
 """What else a decision says, besides what is named one by one."""
 LATER = ("policy_changed",)
@@ -48,9 +39,7 @@ SHOWN = 2e-3
 
 
 def check_decisions(found: Findings) -> None:
-    """Evaluate every decision of the run again; from the run itself where it is here, else from the
-    evidence copies.
-    """
+    """Evaluate every decision again: from the run, or the evidence copies where it is not here."""
     copies = found.reports / "evidence"
     base = found.root if found.has_results else copies
     for path in sorted((base / "results/gate").glob("*/release_policy.json")):
@@ -84,9 +73,7 @@ def _otherwise(decision: dict[str, Any], policy: Policy, base: Path, whole: bool
 
 
 def _flagged(again: Decision, policy: Policy, decision: dict[str, Any]) -> Decision:
-    """A decision by the original's policy with the flags that it lists among its thresholds, as the
-    gates that they require have them.
-    """
+    """The decision with the flags that the original's policy lists among its thresholds."""
     flags = {f"require_{gate}": required for gate, required in again.required.items()}
     stated = decision.get("thresholds") or {}
     flags = {name: flag for name, flag in flags.items() if policy.original and name in stated}
@@ -122,9 +109,7 @@ def _named(
 
 
 def _confirmation(decision: dict[str, Any], again: Decision, ledger: Path) -> list[str]:
-    """Whether the ledger still begins with what it held when the decision was made, and that gives
-    what the decision says of it.
-    """
+    """Whether the ledger begins with what the decision saw, and gives what it says of it."""
     said, recipe_hash = decision.get("confirmation"), str(again.candidate.get("recipe_hash") or "")
     if not recipe_hash:
         return ["confirmation is that of no candidate"] if said else []
@@ -143,17 +128,20 @@ def _confirmation(decision: dict[str, Any], again: Decision, ledger: Path) -> li
         gives: dict[str, Any] = confirmation_status(recipe_hash, then)
         if again.alpha is not None:
             gives |= {**confirmation_family(recipe_hash, then), "alpha": again.alpha}
+    return _apart("confirmation", said, gives, "ledger gives")
+
+
+def _apart(what: str, said: Mapping[str, Any], gives: Mapping[str, Any], source: str) -> list[str]:
+    """Values that a decision states and ``source`` does not, or otherwise."""
     return [
-        f"confirmation {key} is {said.get(key)} but the ledger gives {gives.get(key)}"
-        for key in sorted({*said, *gives})
-        if not _same(said.get(key), gives.get(key))
+        f"{what} {name} is {said.get(name)} but the {source} {gives.get(name)}"
+        for name in sorted({*said, *gives})
+        if not _same(said.get(name), gives.get(name))
     ]
 
 
 def _policy(decision: dict[str, Any], folders: list[Path]) -> Policy:
-    """The policy file that the decision was made with, known by its hash, with the options that the
-    decision notes; strict as it ships has none.
-    """
+    """The decision's policy file, known by its hash, with the options noted; strict has none."""
     for place in (p for folder in folders for p in sorted(folder.glob("*.yaml"))):
         if sha256_file(place) == decision.get("policy_sha256"):
             policy = load_policy(place)
@@ -161,11 +149,8 @@ def _policy(decision: dict[str, Any], folders: list[Path]) -> Policy:
                 return policy
             known = {c.threshold_as for c in policy.all_conditions() if c.threshold_as}
             stated = decision.get("thresholds") or {}
-            return policy.with_options(
-                decision.get("modes"),
-                decision.get("required"),
-                {name: value for name, value in stated.items() if name in known},
-            )
+            thresholds = {name: value for name, value in stated.items() if name in known}
+            return policy.with_options(decision.get("modes"), decision.get("required"), thresholds)
     raise HusaiError(f"policy {decision['policy']} as it was then is not here")
 
 
@@ -181,23 +166,16 @@ def differences(decision: dict[str, Any], again: Decision, base: Path, whole: bo
     for gate in sorted({*before, *now["gates"]}):
         verdict, reason = now["gates"].get(gate), now["reasons"].get(gate, "")
         if before.get(gate) is not verdict:
-            out.append(
-                f"gate {gate} is {before.get(gate)} but the evidence gives {verdict}"
-                + (f" ({reason})" if reason else "")
-            )
+            why = f" ({reason})" if reason else ""
+            out.append(f"gate {gate} is {before.get(gate)} but the evidence gives {verdict}{why}")
     out += [
         f"{name} is {decision.get(name)} but the evidence gives {now[name]}"
         for name in ("policy", "subject", "verdict", "failing")
         if decision.get(name) != now[name]
     ]
     out += _rows(decision.get("rows") or [], now["rows"])
-    for one, source in (("metric", "evidence gives"), ("threshold", "policy says")):
-        said, gives = decision.get(f"{one}s") or {}, now[f"{one}s"]
-        out += [
-            f"{one} {name} is {said.get(name)} but the {source} {gives.get(name)}"
-            for name in sorted({*said, *gives})
-            if not _same(said.get(name), gives.get(name))
-        ]
+    out += _apart("metric", decision.get("metrics") or {}, now["metrics"], "evidence gives")
+    out += _apart("threshold", decision.get("thresholds") or {}, now["thresholds"], "policy says")
     told = [name for name in TOLD if name in decision or name not in LATER]
     return out + [
         f"{name} is not what the evidence gives; husai gate decides again"
@@ -208,7 +186,7 @@ def differences(decision: dict[str, Any], again: Decision, base: Path, whole: bo
 
 def _rows(said: list[dict[str, Any]], again: list[dict[str, Any]]) -> list[str]:
     """Conditions that were read or judged otherwise, or more often, than the evidence gives."""
-    before, now = (defaultdict(list), defaultdict(list))
+    before, now = defaultdict(list), defaultdict(list)
     for rows, into in ((said, before), (again, now)):
         for row in rows:
             into[row["gate"], row["condition"]].append({"source": "", **row})
@@ -220,13 +198,9 @@ def _rows(said: list[dict[str, Any]], again: list[dict[str, Any]]) -> list[str]:
 
 
 def _without_checks(body: dict[str, Any]) -> dict[str, Any]:
-    """A decision without the reasons of failed checks, which compare no number, and of their
-    gates.
-    """
-    rows = [
-        row if row["passed"] or row["asked"] else row | {"reason": ""}
-        for row in body.get("rows") or []
-    ]
+    """A decision without the reasons of failed checks, which compare no number, and their gates."""
+    rows = body.get("rows") or []
+    rows = [row if row["passed"] or row["asked"] else row | {"reason": ""} for row in rows]
     gates = {row["gate"] for row in rows if not row["reason"]}
     reasons = {g: text for g, text in (body.get("reasons") or {}).items() if g not in gates}
     return body | {"rows": rows, "reasons": reasons}

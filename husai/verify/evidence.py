@@ -1,6 +1,4 @@
-"""Holds evidence records against themselves: what they rest on is named, and their metrics follow
-from the values stored beside them.
-"""
+"""Evidence records against themselves: they name what they rest on, and their metrics follow."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from husai.verify.findings import Findings
 
 
 def check_evidence(found: Findings) -> None:
-    """Every evidence record of the run; where the run is not here, every copy in
-    ``reports/evidence``.
-    """
+    """Every evidence record of the run, or where it is not here every copy of one."""
     base = found.root if found.has_results else found.reports / "evidence"
     same: dict[str, Evidence] = {}
     inputs_there = Inputs(base, hashing=False)

@@ -11,9 +11,7 @@ from husai.verify.checksums import Digest, digest
 
 
 class Findings:
-    """What a verification found: ``mismatches`` (each one a failure), ``notes`` (worth knowing) and
-    ``counts`` of what was checked.
-    """
+    """``mismatches`` (each a failure), ``notes`` (worth knowing), ``counts`` of checks made."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -25,6 +23,11 @@ class Findings:
         self.hashed: dict[Path, Digest] = {}
         self.index: dict[str, dict[str, Any]] = {}
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the run that are here."""
+        return [self.reports, *([self.root / "results"] if self.has_results else [])]
+
     def mismatch(self, path: str | Path, what: str) -> None:
         """Note a mismatch in a file, named relative to the root, once."""
         line = f"{self.name(path)}: {what}"
@@ -32,9 +35,7 @@ class Findings:
             self.mismatches.append(line)
 
     def name(self, path: str | Path) -> str:
-        """``path`` relative to the root where it lies inside; quoted where it holds a line break or
-        anything else that a terminal would obey.
-        """
+        """``path`` relative to the root if inside; quoted where a terminal would obey it."""
         path = Path(path)
         name = (
             path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
@@ -46,9 +47,7 @@ class Findings:
         self.counts[what] = self.counts.get(what, 0) + n
 
     def sha256(self, path: Path) -> str | None:
-        """Hash of a file as it is now (each file is read once); None when it is not there, or cannot be
-        read, which is a mismatch.
-        """
+        """Hash of a file as it is now, read once; None where there is none that can be read."""
         if path not in self.hashed:
             try:
                 if is_special(path):

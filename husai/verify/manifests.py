@@ -1,6 +1,4 @@
-"""Holds the files of a run against what was written down about them: the index, manifests, records,
-ledgers, and the copies in ``reports/evidence``.
-"""
+"""Holds a run's files against its index, manifests, records, ledgers and evidence copies."""
 
 from __future__ import annotations
 
@@ -11,18 +9,9 @@ from typing import Any
 from husai.artifacts import tree
 from husai.errors import HusaiError
 from husai.provenance import hash_json, read_json
-from husai.report.events import (
-    chain_breaks,
-)
+from husai.report.events import chain_breaks
 from husai.report.mirror import SUMS, read_sums
-from husai.verify.checksums import (
-    APPEND_ONLY,
-    INDEX,
-    Digest,
-    artifacts,
-    digest,
-    read_index,
-)
+from husai.verify.checksums import APPEND_ONLY, INDEX, artifacts, digest, read_index
 from husai.verify.findings import Findings
 
 
@@ -43,25 +32,22 @@ def check_index(found: Findings) -> None:
         return
     away = 0
     for name, entry in found.index.items():
-        inside = name.startswith("reports/")
-        if not inside and not found.has_results:
+        if name.startswith("reports/"):
+            _check_entry(found, found.reports / name.removeprefix("reports/"), entry)
+        elif found.has_results:
+            _check_entry(found, found.root / name, entry)
+        else:
             away += 1
-            continue
-        _check_entry(
-            found,
-            found.reports / name.removeprefix("reports/") if inside else found.root / name,
-            entry,
-        )
     if away:
         found.notes.append(
             f"results/ is not here: {away} artifacts of the run were not hashed again; their "
             "evidence copies were"
         )
     if found.has_results:
-        extra = [found.name(p) for p in artifacts(found.root) if found.name(p) not in found.index]
         found.notes += [
             f"{name}: written after the last run ended; the index does not cover it"
-            for name in extra
+            for name in map(found.name, artifacts(found.root))
+            if name not in found.index
         ]
 
 
@@ -70,25 +56,20 @@ def _check_entry(found: Findings, path: Path, entry: dict[str, Any]) -> None:
     sha256 = found.sha256(path)
     if sha256 is None:
         found.mismatch(path, "missing; it was there when the run ended")
-        return
-    if sha256 == entry["sha256"]:
-        return
-    if path.suffix == APPEND_ONLY and digest(path, entry["bytes"]) == Digest(
-        entry["sha256"], entry["bytes"]
+    elif sha256 != entry["sha256"] and not (
+        path.suffix == APPEND_ONLY
+        and digest(path, entry["bytes"]) == (entry["sha256"], entry["bytes"])
     ):
-        return
-    found.mismatch(path, "does not have the SHA-256 it had when the run ended")
+        found.mismatch(path, "does not have the SHA-256 it had when the run ended")
 
 
 def read_records(found: Findings) -> dict[Path, dict[str, Any]]:
     """Every JSON object below results/; one that cannot be read is a mismatch."""
-    records = {}
-    own = [
-        p
-        for p in artifacts(found.root)
-        if p.is_relative_to(found.root / "results") or p == found.reports / "manifest.json"
-    ]
-    for path in (p for p in own if p.suffix == ".json"):
+    records, report = {}, found.reports / "manifest.json"
+    for path in artifacts(found.root):
+        inside = path.is_relative_to(found.root / "results") or path == report
+        if path.suffix != ".json" or not inside:
+            continue
         try:
             record = read_json(path)
         except HusaiError:
@@ -100,9 +81,7 @@ def read_records(found: Findings) -> dict[Path, dict[str, Any]]:
 
 
 def check_manifests(found: Findings, records: dict[Path, dict[str, Any]]) -> None:
-    """Outputs and inputs of every manifest, inputs of every evidence record, and the config hash of
-    each config slice.
-    """
+    """Outputs and inputs of every manifest, inputs of every record, hashes of config slices."""
     for path, record in records.items():
         manifest = path.name.endswith("manifest.json")
         for entry in _entries(record, "outputs") if manifest else []:
@@ -122,14 +101,10 @@ def check_manifests(found: Findings, records: dict[Path, dict[str, Any]]) -> Non
 
 def _entries(record: dict[str, Any], key: str) -> list[dict[str, str]]:
     entries = record.get(key)
-    if not isinstance(entries, list):
-        return []
     return [
         e
-        for e in entries
-        if isinstance(e, dict)
-        and isinstance(e.get("path"), str)
-        and isinstance(e.get("sha256"), str)
+        for e in (entries if isinstance(entries, list) else [])
+        if isinstance(e, dict) and all(isinstance(e.get(k), str) for k in ("path", "sha256"))
     ]
 
 
@@ -148,41 +123,33 @@ def _compare(
         else:
             found.mismatch(path, line)
     elif sha256 != expected:
-        found.mismatch(
-            path,
-            f"differs from what {found.name(record)} {verb}"
-            + (f"; rerun {rerun}" if rerun else ""),
-        )
+        again = f"; rerun {rerun}" if rerun else ""
+        found.mismatch(path, f"differs from what {found.name(record)} {verb}{again}")
 
 
 def check_versions(found: Findings, records: dict[Path, dict[str, Any]]) -> None:
-    """List artifacts made by another code version than most, and recipes that exist under two
-    hashes, with what to rerun.
-    """
+    """List artifacts of a rarer code version, and recipes under two hashes, with what to rerun."""
     codes: dict[str, list[str]] = {}
     recipes: dict[tuple, dict[str, list[str]]] = {}
     for path, record in records.items():
+        target = _target(found, path, record)
         made = record.get("provenance") if isinstance(record.get("provenance"), dict) else record
         if isinstance(made.get("code_hash"), str):
-            codes.setdefault(made["code_hash"], []).append(_target(found, path, record))
+            codes.setdefault(made["code_hash"], []).append(target)
         recipe, recipe_hash = record.get("recipe"), record.get("recipe_hash") or record.get("hash")
         if isinstance(recipe, dict):
             recipe, subject = record.get("id"), recipe.get("subject")
         else:
             subject = record.get("subject")
         if isinstance(recipe, str) and isinstance(recipe_hash, str):
-            recipes.setdefault((subject, recipe), {}).setdefault(recipe_hash, []).append(
-                _target(found, path, record)
-            )
+            recipes.setdefault((subject, recipe), {}).setdefault(recipe_hash, []).append(target)
     found.notes += _mixed("code versions", codes)
     for (subject, recipe), hashes in recipes.items():
         found.notes += _mixed(f"config hashes of {subject}/{recipe}", hashes)
 
 
 def _target(found: Findings, path: Path, record: dict[str, Any]) -> str:
-    """What to ask Snakemake for to make an artifact again: the manifest itself where it is a rule's
-    output, else its first output.
-    """
+    """What to ask Snakemake for: the manifest where a rule writes it, else the first output."""
     outputs = _entries(record, "outputs")
     if path.name == "manifest.json" or not outputs:
         return found.name(path)
@@ -199,11 +166,8 @@ def _mixed(what: str, groups: dict[str, list[str]]) -> list[str]:
 
 
 def check_ledgers(found: Findings) -> None:
-    """Runs, confirmation attempts and claims: each line still names the hash of the line before
-    it.
-    """
-    folders = [found.reports, *([found.root / "results"] if found.has_results else [])]
-    files = (p for folder in folders for p in tree(folder).files)
+    """Runs, attempts and claims: each line still names the hash of the line before it."""
+    files = (p for folder in found.folders for p in tree(folder).files)
     for path in sorted(p for p in files if p.suffix == APPEND_ONLY):
         found.count("ledgers")
         for line in chain_breaks(path):
@@ -213,9 +177,7 @@ def check_ledgers(found: Findings) -> None:
 
 
 def check_mirror(found: Findings) -> None:
-    """``reports/evidence``: every file agrees with SHA256SUMS and, where the run is here, with its
-    original.
-    """
+    """Every file of ``reports/evidence`` agrees with SHA256SUMS and an original that is here."""
     folder = found.reports / "evidence"
     if not (folder / SUMS).is_file():
         found.notes.append(f"{found.name(folder / SUMS)}: not here; run husai report")
@@ -230,9 +192,8 @@ def check_mirror(found: Findings) -> None:
         path, original = folder / name, found.root / name
         sha256 = found.sha256(path)
         if sha256 != expected:
-            found.mismatch(
-                path, "missing" if sha256 is None else f"does not agree with evidence/{SUMS}"
-            )
+            apart = f"does not agree with evidence/{SUMS}"
+            found.mismatch(path, "missing" if sha256 is None else apart)
         elif (
             found.has_results
             and name.startswith("results/")

@@ -1,21 +1,16 @@
-"""Derives every number of the report again from the evidence: one by one through ``numbers.json``,
-and by rendering the whole again.
-"""
+"""Derives every number of the report again: by ``numbers.json``, and by rendering the whole."""
 
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from husai.errors import MALFORMED, HusaiError
 from husai.provenance import code_hash, finite, library_versions, read_json, read_object
-from husai.report.events import (
-    read_events,
-    runs_path,
-)
-from husai.report.log import (
-    render_log,
-)
+from husai.report.events import read_events, runs_path
+from husai.report.log import render_log
 from husai.report.quotes import FORMAT, derived, format_value, resolve_pointer
 from husai.report.render import render
 from husai.shown import escape_markdown
@@ -28,9 +23,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
 def check_report(found: Findings) -> None:
-    """Every number of the report from the evidence, twice: one by one through numbers.json, and by
-    rendering the whole again.
-    """
+    """Every number of the report, twice: through ``numbers.json``, and by rendering the whole."""
     report, companion = found.reports / "gate_report.md", found.reports / "numbers.json"
     if not report.is_file() or not (found.reports / "evidence").is_dir():
         found.notes.append(f"{found.name(report)}: no report to derive again; run husai report")
@@ -46,13 +39,7 @@ def check_report(found: Findings) -> None:
         return
     if again.numbers != numbers:
         found.mismatch(companion, "is not what the evidence gives")
-    for number, (now, then) in enumerate(_pairs(again.markdown, text), start=1):
-        if now != then:
-            found.mismatch(
-                report,
-                f"line {number} is not what the evidence gives: '{then[:80]}' should be "
-                f"'{now[:80]}'",
-            )
+    _compare_lines(found, report, again.markdown, text, "the evidence")
     _check_page(found, again.html)
 
 
@@ -69,26 +56,20 @@ def check_log(found: Findings) -> None:
         found.mismatch(record, f"the experiment log cannot be made again ({error})")
         return
     found.count("log entries made again", again.count("\n## "))
-    for number, (now, then) in enumerate(
-        _pairs(again, log.read_text(encoding="utf-8", errors="replace")), start=1
-    ):
-        if now != then:
-            found.mismatch(
-                log,
-                f"line {number} is not what runs.jsonl gives: '{then[:80]}' should be '{now[:80]}'",
-            )
+    text = log.read_text(encoding="utf-8", errors="replace")
+    _compare_lines(found, log, again, text, "runs.jsonl")
 
 
 def _check_page(found: Findings, again: str) -> None:
-    """The HTML report: text and tables to the byte; figures by their words and, where the same
-    matplotlib is here, by their marks.
-    """
+    """Text and tables to the byte; figures by words and, of the same matplotlib, by marks."""
     page = found.reports / "gate_report.html"
     text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
     if FIGURE.sub("<svg/>", text) != FIGURE.sub("<svg/>", again):
         found.mismatch(page, "is not what the evidence gives")
         return
-    drawn = library_versions().get("matplotlib") == _drawn_by(found)
+    versions = read_object(found.reports / "manifest.json").get("versions")
+    then = versions.get("matplotlib") if isinstance(versions, dict) else None
+    drawn = library_versions().get("matplotlib") == then
     for number, (now, then) in enumerate(
         zip(FIGURE.findall(again), FIGURE.findall(text), strict=True), start=1
     ):
@@ -101,16 +82,8 @@ def _check_page(found: Findings, again: str) -> None:
         )
 
 
-def _drawn_by(found: Findings) -> str | None:
-    """Version of matplotlib that drew the report, from its manifest."""
-    versions = read_object(found.reports / "manifest.json").get("versions")
-    return versions.get("matplotlib") if isinstance(versions, dict) else None
-
-
 def _alike(a: str, b: str) -> bool:
-    """Two drawings with the same elements, every coordinate within a hundredth of a point; ids hang
-    on the last digit and are left out.
-    """
+    """The same elements, coordinates within 0.01 points; ids, which hang on last digits, aside."""
     a, b = IDS.sub("", a), IDS.sub("", b)
     if NUMBER.sub("0", a) != NUMBER.sub("0", b):
         return False
@@ -121,9 +94,7 @@ def _alike(a: str, b: str) -> bool:
 
 
 def _note_other_code(found: Findings) -> None:
-    """Say so when another version of the code wrote the report: its wording may then differ where
-    no number does.
-    """
+    """Say so where other code wrote the report: wording may then differ where no number does."""
     then = read_object(found.reports / "manifest.json").get("code_hash")
     if then and then != code_hash():
         found.notes.append(
@@ -132,21 +103,26 @@ def _note_other_code(found: Findings) -> None:
         )
 
 
-def _pairs(now: str, then: str) -> list[tuple[str, str]]:
-    a, b = now.split("\n"), then.split("\n")
-    size = max(len(a), len(b))
-    return list(zip(a + [""] * (size - len(a)), b + [""] * (size - len(b)), strict=True))
+def _compare_lines(found: Findings, path: Path, again: str, text: str, source: str) -> None:
+    pairs = zip_longest(again.split("\n"), text.split("\n"), fillvalue="")
+    for number, (now, then) in enumerate(pairs, start=1):
+        if now != then:
+            found.mismatch(
+                path,
+                f"line {number} is not what {source} gives: '{then[:80]}' should be '{now[:80]}'",
+            )
 
 
 def _check_numbers(found: Findings, lines: list[str], numbers: list[dict[str, Any]]) -> None:
+    report, evidence = found.reports / "gate_report.md", found.reports / "evidence"
     files: dict[str, Any] = {}
     for entry in numbers:
         found.count("numbers derived again")
         name, derive = entry["file"], entry.get("derive")
         where = f"line {entry['line']}: '{entry['text']}'"
         if name not in files:
-            path = found.reports / "evidence" / name
-            if not path.resolve().is_relative_to((found.reports / "evidence").resolve()):
+            path = evidence / name
+            if not path.resolve().is_relative_to(evidence.resolve()):
                 raise HusaiError(f"{path} lies outside the evidence; it was not opened")
             files[name] = read_json(path)
         try:
@@ -156,14 +132,9 @@ def _check_numbers(found: Findings, lines: list[str], numbers: list[dict[str, An
         except (KeyError, TypeError):
             value = KeyError
         if value != entry["value"]:
-            found.mismatch(
-                found.reports / "gate_report.md", f"{where} is not {name}#{entry['pointer']}"
-            )
+            found.mismatch(report, f"{where} is not {name}#{entry['pointer']}")
         elif (
             FORMAT.get(derive, format_value)(value) != entry["text"]
             or escape_markdown(entry["text"]) not in lines[entry["line"] - 1]
         ):
-            found.mismatch(
-                found.reports / "gate_report.md",
-                f"{where} is not how {name}#{entry['pointer']} prints",
-            )
+            found.mismatch(report, f"{where} is not how {name}#{entry['pointer']} prints")

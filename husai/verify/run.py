@@ -1,6 +1,4 @@
-"""``husai verify``: hashes every artifact of a run again, derives every number of the reports
-again, and names each mismatch.
-"""
+"""``husai verify``: hashes every artifact and derives every number again; names each mismatch."""
 
 from __future__ import annotations
 
@@ -34,26 +32,16 @@ def verify(root: str | Path = ".") -> Findings:
         When there is nothing to check.
     """
     found = Findings(Path(root))
-    if (
-        not (found.reports / INDEX).is_file()
-        and not (found.reports / "gate_report.md").is_file()
-        and not found.has_results
-    ):
+    reported = any((found.reports / name).is_file() for name in (INDEX, "gate_report.md"))
+    if not (reported or found.has_results):
         raise HusaiError(
             f"{root}: neither results/ nor a report here; give the folder of a run, or its reports/"
         )
-    odd = [
-        path
-        for folder in (
-            {found.reports, found.root / "results"} if found.has_results else {found.reports}
-        )
-        for path in tree(folder).odd
-    ]
+    odd = [path for folder in found.folders for path in tree(folder).odd]
     for path in sorted(odd):
         found.mismatch(path, NO_FILE)
     if found.has_results:
-        paths = artifacts(found.root)
-        found.hashed.update(digests(paths))
+        found.hashed.update(digests(artifacts(found.root)))
     for check in (check_index, _check_records, check_ledgers, check_mirror):
         _run(check, found)
     if odd:
