@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from husai.errors import nearest
-from husai.evidence import Evidence
+from husai.evidence import SCHEMA, Evidence
 from husai.gate.policy import Policy
 
 LEAST = "min_"
@@ -64,15 +64,22 @@ def deviations(fixed: Mapping[str, Any], items: Sequence[Evidence]) -> str:
     return "fails: " + "; ".join(found) if found else ""
 
 
-def as_fixed(policy: Policy, kind: str) -> dict[str, Any]:
-    """Fields of a record that states exactly what a policy fixes for its kind: the small benchmarks
-    of the self-test stand for the real ones.
+def records_as_fixed(
+    policy: Policy, kinds: Mapping[str, Mapping[str, Any]], **about: Any
+) -> list[dict[str, Any]]:
+    """Records with the metrics of ``kinds``, by evidence kind, that state exactly what a policy
+    fixes: the small benchmarks of the self-test stand for the real ones.
     """
-    fixed = policy.fixed.get(kind, {})
+    head = {"schema": SCHEMA, "inputs": [], **about}
     names = {"datasets": "n_informative", "families": "n_families"}
-    least = {key.removeprefix(LEAST): n for key, n in fixed.items() if key.startswith(LEAST)}
-    same = {key: value for key, value in fixed.items() if not key.startswith(LEAST)}
-    return {names.get(key, f"n_{key}"): n for key, n in least.items()} | {"probing": same}
+    out = []
+    for kind, metrics in kinds.items():
+        fixed = policy.fixed.get(kind, {})
+        least = {key.removeprefix(LEAST): n for key, n in fixed.items() if key.startswith(LEAST)}
+        counts = {names.get(key, f"n_{key}"): n for key, n in least.items()}
+        same = {key: value for key, value in fixed.items() if not key.startswith(LEAST)}
+        out.append({**head, "kind": kind, "metrics": metrics, **counts, "probing": same})
+    return out
 
 
 def stated(item: Evidence) -> dict[str, Any]:

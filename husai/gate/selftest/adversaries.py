@@ -1,6 +1,4 @@
-"""What each adversary of the self-test is and which condition must catch it; verdicts and the
-summary that the report shows.
-"""
+"""The adversaries of the self-test, the verdicts on them, and the summary that the report shows."""
 
 from __future__ import annotations
 
@@ -14,9 +12,7 @@ from husai.gate.selftest.rates import highest_sum, told
 
 
 class Adversary(NamedTuple):
-    """A way to look good without being reproducible, and the condition of the strict policy that
-    must see through it.
-    """
+    """A way to look good without being reproducible, and the condition that must see through it."""
 
     name: str
     what: str
@@ -25,111 +21,68 @@ class Adversary(NamedTuple):
 
 
 ORACLE = "oracle"
+CLONES = ("integrity", "stability.clone_pairs")
+NO_SAE = ("is_sae", "stability.explained_variance lcb")
 ADVERSARIES = (
     Adversary(
         "frozen_decoder",
         "the decoder never left its initialisation",
-        "integrity",
-        "integrity.cos_to_init",
+        *("integrity", "integrity.cos_to_init"),
     ),
-    Adversary(
-        "permuted_clone",
-        "every seed is the reference with its latents shuffled",
-        "integrity",
-        "stability.clone_pairs",
-    ),
-    Adversary(
-        "cloned_seed",
-        "one seed's decoder copied to all others",
-        "integrity",
-        "stability.clone_pairs",
-    ),
-    Adversary(
-        "noisy_clone",
-        "one seed's SAE with 1% noise under every seed's name",
-        "integrity",
-        "stability.clone_pairs",
-    ),
+    Adversary("permuted_clone", "every seed is the reference with its latents shuffled", *CLONES),
+    Adversary("cloned_seed", "one seed's decoder copied to all others", *CLONES),
+    Adversary("noisy_clone", "one seed's SAE with 1% noise under every seed's name", *CLONES),
     Adversary(
         "noisy_permuted_clone",
         "the same, its latents shuffled as well",
-        "integrity",
-        "stability.untraced_seeds",
+        *("integrity", "stability.untraced_seeds"),
     ),
     Adversary(
         "leaky_subject",
         "the subject's activations hold the answer",
-        "integrity",
-        "integrity.leak_excess",
+        *("integrity", "integrity.leak_excess"),
     ),
     Adversary(
         "undertrained",
         "training stopped long before its plateau",
-        "integrity",
-        "integrity.plateau_gain",
+        *("integrity", "integrity.plateau_gain"),
     ),
     Adversary("random_decoder", "random directions", "reproducibility", "stability.S lcb"),
     Adversary(
         "shared_initialisation",
         "all seeds start from one initialisation",
-        "integrity",
-        "integrity.shared_init_pairs",
+        *("integrity", "integrity.shared_init_pairs"),
     ),
-    Adversary(
-        "overscaled",
-        "the oracle's features with codes six times too large",
-        "is_sae",
-        "stability.explained_variance lcb",
-    ),
+    Adversary("overscaled", "the oracle's features with codes six times too large", *NO_SAE),
     Adversary(
         "components",
         "principal components with both signs: dense, and found by every seed",
-        "is_sae",
-        "stability.l0_per_d_in",
+        *("is_sae", "stability.l0_per_d_in"),
     ),
     Adversary(
         "collapsed", "half of the oracle's latents, each twice", "is_sae", "stability.redundancy"
     ),
+    Adversary("centroids", "k-means centroids of other rows for each seed", *NO_SAE),
     Adversary(
-        "centroids",
-        "k-means centroids of other rows for each seed",
-        "is_sae",
-        "stability.explained_variance lcb",
-    ),
-    Adversary(
-        "rare_copies",
-        "19 of 20 latents are the same junk in every seed, and hardly fire",
-        "is_sae",
-        "stability.explained_variance lcb",
+        "rare_copies", "19 of 20 latents are the same junk in every seed, and hardly fire", *NO_SAE
     ),
     Adversary(
         "read_outs",
         "dense read-outs of the benchmark tasks, fitted on their test rows, beside rare junk",
-        "is_sae",
-        "stability.explained_variance lcb",
+        *NO_SAE,
     ),
     Adversary(
-        "rescaled",
-        "one seed's SAE under every seed's name, rescaled latent by latent",
-        "integrity",
-        "stability.clone_pairs",
+        "rescaled", "one seed's SAE under every seed's name, rescaled latent by latent", *CLONES
     ),
     Adversary(
         "one_failed_seed",
         "one training in eight found nothing",
-        "reproducibility",
-        "stability.S_worst_seed",
+        *("reproducibility", "stability.S_worst_seed"),
     ),
 )
 COLUMNS = [
-    "case",
-    "verdict",
-    "as_it_should",
-    "caught_by",
-    "failing_gates",
-    "S",
-    "shared_fraction",
-    "reason",
+    *("case", "verdict", "as_it_should", "caught_by", "failing_gates"),
+    *("S", "shared_fraction", "reason"),
 ]
 
 
@@ -139,38 +92,25 @@ def judge(policy: Policy, evidence: Mapping[str, Sequence[Mapping]]) -> list[dic
 
     ``evidence`` maps the case names (``oracle`` and those of :data:`ADVERSARIES`) to their evidence
     records."""
-    rows = [
-        _row(
-            ORACLE,
-            "planted features recovered by every seed",
-            evaluate(policy, evidence[ORACLE]),
-            None,
-        )
-    ]
-    rows += [_row(a.name, a.what, evaluate(policy, evidence[a.name]), a) for a in ADVERSARIES]
+    what = "planted features recovered by every seed"
+    rows = [_row(ORACLE, what, evaluate(policy, evidence[ORACLE]), "")]
+    for one in ADVERSARIES:
+        caught = f"{one.gate}: {one.condition}"
+        rows.append(_row(one.name, one.what, evaluate(policy, evidence[one.name]), caught))
     return rows
 
 
-def _row(case: str, what: str, decision: Decision, adversary: Adversary | None) -> dict[str, Any]:
-    failed = [row for row in decision.rows if not row.passed]
-    if adversary is None:
-        good, caught, reason = (
-            decision.pass_all,
-            "",
-            "; ".join(f"{row.gate}: {row.condition} {row.reason}" for row in failed),
-        )
+def _row(case: str, what: str, decision: Decision, caught: str) -> dict[str, Any]:
+    """One case judged; ``caught`` names what must see through it, and is empty for the oracle."""
+    failed = {f"{row.gate}: {row.condition}": row for row in decision.rows if not row.passed}
+    if not caught:
+        good = decision.pass_all
+        reason = "; ".join(f"{name} {row.reason}" for name, row in failed.items())
     else:
-        caught = f"{adversary.gate}: {adversary.condition}"
-        named = [
-            row
-            for row in failed
-            if (row.gate, row.condition) == (adversary.gate, adversary.condition)
-        ]
-        measured = [row for row in named if row.value is not None]
-        good, reason = (
-            bool(measured) and not decision.pass_all,
-            measured[0].reason if measured else "the named condition did not fail on a value",
-        )
+        row = failed.get(caught)
+        measured = row is not None and row.value is not None
+        good = measured and not decision.pass_all
+        reason = row.reason if measured else "the named condition did not fail on a value"
     return {
         "case": case,
         "what": what,
@@ -178,7 +118,7 @@ def _row(case: str, what: str, decision: Decision, adversary: Adversary | None) 
         "as_it_should": good,
         "caught_by": caught,
         "failing_gates": decision.failing,
-        "failing_conditions": [f"{row.gate}: {row.condition}" for row in failed],
+        "failing_conditions": list(failed),
         "S": decision.metrics.get("stability.S"),
         "shared_fraction": decision.metrics.get("stability.shared_fraction"),
         "reason": reason,
@@ -194,9 +134,8 @@ def summary(
     wrong = [row["case"] for row in rows if not row["as_it_should"]]
     worst = max(simulation["rows"], key=lambda row: row["rate"].value)
     rate = worst["rate"]
-    agreed = simulation["cross_checked"]["agreed"] == simulation["cross_checked"]["campaigns"]
-    passed = not wrong and rate.value <= limit and agreed
-    passed = passed and highest_sum(simulation) <= limit
+    agreed, checked = (simulation["cross_checked"][key] for key in ("agreed", "campaigns"))
+    passed = not wrong and agreed == checked and max(rate.value, highest_sum(simulation)) <= limit
     caught = sum(row["as_it_should"] for row in rows if row["case"] != ORACLE)
     oracle = "passed" if rows[0]["as_it_should"] else "WRONGLY REJECTED"
     headline = (
@@ -215,9 +154,7 @@ def summary(
         "least favourable ones; then all at once; then seeds that share nothing.",
         "Least true shared fraction that passes in at least 80% of campaigns: "
         f"{least_shared(power, 0.8)}.",
-        "Simulated decisions repeated by the gate itself: "
-        f"{simulation['cross_checked']['agreed']} of {simulation['cross_checked']['campaigns']} "
-        "agree.",
+        f"Simulated decisions repeated by the gate itself: {agreed} of {checked} agree.",
         *told(simulation),
     ]
     return {
@@ -251,9 +188,7 @@ def _power_figure(power: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def least_shared(power: Sequence[Mapping[str, Any]], wanted: float) -> float | None:
-    """Smallest simulated shared fraction from which on the pass rate stays at or above ``wanted``;
-    None when there is none.
-    """
+    """Least shared fraction from which on the pass rate is at least ``wanted``, if there is one."""
     least = None
     for point in reversed(power):
         if point["rate"].value < wanted:

@@ -71,9 +71,7 @@ def read_outs(oracle: Ensemble, world: World) -> Ensemble:
 
 
 def rescaled(oracle: Ensemble) -> Ensemble:
-    """One SAE under every seed's name, its latents scaled one by one and their decoder rows scaled
-    back.
-    """
+    """One SAE under every seed's name, latents scaled one by one and decoder rows scaled back."""
     first, saes = oracle.saes[0], []
     for seed in SEEDS:
         factor = torch.exp(torch.randn(D_SAE, generator=torch.Generator().manual_seed(50 + seed)))

@@ -1,6 +1,4 @@
-"""Simulated statistics, each with the interval that the real one gets: pairs of seeds, differences
-of two ensembles, and seeds x data sets in families.
-"""
+"""Simulated statistics, each with the interval of the real one: pairs, differences, tables."""
 
 from __future__ import annotations
 
@@ -16,24 +14,13 @@ from husai.statistics.two_way import two_way
 
 RESAMPLES = 400
 OOD_FAMILIES = (3, 3, 2)  # the shipped out-of-domain sets: historical figures, bigrams, GLUE
-PROBING_FAMILIES = (
-    2,
-    2,
-    2,
-    2,
-    1,
-    1,
-    1,
-    1,
-)  # the fewest that the policy admits: 12 sets in 8 families
+PROBING_FAMILIES = (2, 2, 2, 2, 1, 1, 1, 1)  # the policy's fewest: 12 sets in 8 families
 PAIR_FAMILIES = (1,) * 8  # story pairs come from those data sets; one theme a family is the hardest
 FIRST_LEVEL = 0.025  # one-sided level of a 95% interval's bound
 
 
 class Statistic(NamedTuple):
-    """How one gated metric is measured, its boundary between null and alternative, and a value that
-    clearly passes.
-    """
+    """How a gated metric is measured, the boundary of its null, and a value that clearly passes."""
 
     evidence: str
     metric: str
@@ -62,6 +49,10 @@ class Draw(NamedTuple):
     ucb: np.ndarray
     worst_seed: np.ndarray | None = None
     """Lowest mean of one seed's pairs, for a statistic over pairs."""
+
+    def at(self, basis: str) -> np.ndarray:
+        """What a condition on ``point``, ``lcb`` or ``ucb`` compares, ``(campaigns,)``."""
+        return {"point": self.value, "lcb": self.lcb, "ucb": self.ucb}[basis]
 
 
 def draw(
@@ -146,17 +137,11 @@ def crossed_bounds(
     bounds = np.percentile(sums.reshape(len(sums), -1) @ weight.T, ends, axis=1)
     found = []
     for level, low, high in zip(levels, bounds[::2], bounds[1::2], strict=True):
-        half = np.maximum.reduce(
-            [
-                stats.t.ppf(1 - level, families - 1) * family_se,
-                stats.t.ppf(1 - level, n - 1) * seed_se,
-                stats.t.ppf(1 - level, both.df) * both.se,
-            ]
-        )
+        errors = ((families - 1, family_se), (n - 1, seed_se), (both.df, both.se))
+        half = np.maximum.reduce([stats.t.ppf(1 - level, df) * se for df, se in errors])
         wider = high - low > 2 * half
-        found.append(
-            Draw(value, np.where(wider, low, value - half), np.where(wider, high, value + half))
-        )
+        low, high = np.where(wider, low, value - half), np.where(wider, high, value + half)
+        found.append(Draw(value, low, high))
     return found
 
 
@@ -174,8 +159,6 @@ def _tables(
         + statistic.sd_seed * effects[:, :, None]
         + statistic.sd_rest * rng.standard_normal((campaigns, n, len(member)))
     )
-    by_family, by_dataset = (
-        rng.standard_normal((campaigns, 1, families)),
-        rng.standard_normal((campaigns, 1, len(member))),
-    )
+    by_family = rng.standard_normal((campaigns, 1, families))
+    by_dataset = rng.standard_normal((campaigns, 1, len(member)))
     return table + statistic.sd_family * (by_family[:, :, member] + by_dataset) / math.sqrt(2)

@@ -63,9 +63,8 @@ def gaussian_twin(x: np.ndarray, seed: int) -> np.ndarray:
     those of ``x (n_rows, d_in)``, none of their sparse structure.
     """
     rng = np.random.default_rng(seed)
-    return rng.multivariate_normal(x.mean(0), np.cov(x.T), len(x), method="cholesky").astype(
-        np.float32
-    )
+    rows = rng.multivariate_normal(x.mean(0), np.cov(x.T), len(x), method="cholesky")
+    return rows.astype(np.float32)
 
 
 def principal_axes(x: np.ndarray) -> np.ndarray:
@@ -76,10 +75,8 @@ def principal_axes(x: np.ndarray) -> np.ndarray:
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the ROC curve of ``scores (n,)`` for bool ``labels (n,)``; ties count half."""
     ranks, positive = stats.rankdata(scores), int(labels.sum())
-    return float(
-        (ranks[labels].sum() - positive * (positive + 1) / 2)
-        / (positive * (len(labels) - positive))
-    )
+    above = ranks[labels].sum() - positive * (positive + 1) / 2
+    return float(above / (positive * (len(labels) - positive)))
 
 
 class Probe(NamedTuple):
@@ -109,9 +106,8 @@ def fit_probe(z: np.ndarray, labels: np.ndarray, k: int | None) -> Probe:
     mean, scale = part.mean(0), part.std(0) + 1e-9
     part = (part - mean) / scale
     gram = part.T @ part / len(part) + RIDGE * np.eye(len(columns))
-    return Probe(
-        columns, mean, scale, np.linalg.solve(gram, part.T @ (2.0 * labels - 1.0) / len(part))
-    )
+    weights = np.linalg.solve(gram, part.T @ (2.0 * labels - 1.0) / len(part))
+    return Probe(columns, mean, scale, weights)
 
 
 def task_labels(rows: Rows, n_tasks: int) -> np.ndarray:

@@ -9,20 +9,11 @@ import torch
 
 from husai import provenance
 from husai.cebench.bound import score_bound
-from husai.evidence import SCHEMA, Metric
-from husai.gate.fixed import as_fixed
+from husai.evidence import Metric
+from husai.gate.fixed import records_as_fixed
 from husai.gate.policy import Policy
-from husai.gate.selftest import ground_truth
-from husai.gate.selftest.worlds import (
-    D_SAE,
-    N_ANSWERS,
-    N_STORIES,
-    N_TASKS,
-    SEEDS,
-    Ensemble,
-    World,
-    as_tensor,
-)
+from husai.gate.selftest import ground_truth, worlds
+from husai.gate.selftest.worlds import SEEDS, Ensemble, World, as_tensor
 from husai.sae import SAE, Recipe, evaluate_sae
 from husai.sae.fold import fold_norms
 from husai.stability import StabilityReport, measure_stability
@@ -36,12 +27,9 @@ def stability(
     """Stability of an ensemble on the rows ``held_out (n_rows, d_in)`` against the worst of its own
     nulls; ``target (n_rows, d_out)`` is what transcoders reconstruct.
     """
-    extra = {
-        "initial_decoders": ensemble.initial,
-        "frozen": frozen.saes if frozen else None,
-        "target": target,
-    }
-    return measure_stability(ensemble.saes, held_out, seeds=SEEDS[: len(ensemble.saes)], **extra)
+    seeds, controls = SEEDS[: len(ensemble.saes)], frozen.saes if frozen else None
+    extra = {"initial_decoders": ensemble.initial, "frozen": controls, "target": target}
+    return measure_stability(ensemble.saes, held_out, seeds=seeds, **extra)
 
 
 def records(
@@ -67,7 +55,7 @@ def records(
     }
     probed, own = probing(ensemble, frozen, world)
     versus["random_model"]["delta_probing"] = crossed_interval(
-        own[: len(random_scores)] - random_scores, list(range(N_TASKS))
+        own[: len(random_scores)] - random_scores, list(range(worlds.N_TASKS))
     )
     kinds = {
         "integrity": integrity(ensemble, world, found),
@@ -78,25 +66,13 @@ def records(
         "faithfulness": faithfulness(ensemble, frozen, world),
     }
     config = {"case": name, "recipe": recipe.to_dict()}
-    recipe_hash = provenance.hash_json(config)[:16]
-    about = provenance.provenance(config, SEEDS)
-    head = {
-        "schema": SCHEMA,
-        "subject": "planted",
-        "recipe": name,
-        "recipe_hash": recipe_hash,
-        "inputs": [],
-    }
-    return [
-        {**head, "kind": kind, "metrics": metrics, "provenance": about, **as_fixed(policy, kind)}
-        for kind, metrics in kinds.items()
-    ]
+    head = {"subject": "planted", "recipe": name}
+    head |= {"recipe_hash": provenance.hash_json(config)[:16]}
+    return records_as_fixed(policy, kinds, **head, provenance=provenance.provenance(config, SEEDS))
 
 
 def _difference(a: StabilityReport, b: StabilityReport) -> dict:
-    """S of one ensemble less S of another, each against its own null; undefined where a null leaves
-    nothing to assess.
-    """
+    """S of one ensemble less S of another; undefined where a null leaves nothing to assess."""
     if not (a.assessable and b.assessable):
         return Metric(None, n=len(a.seeds), method="not assessable")
     return jackknife_difference(a.s_matrix().numpy(), b.s_matrix().numpy())
@@ -105,25 +81,18 @@ def _difference(a: StabilityReport, b: StabilityReport) -> dict:
 def integrity(
     ensemble: Ensemble, world: World, stability_metrics: dict[str, dict]
 ) -> dict[str, dict]:
-    """Leak probe on the subject, plateau, movement, dead latents, disjoint rows, independent
-    starts.
-    """
-    n, evaluation = len(SEEDS), np.concatenate([rows.x for rows in world.task_rows])
-    alive = [
-        evaluate_sae(sae, as_tensor(world.held_out.x))["dead_fraction"] for sae in ensemble.saes
-    ]
+    """Leak probe, plateau, movement, dead latents, disjoint rows, independent starts."""
+    n, held = len(SEEDS), as_tensor(world.held_out.x)
+    dead = [float(evaluate_sae(sae, held)["dead_fraction"]) for sae in ensemble.saes]
+    leak = ground_truth.leak_excess(world.held_out.x, world.answers, worlds.N_ANSWERS)
+    evaluation = np.concatenate([rows.x for rows in world.task_rows])
+    overlap = float(ground_truth.shared_rows(world.train.x, evaluation))
     return {
-        "leak_excess": Metric(
-            ground_truth.leak_excess(world.held_out.x, world.answers, N_ANSWERS),
-            n=n,
-            method="held-out ridge probe",
-        ),
+        "leak_excess": Metric(leak, n=n, method="held-out ridge probe"),
         "plateau_gain": Metric(ensemble.plateau_gain, n=n, method="mean over seeds"),
         "cos_to_init": stability_metrics["cos_to_init"],
-        "dead_fraction": jackknife_t(np.array([float(a) for a in alive])),
-        "text_overlap_rows": Metric(
-            float(ground_truth.shared_rows(world.train.x, evaluation)), n=n, method="count"
-        ),
+        "dead_fraction": jackknife_t(np.array(dead)),
+        "text_overlap_rows": Metric(overlap, n=n, method="count"),
         "shared_init_pairs": stability_metrics["shared_init_pairs"],
     }
 
@@ -141,29 +110,30 @@ def probing(
 
     These SAEs have fewer latents than the larger k that the dense probe is compared at.
     """
-    labels = [ground_truth.task_labels(rows, N_TASKS) for rows in world.task_rows]
+    labels = [ground_truth.task_labels(rows, worlds.N_TASKS) for rows in world.task_rows]
 
     def scores(encode: Callable, k: int | None) -> np.ndarray:
         z = [encode(rows.x) for rows in world.task_rows]
-        return ground_truth.probe_scores(
-            z[0], labels[0], list(zip(z[1:], labels[1:], strict=True)), k
-        )
+        tests = list(zip(z[1:], labels[1:], strict=True))
+        return ground_truth.probe_scores(z[0], labels[0], tests, k)
 
-    own = np.stack([scores(_encode(sae), ground_truth.GATE_K) for sae in ensemble.saes])
-    control = np.stack([scores(_encode(sae), ground_truth.GATE_K) for sae in frozen.saes])
+    def of_saes(one: Ensemble, k: int | None) -> np.ndarray:
+        return np.stack([scores(_encode(sae), k) for sae in one.saes])
+
+    k, axes = ground_truth.GATE_K, ground_truth.principal_axes(world.train.x)
+    own, control, wide = of_saes(ensemble, k), of_saes(frozen, k), of_saes(ensemble, None)
     dense = scores(lambda x: x.astype(np.float64), None)
-    neurons = scores(lambda x: x.astype(np.float64), ground_truth.GATE_K)
-    axes = ground_truth.principal_axes(world.train.x)
-    components = scores(lambda x: x.astype(np.float64) @ axes, ground_truth.GATE_K)
-    wide = np.stack([scores(_encode(sae), None) for sae in ensemble.saes])
-    tasks = list(range(N_TASKS))
-    drop = (own[:, 0] - own[:, 1]) - (dense[0] - dense[1])
-    saebench = {
-        "delta_vs_frozen": crossed_interval(own[:, 0] - control[:, 0], tasks),
-        "delta_vs_neurons": crossed_interval(own[:, 0] - neurons[0], tasks),
-        "delta_vs_pca": crossed_interval(own[:, 0] - components[0], tasks),
-        "delta_vs_dense": crossed_interval(wide[:, 0] - dense[0], tasks),
+    neurons = scores(lambda x: x.astype(np.float64), k)
+    components = scores(lambda x: x.astype(np.float64) @ axes, k)
+    deltas = {
+        "delta_vs_frozen": own[:, 0] - control[:, 0],
+        "delta_vs_neurons": own[:, 0] - neurons[0],
+        "delta_vs_pca": own[:, 0] - components[0],
+        "delta_vs_dense": wide[:, 0] - dense[0],
     }
+    tasks = list(range(worlds.N_TASKS))
+    saebench = {name: crossed_interval(delta, tasks) for name, delta in deltas.items()}
+    drop = (own[:, 0] - own[:, 1]) - (dense[0] - dense[1])
     metrics = {"saebench": saebench, "ood": {"excess_drop": crossed_interval(drop, tasks)}}
     return metrics, own[:, 0]
 
@@ -172,7 +142,7 @@ def random_scores(randomised: Ensemble, world: World) -> np.ndarray:
     """AUC ``(n_seeds, n_tasks)`` of the same probes on SAEs of the randomised subject, whose
     activations say nothing about the tasks.
     """
-    labels = [ground_truth.task_labels(rows, N_TASKS) for rows in world.task_rows[:2]]
+    labels = [ground_truth.task_labels(rows, worlds.N_TASKS) for rows in world.task_rows[:2]]
     rows = [
         ground_truth.gaussian_twin(rows.x, seed)
         for seed, rows in enumerate(world.task_rows[:2], start=31)
@@ -200,16 +170,14 @@ def faithfulness(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str
 
 
 def contrastive(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str, dict]:
-    """``cebench`` metrics: score as a fraction of its bound, less that of the frozen-decoder SAE of
-    the same seed.
-    """
-    bound = score_bound(D_SAE)
+    """``cebench`` metrics: score as a fraction of its bound, less that of the frozen control."""
+    bound = score_bound(worlds.D_SAE)
     own, control = (
         np.stack([ground_truth.contrastive_scores(_encode(sae), world.stories) for sae in e.saes])
         for e in (ensemble, frozen)
     )
     return {
-        "delta_vs_frozen": crossed_interval((own - control) / bound, list(range(N_STORIES))),
+        "delta_vs_frozen": crossed_interval((own - control) / bound, list(range(worlds.N_STORIES))),
         "bound": Metric(bound, n=len(SEEDS), method="(n - 1) / sqrt(n)"),
         "interpretability_fixed": Metric(
             float(own.mean()), n=len(SEEDS), method="mean over seeds and pairs"

@@ -1,13 +1,11 @@
-"""``gate selftest``: trains the oracle and the adversaries, measures them, and lets the gate judge
-them; then simulates campaigns.
-"""
+"""``gate selftest``: trains, measures and judges the oracle and the adversaries; then simulates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,29 +14,11 @@ from husai import provenance
 from husai.gate.ledger import GateFailed
 from husai.gate.policy import Policy
 from husai.gate.policy_files import load_policy
-from husai.gate.selftest import ground_truth
+from husai.gate.selftest import counterfeits, ground_truth, worlds
 from husai.gate.selftest.adversaries import judge, summary
-from husai.gate.selftest.counterfeits import centroids, rare_copies, read_outs, rescaled
 from husai.gate.selftest.measurements import random_scores, records, stability
 from husai.gate.selftest.simulation import simulate
-from husai.gate.selftest.worlds import (
-    D_IN,
-    RECIPE,
-    SEEDS,
-    Ensemble,
-    World,
-    as_tensor,
-    build_world,
-    clones,
-    collapsed,
-    components,
-    leaky,
-    one_failed,
-    one_start,
-    overscaled,
-    random_directions,
-    trainer,
-)
+from husai.gate.selftest.worlds import D_IN, RECIPE, SEEDS, Ensemble, World, as_tensor
 from husai.progress import log
 from husai.sae import Recipe
 
@@ -47,7 +27,7 @@ def selftest_job(
     spec: dict,
     out: str | Path,
     *,
-    beside: Mapping[str, Any] = MappingProxyType({}),
+    beside: Mapping[str, Any] | None = None,
     device: str = "cpu",
     fail: bool = False,
 ) -> dict[str, Any]:
@@ -75,7 +55,7 @@ def selftest_job(
         simulation = simulate(
             policy, int(spec.get("null_campaigns", 2000)), int(spec.get("power_campaigns", 500))
         )
-        body = summary(policy, rows, simulation) | dict(beside)
+        body = summary(policy, rows, simulation) | dict(beside or {})
         body["provenance"] = provenance.provenance(spec, SEEDS)
         provenance.write_json(out, body)
         work.writes(out)
@@ -88,32 +68,27 @@ def selftest_job(
 def cases(policy: Policy, device: str = "cpu", steps: int = RECIPE.steps) -> dict[str, list[dict]]:
     """Evidence records of the oracle and of every adversary, from real trainings."""
     recipe = replace(RECIPE, steps=steps)
-    world = build_world()
+    world = worlds.build_world()
     x, held = as_tensor(world.train.x), as_tensor(world.held_out.x)
-    train = trainer(device)
+    train = partial(worlds.train, device=device)
     log("gate selftest: training oracle, frozen decoder, randomised subject, transcoder")
     oracle = train(recipe, SEEDS, x, held)
     frozen = train(replace(recipe, frozen_decoder=True), SEEDS, x, held)
-    twin = (
-        ground_truth.gaussian_twin(world.train.x, seed=5),
-        ground_truth.gaussian_twin(world.held_out.x, seed=6),
-    )
-    randomised = train(recipe, SEEDS[:5], as_tensor(twin[0]), as_tensor(twin[1]))
+    twin = as_tensor(ground_truth.gaussian_twin(world.train.x, seed=5))
+    held_twin = as_tensor(ground_truth.gaussian_twin(world.held_out.x, seed=6))
+    randomised = train(recipe, SEEDS[:5], twin, held_twin)
     turn = torch.linalg.qr(torch.randn((D_IN, D_IN), generator=torch.Generator().manual_seed(7))).Q
-    transcoder = train(
-        replace(recipe, architecture="transcoder", target_hook_name="out"),
-        SEEDS[:5],
-        x,
-        held,
-        x @ turn,
-        held @ turn,
-    )
+    other = replace(recipe, architecture="transcoder", target_hook_name="out")
+    targets = {"target": x @ turn, "held_out_target": held @ turn}
+    transcoder = train(other, SEEDS[:5], x, held, **targets)
     log("gate selftest: training the adversaries")
-    leaky_world = replace(world, train=leaky(world.train, 11), held_out=leaky(world.held_out, 12))
+    leaky_rows = {"train": worlds.leaky(world.train, 11)}
+    leaky_rows |= {"held_out": worlds.leaky(world.held_out, 12)}
+    leaky_world = replace(world, **leaky_rows)
     ensembles = {"oracle": oracle} | _adversaries(train, recipe, world, leaky_world, oracle, frozen)
     others = {
         "frozen": frozen,
-        "randomised": stability(randomised, as_tensor(twin[1]), None),
+        "randomised": stability(randomised, held_twin, None),
         "transcoder": stability(transcoder, held, None, held @ turn),
         "random_scores": random_scores(randomised, world),
         "policy": policy,
@@ -139,20 +114,20 @@ def _adversaries(
     short = replace(recipe, steps=max(recipe.steps // 16, 10))
     return {
         "frozen_decoder": frozen,
-        "permuted_clone": clones(oracle, shuffle=True),
-        "cloned_seed": clones(oracle, shuffle=False),
-        "noisy_clone": clones(oracle, shuffle=False, noise=0.01),
-        "noisy_permuted_clone": clones(oracle, shuffle=True, noise=0.01),
+        "permuted_clone": worlds.clones(oracle, shuffle=True),
+        "cloned_seed": worlds.clones(oracle, shuffle=False),
+        "noisy_clone": worlds.clones(oracle, shuffle=False, noise=0.01),
+        "noisy_permuted_clone": worlds.clones(oracle, shuffle=True, noise=0.01),
         "leaky_subject": train(recipe, SEEDS, *leaky_rows),
         "undertrained": train(short, SEEDS, x, held),
-        "random_decoder": random_directions(oracle),
-        "shared_initialisation": one_start(train, recipe, x, held),
-        "overscaled": overscaled(oracle),
-        "components": components(oracle, x),
-        "collapsed": collapsed(oracle),
-        "one_failed_seed": one_failed(oracle),
-        "centroids": centroids(oracle, x),
-        "rare_copies": rare_copies(oracle, x),
-        "read_outs": read_outs(oracle, world),
-        "rescaled": rescaled(oracle),
+        "random_decoder": worlds.random_directions(oracle),
+        "shared_initialisation": worlds.one_start(train, recipe, x, held),
+        "overscaled": worlds.overscaled(oracle),
+        "components": worlds.components(oracle, x),
+        "collapsed": worlds.collapsed(oracle),
+        "one_failed_seed": worlds.one_failed(oracle),
+        "centroids": counterfeits.centroids(oracle, x),
+        "rare_copies": counterfeits.rare_copies(oracle, x),
+        "read_outs": counterfeits.read_outs(oracle, world),
+        "rescaled": counterfeits.rescaled(oracle),
     }

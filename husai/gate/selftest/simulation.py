@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from husai.evidence import SCHEMA, Metric
+from husai.evidence import Metric
 from husai.gate.evaluate import evaluate
-from husai.gate.fixed import as_fixed
-from husai.gate.policy import Condition, Policy
+from husai.gate.fixed import records_as_fixed
+from husai.gate.policy import Policy
 from husai.gate.selftest.designs import (
     OOD_FAMILIES,
     PAIR_FAMILIES,
@@ -69,14 +69,8 @@ STATISTICS = (
     ),
 )
 CLEAR_POINTS = {
-    "integrity": {
-        "leak_excess": 0.0,
-        "plateau_gain": 0.0,
-        "cos_to_init": 0.3,
-        "dead_fraction": 0.0,
-        "text_overlap_rows": 0,
-    }
-    | {"shared_init_pairs": 0},
+    "integrity": {"leak_excess": 0.0, "plateau_gain": 0.0, "cos_to_init": 0.3}
+    | {"dead_fraction": 0.0, "text_overlap_rows": 0, "shared_init_pairs": 0},
     "stability": {"assessable": 1, "null_worst": 0.5, "clone_pairs": 0, "untraced_seeds": 0}
     | {f"null_{kind}": 0.5 for kind in ("gaussian", "init", "covariance", "crowding", "frozen")}
     | {"l0_per_d_in": 0.1, "dense_fraction": 0.0, "redundancy": 0.0},
@@ -86,9 +80,7 @@ NOTHING = {s.name: 0.0 for s in STATISTICS}
 
 
 def least_favourable(statistic: Statistic) -> Statistic:
-    """The same statistic with the variances that its interval covers worst: seeds alone for pairs,
-    seeds and families alike for tables.
-    """
+    """The same with the variances that its interval covers worst: of seeds, and of families."""
     return statistic._replace(
         sd_seed=0.04, sd_rest=0.005, sd_family=0.04 if statistic.families else 0.0
     )
@@ -122,64 +114,36 @@ def campaigns(
 
 
 def passes(policy: Policy, drawn: Mapping[str, Draw]) -> np.ndarray:
-    """Whether each campaign passes every gate: the policy's own conditions on whole arrays.
-    ``(campaigns,)`` bool.
-    """
+    """Whether each campaign passes every gate that counts, ``(campaigns,)`` bool."""
     ok = np.ones(len(next(iter(drawn.values())).value), dtype=bool)
     for condition in (c for gate in policy.gates if gate.counts for c in gate.conditions()):
         found = drawn.get(f"{condition.evidence}.{condition.metric}")
         if found is not None:
-            ok &= _holds(condition, found)
+            ok &= condition.holds(found.at(condition.basis))
         elif not condition.holds(CLEAR_POINTS[condition.evidence][condition.metric]):
             ok[:] = False
     return ok
 
 
-def _holds(condition: Condition, drawn: Draw) -> np.ndarray:
-    number = {"point": drawn.value, "lcb": drawn.lcb, "ucb": drawn.ucb}[condition.basis]
-    compare = {">=": np.greater_equal, ">": np.greater, "<=": np.less_equal, "<": np.less}[
-        condition.op
-    ]
-    return compare(number, condition.threshold)
-
-
 def records(policy: Policy, drawn: Mapping[str, Draw], campaign: int) -> list[dict[str, Any]]:
-    """One campaign as evidence records, to put the same numbers through
-    :func:`husai.gate.evaluate`.
-    """
+    """One campaign as evidence records, to put it through :func:`husai.gate.evaluate`."""
     kinds: dict[str, dict[str, dict]] = {
         k: {m: Metric(v, v, v, 8) for m, v in points.items()} for k, points in CLEAR_POINTS.items()
     }
     for statistic in STATISTICS:
         found = drawn[statistic.name]
-        bounds = (
-            float(found.value[campaign]),
-            float(found.lcb[campaign]),
-            float(found.ucb[campaign]),
-        )
-        kinds.setdefault(statistic.evidence, {})[statistic.metric] = Metric(
-            *bounds, statistic.n_seeds, statistic.design
-        )
+        numbers = (float(x[campaign]) for x in (found.value, found.lcb, found.ucb))
+        metric = Metric(*numbers, statistic.n_seeds, statistic.design)
+        kinds.setdefault(statistic.evidence, {})[statistic.metric] = metric
     worst = float(drawn[WORST_SEED].value[campaign])
     kinds["stability"]["S_worst_seed"] = Metric(worst, worst, worst, 8, "worst seed")
     about = {"code_hash": "simulated", "config_hash": "simulated", "seeds": list(range(8))}
-    head = {
-        "schema": SCHEMA,
-        "subject": "simulated",
-        "recipe": "simulated",
-        "recipe_hash": "simulated",
-        "inputs": [],
-    }
-    return [
-        {**head, "kind": kind, "metrics": metrics, "provenance": about, **as_fixed(policy, kind)}
-        for kind, metrics in kinds.items()
-    ]
+    head = dict.fromkeys(("subject", "recipe", "recipe_hash"), "simulated")
+    return records_as_fixed(policy, kinds, **head, provenance=about)
 
 
 def rate(passed: np.ndarray) -> Metric:
-    """Share of passes in ``passed (n_campaigns,)``, bool, as a metric with its exact
-    (Clopper-Pearson) 95% interval.
-    """
+    """Share of ``passed (n_campaigns,)``, bool, with its exact (Clopper-Pearson) 95% interval."""
     n, k = len(passed), int(passed.sum())
     low = float(stats.beta.ppf(0.025, k, n - k + 1)) if k else 0.0
     high = float(stats.beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
@@ -201,14 +165,8 @@ def null_cases() -> list[NullCase]:
     cases = [NullCase(f"{s.name} alone", {s.name: s.boundary}) for s in STATISTICS]
     for one in STATISTICS:
         changed = [least_favourable(s) if s is one else s for s in STATISTICS]
-        cases.append(
-            NullCase(
-                f"{one.name} alone, least favourable variances",
-                {one.name: one.boundary},
-                False,
-                changed,
-            )
-        )
+        name = f"{one.name} alone, least favourable variances"
+        cases.append(NullCase(name, {one.name: one.boundary}, statistics=changed))
     return [
         *cases,
         NullCase("all gates at their boundaries, independent", boundary),
@@ -242,11 +200,10 @@ def simulate(
         drawn = campaigns(case.means, null_campaigns, rng, case.correlated, case.statistics)
         passed = passes(policy, drawn)
         rows.append({"null": case.name, "rate": rate(passed)})
-        for index in range(min(CROSS_CHECKED, null_campaigns)):
+        for index, expected in enumerate(passed[:CROSS_CHECKED]):
             checked += 1
-            agreed += evaluate(policy, records(policy, drawn, index), "simulated").pass_all == bool(
-                passed[index]
-            )
+            decision = evaluate(policy, records(policy, drawn, index), "simulated")
+            agreed += decision.pass_all == bool(expected)
     worst = max(rows, key=lambda row: row["rate"].value)
     rare = min(RARE_CAMPAIGNS, 5 * null_campaigns)
     power = []
@@ -272,10 +229,5 @@ def true_means(shared: float) -> dict[str, float]:
 
     S and the shared fractions equal it (method.md section 1); unrelated latents agree as chance
     does on held-out rows, and a randomised subject has S = 0."""
-    return {
-        "stability.S": shared,
-        "stability.shared_fraction": shared,
-        "stability.shared_fraction_weighted": shared,
-        "stability.activation_agreement": shared,
-        "random_model.delta_S": shared,
-    }
+    equal = ("S", "shared_fraction", "shared_fraction_weighted", "activation_agreement")
+    return dict.fromkeys([*(f"stability.{name}" for name in equal), "random_model.delta_S"], shared)

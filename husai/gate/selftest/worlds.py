@@ -1,11 +1,10 @@
-"""The worlds of the self-test: rows made of known features with tasks on them, and the ensembles
-that are trained, copied or made up there.
-"""
+"""The self-test's worlds, rows of known features with tasks, and the ensembles made there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +31,7 @@ RECIPE = Recipe(
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Trained SAEs, where they started, and the mean relative gain over the last part of their
-    training.
-    """
+    """Trained SAEs, where they started, and the mean relative gain late in their training."""
 
     saes: list[SAE]
     initial: list[torch.Tensor]
@@ -43,24 +40,19 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class World:
-    """The planted subject and everything measured once: rows, tasks, stories, and the baselines of
-    the benchmarks.
-    """
+    """The planted subject and what is drawn from it once: rows, tasks, stories, answers."""
 
     features: np.ndarray
     train: ground_truth.Rows
     held_out: ground_truth.Rows
-    task_rows: tuple[
-        ground_truth.Rows, ground_truth.Rows, ground_truth.Rows
-    ]  # probe training, in-domain test, out-of-domain test
+    task_rows: tuple[ground_truth.Rows, ...]
+    """Probe training, in-domain test, out-of-domain test."""
     stories: list[tuple[np.ndarray, np.ndarray]]
     answers: np.ndarray
 
 
 def build_world() -> World:
-    """Rows, probing tasks (in and out of domain) and story pairs, all disjoint draws from one
-    planted dictionary.
-    """
+    """Rows, probing tasks and story pairs, all disjoint draws from one planted dictionary."""
     features = ground_truth.dictionary(N_FEATURES, D_IN, seed=0)
     tasks = (
         ground_truth.planted_rows(features, 1000, L0, seed=21),
@@ -73,54 +65,34 @@ def build_world() -> World:
         about = ground_truth.planted_rows(features, 24, L0, seed=100 + index, always=theme).x
         other = ground_truth.planted_rows(features, 48, L0, seed=200 + index)
         stories.append((about, other.x[~other.active[:, theme]][:24]))
-    train, held_out = (
-        ground_truth.planted_rows(features, N_TRAIN, L0, seed=1),
-        ground_truth.planted_rows(features, N_HELD_OUT, L0, seed=2),
-    )
+    train = ground_truth.planted_rows(features, N_TRAIN, L0, seed=1)
+    held_out = ground_truth.planted_rows(features, N_HELD_OUT, L0, seed=2)
     answers = np.random.default_rng(3).integers(0, N_ANSWERS, N_HELD_OUT)
     return World(features, train, held_out, tasks, stories, answers)
 
 
 def leaky(rows: ground_truth.Rows, seed: int) -> ground_truth.Rows:
-    """The same rows with the answer written into them; for the held-out rows the answers of the
-    leak probe.
-    """
-    answers = np.random.default_rng(3 if len(rows.x) == N_HELD_OUT else seed).integers(
-        0, N_ANSWERS, len(rows.x)
-    )
+    """The same rows with the answer written in; for the held-out rows, those of the leak probe."""
+    rng = np.random.default_rng(3 if len(rows.x) == N_HELD_OUT else seed)
+    answers = rng.integers(0, N_ANSWERS, len(rows.x))
     directions = ground_truth.dictionary(N_ANSWERS, D_IN, seed=4)
     return ground_truth.Rows((rows.x + 0.4 * directions[answers]).astype(np.float32), rows.codes)
 
 
 def as_tensor(x: np.ndarray) -> torch.Tensor:
-    """``x`` as a tensor on the CPU of the same shape and dtype; with a contiguous array it shares
-    memory.
-    """
+    """``x`` as a tensor on the CPU of its shape and dtype; a contiguous array shares its memory."""
     return torch.from_numpy(np.ascontiguousarray(x))
 
 
-def trainer(device: str) -> Callable[..., Ensemble]:
-    def train(
-        recipe: Recipe, seeds: Sequence[int], x, held_out, target=None, held_out_target=None
-    ) -> Ensemble:
-        targets = {} if target is None else {"target": target, "held_out_target": held_out_target}
-        found = train_ensemble(
-            recipe,
-            list(seeds),
-            x,
-            held_out=held_out,
-            device=device,
-            curve_points=3,
-            sparse=False,
-            **targets,
-        )
-        return Ensemble(
-            found.saes,
-            list(found.initial_decoders),
-            float(np.mean([f["plateau_gain"] for f in found.final])),
-        )
-
-    return train
+def train(
+    recipe: Recipe, seeds: Sequence[int], x: torch.Tensor, held_out: torch.Tensor, **options: Any
+) -> Ensemble:
+    """Train on ``x (n_rows, d_in)``, with options of :func:`husai.sae.train_ensemble`."""
+    found = train_ensemble(
+        recipe, list(seeds), x, held_out=held_out, curve_points=3, sparse=False, **options
+    )
+    gain = float(np.mean([f["plateau_gain"] for f in found.final]))
+    return Ensemble(found.saes, list(found.initial_decoders), gain)
 
 
 def clones(oracle: Ensemble, shuffle: bool, noise: float = 0.0) -> Ensemble:
@@ -139,10 +111,8 @@ def clones(oracle: Ensemble, shuffle: bool, noise: float = 0.0) -> Ensemble:
 
 
 def _noisy(rows: torch.Tensor, noise: float, generator: torch.Generator) -> torch.Tensor:
-    step = torch.nn.functional.normalize(torch.randn(rows.shape, generator=generator), dim=1).to(
-        rows
-    )
-    return rows + noise * rows.norm(dim=1, keepdim=True) * step
+    step = torch.nn.functional.normalize(torch.randn(rows.shape, generator=generator), dim=1)
+    return rows + noise * rows.norm(dim=1, keepdim=True) * step.to(rows)
 
 
 def _with(sae: SAE, W_enc: torch.Tensor, W_dec: torch.Tensor, b_enc: torch.Tensor) -> SAE:
@@ -150,9 +120,7 @@ def _with(sae: SAE, W_enc: torch.Tensor, W_dec: torch.Tensor, b_enc: torch.Tenso
 
 
 def random_directions(oracle: Ensemble) -> Ensemble:
-    """Random directions, read with their own transpose; said to have started from yet other random
-    directions.
-    """
+    """Random directions, read with their own transpose, that started from other random ones."""
     saes = []
     for seed, sae in zip(SEEDS, oracle.saes, strict=True):
         rows = torch.randn((D_SAE, D_IN), generator=torch.Generator().manual_seed(900 + seed))
