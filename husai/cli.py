@@ -78,10 +78,11 @@ def main(argv: list[str] | None = None) -> int:
     if getattr(args, "threads", None):
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(args.threads)
-        from husai.compute import use_threads
-
-        use_threads(args.threads)
     try:
+        if getattr(args, "threads", None):
+            from husai.compute import use_threads
+
+            use_threads(args.threads)
         status = int(args.run(args) or 0)
         sys.stdout.flush()
         return status
