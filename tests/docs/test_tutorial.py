@@ -43,19 +43,19 @@ def as_compared(line):
 
 
 def run_all(found, folder):
-    """Run a document's blocks in their order: Python as one session, shell lines by bash."""
+    """Run a document's blocks in their order as one Python program, shell lines by bash; what they
+    print.
+    """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["PYTHONPATH"] = str(ROOT)
-    session = ""
+    program = "import subprocess\n"
     for kind, text in found:
-        if kind == "python":
-            session += text
-            command = [sys.executable, "-c", session]
-        else:
-            command = ["bash", "-euc", text.replace("husai ", "python -m husai ")]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{text}\n{done.stderr}"
-        yield done.stdout + done.stderr
+        bash = ["bash", "-euc", text.replace("husai ", "python -m husai ")]
+        program += text if kind == "python" else f"subprocess.run({bash!r}, check=True)\n"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_every_block_runs_and_prints_what_is_shown(name, folder):
     found = blocks(name)
     assert found, f"{name} holds no code"
     given(name, folder)
-    outputs = "\n".join(run_all(found, folder))
+    outputs = run_all(found, folder)
     assert outputs.strip()
     lines = {as_compared(line) for line in outputs.splitlines()}
     assert not [line for line in printed_lines(name) if line not in lines]

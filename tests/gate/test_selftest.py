@@ -33,9 +33,7 @@ def test_the_strict_gate_rejects_every_adversary_for_the_right_reason_and_passes
 ):
     from husai.gate.selftest.selftest import selftest_job
 
-    body = selftest_job(
-        {"null_campaigns": 2000, "power_campaigns": 200}, tmp_path / "selftest.json"
-    )
+    body = selftest_job({"null_campaigns": 500, "power_campaigns": 100}, tmp_path / "selftest.json")
     rows = {row["case"]: row for row in body["rows"]}
     assert rows["oracle"]["verdict"] == "passed", rows["oracle"]["reason"]
     for adversary in ADVERSARIES:
@@ -50,7 +48,7 @@ def test_the_strict_gate_rejects_every_adversary_for_the_right_reason_and_passes
         assert rows[name]["failing_gates"] == ["integrity"], (
             "clones look perfect to every other gate"
         )
-    assert body["passed"] and body["simulation"]["null_campaigns"] == 2000
+    assert body["passed"] and body["simulation"]["null_campaigns"] == 500
     assert body["metrics"]["false_pass_rate"].value <= 0.05
     assert json.loads((tmp_path / "selftest.json").read_text())["headline"] == body["headline"]
 

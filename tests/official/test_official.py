@@ -182,7 +182,7 @@ def test_preflight_survives_a_module_that_prints_and_exits(tmp_path, monkeypatch
     assert found["error"] == "SystemExit: no GPU"
 
 
-@pytest.mark.parametrize("module", ["here", "sae_probes", "json"])
+@pytest.mark.parametrize("module", ["here", "yaml", "json"])
 def test_preflight_imports_nothing_from_the_working_directory(module, tmp_path, monkeypatch):
     (tmp_path / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.chdir(tmp_path)
