@@ -32,32 +32,34 @@ from husai.config import Config, load
 from husai.errors import HusaiError
 from husai.passport import certify
 from husai.passport.certify import measured, relatives
-from husai.passport.planted import Plan, campaign, mean_outcome
+from husai.passport.planted import PlantedDesign, campaign, mean_outcome
 from husai.passport.prediction import prediction
-from husai.planning.plan import Plan as Work
+from husai.planning.plan import PlantedDesign as Work
 from husai.planning.spec_builder import SpecBuilder
 from husai.planning.specs import TrainSpec
 from husai.provenance import finite, read_json, write_json
 from husai.sae import SAE, load_sae
 
 PLANS = {
-    "cosine 0.95": Plan(cosine=0.95),
-    "cosine 0.90": Plan(cosine=0.90),
-    "cosine 0.85": Plan(cosine=0.85),
-    "cosine 0.80": Plan(cosine=0.80),
-    "cosine 0.75, below the promise": Plan(cosine=0.75),
-    "noise 0.3": Plan(cosine=0.85, noise=0.3),
-    "L0 2": Plan(cosine=0.85, l0=2),
-    "L0 16": Plan(cosine=0.85, l0=16),
-    "96 dimensions, 512 latents": Plan(d_in=96, d_sae=512, l0=12, cosine=0.85, n_rows=1500),
-    "24 dimensions, 96 latents": Plan(d_in=24, d_sae=96, l0=3, cosine=0.85),
-    "jumprelu": Plan(architecture="jumprelu", cosine=0.85),
-    "4 seeds": Plan(n_seeds=4, cosine=0.85),
-    "few shared": Plan(shared=0.05, duplicate=0.05, cosine=0.85),
-    "nothing shared, half split, half faint": Plan(
+    "cosine 0.95": PlantedDesign(cosine=0.95),
+    "cosine 0.90": PlantedDesign(cosine=0.90),
+    "cosine 0.85": PlantedDesign(cosine=0.85),
+    "cosine 0.80": PlantedDesign(cosine=0.80),
+    "cosine 0.75, below the promise": PlantedDesign(cosine=0.75),
+    "noise 0.3": PlantedDesign(cosine=0.85, noise=0.3),
+    "L0 2": PlantedDesign(cosine=0.85, l0=2),
+    "L0 16": PlantedDesign(cosine=0.85, l0=16),
+    "96 dimensions, 512 latents": PlantedDesign(
+        d_in=96, d_sae=512, l0=12, cosine=0.85, n_rows=1500
+    ),
+    "24 dimensions, 96 latents": PlantedDesign(d_in=24, d_sae=96, l0=3, cosine=0.85),
+    "jumprelu": PlantedDesign(architecture="jumprelu", cosine=0.85),
+    "4 seeds": PlantedDesign(n_seeds=4, cosine=0.85),
+    "few shared": PlantedDesign(shared=0.05, duplicate=0.05, cosine=0.85),
+    "nothing shared, half split, half faint": PlantedDesign(
         shared=0.0, duplicate=0.0, split=0.5, faint=0.45
     ),
-    "all private": Plan(shared=0.0, duplicate=0.0, split=0.0, faint=0.05),
+    "all private": PlantedDesign(shared=0.0, duplicate=0.0, split=0.0, faint=0.05),
 }
 
 

@@ -132,6 +132,15 @@ def test_there_is_no_import_cycle():
     assert not left, f"among {sorted(left)}"
 
 
+def test_a_class_has_its_name_to_itself():
+    where = {}
+    for path in ROOT.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert not {name: files for name, files in where.items() if len(files) > 1}
+
+
 def test_files_and_rooms_are_small():
     long = [str(p) for p in ROOT.rglob("*.py") if p.read_text().count("\n") > MOST_LINES]
     folders = {path.parent for path in ROOT.rglob("*.py")} - {ROOT / "jobs"}

@@ -135,11 +135,11 @@ class StoreWriter:
         if kind is None:
             self.close()
             return
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
-        with contextlib.suppress(OSError):
-            self._clean()
+        handle, self._handle = self._handle, None
+        for finish in (handle.close if handle else None, self._clean):
+            with contextlib.suppress(OSError):  # what went wrong first is what is told
+                if finish:
+                    finish()
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """Shards of an earlier write of the same name that are whole and unchanged."""

@@ -23,7 +23,7 @@ class Kind(NamedTuple):
 
 
 @dataclass
-class Candidate:
+class BroughtSAEs:
     """SAEs of one kind that differ in their seed."""
 
     name: str
@@ -45,7 +45,7 @@ class _Argument(NamedTuple):
 
 def candidates(
     saes: Sequence[str], confirm: Sequence[str] = (), *, hook_name: str
-) -> list[Candidate]:
+) -> list[BroughtSAEs]:
     """The candidates behind ``saes``: a folder of ``seed*/`` is one, and single SAEs of one kind
     are the seeds of one.
 
@@ -59,7 +59,7 @@ def candidates(
         differ in kind; one of ``confirm`` that fits no candidate, or several.
     """
     arguments = [_argument(word, hook_name) for word in saes]
-    found: list[Candidate] = []
+    found: list[BroughtSAEs] = []
     for one in arguments:
         lone = [c for c in found if c.kind == one.kind and c.name == _by_kind(one.kind)]
         if len(one.paths) == 1 and lone:
@@ -71,7 +71,7 @@ def candidates(
         free = next(
             n for i in range(len(found) + 1) if (n := f"{name}-{i}" if i else name) not in taken
         )
-        found.append(Candidate(free, one.kind, one.paths, notes=one.notes))
+        found.append(BroughtSAEs(free, one.kind, one.paths, notes=one.notes))
     for place, word in enumerate(confirm):
         one = _argument(word, hook_name)
         chosen = _fitting(one, found, place if len(confirm) == len(found) else None)
@@ -105,7 +105,7 @@ def _argument(word: str, hook_name: str) -> _Argument:
     return _Argument(word, paths, kinds[0], notes)
 
 
-def _fitting(one: _Argument, found: list[Candidate], place: int | None) -> Candidate:
+def _fitting(one: _Argument, found: list[BroughtSAEs], place: int | None) -> BroughtSAEs:
     fitting = [c for c in found if c.kind == one.kind]
     if len(fitting) > 1 and place is not None and found[place] in fitting:
         return found[place]

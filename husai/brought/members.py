@@ -29,7 +29,7 @@ DECLARED = ("plateau_gain", "cos_to_init", "text_overlap_rows")
 """Facts of a training that cannot be measured afterwards: numbers of a checkpoint's metadata."""
 
 
-class Member(NamedTuple):
+class ImportedSAE(NamedTuple):
     """One imported SAE."""
 
     path: Path
@@ -45,7 +45,7 @@ def read_members(
     device: torch.device,
     hook_name: str,
     subject: Mapping[str, Any] | None = None,
-) -> list[Member]:
+) -> list[ImportedSAE]:
     """The SAEs at ``paths`` in float32 with decoder norms folded into the encoder, as other
     software runs them, each measured on ``rows`` of the hook ``hook_name``; what their own notes
     say against ``subject`` (the ``config.json`` of a model that others trained) is logged.
@@ -96,7 +96,7 @@ def read_members(
             f"L0 {quality['l0']:.1f}"
         )
         about = {"seed": int(seed), "path": str(path), "format": sae.cfg.get("format", "husai")}
-        found.append(Member(path, sae, about | quality | known_facts(sae)))
+        found.append(ImportedSAE(path, sae, about | quality | known_facts(sae)))
     return found
 
 
@@ -131,7 +131,7 @@ def initial_of(sae) -> torch.Tensor | None:
     return decoder if decoder.shape == sae.W_dec.shape else None
 
 
-def check_kind(members: Sequence[Member]) -> None:
+def check_kind(members: Sequence[ImportedSAE]) -> None:
     """Check that the members are of one kind, as those of one recipe are.
 
     Raises
@@ -151,7 +151,7 @@ def check_kind(members: Sequence[Member]) -> None:
 
 
 def same_saes(
-    a: Sequence[Member], b: Sequence[Member], changed: bool = False
+    a: Sequence[ImportedSAE], b: Sequence[ImportedSAE], changed: bool = False
 ) -> tuple[Path, Path] | None:
     """Paths of two members whose decoders are the same up to order and sign of rows, if there are
     any.
@@ -177,7 +177,7 @@ def content_hash(files: Sequence[str | Path]) -> str:
     return provenance.hash_json(sorted(provenance.sha256_file(f) for f in files))[:16]
 
 
-def recipe_of(spec, members: Sequence[Member], content: str) -> Recipe:
+def recipe_of(spec, members: Sequence[ImportedSAE], content: str) -> Recipe:
     """The members as a recipe: measured L0, hash of their files, how their controls are trained."""
     sae, l0 = members[0].sae, sum(m.final["l0"] for m in members) / len(members)
     k = {"k": sae.k or max(1, round(l0))} if sae.architecture in FIXED_K else {}
@@ -192,7 +192,7 @@ def recipe_of(spec, members: Sequence[Member], content: str) -> Recipe:
     )
 
 
-def describe(recipe: Recipe, members: Sequence[Member], **extra: Any) -> dict:
+def describe(recipe: Recipe, members: Sequence[ImportedSAE], **extra: Any) -> dict:
     """Content of ``recipe.json``."""
     sae = members[0].sae
     return recipe.describe(recipe, [m.final["seed"] for m in members]) | {
@@ -203,7 +203,7 @@ def describe(recipe: Recipe, members: Sequence[Member], **extra: Any) -> dict:
     }
 
 
-def origin_of(member: Member) -> dict[str, Any]:
+def origin_of(member: ImportedSAE) -> dict[str, Any]:
     """Where an SAE came from: what it says itself where it was imported before."""
     cfg = member.sae.cfg
     if isinstance(cfg.get("origin"), dict):

@@ -103,7 +103,7 @@ class CEBench(Section):
     max_tokens: PositiveInt = Field(128, description="tokens read of each story")
 
 
-class Faithfulness(Section):
+class FaithfulnessSection(Section):
     """What the subject loses when the reconstruction takes the place of its activations."""
 
     n_texts: PositiveInt = Field(300, description="held-out contexts that SAEs are spliced into")
@@ -139,7 +139,7 @@ class External(Section):
     datasets: DataSets
     probing: Probing
     cebench: CEBench
-    faithfulness: Faithfulness = Field(default_factory=Faithfulness)
+    faithfulness: FaithfulnessSection = Field(default_factory=FaithfulnessSection)
     candidates: list[BroughtSAE] = Field(
         [], description="SAEs you bring, compared with those trained here"
     )

@@ -25,13 +25,13 @@ from husai.config.stages import (
     Confirmation,
     Consistency,
     Frontier,
-    Gate,
+    GateSection,
     Scaling,
-    Selection,
+    SelectionSection,
     Stage,
     Stress,
 )
-from husai.config.text import Corpus
+from husai.config.text import CorpusSection
 from husai.provenance import hash_json
 
 
@@ -46,7 +46,7 @@ class Config(Section):
             Field(discriminator="kind"),
         ],
     ]
-    corpus: Corpus = Field(default_factory=Corpus)
+    corpus: CorpusSection = Field(default_factory=CorpusSection)
     activations: dict[Name, Activations]
     training: dict[Name, Training]
     stages: list[Stage] = Field(
@@ -61,10 +61,10 @@ class Config(Section):
     external: External
     frontier: Frontier
     scaling: Scaling
-    selection: Selection = Field(default_factory=Selection)
+    selection: SelectionSection = Field(default_factory=SelectionSection)
     confirmation: Confirmation
     stress: Stress
-    gate: Gate = Field(default_factory=Gate)
+    gate: GateSection = Field(default_factory=GateSection)
 
     @property
     def hash(self) -> str:

@@ -190,7 +190,7 @@ class Scaling(Section):
     seeds: list[Seed] = Field(min_length=3, description="seeds of every condition")
 
 
-class Selection(Section):
+class SelectionSection(Section):
     """How one candidate is chosen from frontier and scaling."""
 
     min_seeds: PositiveInt = Field(
@@ -241,7 +241,7 @@ class SelfTest(Section):
     )
 
 
-class Gate(SelfTest, RunEnd):
+class GateSection(SelfTest, RunEnd):
     """The decision."""
 
     policies: list[str] = Field(

@@ -55,7 +55,7 @@ class DatasetText(OwnText):
 TextSource = Annotated[ProbingText | FileText | DatasetText, Field(discriminator="kind")]
 
 
-class Corpus(Section):
+class CorpusSection(Section):
     """Text that language subjects and their SAEs are trained on. A document that was there before,
     is evaluation text or shares a run of 13 words with it is left out and counted.
     """

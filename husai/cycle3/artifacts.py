@@ -18,7 +18,7 @@ INTERPRETABILITY = "interpretability_score_mean_max"
 LEGACY_CEBENCH = (INTERPRETABILITY, "contrastive_score_mean_max", "independent_score_mean_max")
 
 
-class External(NamedTuple):
+class ExternalMetrics(NamedTuple):
     """External metrics of one artifact; ``cebench_max`` is the most the CE-Bench delta could be."""
 
     saebench_delta: float | None = None
@@ -99,7 +99,7 @@ def _first_of(data: Mapping[str, Any], keys: Sequence[str], where: str) -> float
     return first_number([*(data.get(k) for k in keys), *(inner.get(k) for k in keys)])
 
 
-def external_metrics(data: Mapping[str, Any], where: str = "external summary") -> External:
+def external_metrics(data: Mapping[str, Any], where: str = "external summary") -> ExternalMetrics:
     """Deltas and bounds from a SAEBench, CE-Bench or selection summary, or a selected candidate."""
     data = selected_in(data)
     inner = _object(data, "metrics")
@@ -130,7 +130,7 @@ def external_metrics(data: Mapping[str, Any], where: str = "external summary") -
     )
     if legacy is None:
         legacy = saebench if saebench is not None else cebench
-    return External(
+    return ExternalMetrics(
         saebench,
         first_number([inner.get("saebench_delta_ci95_low"), data.get("saebench_delta_ci95_low")]),
         cebench,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from husai.cycle3.artifacts import (
-    External,
+    ExternalMetrics,
     external_metrics,
     ood_drop,
     phase4a_delta,
@@ -102,7 +102,7 @@ def cycle3_evidence(
     return found
 
 
-def selection_metrics(found: External) -> dict[str, Metric]:
+def selection_metrics(found: ExternalMetrics) -> dict[str, Metric]:
     """The three metrics of ``selection`` evidence."""
     cebench = _metric(found.cebench_delta, found.cebench_delta_ci95_low)
     if found.cebench_max is not None and math.isfinite(found.cebench_max):

@@ -11,13 +11,14 @@ from typing import Any
 from husai import provenance
 from husai.errors import HusaiError
 from husai.jobs.arguments import add_compute, add_path, describe
+from husai.report.mirror import SUMS, write_sums
 from husai.shown import printable
 
 DECISION = "gate/strict/release_policy.json"
 PASSPORT = "passport"
 CANDIDATE = "confirmation/candidate"
 CANDIDATE_SPLICED = "confirmation/external/candidate"
-RECORD, CARD, SUMS = "release.json", "README.md", "SHA256SUMS"
+RECORD, CARD = "release.json", "README.md"
 
 
 def add_arguments(command: ArgumentParser) -> None:
@@ -145,12 +146,6 @@ def read_latents(table: Path, name: str, certified_only: bool):
         rows.insert(2, "latent_of_whole", rows["latent"])
         rows["latent"] = range(len(rows))
     return rows
-
-
-def write_sums(folder: Path, names: list[str]) -> None:
-    """``SHA256SUMS`` of files in ``folder``, as ``sha256sum -c`` reads it."""
-    lines = [f"{provenance.sha256_file(folder / name)}  {name}\n" for name in sorted(names)]
-    provenance.write_text(folder / SUMS, "".join(lines))
 
 
 def _certified(whole, latents):

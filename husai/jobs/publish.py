@@ -7,8 +7,9 @@ from pathlib import Path
 
 from husai.errors import HusaiError
 from husai.jobs.arguments import describe
-from husai.jobs.export import CARD, RECORD, SUMS
+from husai.jobs.export import CARD, RECORD
 from husai.provenance import read_json, sha256_file
+from husai.report.mirror import SUMS
 from husai.shown import printable
 
 

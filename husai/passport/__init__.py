@@ -2,7 +2,7 @@
 whether it can be certified at a known error rate."""
 
 from husai.passport.certify import certify
-from husai.passport.consensus import Consensus, consensus
+from husai.passport.consensus import ConsensusSAE, consensus
 from husai.passport.matching import Kin
 from husai.passport.posterior import (
     BetaBinomial,
@@ -18,7 +18,7 @@ from husai.passport.train_consensus import train_consensus
 
 __all__ = [
     "BetaBinomial",
-    "Consensus",
+    "ConsensusSAE",
     "Kin",
     "LatentTable",
     "Passports",

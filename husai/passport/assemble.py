@@ -10,7 +10,7 @@ import torch
 
 from husai.passport.agreement import FUNCTIONAL_MATCH
 from husai.passport.chance import p_values
-from husai.passport.ensemble import Ensemble
+from husai.passport.ensemble import ComparedEnsemble
 from husai.passport.matching import Matching
 from husai.passport.posterior import (
     BAR,
@@ -39,7 +39,7 @@ FIRED = {
 class Found(NamedTuple):
     """What the tables of an ensemble are made of."""
 
-    ensemble: Ensemble
+    ensemble: ComparedEnsemble
     matching: Matching
     agreement: dict[tuple[int, int], torch.Tensor] | None
     """``(i, j)``: Pearson r of the latents of SAE i with their best matches in SAE j."""

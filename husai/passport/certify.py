@@ -13,7 +13,7 @@ from husai.passport.agreement import matched_agreement
 from husai.passport.assemble import Found, latent_table
 from husai.passport.chance import NULL_DRAWS, covariance_best, crowding_best
 from husai.passport.ensemble import (
-    Ensemble,
+    ComparedEnsemble,
     check_spaces,
     ensemble_of,
     matched_latents,
@@ -148,7 +148,7 @@ def relatives(found: Found) -> list[Kin]:
     return kin(found.matching, [s.W_dec.detach() for s in ensemble.saes], ensemble.alive)
 
 
-def _chance(ensemble: Ensemble, activations, draws: int) -> list[dict[str, torch.Tensor]]:
+def _chance(ensemble: ComparedEnsemble, activations, draws: int) -> list[dict[str, torch.Tensor]]:
     """Per SAE, ``{null: (n_living, draws)}``; the covariance null needs activations."""
     if draws == 0:
         return [{} for _ in ensemble.saes]

@@ -26,7 +26,7 @@ MATCHING_ROWS = 16384
 """Training rows on which matches must agree; more change no match whose latents fire at all often."""
 
 
-class Consensus(NamedTuple):
+class ConsensusSAE(NamedTuple):
     """The SAE of one group."""
 
     sae: SAE
@@ -47,7 +47,7 @@ def consensus(
     complete: bool = False,
     steps: int = STEPS,
     device=None,
-) -> list[Consensus]:
+) -> list[ConsensusSAE]:
     """A consensus SAE per group, of the members' architecture and L0.
 
     A latent and its matches in the other members (the rule of
@@ -153,7 +153,7 @@ def _chosen(
 
 def _of_group(
     found: Found, group: list[int], clusters, rows, min_share: float, l0: float | None, steps: int
-) -> Consensus:
+) -> ConsensusSAE:
     start = _averaged(found, group, clusters)
     if l0 is None:
         l0 = sum(found.ensemble.firing[i].l0 for i in group) / len(group)
@@ -161,7 +161,7 @@ def _of_group(
     member = found.ensemble.saes[group[0]]
     start.cfg = _notes(member, names, min_share)
     sae = refit(start.to(member.device), rows, l0=min(l0, len(clusters)), steps=steps)
-    return Consensus(sae.to("cpu"), names, torch.tensor([len(c) for c in clusters]))
+    return ConsensusSAE(sae.to("cpu"), names, torch.tensor([len(c) for c in clusters]))
 
 
 def recurring(

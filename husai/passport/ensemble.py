@@ -15,7 +15,7 @@ from husai.stability.measure import check_weights, pointing_rows
 from husai.stability.rows import UnitRows
 
 
-class Ensemble(NamedTuple):
+class ComparedEnsemble(NamedTuple):
     """The SAEs as they are compared: living latents of each, with names for errors and columns."""
 
     saes: list
@@ -82,7 +82,7 @@ def check_spaces(saes, names, activations) -> None:
         )
 
 
-def ensemble_of(saes, names, activations, device) -> Ensemble:
+def ensemble_of(saes, names, activations, device) -> ComparedEnsemble:
     """Which latents are alive, and the unit rows of those that are."""
     fired, alive, decoders, encoders = [], [], [], []
     for sae, name in zip(saes, names, strict=True):
@@ -96,10 +96,10 @@ def ensemble_of(saes, names, activations, device) -> Ensemble:
         alive.append(living)
         decoders.append(UnitRows(sae.W_dec, living, name, device))
         encoders.append(UnitRows(encoder, living, name, device))
-    return Ensemble(list(saes), names, decoders, encoders, alive, fired)
+    return ComparedEnsemble(list(saes), names, decoders, encoders, alive, fired)
 
 
-def matched_latents(ensemble: Ensemble, matching: Matching) -> dict:
+def matched_latents(ensemble: ComparedEnsemble, matching: Matching) -> dict:
     """Latent numbers of every best match, and which of those that count point the opposite way."""
     number = [living.nonzero().flatten() for living in ensemble.alive]
     return {

@@ -28,7 +28,7 @@ FAINT_COSINE = 0.64
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlantedDesign:
     """One planted ensemble. Shares are of ``d_sae``; what they leave is private to each seed."""
 
     d_in: int = 48
@@ -50,17 +50,19 @@ class Plan:
 
 
 SELF_TEST = {
-    "shared at cosine 0.85": Plan(cosine=0.85),
-    "none shared, half split, half faint": Plan(shared=0.0, duplicate=0.0, split=0.5, faint=0.45),
+    "shared at cosine 0.85": PlantedDesign(cosine=0.85),
+    "none shared, half split, half faint": PlantedDesign(
+        shared=0.0, duplicate=0.0, split=0.5, faint=0.45
+    ),
 }
 SELF_TEST_CAMPAIGNS = 4
 """Of each plan: seconds in all, as every self-test runs them."""
 
 
-class World(NamedTuple):
+class PlantedWorld(NamedTuple):
     """What the seeds of a planted ensemble have in common; directions ``(n, d_in)``, unit rows."""
 
-    plan: Plan
+    plan: PlantedDesign
     shared: torch.Tensor
     duplicate: torch.Tensor
     split: torch.Tensor
@@ -73,7 +75,7 @@ class World(NamedTuple):
     """``(n_rows, d_in)``: held-out activations, made of all features."""
 
 
-def planted_world(plan: Plan, seed: int) -> World:
+def planted_world(plan: PlantedDesign, seed: int) -> PlantedWorld:
     """Draw the features and the rows of a planted ensemble."""
     g = torch.Generator().manual_seed(int(seed))
 
@@ -90,10 +92,10 @@ def planted_world(plan: Plan, seed: int) -> World:
     size = 0.5 + torch.rand(active.shape, generator=g)
     rows = (active * size) @ features
     rows += plan.noise * torch.randn(rows.shape, generator=g)
-    return World(plan, shared, duplicate, split, faint, children, whole, rows)
+    return PlantedWorld(plan, shared, duplicate, split, faint, children, whole, rows)
 
 
-def planted_sae(world: World, seed: int) -> tuple[SAE, torch.Tensor]:
+def planted_sae(world: PlantedWorld, seed: int) -> tuple[SAE, torch.Tensor]:
     """One seed's SAE, its latents in an order of its own, and the place of each latent's kind in
     :data:`KINDS`: ``(d_sae,)`` int64."""
     plan, g = world.plan, torch.Generator().manual_seed(int(seed))
@@ -159,7 +161,7 @@ class Campaign(NamedTuple):
 
 
 def campaign(
-    plan: Plan, seed: int, n_fresh: int = 40, bar: float = BAR, fdr: float = FDR
+    plan: PlantedDesign, seed: int, n_fresh: int = 40, bar: float = BAR, fdr: float = FDR
 ) -> Campaign:
     """Plant an ensemble, certify its first SAE, and hold the certificates against ``n_fresh``
     further seeds that took no part.

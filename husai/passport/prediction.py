@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from husai.errors import HusaiError
 from husai.passport.assemble import Found, latent_table, reappearance
@@ -15,12 +14,13 @@ from husai.passport.certify import measured, relatives
 from husai.passport.ensemble import names_of
 from husai.passport.posterior import BAR, FDR, FEWEST_COMPARISONS
 from husai.passport.table import Passports
+from husai.statistics import auc
 
 FEW = (2, 4)
 """Numbers of SAEs for which it is asked how well they foretell the rest."""
 
 
-class Calibration(NamedTuple):
+class CalibrationPoint(NamedTuple):
     """Latents of all SAEs with one predicted theta."""
 
     theta: float
@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
     living: list[int]
     base_rate: list[float]
     """Per SAE, the same share of all its living latents: what a certificate must beat."""
-    calibration: list[Calibration]
+    calibration: list[CalibrationPoint]
     """One entry per number of seeds in which a latent reappeared, lowest first."""
     calibration_error: float
     """Mean |theta - observed| over latents, by the entries of ``calibration``."""
@@ -177,10 +177,10 @@ def prediction(
     )
 
 
-def calibration(counts: np.ndarray, theta: np.ndarray, rate: np.ndarray) -> list[Calibration]:
+def calibration(counts: np.ndarray, theta: np.ndarray, rate: np.ndarray) -> list[CalibrationPoint]:
     """Mean predicted and observed rates of the latents with each count, ``(n_latents,)`` each."""
     return [
-        Calibration(float(theta[of].mean()), float(rate[of].mean()), int(of.sum()))
+        CalibrationPoint(float(theta[of].mean()), float(rate[of].mean()), int(of.sum()))
         for of in (counts == y for y in np.unique(counts))
     ]
 
@@ -197,22 +197,3 @@ def _auc_with(found: Found, first, holds, m: int) -> float:
         closeness = found.matching.best[i][:, others].mean(1)
         scores.append(auc((count + 0.999 * closeness).numpy(), holds[place]))
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
-
-
-def auc(score: np.ndarray, positive: np.ndarray) -> float:
-    """Probability that a positive scores above a negative, ties counting half; NaN without both.
-
-    ``score`` and ``positive``, bool, are ``(n,)``. Mann & Whitney 1947: the rank sum of the
-    positives.
-
-    Examples
-    --------
-    >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
-    0.75
-    """
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if not n_positive or not n_negative:
-        return float("nan")
-    ranks = rankdata(score)[positive].sum() - n_positive * (n_positive + 1) / 2
-    return float(ranks / (n_positive * n_negative))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from husai.errors import HusaiError
-from husai.passport.consensus import Consensus, consensus
+from husai.passport.consensus import ConsensusSAE, consensus
 from husai.recipe import Recipe
 from husai.sae import train_ensemble
 from husai.sae.subset import subset
@@ -102,7 +102,7 @@ def train_consensus(
     return EnsembleResult(saes, trained.initial_decoders, trained.curves, final, resolved)
 
 
-def _shuffled(one: Consensus, seed: int):
+def _shuffled(one: ConsensusSAE, seed: int):
     """The SAE with its latents in an order of the seed's own: in the order of their number of
     members, those that two groups share would stand at like places, as in copies of one SAE."""
     order = torch.randperm(one.sae.d_sae, generator=torch.Generator().manual_seed(seed))

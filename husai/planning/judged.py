@@ -7,7 +7,7 @@ from typing import Any
 
 from husai.config import Config
 from husai.config.inputs import Activations, PretrainedSubject, Training
-from husai.config.text import Corpus, FileText, ProbingText
+from husai.config.text import CorpusSection, FileText, ProbingText
 
 N_CTX = 128
 """Tokens of a context: the length at which most published SAEs are evaluated (SAEBench's
@@ -69,7 +69,7 @@ def overlay(
                 hooks=list(dict.fromkeys([hook, *hooks])),
             ).model_dump()
         },
-        "corpus": Corpus(
+        "corpus": CorpusSection(
             sources=[source],
             max_tokens=TEXT_PER_ROW * ROWS["train"],
             max_chars_per_row=None if text else base.corpus.max_chars_per_row,

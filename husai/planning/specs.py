@@ -79,7 +79,7 @@ class EvaluationSets(Spec):
     """First rows only."""
 
 
-class CorpusSpec(EvaluationSets, text.Corpus):
+class CorpusSpec(EvaluationSets, text.CorpusSection):
     """Which text is evaluation text, and how the rest is cut."""
 
 
@@ -204,7 +204,7 @@ class CEBenchSpec(EvaluationSets, OfSAE, external.CEBench):
     split: Literal["selection", "confirmation"] = "selection"
 
 
-class FaithfulnessSpec(OfSAE, external.Faithfulness):
+class FaithfulnessSpec(OfSAE, external.FaithfulnessSection):
     """Splicing of an SAE into the subject on texts of one split."""
 
     split: Literal["selection", "confirmation"] = "selection"
@@ -289,7 +289,7 @@ class ConfirmationSpec(Spec, stages.Confirmation):
     """What data sets and all seeds were drawn from by rule; None where one of them was named."""
 
 
-class SelectionSpec(Spec, stages.Selection):
+class SelectionSpec(Spec, stages.SelectionSection):
     """How the candidate is chosen."""
 
 

@@ -54,7 +54,7 @@ class Features(NamedTuple):
         return len(self.train) - validation_rows(len(self.train))
 
 
-class Probes(NamedTuple):
+class FinalProbes(NamedTuple):
     """The final probes of one data set, one per k."""
 
     models: np.ndarray
@@ -75,7 +75,7 @@ def fit_probes(
     *,
     penalty: str = "l1",
     seed: int = PROBE_SEED,
-) -> Probes:
+) -> FinalProbes:
     """The final probes of a data set: the first C of :data:`C_GRID` with the highest validation AUC
     wins and is fitted again on all training rows.
 
@@ -96,7 +96,7 @@ def fit_probes(
         raise HusaiError(f"external.probing.penalty: '{penalty}' is not l1 or l2")
     found = (_along_paths if penalty == "l1" else _by_scikit_learn)(f, ks, seed)
     models, areas, chosen = zip(*found, strict=True)
-    return Probes(np.stack(models), np.array(areas), list(chosen))
+    return FinalProbes(np.stack(models), np.array(areas), list(chosen))
 
 
 def _along_paths(f: Features, ks: Sequence[int], seed: int):

@@ -13,7 +13,7 @@ import yaml
 from husai.errors import HusaiError
 from husai.gate.decision import Row, telling
 from husai.report.document import plain
-from husai.report.quotes import Source, format_value, gate_names
+from husai.report.quotes import EvidenceFolder, format_value, gate_names
 from husai.report.sections import STRICT, status_line
 from husai.shown import in_code, in_markdown
 
@@ -25,7 +25,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 def verdict_of(root: str | Path) -> str:
     """The first line of the gate report of the run below ``root``."""
-    return plain(status_line(Source(root).open(STRICT)))
+    return plain(status_line(EvidenceFolder(root).open(STRICT)))
 
 
 def gate_rows(decision: Mapping[str, Any]) -> list[dict[str, Any]]:

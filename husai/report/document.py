@@ -53,7 +53,7 @@ class Words(NamedTuple):
     entries: list[tuple[str, str]]
 
 
-class Section(NamedTuple):
+class ReportSection(NamedTuple):
     """A titled part of the report; a folded one is opened by its heading (HTML only)."""
 
     title: str
@@ -67,15 +67,15 @@ class Section(NamedTuple):
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-class Document(NamedTuple):
+class Report(NamedTuple):
     """Status line and sections of a report."""
 
     status: Inline
     released: bool
-    sections: list[Section]
+    sections: list[ReportSection]
 
 
-def markdown(document: Document) -> tuple[str, list[dict[str, Any]]]:
+def markdown(document: Report) -> tuple[str, list[dict[str, Any]]]:
     """The Markdown report and, for every quoted value in it, ``{line, text, file, pointer, value[,
     derive]}`` (lines count from 1).
     """

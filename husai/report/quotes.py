@@ -77,7 +77,7 @@ class Quote:
         return FORMAT.get(self.derive, format_value)(self.printed)
 
 
-class Source:
+class EvidenceFolder:
     """Reads evidence below ``root``; file names are those of a run (``results/...``) wherever the
     evidence lies.
     """

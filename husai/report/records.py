@@ -6,7 +6,7 @@ from typing import Any
 
 from husai.report.document import Bullets, Figure, Inline, Paragraph, Table
 from husai.report.plots import heat_map, summary_figure
-from husai.report.quotes import Quote, Source
+from husai.report.quotes import EvidenceFolder, Quote
 from husai.report.tables import facts_table, is_metric, metrics_table, rows_table
 from husai.shown import in_code
 
@@ -21,7 +21,7 @@ def missing(file: str, verb: str = "run the pipeline") -> Paragraph:
     )
 
 
-def summary_blocks(source: Source, file: str) -> list[Any]:
+def summary_blocks(source: EvidenceFolder, file: str) -> list[Any]:
     summary = source.open(file)
     if not summary.exists:
         return [missing(file)]
@@ -51,7 +51,7 @@ def _notes(record: Quote) -> list[Any]:
     return [Bullets(notes)] if notes else []
 
 
-def records_blocks(source: Source, pattern: str, named: str) -> list[Any]:
+def records_blocks(source: EvidenceFolder, pattern: str, named: str) -> list[Any]:
     files = [
         f for f in source.glob(pattern) if not f.endswith("manifest.json") and ".failed." not in f
     ]
@@ -84,14 +84,14 @@ def _record(record: Quote, file: str) -> list[Any]:
     return [*out, *_notes(record)]
 
 
-def selftest_blocks(source: Source) -> list[Any]:
+def selftest_blocks(source: EvidenceFolder) -> list[Any]:
     test = source.open(SELFTEST)
     if not test.exists:
         return [missing(SELFTEST, "run husai gate selftest")]
     return [*_record(test, SELFTEST), *_certificates(source)]
 
 
-def passport_blocks(source: Source) -> list[Any]:
+def passport_blocks(source: EvidenceFolder) -> list[Any]:
     """Certified latents of every SAE, with the page that has them one by one."""
     record = source.open(PASSPORT)
     if not record.exists:
@@ -102,7 +102,7 @@ def passport_blocks(source: Source) -> list[Any]:
     ]
 
 
-def _certificates(source: Source) -> list[Any]:
+def _certificates(source: EvidenceFolder) -> list[Any]:
     """How often certificates of latents are wrong: on planted latents, and on this run's SAEs."""
     out: list[Any] = []
     for file, key, title in (

@@ -16,18 +16,18 @@ import jinja2
 from husai.provenance import finite, write_json, write_text
 from husai.report.document import (
     Bullets,
-    Document,
     Figure,
     Inline,
     Paragraph,
-    Section,
+    Report,
+    ReportSection,
     Table,
     Words,
     markdown,
     plain,
 )
 from husai.report.front.words import word_of
-from husai.report.quotes import Quote, Source
+from husai.report.quotes import EvidenceFolder, Quote
 from husai.report.sections import build
 
 NUMBERS_SCHEMA = "husai.numbers/1"
@@ -52,7 +52,7 @@ def render(root: str | Path) -> Rendered:
     """Render the report from the evidence below ``root`` (files named ``results/...`` there); equal
     evidence gives equal bytes.
     """
-    document = build(Source(root))
+    document = build(EvidenceFolder(root))
     text, numbers = markdown(document)
     companion = {"schema": NUMBERS_SCHEMA, "report": "gate_report.md", "evidence": "evidence"}
     return Rendered(text, page(document), companion | {"numbers": finite(numbers)})
@@ -70,7 +70,7 @@ def write_report(reports: str | Path) -> Rendered:
     return rendered
 
 
-def page(document: Document) -> str:
+def page(document: Report) -> str:
     """The document as one HTML file with inline style and figures; nothing is fetched when it is
     opened.
     """
@@ -113,7 +113,7 @@ def _text(text: str) -> str:
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
 
 
-def _body(section: Section) -> str:
+def _body(section: ReportSection) -> str:
     told: set[str] = set()
     return "\n".join(_block(block, told) for block in section.blocks)
 

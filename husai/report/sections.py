@@ -6,12 +6,12 @@ from typing import Any
 
 from husai.gate.policy import CHANGED, is_shipped
 from husai.gate.verdict import AS_BROUGHT, RELEASED
-from husai.report.document import Bullets, Document, Inline, Paragraph, Section, Table
+from husai.report.document import Bullets, Inline, Paragraph, Report, ReportSection, Table
 from husai.report.front.candidates import candidates_section
 from husai.report.front.verdict import verdict_section
 from husai.report.front.words import words_section
 from husai.report.gates import decision_tables
-from husai.report.quotes import Quote, Source, gate_names
+from husai.report.quotes import EvidenceFolder, Quote, gate_names
 from husai.report.records import (
     missing,
     passport_blocks,
@@ -49,36 +49,36 @@ RECORDS = {
 }
 
 
-def build(source: Source) -> Document:
+def build(source: EvidenceFolder) -> Report:
     """The whole report from the evidence below ``source.root``."""
     strict = source.open(STRICT)
     released = _shipped(strict) and _stated(strict) is not None
     details = [
-        Section("Decision", _decision(source)),
-        Section("Negative results", _failures(source)),
-        Section("Original policy (cycle3)", _policy(source, CYCLE3)),
+        ReportSection("Decision", _decision(source)),
+        ReportSection("Negative results", _failures(source)),
+        ReportSection("Original policy (cycle3)", _policy(source, CYCLE3)),
         _asking("Self-test", "Does the gate say no when it should?", selftest_blocks(source)),
-        Section("Subjects", _subjects(source)),
+        ReportSection("Subjects", _subjects(source)),
         *(
             _asking(title, asked, summary_blocks(source, f"results/{name}.json"))
             for title, (name, asked) in STAGES.items()
         ),
-        *(Section(title, records_blocks(source, *where)) for title, where in RECORDS.items()),
+        *(ReportSection(title, records_blocks(source, *where)) for title, where in RECORDS.items()),
         _asking(
             "Passports of latents",
             "Which single latents come back in fresh seeds?",
             passport_blocks(source),
         ),
-        Section("Provenance", _provenance(source)),
+        ReportSection("Provenance", _provenance(source)),
     ]
     front = [verdict_section(strict), candidates_section(source)]
     words = words_section([*front, *details])
     folded = [section._replace(folded=True) for section in (*details, words)]
-    return Document(status_line(strict), released, [*front, *folded])
+    return Report(status_line(strict), released, [*front, *folded])
 
 
-def _asking(title: str, question: str, blocks: list[Any]) -> Section:
-    return Section(title, [Paragraph([question], "question"), *blocks])
+def _asking(title: str, question: str, blocks: list[Any]) -> ReportSection:
+    return ReportSection(title, [Paragraph([question], "question"), *blocks])
 
 
 def _shipped(decision: Quote) -> bool:
@@ -107,7 +107,7 @@ def status_line(strict: Quote) -> Inline:
     return [f"{_stated(strict)}: strict gate passed (", count, " of ", count, " gates)"]
 
 
-def _decision(source: Source) -> list[Any]:
+def _decision(source: EvidenceFolder) -> list[Any]:
     strict = source.open(STRICT)
     if not strict.exists:
         return [missing(STRICT)]
@@ -163,7 +163,7 @@ def _candidate_line(candidate: Quote) -> Inline:
     return ["Candidate ", candidate, "."] if candidate.value else ["No candidate was selected."]
 
 
-def _policy(source: Source, file: str) -> list[Any]:
+def _policy(source: EvidenceFolder, file: str) -> list[Any]:
     decision = source.open(file)
     if not decision.exists:
         return [missing(file)]
@@ -193,7 +193,7 @@ def _feasibility(decision: Quote) -> list[Any]:
     return [Paragraph(lead), Bullets(items or [[ref] for ref in unattainable])]
 
 
-def _failures(source: Source) -> list[Any]:
+def _failures(source: EvidenceFolder) -> list[Any]:
     items: list[Inline] = []
     for file in (STRICT, CYCLE3):
         decision = source.open(file)
@@ -220,14 +220,14 @@ def _failing(decision: Quote) -> list[str]:
     return [name for name in gate_names(gates) if gates[name] is not True]
 
 
-def _subjects(source: Source) -> list[Any]:
+def _subjects(source: EvidenceFolder) -> list[Any]:
     files = source.glob("results/subjects/*/model/metrics.json")
     if not files:
         return [missing("results/subjects/*/model/metrics.json")]
     return [compare_table([source.open(file) for file in files])]
 
 
-def _provenance(source: Source) -> list[Any]:
+def _provenance(source: EvidenceFolder) -> list[Any]:
     made = source.open(STRICT)["provenance"]
     out: list[Any] = []
     if made.exists:

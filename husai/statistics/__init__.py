@@ -2,7 +2,7 @@
 pairs that share one.
 """
 
-from husai.statistics.areas import auc_interval
+from husai.statistics.areas import auc, auc_interval
 from husai.statistics.chance import assessable, chance_corrected
 from husai.statistics.comparisons import cohens_d, difference_pvalue, holm, pseudo_values
 from husai.statistics.ensemble import (
@@ -27,6 +27,7 @@ from husai.statistics.resampling import bootstrap_percentile, crossed_interval, 
 __all__ = [
     "Difference",
     "assessable",
+    "auc",
     "auc_interval",
     "bootstrap_percentile",
     "chance_corrected",

@@ -1,9 +1,31 @@
-"""Intervals of areas under a ROC curve."""
+"""Areas under a ROC curve, and their intervals."""
 
 from __future__ import annotations
 
 import math
 from statistics import NormalDist
+
+import numpy as np
+from scipy.stats import rankdata
+
+
+def auc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Probability that a positive scores above a negative, ties counting half; NaN without both.
+
+    ``score`` and ``positive``, bool, are ``(n,)``. Mann & Whitney 1947: the rank sum of the
+    positives. :func:`husai.probing.scores.auc` computes it as scikit-learn does, to the last bit.
+
+    Examples
+    --------
+    >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+    0.75
+    """
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    if not n_positive or not n_negative:
+        return float("nan")
+    ranks = rankdata(score)[positive].sum() - n_positive * (n_positive + 1) / 2
+    return float(ranks / (n_positive * n_negative))
 
 
 def auc_interval(

@@ -27,7 +27,7 @@ FORMATS = ("*.safetensors", "*.bin")
 ENCODERS = ("ForMaskedLM", "ForNextSentencePrediction")
 
 
-class Source(NamedTuple):
+class ModelFolder(NamedTuple):
     """Where a model lies."""
 
     folder: Path
@@ -47,7 +47,7 @@ class Loaded(NamedTuple):
     (between documents), for config.json."""
 
 
-def locate(model: str, revision: str | None = None) -> Source:
+def locate(model: str, revision: str | None = None) -> ModelFolder:
     """Find (or fetch) the folder of ``model``: ``package:NAME/PATH``, a local folder, or a hub id.
 
     Raises
@@ -59,7 +59,7 @@ def locate(model: str, revision: str | None = None) -> Source:
     if model.startswith(PACKAGE):
         source = _in_package(model)
     elif Path(model).expanduser().is_dir():
-        source = Source(Path(model).expanduser(), None)
+        source = ModelFolder(Path(model).expanduser(), None)
     elif not HUB_ID.fullmatch(model):
         raise HusaiError(
             f"subject: model '{model}' is neither a folder here nor a hub id (ORGANISATION/NAME)"
@@ -76,7 +76,7 @@ def locate(model: str, revision: str | None = None) -> Source:
     return source
 
 
-def _in_package(model: str) -> Source:
+def _in_package(model: str) -> ModelFolder:
     name, _, path = model.removeprefix(PACKAGE).partition("/")
     module = name.replace("-", "_")
     found = importlib.util.find_spec(module) if module.isidentifier() else None
@@ -92,10 +92,10 @@ def _in_package(model: str) -> Source:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         version = None
-    return Source(folder, version)
+    return ModelFolder(folder, version)
 
 
-def _from_hub(model: str, revision: str | None) -> Source:
+def _from_hub(model: str, revision: str | None) -> ModelFolder:
     from huggingface_hub import snapshot_download
 
     fetch = partial(snapshot_download, model, revision=revision, ignore_patterns=["*/*"])
@@ -105,7 +105,7 @@ def _from_hub(model: str, revision: str | None) -> Source:
             folder = Path(fetch(allow_patterns=list(FORMATS[1:])))
     except Exception as error:
         raise explain(error, "model", model, revision) from error
-    return Source(folder, folder.name)
+    return ModelFolder(folder, folder.name)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -192,7 +192,7 @@ def load(directory: Path, device: str | torch.device = "cpu") -> tuple[Any, dict
     return model, record
 
 
-def _tokenizer(spec: dict, source: Source) -> tuple[Any, Any]:
+def _tokenizer(spec: dict, source: ModelFolder) -> tuple[Any, Any]:
     """The fast tokenizer, opening texts as ``prepend_bos`` says, and transformers' own."""
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
@@ -246,7 +246,7 @@ def _special(fast: Any, own: Any) -> dict:
     return {"ids": ids, "opening": opening, "closing": sum(around[opening:])}
 
 
-def _boot(spec: dict, source: Source, own: Any, device: str | torch.device) -> Any:
+def _boot(spec: dict, source: ModelFolder, own: Any, device: str | torch.device) -> Any:
     """The one place that calls TransformerBridge."""
     where = {"device_map": spec["device_map"]} if spec["device_map"] else {"device": str(device)}
     with transformer.quiet():

@@ -23,7 +23,7 @@ from husai.statistics import (
     pseudo_values,
 )
 from husai.summaries.baseline_notes import notes, planted_note, trajectory_figure, trajectory_of
-from husai.summaries.ensembles import PLATEAU_BAR, Measured, ensembles, span
+from husai.summaries.ensembles import PLATEAU_BAR, BaselineEnsemble, ensembles, span
 
 COLUMNS = [
     "subject",
@@ -81,7 +81,7 @@ def table(spec: BaselineSpec, inputs: Sequence[str]) -> StageTable:
     )
 
 
-def headline(m: Measured) -> str:
+def headline(m: BaselineEnsemble) -> str:
     """One subject's result in words; against the worst null, and where that one is not assessable,
     also against the gaussian.
     """
@@ -95,14 +95,14 @@ def headline(m: Measured) -> str:
     return f"{start} {m.verdict()}; against the gaussian null ({gaussian:.3f}) S = {s}."
 
 
-def null_rows(m: Measured) -> list[dict]:
+def null_rows(m: BaselineEnsemble) -> list[dict]:
     """The ensemble against each of its nulls."""
     rows = [null_row(m, kind) for kind in m.data["nulls"]]
     adjusted = holm([row["p_value"] for row in rows])
     return [{**row, "p_holm": float(p)} for row, p in zip(rows, adjusted, strict=True)]
 
 
-def null_row(m: Measured, kind: str) -> dict:
+def null_row(m: BaselineEnsemble, kind: str) -> dict:
     """The ensemble against one null."""
     trained, chance = m.record.matrix("pwmcc", m.seeds), m.record.null_matrix(kind, m.seeds)
     pairs, effect, plateau = upper(chance), None, None
@@ -125,7 +125,7 @@ def null_row(m: Measured, kind: str) -> dict:
     }
 
 
-def cycle3_evidence(m: Measured, config: dict[str, Any]) -> dict:
+def cycle3_evidence(m: BaselineEnsemble, config: dict[str, Any]) -> dict:
     """Evidence that the ``cycle3`` policy reads: trained minus gaussian null with the pair
     bootstrap, exactly as the original did it.
     """

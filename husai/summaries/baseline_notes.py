@@ -9,12 +9,12 @@ import math
 from husai.evidence import Evidence
 from husai.stability.record import interval
 from husai.statistics import assessable
-from husai.summaries.ensembles import PLATEAU_BAR, Measured, span
+from husai.summaries.ensembles import PLATEAU_BAR, BaselineEnsemble, span
 
 OVERLAP = "subspace_overlap_r"
 
 
-def notes(m: Measured, subject: dict) -> list[str]:
+def notes(m: BaselineEnsemble, subject: dict) -> list[str]:
     """What the table does not show: the subject, quality, movement, plateau, effective rank."""
     leak, out = subject.get("leak_probe", {}), []
     if "accuracy" in subject:
@@ -51,7 +51,7 @@ def notes(m: Measured, subject: dict) -> list[str]:
     return [*out, *rank_notes(m)]
 
 
-def rank_notes(m: Measured) -> list[str]:
+def rank_notes(m: BaselineEnsemble) -> list[str]:
     """How many directions the activations use, what that does to the covariance null, and how far
     the decoders' subspaces overlap.
     """
@@ -79,7 +79,7 @@ def rank_notes(m: Measured) -> list[str]:
     return [*out, f"subspace overlap of the decoders: {told}."]
 
 
-def trajectory_of(m: Measured) -> tuple[list[float], list[float]] | None:
+def trajectory_of(m: BaselineEnsemble) -> tuple[list[float], list[float]] | None:
     """Steps of training, and the PWMCC of all latents after each, averaged over seeds; None when it
     was not followed.
     """
@@ -87,7 +87,7 @@ def trajectory_of(m: Measured) -> tuple[list[float], list[float]] | None:
     return (curves["step"], curves["pwmcc"]) if curves.get("pwmcc") else None
 
 
-def trajectory_figure(m: Measured) -> dict:
+def trajectory_figure(m: BaselineEnsemble) -> dict:
     """Stability over training as a figure of the report."""
     steps, values = trajectory_of(m)
     title = f"PWMCC of all latents during training, {m.subject}"

@@ -14,7 +14,7 @@ PLATEAU_BAR = 0.005
 come to rest: the bar of the strict policy."""
 
 
-class Measured:
+class BaselineEnsemble:
     """The baseline ensemble of one subject: its stability record seen through the baseline's
     seeds.
     """
@@ -48,7 +48,7 @@ class Measured:
         return verdict(self.s, shared, NullResult(self.null, 0.0, (self.null,), self.worst))
 
 
-def ensembles(spec: BaselineSpec, inputs: Sequence[str]) -> list[Measured]:
+def ensembles(spec: BaselineSpec, inputs: Sequence[str]) -> list[BaselineEnsemble]:
     """The baseline ensemble of every subject, the configured order kept.
 
     Raises
@@ -59,7 +59,7 @@ def ensembles(spec: BaselineSpec, inputs: Sequence[str]) -> list[Measured]:
     failed = [f"{name}: failed: {reason}" for name, reason in failed_records(inputs).items()]
     if failed:
         raise RecipeFailed(f"baseline: {'; '.join(failed)}; change the training of this subject")
-    return [Measured(record, spec.baseline.seeds) for record in read_records(inputs)]
+    return [BaselineEnsemble(record, spec.baseline.seeds) for record in read_records(inputs)]
 
 
 def span(found: Metric) -> str:

@@ -19,7 +19,7 @@ from husai.stability.record import failed_records, load_records
 from husai.statistics import crossed_interval, jackknife_t
 from husai.summaries.faithfulness import load_losses
 from husai.summaries.gated import gated_metrics
-from husai.summaries.measured import Measured, control_of, load_measured
+from husai.summaries.measured import RecipeRecords, control_of, load_measured
 
 COLUMNS = {
     "frontier": [
@@ -63,7 +63,7 @@ MEASURED = (
 )
 
 
-def external_row(measured: Measured, control: Measured, k: int) -> dict:
+def external_row(measured: RecipeRecords, control: RecipeRecords, k: int) -> dict:
     """One recipe: training quality, mean AUC, deltas with crossed intervals over seeds and
     families.
     """
@@ -95,7 +95,7 @@ def external_row(measured: Measured, control: Measured, k: int) -> dict:
     }
 
 
-def failed_row(measured: Measured, reason: str) -> dict:
+def failed_row(measured: RecipeRecords, reason: str) -> dict:
     """The row of a recipe that could not be trained or measured: what it was to be, and why it is
     not.
     """
@@ -109,7 +109,7 @@ def failed_row(measured: Measured, reason: str) -> dict:
     }
 
 
-def selector_records(measured: Measured, control: Measured, k: int) -> list[dict]:
+def selector_records(measured: RecipeRecords, control: RecipeRecords, k: int) -> list[dict]:
     """One record per SAE, in the shape the selectors read."""
     by_seed = {r["seed"]: r for r in control.cebench}
     frozen, family = probe_table(measured.saebench, k, control.saebench)

@@ -12,7 +12,7 @@ from husai.provenance import failure
 from husai.recipe import Recipe
 
 
-class Measured:
+class RecipeRecords:
     """External records of one recipe over its seeds, in the order of the seeds; ``failure`` says
     why when the recipe failed.
     """
@@ -60,16 +60,16 @@ def seed_failure(record: dict) -> str | None:
     return f"{record['kind']} of seed {record['seed']}: {reason}" if reason else None
 
 
-def load_measured(inputs: Sequence[str]) -> dict[str, Measured]:
+def load_measured(inputs: Sequence[str]) -> dict[str, RecipeRecords]:
     """``{recipe id: Measured}`` from the external records among ``inputs``."""
     found: dict[str, dict[str, list[dict]]] = defaultdict(lambda: {"saebench": [], "cebench": []})
     for path in map(Path, inputs):
         if path.stem in ("saebench", "cebench") and path.parent.name.startswith("seed"):
             found[path.parent.parent.name][path.stem].append(provenance.read_json(path))
-    return {name: Measured(name, **records) for name, records in found.items()}
+    return {name: RecipeRecords(name, **records) for name, records in found.items()}
 
 
-def control_of(measured: Measured, pool: dict[str, Measured]) -> Measured:
+def control_of(measured: RecipeRecords, pool: dict[str, RecipeRecords]) -> RecipeRecords:
     """The frozen-decoder control of the same hook, width and L0.
 
     Raises

@@ -11,7 +11,7 @@ import pytest
 from gate_records import frontier_record, phase4a, record, write
 
 from husai.cycle3.artifacts import (
-    External,
+    ExternalMetrics,
     external_metrics,
     first_number,
     ood_drop,
@@ -231,37 +231,40 @@ def test_the_candidate_outranks_the_summary(decide):
     [
         (
             {"summary": {"best_minus_llm_auc": 0.0}, "best_minus_llm_auc": 5.0},
-            External(5.0, None, None, None, 0.0),
+            ExternalMetrics(5.0, None, None, None, 0.0),
         ),
-        ({"saebench_delta": 0.0, "external_delta": 0.3}, External(0.0, None, None, None, 0.3)),
+        (
+            {"saebench_delta": 0.0, "external_delta": 0.3},
+            ExternalMetrics(0.0, None, None, None, 0.3),
+        ),
         (
             {"delta_vs_matched_baseline": {"interpretability_score_mean_max": -40.0}},
-            External(None, None, -40.0, None, -40.0),
+            ExternalMetrics(None, None, -40.0, None, -40.0),
         ),
         (
             {"delta_vs_matched_baseline": {"contrastive_score_mean_max": 0.0}},
-            External(None, None, None, None, 0.0),
+            ExternalMetrics(None, None, None, None, 0.0),
         ),
         (
             {"delta_vs_matched_baseline": {"independent_score_mean_max": 2}},
-            External(None, None, None, None, 2.0),
+            ExternalMetrics(None, None, None, None, 2.0),
         ),
-        ({"metrics": {"cebench_delta": 1.5}}, External(None, None, 1.5, None, 1.5)),
+        ({"metrics": {"cebench_delta": 1.5}}, ExternalMetrics(None, None, 1.5, None, 1.5)),
         (
             {
                 "selected_candidate": {
                     "metrics": {"saebench_delta": 0.0, "saebench_delta_ci95_low": -0.1}
                 }
             },
-            External(0.0, -0.1, None, None, 0.0),
+            ExternalMetrics(0.0, -0.1, None, None, 0.0),
         ),
         (
             {"metrics": {"saebench_delta": 0.1, "cebench_delta": -2.0}},
-            External(0.1, None, -2.0, None, 0.1),
+            ExternalMetrics(0.1, None, -2.0, None, 0.1),
         ),
-        ({"external_delta": 0.0}, External(None, None, None, None, 0.0)),
-        ({"metrics": {"saebench_delta": True}}, External()),
-        ({}, External()),
+        ({"external_delta": 0.0}, ExternalMetrics(None, None, None, None, 0.0)),
+        ({"metrics": {"saebench_delta": True}}, ExternalMetrics()),
+        ({}, ExternalMetrics()),
     ],
 )
 def test_external_keys_in_the_original_order(data, expected):

@@ -251,7 +251,7 @@ def decide():
 
 
 def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
-    from husai.report.quotes import Source
+    from husai.report.quotes import EvidenceFolder
     from husai.report.sections import _decision
     from husai.verify.decision import check_decisions
     from husai.verify.findings import Findings
@@ -269,7 +269,7 @@ def test_gate_report_and_verify_state_and_use_the_number_of_candidates(run):
     )
     said = "".join(
         getattr(part, "text", part)
-        for block in _decision(Source(run))
+        for block in _decision(EvidenceFolder(run))
         for part in getattr(block, "inline", [])
     )
     assert (

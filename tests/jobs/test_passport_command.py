@@ -11,11 +11,11 @@ import torch
 
 from husai.activations import write_store
 from husai.cli import main
-from husai.passport.planted import Plan, planted_sae, planted_world
+from husai.passport.planted import PlantedDesign, planted_sae, planted_world
 from husai.provenance import sha256_file
 from husai.sae import save_sae
 
-PLAN = Plan(d_in=24, d_sae=48, l0=3, n_rows=800)
+PLAN = PlantedDesign(d_in=24, d_sae=48, l0=3, n_rows=800)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_saes_of_one_seed_certify_nothing(made, capsys):
 
 
 def test_bad_input_is_one_line(made, capsys):
-    save_sae(planted_sae(planted_world(Plan(d_in=16), 1), 1)[0], made / "other")
+    save_sae(planted_sae(planted_world(PlantedDesign(d_in=16), 1), 1)[0], made / "other")
     write_store(made / "narrow", torch.randn(100, 8))
     first = made / "saes/seed0"
     elsewhere, _ = planted_sae(planted_world(PLAN, 4), 9)

@@ -9,7 +9,8 @@ from hub.server import serve
 from released_run import build_run
 
 from husai.cli import main
-from husai.jobs.export import CARD, SUMS, write_sums
+from husai.jobs.export import CARD
+from husai.report.mirror import SUMS, write_sums
 
 
 @pytest.fixture(scope="module")

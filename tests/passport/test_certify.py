@@ -7,11 +7,18 @@ import torch
 
 from husai.errors import HusaiError
 from husai.passport import Kin, certify
-from husai.passport.planted import KINDS, Plan, campaign, mean_outcome, planted_sae, planted_world
+from husai.passport.planted import (
+    KINDS,
+    PlantedDesign,
+    campaign,
+    mean_outcome,
+    planted_sae,
+    planted_world,
+)
 from husai.sae import SAE
 from husai.stability import planted_decoders
 
-PLAN = Plan(d_in=32, d_sae=64, l0=4, cosine=0.9, n_rows=1500, n_seeds=5)
+PLAN = PlantedDesign(d_in=32, d_sae=64, l0=4, cosine=0.9, n_rows=1500, n_seeds=5)
 PRIVATE, SHARED = KINDS.index("private"), KINDS.index("shared")
 
 

@@ -9,12 +9,14 @@ import torch
 from husai.activations import ActivationStore, write_store
 from husai.errors import HusaiError
 from husai.passport.consensus import consensus
-from husai.passport.planted import KINDS, Plan, planted_sae, planted_world
+from husai.passport.planted import KINDS, PlantedDesign, planted_sae, planted_world
 from husai.passport.refit import refit
 from husai.sae import SAE, evaluate_sae
 from husai.stability import pwmcc
 
-PLAN = Plan(d_in=32, d_sae=64, l0=4, cosine=0.85, duplicate=0.0, split=0.0, faint=0.0, n_rows=4000)
+PLAN = PlantedDesign(
+    d_in=32, d_sae=64, l0=4, cosine=0.85, duplicate=0.0, split=0.0, faint=0.0, n_rows=4000
+)
 
 
 def members(architecture="topk", n=8, seed=5):

@@ -11,10 +11,10 @@ import torch
 from husai.errors import HusaiError
 from husai.passport import certify
 from husai.passport.page import passport_page, write_page
-from husai.passport.planted import Plan, planted_sae, planted_world
+from husai.passport.planted import PlantedDesign, planted_sae, planted_world
 from husai.stability.firing import activation_histograms
 
-PLAN = Plan(d_in=24, d_sae=40, l0=3, n_rows=600)
+PLAN = PlantedDesign(d_in=24, d_sae=40, l0=3, n_rows=600)
 HOSTILE = "</script><script>document.title='owned'</script>"
 
 

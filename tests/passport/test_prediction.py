@@ -8,10 +8,10 @@ import torch
 
 from husai.errors import HusaiError
 from husai.passport.certify import certify
-from husai.passport.planted import Plan, planted_sae, planted_world
-from husai.passport.prediction import auc, calibration, halves, predict
+from husai.passport.planted import PlantedDesign, planted_sae, planted_world
+from husai.passport.prediction import calibration, halves, predict
 
-PLAN = Plan(d_in=32, d_sae=80, l0=4, cosine=0.85, n_rows=800)
+PLAN = PlantedDesign(d_in=32, d_sae=80, l0=4, cosine=0.85, n_rows=800)
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +76,6 @@ def test_too_few_saes_are_refused(planted):
     saes, rows = planted
     with pytest.raises(HusaiError, match="at least 3 and 1"):
         predict(saes[:2], saes[2:], rows)
-
-
-def test_auc_by_hand():
-    # Pairs (positive, negative): 3 beats 1 and ties 3, 2 beats 1 and loses to 3: (1 + .5 + 1) / 4.
-    score, positive = np.array([3.0, 1.0, 2.0, 3.0]), np.array([True, False, True, False])
-    assert auc(score, positive) == 2.5 / 4
-    assert math.isnan(auc(score, np.zeros(4, dtype=bool)))
 
 
 def test_calibration_by_hand():

@@ -65,8 +65,8 @@ def test_an_attempt_names_the_settings_of_everything_that_is_measured(built):
 def test_a_setting_has_the_default_of_the_configuration():
     probing = specs.ProbingSpec()
     assert (probing.ks, probing.gate_k) == (external.Probing().ks, external.Probing().gate_k)
-    assert specs.SelectionSpec().min_seeds == stages.Selection().min_seeds
-    assert specs.SelfTestSpec().null_campaigns == stages.Gate().null_campaigns
+    assert specs.SelectionSpec().min_seeds == stages.SelectionSection().min_seeds
+    assert specs.SelfTestSpec().null_campaigns == stages.GateSection().null_campaigns
 
 
 def test_a_recipe_travels_whole():

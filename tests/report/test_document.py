@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from husai.errors import HusaiError
-from husai.report.document import Document, Paragraph, Section, markdown
+from husai.report.document import Paragraph, Report, ReportSection, markdown
 from husai.report.quotes import (
+    EvidenceFolder,
     Quote,
-    Source,
     escape_pointer,
     format_value,
     resolve_pointer,
@@ -157,8 +157,8 @@ def test_metrics_and_facts_tables_print_all_leaves():
 @given(st.lists(JSON, min_size=1, max_size=4))
 def test_every_quote_is_listed_with_the_line_it_stands_on(values):
     refs = [Quote("f.json", values)[i] for i in range(len(values))]
-    sections = [Section("A part", [Paragraph(["is ", ref, "."]) for ref in refs])]
-    text, numbers = markdown(Document(["status"], False, sections))
+    sections = [ReportSection("A part", [Paragraph(["is ", ref, "."]) for ref in refs])]
+    text, numbers = markdown(Report(["status"], False, sections))
     lines = text.split("\n")
     assert len(numbers) == len(values)
     for ref, entry in zip(refs, numbers, strict=True):
@@ -176,7 +176,7 @@ def test_escaped_text_cannot_break_a_table_or_open_markup(text):
 
 
 def test_a_missing_file_gives_an_empty_cursor_and_a_broken_one_an_error(tmp_path):
-    source = Source(tmp_path)
+    source = EvidenceFolder(tmp_path)
     assert not source.open("results/x.json")["a"]["b"].exists
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(HusaiError, match=r"x\.json: not readable"):

@@ -16,7 +16,7 @@ from husai.report.document import Figure, Table
 from husai.report.front.candidates import FRONTIER, SELECTED, candidates_section
 from husai.report.front.verdict import bar, verdict_section
 from husai.report.front.words import _tables, meaning, question
-from husai.report.quotes import Quote, Source
+from husai.report.quotes import EvidenceFolder, Quote
 from husai.report.render import render
 
 
@@ -28,7 +28,9 @@ def text_of(inline):
 def strict(tmp_path):
     def judged(rows):
         report_tree.decision(tmp_path, rows)
-        return verdict_section(Source(tmp_path).open("results/gate/strict/release_policy.json"))
+        return verdict_section(
+            EvidenceFolder(tmp_path).open("results/gate/strict/release_policy.json")
+        )
 
     return judged
 
@@ -127,7 +129,7 @@ def test_a_gate_of_somebody_s_own_policy_has_a_question_too():
 def frontier(root, rows):
     write_json(root / FRONTIER, {"rows": rows})
     write_json(root / SELECTED, {"recipe_hash": "b"})
-    return candidates_section(Source(root))
+    return candidates_section(EvidenceFolder(root))
 
 
 def candidate(name, s, delta, faithfulness=0.7):

@@ -18,7 +18,7 @@ from husai.report.document import markdown
 from husai.report.gates import interval_strip
 from husai.report.mirror import behind, mirror
 from husai.report.plots import line_plot, summary_figure
-from husai.report.quotes import Quote, Source
+from husai.report.quotes import EvidenceFolder, Quote
 from husai.report.render import render
 from husai.report.sections import build
 from husai.shown import escape_markdown
@@ -83,7 +83,7 @@ def test_without_any_evidence_the_report_names_each_missing_file(tmp_path):
 
 
 def test_no_number_stands_in_the_report_that_is_not_quoted_from_the_evidence(finished):
-    text, numbers = markdown(build(Source(finished / "reports/evidence")))
+    text, numbers = markdown(build(EvidenceFolder(finished / "reports/evidence")))
     lines = text.split("\n")
     for entry in sorted(numbers, key=lambda e: -len(e["text"])):
         line = lines[entry["line"] - 1]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from husai.sae import kernels
 from husai.sae.training.gradients import Settings, gradients
-from husai.sae.training.objectives import Consistency, auxk, matryoshka_groups
+from husai.sae.training.objectives import ConsistencyPenalty, auxk, matryoshka_groups
 from husai.sae.training.optimiser import remove_parallel
 
 S, B, D_IN, D_SAE, K = 2, 24, 10, 32, 3
@@ -157,7 +157,7 @@ def test_auxk_equals_autograd(n_dead):
 def test_consistency_gradient_equals_autograd_on_the_sphere():
     p, _, _ = problem("topk")
     reference = torch.randn(D_SAE, D_IN, dtype=torch.float64)
-    penalty = Consistency(reference, 0.3, 10)
+    penalty = ConsistencyPenalty(reference, 0.3, 10)
     penalty.renew(0, p["W_dec"])
     got = torch.zeros_like(p["W_dec"])
     value = penalty.add(p["W_dec"], got)

@@ -10,7 +10,7 @@ from husai.activations import ActivationStore, write_store
 from husai.errors import HusaiError, RecipeFailed
 from husai.sae import evaluate_sae
 from husai.sae.architectures import SAE
-from husai.sae.training.calibrate import Trial, interpolate, match_l0
+from husai.sae.training.calibrate import TriedCoefficient, interpolate, match_l0
 from husai.sae.training.ensemble import train_ensemble
 from husai.sae.training.initialise import geometric_median, initial_decoder, measure_units
 from husai.sae.training.members import Ensemble, Member
@@ -304,7 +304,7 @@ def test_a_given_coefficient_must_give_the_l0_that_the_recipe_names():
 
 
 def test_interpolation_of_coefficients():
-    trials = [Trial(0.1, 100.0), Trial(10.0, 1.0)]
+    trials = [TriedCoefficient(0.1, 100.0), TriedCoefficient(10.0, 1.0)]
     assert interpolate(trials, 10.0) == pytest.approx(1.0)
     assert interpolate(trials, 0.5) > 10.0
     assert interpolate(trials, 400.0) < 0.1

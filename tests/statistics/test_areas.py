@@ -1,9 +1,19 @@
-"""Intervals of areas under a ROC curve."""
+"""Areas under a ROC curve, and their intervals."""
+
+import math
 
 import numpy as np
 import pytest
 
-from husai.statistics import auc_interval
+from husai.statistics import auc, auc_interval
+
+
+def test_areas_by_hand():
+    # Pairs (positive, negative): 3 beats 1 and ties 3, 2 beats 1 and loses to 3: (1 + .5 + 1) / 4.
+    score, positive = np.array([3.0, 1.0, 2.0, 3.0]), np.array([True, False, True, False])
+    assert auc(score, positive) == 2.5 / 4
+    assert auc(np.zeros(4), positive) == 0.5 and auc(positive, positive) == 1.0
+    assert math.isnan(auc(score, np.zeros(4, dtype=bool)))
 
 
 def test_the_published_example():

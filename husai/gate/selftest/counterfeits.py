@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from husai.gate.selftest import ground_truth
-from husai.gate.selftest.worlds import D_IN, D_SAE, N_TASKS, SEEDS, Ensemble, World, as_tensor
+from husai.gate.selftest.worlds import D_IN, D_SAE, N_TASKS, SEEDS, TrainedSAEs, World, as_tensor
 from husai.sae import SAE
 
 RARE = 0.999
@@ -18,7 +18,7 @@ ROUNDS = 20
 """Of Lloyd's algorithm: centroids of so few clusters stand still by then."""
 
 
-def centroids(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
+def centroids(oracle: TrainedSAEs, x: torch.Tensor) -> TrainedSAEs:
     """k-means centroids, for each seed of another eighth of the rows, read with their own transpose
     by a ReLU; ``x`` is ``(n_rows, d_in)``, float32.
     """
@@ -37,7 +37,7 @@ def centroids(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
     return replace(oracle, saes=saes)
 
 
-def rare_copies(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
+def rare_copies(oracle: TrainedSAEs, x: torch.Tensor) -> TrainedSAEs:
     """A twentieth of each seed's own latents; the rest are the same junk in every seed, and hardly
     ever fire on the rows of ``x (n_rows, d_in)``, float32.
     """
@@ -49,7 +49,7 @@ def rare_copies(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
     return replace(oracle, saes=saes)
 
 
-def read_outs(oracle: Ensemble, world: World) -> Ensemble:
+def read_outs(oracle: TrainedSAEs, world: World) -> TrainedSAEs:
     """Dense read-outs of the benchmark's own tasks, fitted on the rows that they are tested on, beside
     rare junk: the attack that the first version of the strict policy released.
     """
@@ -70,7 +70,7 @@ def read_outs(oracle: Ensemble, world: World) -> Ensemble:
     return replace(oracle, saes=saes)
 
 
-def rescaled(oracle: Ensemble) -> Ensemble:
+def rescaled(oracle: TrainedSAEs) -> TrainedSAEs:
     """One SAE under every seed's name, latents scaled one by one and decoder rows scaled back."""
     first, saes = oracle.saes[0], []
     for seed in SEEDS:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+
+from husai.statistics import auc
 
 GATE_K = 16  # latents a probe may read, as in the strict saebench gate
 RIDGE = 1.0e-2
@@ -70,13 +71,6 @@ def gaussian_twin(x: np.ndarray, seed: int) -> np.ndarray:
 def principal_axes(x: np.ndarray) -> np.ndarray:
     """Principal axes of rows as columns ``(d_in, d_in)``, the strongest first."""
     return np.linalg.svd(np.cov(x.T.astype(np.float64)))[0]
-
-
-def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve of ``scores (n,)`` for bool ``labels (n,)``; ties count half."""
-    ranks, positive = stats.rankdata(scores), int(labels.sum())
-    above = ranks[labels].sum() - positive * (positive + 1) / 2
-    return float(above / (positive * (len(labels) - positive)))
 
 
 class Probe(NamedTuple):

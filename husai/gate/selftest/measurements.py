@@ -13,7 +13,7 @@ from husai.evidence import Metric
 from husai.gate.fixed import records_as_fixed
 from husai.gate.policy import Policy
 from husai.gate.selftest import ground_truth, worlds
-from husai.gate.selftest.worlds import SEEDS, Ensemble, World, as_tensor
+from husai.gate.selftest.worlds import SEEDS, TrainedSAEs, World, as_tensor
 from husai.sae import SAE, Recipe, evaluate_sae
 from husai.sae.fold import fold_norms
 from husai.stability import StabilityReport, measure_stability
@@ -22,7 +22,7 @@ from husai.statistics.recovered import faithfulness_metrics, losses_of
 
 
 def stability(
-    ensemble: Ensemble, held_out: torch.Tensor, frozen: Ensemble | None, target=None
+    ensemble: TrainedSAEs, held_out: torch.Tensor, frozen: TrainedSAEs | None, target=None
 ) -> StabilityReport:
     """Stability of an ensemble on the rows ``held_out (n_rows, d_in)`` against the worst of its own
     nulls; ``target (n_rows, d_out)`` is what transcoders reconstruct.
@@ -35,9 +35,9 @@ def stability(
 def records(
     name: str,
     recipe: Recipe,
-    ensemble: Ensemble,
+    ensemble: TrainedSAEs,
     world: World,
-    frozen: Ensemble,
+    frozen: TrainedSAEs,
     randomised: StabilityReport,
     transcoder: StabilityReport,
     random_scores: np.ndarray,
@@ -79,7 +79,7 @@ def _difference(a: StabilityReport, b: StabilityReport) -> dict:
 
 
 def integrity(
-    ensemble: Ensemble, world: World, stability_metrics: dict[str, dict]
+    ensemble: TrainedSAEs, world: World, stability_metrics: dict[str, dict]
 ) -> dict[str, dict]:
     """Leak probe, plateau, movement, dead latents, disjoint rows, independent starts."""
     n, held = len(SEEDS), as_tensor(world.held_out.x)
@@ -103,7 +103,7 @@ def _encode(sae: SAE) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def probing(
-    ensemble: Ensemble, frozen: Ensemble, world: World
+    ensemble: TrainedSAEs, frozen: TrainedSAEs, world: World
 ) -> tuple[dict[str, dict[str, Metric]], np.ndarray]:
     """``saebench`` and ``ood`` metrics: probes for planted features at fixed k, in the domain and
     out of it; beside them the AUC in the domain, ``(n_seeds, n_tasks)``.
@@ -117,7 +117,7 @@ def probing(
         tests = list(zip(z[1:], labels[1:], strict=True))
         return ground_truth.probe_scores(z[0], labels[0], tests, k)
 
-    def of_saes(one: Ensemble, k: int | None) -> np.ndarray:
+    def of_saes(one: TrainedSAEs, k: int | None) -> np.ndarray:
         return np.stack([scores(_encode(sae), k) for sae in one.saes])
 
     k, axes = ground_truth.GATE_K, ground_truth.principal_axes(world.train.x)
@@ -138,7 +138,7 @@ def probing(
     return metrics, own[:, 0]
 
 
-def random_scores(randomised: Ensemble, world: World) -> np.ndarray:
+def random_scores(randomised: TrainedSAEs, world: World) -> np.ndarray:
     """AUC ``(n_seeds, n_tasks)`` of the same probes on SAEs of the randomised subject, whose
     activations say nothing about the tasks.
     """
@@ -155,13 +155,13 @@ def random_scores(randomised: Ensemble, world: World) -> np.ndarray:
     return np.stack(found)
 
 
-def faithfulness(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str, Metric]:
+def faithfulness(ensemble: TrainedSAEs, frozen: TrainedSAEs, world: World) -> dict[str, Metric]:
     """``faithfulness`` metrics: what the planted subject loses when reconstructions of held-out rows
     take the place of its activations.
     """
     x = world.held_out.x
 
-    def losses(of: Ensemble) -> dict[str, list]:
+    def losses(of: TrainedSAEs) -> dict[str, list]:
         rows = [sae(as_tensor(x)).numpy() for sae in of.saes]
         texts = [ground_truth.splicing_losses(x, found, world.features) for found in rows]
         return losses_of([{"texts": one} for one in texts])
@@ -169,7 +169,7 @@ def faithfulness(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str
     return faithfulness_metrics(losses(ensemble), losses(frozen))
 
 
-def contrastive(ensemble: Ensemble, frozen: Ensemble, world: World) -> dict[str, dict]:
+def contrastive(ensemble: TrainedSAEs, frozen: TrainedSAEs, world: World) -> dict[str, dict]:
     """``cebench`` metrics: score as a fraction of its bound, less that of the frozen control."""
     bound = score_bound(worlds.D_SAE)
     own, control = (

@@ -18,7 +18,7 @@ from husai.gate.selftest import counterfeits, ground_truth, worlds
 from husai.gate.selftest.adversaries import judge, summary
 from husai.gate.selftest.measurements import random_scores, records, stability
 from husai.gate.selftest.simulation import simulate
-from husai.gate.selftest.worlds import D_IN, RECIPE, SEEDS, Ensemble, World, as_tensor
+from husai.gate.selftest.worlds import D_IN, RECIPE, SEEDS, TrainedSAEs, World, as_tensor
 from husai.progress import log
 from husai.sae import Recipe
 
@@ -101,13 +101,13 @@ def cases(policy: Policy, device: str = "cpu", steps: int = RECIPE.steps) -> dic
 
 
 def _adversaries(
-    train: Callable[..., Ensemble],
+    train: Callable[..., TrainedSAEs],
     recipe: Recipe,
     world: World,
     leaky_world: World,
-    oracle: Ensemble,
-    frozen: Ensemble,
-) -> dict[str, Ensemble]:
+    oracle: TrainedSAEs,
+    frozen: TrainedSAEs,
+) -> dict[str, TrainedSAEs]:
     """Every adversary, by name."""
     x, held = as_tensor(world.train.x), as_tensor(world.held_out.x)
     leaky_rows = as_tensor(leaky_world.train.x), as_tensor(leaky_world.held_out.x)

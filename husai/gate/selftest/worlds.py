@@ -30,7 +30,7 @@ RECIPE = Recipe(
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class TrainedSAEs:
     """Trained SAEs, where they started, and the mean relative gain late in their training."""
 
     saes: list[SAE]
@@ -86,16 +86,16 @@ def as_tensor(x: np.ndarray) -> torch.Tensor:
 
 def train(
     recipe: Recipe, seeds: Sequence[int], x: torch.Tensor, held_out: torch.Tensor, **options: Any
-) -> Ensemble:
+) -> TrainedSAEs:
     """Train on ``x (n_rows, d_in)``, with options of :func:`husai.sae.train_ensemble`."""
     found = train_ensemble(
         recipe, list(seeds), x, held_out=held_out, curve_points=3, sparse=False, **options
     )
     gain = float(np.mean([f["plateau_gain"] for f in found.final]))
-    return Ensemble(found.saes, list(found.initial_decoders), gain)
+    return TrainedSAEs(found.saes, list(found.initial_decoders), gain)
 
 
-def clones(oracle: Ensemble, shuffle: bool, noise: float = 0.0) -> Ensemble:
+def clones(oracle: TrainedSAEs, shuffle: bool, noise: float = 0.0) -> TrainedSAEs:
     """The first SAE under every seed's name, its latents in another order for each when
     ``shuffle``, its weights changed by ``noise``.
 
@@ -119,7 +119,7 @@ def _with(sae: SAE, W_enc: torch.Tensor, W_dec: torch.Tensor, b_enc: torch.Tenso
     return SAE(sae.architecture, W_enc, W_dec, b_enc, sae.b_dec, k=sae.k)
 
 
-def random_directions(oracle: Ensemble) -> Ensemble:
+def random_directions(oracle: TrainedSAEs) -> TrainedSAEs:
     """Random directions, read with their own transpose, that started from other random ones."""
     saes = []
     for seed, sae in zip(SEEDS, oracle.saes, strict=True):
@@ -129,20 +129,20 @@ def random_directions(oracle: Ensemble) -> Ensemble:
     return replace(oracle, saes=saes)
 
 
-def overscaled(oracle: Ensemble) -> Ensemble:
+def overscaled(oracle: TrainedSAEs) -> TrainedSAEs:
     """The oracle with codes six times too large: the same features, and no reconstruction."""
     saes = [_with(s, 6.0 * s.W_enc, s.W_dec, 6.0 * s.b_enc) for s in oracle.saes]
     return replace(oracle, saes=saes)
 
 
-def collapsed(oracle: Ensemble) -> Ensemble:
+def collapsed(oracle: TrainedSAEs) -> TrainedSAEs:
     """Half of the oracle's latents, each of them twice."""
     order = torch.arange(D_SAE) % (D_SAE // 2)
     saes = [_with(s, s.W_enc[:, order], s.W_dec[order], s.b_enc[order]) for s in oracle.saes]
     return replace(oracle, saes=saes)
 
 
-def components(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
+def components(oracle: TrainedSAEs, x: torch.Tensor) -> TrainedSAEs:
     """Principal components, for each seed of another eighth of the rows ``x (n_rows, d_in)``, with
     both signs, read by a ReLU.
     """
@@ -150,19 +150,19 @@ def components(oracle: Ensemble, x: torch.Tensor) -> Ensemble:
     for sae, part in zip(oracle.saes, x.chunk(len(SEEDS)), strict=True):
         axes = torch.linalg.svd(part - part.mean(0), full_matrices=False).Vh[: D_SAE // 2]
         rows = torch.cat([axes, -axes]).to(sae.W_dec)
-        mean = part.mean(0).to(rows)
-        saes.append(SAE("relu", rows.T.contiguous(), rows, -(rows @ mean), mean))
+        zeros = torch.zeros(len(rows), dtype=rows.dtype)
+        saes.append(SAE("relu", rows.T.contiguous(), rows, zeros, part.mean(0).to(rows)))
     return replace(oracle, saes=saes)
 
 
-def one_failed(oracle: Ensemble) -> Ensemble:
+def one_failed(oracle: TrainedSAEs) -> TrainedSAEs:
     """The oracle, but that one training of eight found nothing but random directions."""
     return replace(oracle, saes=[*oracle.saes[:-1], random_directions(oracle).saes[-1]])
 
 
 def one_start(
-    train: Callable[..., Ensemble], recipe: Recipe, x: torch.Tensor, held_out: torch.Tensor
-) -> Ensemble:
+    train: Callable[..., TrainedSAEs], recipe: Recipe, x: torch.Tensor, held_out: torch.Tensor
+) -> TrainedSAEs:
     """Eight trainings of one seed's initialisation, each on other rows: alike because of where they
     began.
 
@@ -171,4 +171,4 @@ def one_start(
     """
     parts = [train(recipe, [0], part, held_out) for part in x.chunk(len(SEEDS))]
     gain = float(np.mean([p.plateau_gain for p in parts]))
-    return Ensemble([p.saes[0] for p in parts], [p.initial[0] for p in parts], gain)
+    return TrainedSAEs([p.saes[0] for p in parts], [p.initial[0] for p in parts], gain)

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from husai.report.document import Figure, Paragraph, Section, Table
+from husai.report.document import Figure, Paragraph, ReportSection, Table
 from husai.report.plots import INK, distances, draw_svg, is_finite
-from husai.report.quotes import Quote, Source
+from husai.report.quotes import EvidenceFolder, Quote
 from husai.report.records import missing
 from husai.report.tables import cell
 
@@ -30,11 +30,11 @@ CAPTION = (
 )
 
 
-def candidates_section(source: Source) -> Section:
+def candidates_section(source: EvidenceFolder) -> ReportSection:
     """A picture and a table of the candidates that were compared at one L0."""
     frontier = source.open(FRONTIER)
     if not frontier.exists:
-        return Section("Candidates", [missing(FRONTIER)])
+        return ReportSection("Candidates", [missing(FRONTIER)])
     chosen = source.open(SELECTED)["recipe_hash"].value
     rows = [row for row in frontier["rows"] if isinstance(row.value, dict)]
     blocks: list[Any] = []
@@ -48,7 +48,9 @@ def candidates_section(source: Source) -> Section:
             [*(cell(row[n]) for n in names), ["yes" if _is(row, chosen) else "no"]] for row in rows
         ]
         blocks.append(Table(header, cells))
-    return Section("Candidates", blocks or [Paragraph(["No candidate was compared."], "missing")])
+    return ReportSection(
+        "Candidates", blocks or [Paragraph(["No candidate was compared."], "missing")]
+    )
 
 
 def _is(row: Quote, chosen: Any) -> bool:

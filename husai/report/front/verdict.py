@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from husai.gate.decision import COMPARE, UNIT_AT_ZERO, Row
 from husai.gate.policy import CHANGED, is_shipped
-from husai.report.document import Inline, Paragraph, Section, Table
+from husai.report.document import Inline, Paragraph, ReportSection, Table
 from husai.report.front.words import meaning, question
 from husai.report.quotes import Quote, gate_names
 
@@ -22,12 +22,14 @@ SCALE = (
 )
 
 
-def verdict_section(strict: Quote) -> Section:
+def verdict_section(strict: Quote) -> ReportSection:
     """The first section of the report."""
     if not strict.exists:
-        return Section("Verdict", [Paragraph(["Nothing was decided yet."], "verdict")])
+        return ReportSection("Verdict", [Paragraph(["Nothing was decided yet."], "verdict")])
     sentence, who = Paragraph(_sentence(strict), "verdict"), Paragraph(_who(strict["candidate"]))
-    return Section("Verdict", [sentence, who, _questions(strict), Paragraph([SCALE], "small")])
+    return ReportSection(
+        "Verdict", [sentence, who, _questions(strict), Paragraph([SCALE], "small")]
+    )
 
 
 def _sentence(strict: Quote) -> Inline:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from husai.report.document import Inline, Section, Table, Words, plain
+from husai.report.document import Inline, ReportSection, Table, Words, plain
 
 ROW = re.compile(r"^\| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
@@ -42,9 +42,9 @@ def word_of(cell: Inline) -> str | None:
     return text if meaning(text) else None
 
 
-def words_section(sections: Iterable[Section]) -> Section:
+def words_section(sections: Iterable[ReportSection]) -> ReportSection:
     """The words of the glossary that stand in the tables of the report, with their meanings."""
     tables = [b for s in sections for b in s.blocks if isinstance(b, Table)]
     cells = (cell for table in tables for row in [table.header, *table.rows] for cell in row)
     found = sorted({w for cell in cells if (w := word_of(cell))}, key=lambda w: (w.lower(), w))
-    return Section("Words", [Words([(word, meaning(word)) for word in found])])
+    return ReportSection("Words", [Words([(word, meaning(word)) for word in found])])

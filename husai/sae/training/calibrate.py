@@ -45,7 +45,7 @@ one makes the coefficient the same whichever seeds are asked for.
 """
 
 
-class Trial(NamedTuple):
+class TriedCoefficient(NamedTuple):
     """One coefficient that was tried."""
 
     coefficient: float
@@ -85,18 +85,18 @@ def match_l0(
             f"got l0_target = {target!r}"
         )
 
-    def tried(recipe: Recipe, coefficients: Sequence[float], number: int) -> list[Trial]:
+    def tried(recipe: Recipe, coefficients: Sequence[float], number: int) -> list[TriedCoefficient]:
         """One training of each; its checkpoint lets an interrupted search repeat nothing."""
         members = [Member(CALIBRATION_SEED, c) for c in coefficients]
         where = None if checkpoint_dir is None else Path(checkpoint_dir, f"l0-search-{number}")
         checkpoint = Checkpoint(where, recipe, members, dtype, [data, held_out])
         made = {"device": device, "dtype": dtype, "checkpoint": checkpoint, "curve_points": 1}
         *_, final = run_members(recipe, members, data, held_out, **made)
-        return [Trial(c, row["l0"]) for c, row in zip(coefficients, final, strict=True)]
+        return [TriedCoefficient(c, row["l0"]) for c, row in zip(coefficients, final, strict=True)]
 
     steps = max(1, min(recipe.steps, max(100, round(COARSE_STEPS * recipe.steps))))
     coarse = tried(replace(recipe, steps=steps), _grid(recipe, data), 0)
-    known: list[Trial] = []
+    known: list[TriedCoefficient] = []
     for number in range(1, FULL_TRIALS + 1):
         known += tried(recipe, [next_coefficient(coarse, known, target)], number)
         best = min(known, key=lambda t: abs(t.l0 - target))
@@ -135,7 +135,7 @@ def check_l0(recipe: Recipe, final: Sequence[dict]) -> None:
         )
 
 
-def interpolate(trials: Sequence[Trial], target: float) -> float:
+def interpolate(trials: Sequence[TriedCoefficient], target: float) -> float:
     """Coefficient at which L0 is ``target``, by log-log interpolation between the two nearest
     trials that enclose it.
 
@@ -156,7 +156,9 @@ def interpolate(trials: Sequence[Trial], target: float) -> float:
     return math.exp((1 - share) * math.log(low.coefficient) + share * math.log(high.coefficient))
 
 
-def next_coefficient(coarse: Sequence[Trial], known: Sequence[Trial], target: float) -> float:
+def next_coefficient(
+    coarse: Sequence[TriedCoefficient], known: Sequence[TriedCoefficient], target: float
+) -> float:
     """Coefficient to train in full next: between full trials that enclose the target, else where the
     grid's curve puts it when moved to go through the nearest full trial.
     """

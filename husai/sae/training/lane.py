@@ -18,7 +18,7 @@ from husai.sae.training.constraints import align, align_gradients, keep_near
 from husai.sae.training.gradients import Gradients, Parameters, Settings, gradients
 from husai.sae.training.graphs import ReplayedStep, recorder_for
 from husai.sae.training.initialise import Units
-from husai.sae.training.objectives import Consistency, auxk, matryoshka_groups, weight_decay
+from husai.sae.training.objectives import ConsistencyPenalty, auxk, matryoshka_groups, weight_decay
 from husai.sae.training.optimiser import Optimiser, learning_rate_factor
 
 SPARSITY_WARMUP = 0.1
@@ -69,7 +69,9 @@ class Lane:
         self._consistency = None
         if reference is not None:
             weight, interval = recipe.consistency_weight, recipe.consistency_interval
-            self._consistency = Consistency(self._tensor(reference, self.dtype), weight, interval)
+            self._consistency = ConsistencyPenalty(
+                self._tensor(reference, self.dtype), weight, interval
+            )
         self.rows_since_fired = self._tensor(0, torch.int64).repeat(self.size, recipe.d_sae)
         self.dead: list[torch.Tensor | None] = [None] * self.size
         self._loss_sum = self._tensor([0.0] * self.size, torch.float64)

@@ -76,7 +76,7 @@ def matryoshka_groups(d_sae: int) -> tuple[int, ...]:
     return tuple(e for e in dict.fromkeys(ends) if e)
 
 
-class Consistency:
+class ConsistencyPenalty:
     """Alignment of S decoders to one reference: ``weight * (1 - mean_i |cos(w_i, r_pi(i))|)`` with
     pi a one-to-one assignment.
 
