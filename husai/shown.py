@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 LEADING = re.compile(r"^(\s*)([#>]|=(?==*\s*$)|[-+](?![\w.]))|^(\s*\d+)([.)])(?=\s|$)")
 """What makes the line that it begins a heading, a quotation, a rule or an item of a list."""
@@ -31,6 +32,12 @@ def escape_markdown(text: str) -> str:
 def in_markdown(text: object) -> str:
     """``text`` as one line of Markdown that shows it as it is, whatever markup it holds."""
     return escape_markdown(printable(" ".join(str(text).split())))
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table whose cells are Markdown already."""
+    head, *body = (f"| {' | '.join(row)} |" for row in (header, *rows))
+    return [head, "|" + "---|" * len(header), *body]
 
 
 def in_code(text: object) -> str:

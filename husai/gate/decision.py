@@ -11,7 +11,7 @@ from husai.errors import HusaiError, reading
 from husai.evidence import is_number
 from husai.gate.policy import COMPARE, is_shipped, policy_label
 from husai.gate.verdict import AS_BROUGHT, NOT_RELEASED, RELEASED
-from husai.shown import in_code, in_markdown
+from husai.shown import in_code, in_markdown, markdown_table
 
 ASKED = re.compile(r"(point|lcb|ucb) (>=|<=|>|<) (\S+)")
 VERDICTS = (RELEASED, NOT_RELEASED, AS_BROUGHT)
@@ -191,31 +191,22 @@ class Decision:
         out += [f"- {in_markdown(gate)} mode: {in_code(mode)}" for gate, mode in self.modes.items()]
         out += ["", "What cannot be excluded:", ""] if self.not_excluded else []
         out += [f"- {in_markdown(text)}" for text in self.not_excluded]
-        out += [
-            "",
-            "## Gates",
-            "",
-            "| gate | verdict | why it is there | reason |",
-            "|---|---|---|---|",
-        ]
+        rows = []
         for gate, reason in self.reasons.items():
             verdict = ("pass" if self.gates[gate] else "**fail**") + (
                 "" if gate in self.counted else " (not counted)"
             )
-            shown = map(in_markdown, (self.whys.get(gate, ""), reason))
-            out.append(f"| {in_markdown(gate)} | {verdict} | {' | '.join(shown)} |")
-        out += [
-            "",
-            "## Conditions",
-            "",
-            "| gate | condition | value | interval | n | asked | verdict |",
-            "|---|---|---|---|---|---|---|",
-        ]
+            why = self.whys.get(gate, "")
+            rows.append([in_markdown(gate), verdict, in_markdown(why), in_markdown(reason)])
+        header = ["gate", "verdict", "why it is there", "reason"]
+        out += ["", "## Gates", "", *markdown_table(header, rows)]
+        rows = []
         for row in self.rows:
             value = "" if not row.asked else "missing" if row.value is None else f"{row.value:.6g}"
             cells = (row.gate, row.condition, value, row.interval, str(row.n or ""), row.asked)
-            shown = " | ".join(map(in_markdown, cells))
-            out.append(f"| {shown} | {'pass' if row.passed else '**fail**'} |")
+            rows.append([*map(in_markdown, cells), "pass" if row.passed else "**fail**"])
+        header = ["gate", "condition", "value", "interval", "n", "asked", "verdict"]
+        out += ["", "## Conditions", "", *markdown_table(header, rows)]
         blocking = [f for f in self.feasibility if f["blocking"]]
         if blocking:
             out += ["", "## Unattainable or unresolvable", ""]

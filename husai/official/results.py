@@ -17,6 +17,7 @@ from husai import provenance
 from husai.errors import HusaiError
 from husai.official.preflight import SAEBENCH_VERSION
 from husai.probing.paired import at_k
+from husai.shown import markdown_table
 
 AUC_TOLERANCE = 0.002
 """By how much a probe of the fast engine may differ from the official one's on an informative data
@@ -187,13 +188,12 @@ def comparison_table(comparison: dict) -> str:
     tolerance = f"{comparison['tolerance']:g}{kind}"
     lines = [f"{comparison['n']} values {verdict} (tolerance {tolerance}).", ""]
     if comparison["rows"]:
-        lines += ["| data set | measure | ours | official | difference |", "|---|---|---|---|---|"]
+        rows = []
         for row in comparison["rows"]:
-            mark = "" if row["within"] else " **"
-            lines.append(
-                f"| {row['dataset']} | {row['measure']} | {row['ours']:.5f} | "
-                f"{row['official']:.5f} | {row['difference']:+.5f}{mark} |"
-            )
+            difference = f"{row['difference']:+.5f}" + ("" if row["within"] else " **")
+            values = f"{row['ours']:.5f}", f"{row['official']:.5f}", difference
+            rows.append([row["dataset"], row["measure"], *values])
+        lines += markdown_table(["data set", "measure", "ours", "official", "difference"], rows)
     for side in ("ours", "official"):
         missing = comparison[f"only_{side}"]
         if missing:

@@ -15,7 +15,7 @@ from husai.gate.decision import Row, telling
 from husai.report.document import plain
 from husai.report.quotes import EvidenceFolder, format_value, gate_names
 from husai.report.sections import STRICT, status_line
-from husai.shown import in_code, in_markdown
+from husai.shown import in_code, in_markdown, markdown_table
 
 VERDICTS = ("RELEASED", "NOT RELEASED", "PASSED AS BROUGHT")
 """How a verdict begins; a card that begins otherwise is not published."""
@@ -179,9 +179,7 @@ def _checks(record: Mapping[str, Any]) -> list[str]:
 def _table(
     rows: Sequence[Mapping[str, Any]], shown: Callable[[str], str] = in_markdown
 ) -> list[str]:
-    head = list(rows[0])
-    lines = [f"| {' | '.join(map(in_markdown, head))} |", "|" + "---|" * len(head)]
-    for row in rows:
-        cells = [shown(format_value(v)) if v not in (None, "") else "–" for v in row.values()]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    def cell(value: Any) -> str:
+        return "–" if value in (None, "") else shown(format_value(value))
+
+    return markdown_table([*map(in_markdown, rows[0])], ([*map(cell, r.values())] for r in rows))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from husai import provenance
 from husai.evidence import Metric
-from husai.shown import in_markdown
+from husai.shown import in_markdown, markdown_table
 
 SUMMARY_SCHEMA = "husai.summary/1"
 
@@ -120,6 +120,5 @@ def summary_markdown(record: dict) -> str:
 
 def _table(table: dict) -> list[str]:
     columns = table["columns"]
-    rows = [columns, *([shown(row.get(c)) for c in columns] for row in table["rows"])]
-    head, *body = ["| " + " | ".join(map(in_markdown, row)) + " |" for row in rows]
-    return [head, "|" + "---|" * len(columns), *body]
+    rows = ([in_markdown(shown(row.get(c))) for c in columns] for row in table["rows"])
+    return markdown_table([*map(in_markdown, columns)], rows)

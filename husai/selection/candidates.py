@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from husai.selection.margins import Margin, table
-from husai.shown import in_code, in_markdown
+from husai.shown import in_code, in_markdown, markdown_table
 
 EXTERNAL = ("saebench_delta", "cebench_interp_delta_vs_baseline")
 METRICS = (*EXTERNAL, "train_explained_variance", "cebench_interpretability_max")
@@ -157,17 +157,16 @@ class Selection:
             f"{len(self.ordered)} rows, {len(self.pareto)} on the Pareto front, "
             f"{self.eligible} of {self.total} seeds eligible.",
             "",
-            "| condition | seeds | score | Pareto | SAEBench | CE-Bench | representative |",
-            "|---|---|---|---|---|---|---|",
         ]
+        rows = []
         for entry in self.ordered:
+            about = [in_code(entry.name), str(len(entry.members)), f"{entry.score:.6g}"]
             shown = [entry.metrics.get(key) for key in EXTERNAL]
-            deltas = " | ".join("missing" if v is None else f"{v:.6g}" for v in shown)
-            out.append(
-                f"| {in_code(entry.name)} | {len(entry.members)} | {entry.score:.6g} | "
-                f"{'yes' if entry.is_pareto else 'no'} | {deltas} | "
-                f"seed {entry.representative.seed} |"
-            )
+            deltas = ["missing" if v is None else f"{v:.6g}" for v in shown]
+            pareto = "yes" if entry.is_pareto else "no"
+            rows.append([*about, pareto, *deltas, f"seed {entry.representative.seed}"])
+        header = ["condition", "seeds", "score", "Pareto", "SAEBench", "CE-Bench", "representative"]
+        out += markdown_table(header, rows)
         if self.selected.margins:
             said = "By how much each condition of the strict policy is met on the selection's data."
             out += ["", "## Margin to each gate", "", said]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from husai.evidence import is_number, read_metric
+from husai.shown import markdown_table
 
 SHARE, AUC, PLATEAU = 0.05, 0.02, 0.001
 """Units: what a value that is good on the selection's data may well lose on the confirmation's.
@@ -90,11 +91,10 @@ def table(rows: Sequence[tuple[str, Sequence[Margin]]]) -> list[str]:
     """Markdown: a line per condition of the policy, a column per candidate with its margin."""
     names = list(dict.fromkeys(m.condition for _, found in rows for m in found))
     by_name = [{m.condition: m for m in found} for _, found in rows]
-    out = [
-        f"| gate's condition | {' | '.join(f'`{name}`' for name, _ in rows)} |",
-        f"|---|{'---|' * len(rows)}",
-    ]
-    for name in names:
-        cells = [f"{m.margin:+.4f}" if (m := one.get(name)) else "not known" for one in by_name]
-        out.append(f"| {name} | {' | '.join(cells)} |")
-    return out
+
+    def line(name: str) -> list[str]:
+        found = (one.get(name) for one in by_name)
+        return [name, *(f"{m.margin:+.4f}" if m else "not known" for m in found)]
+
+    header = ["gate's condition", *(f"`{name}`" for name, _ in rows)]
+    return markdown_table(header, map(line, names))
