@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 _MASK = (1 << 64) - 1
+"""Sums and products are modulo 2^64, as splitmix64 takes them."""
 
 
 def stream_seed(*parts: int) -> int:

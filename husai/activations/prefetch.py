@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 PREFETCHED_BATCHES = 3
+"""Batches that were not taken yet: one being made and two ready, so that a slow read delays no
+step."""
 
 
 class Prefetcher:

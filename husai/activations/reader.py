@@ -19,6 +19,8 @@ RESIDENT_BYTES = 512 << 20
 use it leaves room for everything else.
 """
 WINDOW_BYTES = 64 << 20
+"""Rows that are shuffled among each other; two windows are in memory, one emitted and one
+loaded."""
 BLOCK_BYTES = 64 << 10
 """A block is long enough for a disk to read at full speed, and a window holds 1024 of them, so that
 rows of one block meet in one batch about as rarely as chance has it (see :class:`BatchReader`).

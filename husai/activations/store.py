@@ -21,6 +21,7 @@ from husai.provenance import hash_json, read_json, sha256_file
 SCHEMA = "husai.activations/1"
 HEADER = "store.json"
 CHUNK_BYTES = 16 << 20
+"""Read and converted at once: the copy in the store's own type stays this small."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

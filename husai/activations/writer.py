@@ -19,6 +19,8 @@ PARTIAL = ".partial"
 JOURNAL = "unfinished.json"
 """Finished shards of a store that is being written, and what it holds."""
 SHARD_BYTES = 1 << 30
+"""One file of a store. A writer that was killed starts the shard again at which it was, and
+terabytes are still only thousands of files."""
 
 
 class StoreWriter:

@@ -15,6 +15,7 @@ from husai.jobs.measured import Identified, add_saes, identified, recipe_folder,
 from husai.jobs.probe_baselines import blocks
 
 CYCLE3_KS = (1, 2, 5)
+"""Those of the original campaign, whose policy takes the best of them."""
 
 
 def add_arguments(command: ArgumentParser) -> None:

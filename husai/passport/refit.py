@@ -12,6 +12,7 @@ from husai.sae.threshold import batch_top_k_threshold
 
 STEPS = 500
 BATCH = 1024
+"""Steps, and rows of each: few, as the encoder starts near its end (see LEARNING_RATE)."""
 LEARNING_RATE = 1e-3
 """Of Adam, decaying linearly to 0. The encoder starts as a mean of trained encoders, so it has only
 to turn a little."""

@@ -12,6 +12,7 @@ from husai.evidence import Metric
 from husai.probing.tables import informative
 
 CYCLE3_MAX_K = 5
+"""Largest k of the original campaign's probes."""
 BASELINES = ("dense", "neurons", "pca")
 
 

@@ -41,6 +41,8 @@ ROUNDING = 1.0e-6
 VECTORS = {"reassoc", "contract", "nsz"}
 ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 LOG2_E, LEAST = np.float32(math.log2(math.e)), np.float32(-126.0)
+"""Constants in float32: with a Python number numba would compute in float64. Below 2^-126 float32
+is no longer normal."""
 # Taylor series of 2^f for |f| <= 1/2: relative error 6e-9, below a float32's.
 E1, E2, E3, E4, E5, E6, E7 = (np.float32(math.log(2) ** n / math.factorial(n)) for n in range(1, 8))
 

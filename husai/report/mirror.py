@@ -20,6 +20,7 @@ from husai.provenance import atomic_path, read_object, sha256_file, write_text
 
 SUMS, CRATE = "SHA256SUMS", "ro-crate-metadata.json"
 SMALL = 4 * 2**20
+"""Bytes up to which a file is copied beside the report, which is to stay small enough to send."""
 SUFFIXES = (".json", ".jsonl", ".md", ".parquet", ".yaml", ".yml")
 REPORTED = (
     "subjects/*/model/metrics.json",

@@ -12,6 +12,7 @@ from husai.report.quotes import MOST_DECIMALS, Quote, with_decimals
 from husai.shown import in_code
 
 DEPTH = 3
+"""Levels of a record that become lines of a table; what lies deeper is detail for its JSON."""
 
 
 def is_metric(value: Any) -> bool:

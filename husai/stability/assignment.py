@@ -12,10 +12,14 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from husai.errors import HusaiError
 from husai.stability.rows import UnitRows, matrix_of, paired_cosines, unit_pair
+from husai.stability.similarity import FEATURE_MATCH
 
 EXACT_LIMIT = 8192
+"""Rows up to which an exact matching is tried on the whole matrix, which then takes 512 MB in
+float64."""
 CANDIDATES = 32
-SHARED_THRESHOLD = 0.7
+"""Partners kept of a row beyond that: a small part of the matrix, and a row whose best ones are
+taken still has others."""
 
 
 class Match(NamedTuple):
@@ -162,7 +166,7 @@ def shared_fraction(
     B: torch.Tensor,
     enc_a: torch.Tensor | None = None,
     enc_b: torch.Tensor | None = None,
-    threshold: float = SHARED_THRESHOLD,
+    threshold: float = FEATURE_MATCH,
     alive_a=None,
     alive_b=None,
     device=None,
@@ -210,7 +214,7 @@ def shared_from_match(
     match: Match,
     enc_a: torch.Tensor | None,
     enc_b: torch.Tensor | None,
-    threshold: float = SHARED_THRESHOLD,
+    threshold: float = FEATURE_MATCH,
 ) -> float:
     """:func:`shared_fraction` of a matching that is there; encoders are ``(d_sae, d_in)``."""
     shared = match.cosine > threshold

@@ -13,6 +13,7 @@ from husai.stability.assignment import Match, hungarian
 from husai.stability.reconstruction import row_batches
 
 BATCH_BYTES = 256 * 2**20
+"""Codes of a batch of rows: large products at a bounded memory."""
 
 
 def activation_agreement(

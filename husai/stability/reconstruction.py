@@ -13,6 +13,7 @@ from husai.errors import HusaiError
 
 BATCH_ROWS = 4096
 CODE_BYTES = 64 * 2**20
+"""Rows of a batch at most, and bytes of its codes: wide SAEs get shorter batches."""
 
 
 def row_batches(

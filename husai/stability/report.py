@@ -26,6 +26,8 @@ from husai.statistics.nulls import NullMean, null_means
 CLAIM_SEEDS = 5
 S_BAR = 0.30
 SHARED_BAR = 0.30
+"""What a table calls reproducible: the fewest seeds of any gate of the strict policy, and its
+bars."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from husai.errors import HusaiError
 
 SMALLEST_NORM = 1e-30
+"""A shorter row has no direction: its square underflows in float32."""
 
 
 class UnitRows:

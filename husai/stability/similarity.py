@@ -19,6 +19,7 @@ from husai.stability.rows import UnitRows, matrix_of, unit_ensemble, unit_pair
 CPU_BLOCK = (4096, 4096)
 CUDA_BLOCK = (8192, 8192)
 FEATURE_MATCH = 0.7
+"""|cosine| above which two latents are the same feature (Paulo & Belrose 2501.16615)."""
 
 
 def best_cosines(a: UnitRows, b: UnitRows) -> tuple[torch.Tensor, torch.Tensor]:

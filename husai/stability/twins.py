@@ -12,13 +12,15 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from husai.stability.assignment import SHARED_THRESHOLD, Match, matched_cosines
+from husai.stability.assignment import Match, matched_cosines
 from husai.stability.rows import UnitRows, matrix_of
+from husai.stability.similarity import FEATURE_MATCH
 
 TWIN = 0.9
 """|cosine| from which two latents of one SAE count as the same. Of the ReLU SAEs measured on
 all-MiniLM-L6-v2 0.8% of latents have such a twin; a dictionary made of copies has nothing else."""
 STEP = 4096
+"""Rows whose cosines with all others are computed at once."""
 
 
 class Twins(NamedTuple):
@@ -73,7 +75,7 @@ def weighted_shared(
     enc_b: torch.Tensor,
     weights: Sequence[torch.Tensor],
     clusters: Sequence[torch.Tensor],
-    threshold: float = SHARED_THRESHOLD,
+    threshold: float = FEATURE_MATCH,
 ) -> float:
     """Share of the explained variance that lies on latents shared by two SAEs, mean of both.
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 ASSESSABLE_LIMIT = 0.9
+"""Of a null. From there to 1 is too little room to tell a feature from chance (docs/method.md)."""
 
 
 def assessable(null) -> bool:

@@ -18,6 +18,7 @@ from husai.subjects import transformer
 from husai.subjects.leak import leak_record
 
 WEIGHT_DECAY = 0.1
+"""Of matrices, as is usual for transformers of this kind (Brown et al. 2005.14165, appendix B)."""
 WARMUP, FINAL_RATE = 0.05, 0.05
 """Share of the steps in which the learning rate rises, and share of it that is left at the end."""
 HELD_OUT_TOKENS = 131_072

@@ -6,6 +6,8 @@ import math
 
 TOLERANCE = 0.01
 Z_95 = 1.6448536269514722
+"""How far above chance the lower bound may lie, and the normal quantile of a one-sided 95%
+bound."""
 
 
 def wilson_lower(successes: float, n: int, z: float = Z_95) -> float:

@@ -14,6 +14,8 @@ from husai.errors import HusaiError
 
 SEPARATOR = "<|endoftext|>"
 CHARS_PER_TOKEN = 12
+"""Characters per token of which a long text is cut before it is tokenised: English has four or
+five."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096):

@@ -13,6 +13,8 @@ from husai.statistics import jackknife_se
 from husai.statistics.two_way import two_way
 
 RESAMPLES = 400
+"""Bootstrap resamples of a simulated interval; a real one has 10,000, which millions of simulated
+ones cannot."""
 OOD_FAMILIES = (3, 3, 2)  # the shipped out-of-domain sets: historical figures, bigrams, GLUE
 PROBING_FAMILIES = (2, 2, 2, 2, 1, 1, 1, 1)  # the policy's fewest: 12 sets in 8 families
 PAIR_FAMILIES = (1,) * 8  # story pairs come from those data sets; one theme a family is the hardest

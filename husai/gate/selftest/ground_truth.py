@@ -13,6 +13,8 @@ from husai.statistics import auc
 
 GATE_K = 16  # latents a probe may read, as in the strict saebench gate
 RIDGE = 1.0e-2
+"""Keeps probes finite where latents are copies of each other, at a hundredth of a column's
+variance."""
 ROWS_OF_A_TEXT = 4  # so that texts differ, and many remain
 
 

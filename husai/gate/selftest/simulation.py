@@ -29,6 +29,7 @@ from husai.gate.selftest.designs import (
 from husai.gate.selftest.rates import skewed_rates, successive_rates
 
 CROSS_CHECKED = 40
+"""Campaigns of each null that the gate itself judges too, a few seconds for all of them."""
 SHARED_LOADING = 0.8  # correlation of a seed's quality between gates, in the correlated campaigns
 RARE_CAMPAIGNS = 10_000
 """Most campaigns per kind of skewed seed and per design of successive candidates, five times those

@@ -13,7 +13,11 @@ from husai.gate.selftest import ground_truth
 from husai.sae import SAE, Recipe, train_ensemble
 
 D_IN, N_FEATURES, D_SAE, L0 = 32, 40, 40, 3
+"""More features than dimensions, as SAEs are for, and few enough that all trainings take
+seconds."""
 N_TRAIN, N_HELD_OUT, N_TASKS, N_STORIES, N_ANSWERS = 12_000, 2_000, 12, 20, 10
+"""As many tasks as the strict policy asks for data sets; of the others enough that the oracle
+passes."""
 SEEDS = list(range(8))
 RECIPE = Recipe(
     "planted",

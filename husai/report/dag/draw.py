@@ -39,6 +39,8 @@ STAGES = {
     "report": ("report", "log", "dag", "all"),
 }
 FONT, LINE, PAD, LAYER_GAP = 13, 17, 14, 58
+"""Pixels: height of the text and of its lines, room around it, and room for edges between
+layers."""
 
 
 def stage_of(rule: str) -> str:

@@ -14,6 +14,7 @@ from husai.report.dag.layout import layer_numbers, layout, transitive_reduction
 from husai.report.dag.snakemake_jobs import Graph
 
 CHIP, CHIP_GAP, HEAD, INSIDE = 20.0, 5.0, 26.0, 9.0
+"""Pixels: height of a job, room between two, room for a panel's title, and room along its sides."""
 
 
 class Panel(NamedTuple):

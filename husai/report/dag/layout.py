@@ -13,6 +13,7 @@ from typing import NamedTuple
 Node = Hashable
 Edge = tuple[Node, Node]
 BEND_WIDTH = 8.0
+"""Pixels that an edge takes where it passes between the boxes of a layer."""
 SWEEPS, ROUNDS = 24, 60
 """How often the order in the layers, and the places, are bettered: each stops changing long before."""
 

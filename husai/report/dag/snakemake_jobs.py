@@ -18,6 +18,7 @@ from husai.report.dag.layout import layer_numbers, reachable, successors
 
 NODE = re.compile(r'^\s*(\d+)\s*\[\s*label\s*=\s*"((?:[^"\\]|\\.)*)"')
 MOST_SECONDS = 300
+"""Planning takes seconds; what takes minutes hangs."""
 LINK = re.compile(r"^\s*(\d+)\s*->\s*(\d+)")
 
 

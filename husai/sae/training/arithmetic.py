@@ -19,9 +19,16 @@ from husai.sae.training.gradients import MEASURED_CROSSOVER, Parameters, Setting
 from husai.sae.training.graphs import CudaRecorder
 
 TRIAL_ROWS = 512
+"""Rows of a trial; their float64 gradients take milliseconds, and the units of the error hardly
+depend on how many there are (see :class:`Trial`)."""
 TRIAL_SCALE = 1.05
+"""Of the rows: initial biases and thresholds sit exactly at a pre-activation of these, where a last
+bit turns a latent on or off."""
 EXACT_LIMIT = 0.02
+"""Units of batch noise by which float32 kernels may be off: rounding alone stays far below, a wrong
+kernel far above."""
 ROUNDED_LIMIT = 0.2
+"""The same for a rounded format: what a batch 4% smaller would add (see :class:`Trial`)."""
 
 
 class Format(NamedTuple):
@@ -157,7 +164,6 @@ class Trial:
 
     def __init__(self, settings: Settings, problem: Problem):
         rows = problem.rows(0, TRIAL_ROWS)
-        # Scaled a little: initial biases and thresholds sit exactly at a pre-activation of these.
         self._problem = rows._replace(x=rows.x * TRIAL_SCALE, y=rows.y * TRIAL_SCALE)
         self._settings, exact, n = settings, self._problem.double(), rows.x.shape[1]
         self._true = exact.gradients(settings, DENSE)

@@ -20,9 +20,15 @@ from husai.recipe import FIXED_K, Recipe
 from husai.sae.kernels import top_k
 
 JUMPRELU_INITIAL_THRESHOLD = 0.01
+"""Lowest at the start; at 0 a latent would be a plain ReLU."""
 INITIAL_L0_FACTOR = 2.0
+"""Latents start twice as active as they are to end: the penalty thins out what fires, and wakes
+nothing."""
 SAMPLE_ROWS = 4096
+"""Rows from which scale and centre are measured: a mean of so many is known to 2% of a
+deviation."""
 INITIAL_ROWS = 2048
+"""Of these, rows on which the first code and its reconstruction are measured."""
 WHITENING_ROWS = 32768
 """Rows behind a covariance: 16 for each direction of a width of 2048, so that no variance of the
 sample is off by more than about half."""

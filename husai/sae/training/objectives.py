@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 EXACT_MATCHING_LIMIT = 1024
+"""An exact assignment grows with the cube of the rows, and training renews it every few steps."""
 
 
 def auxk(

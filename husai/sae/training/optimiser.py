@@ -13,6 +13,7 @@ from husai.sae.fused import fits
 
 Parameters = dict[str, torch.Tensor]
 THRESHOLD_RATE = 10.0
+"""See :class:`Optimiser`."""
 
 
 def learning_rate_factor(
