@@ -68,7 +68,8 @@ CONFIG = (
     Path(__file__).with_name("passports.yaml"),
 )
 COMPARED = ("relu", "topk")
-"""Architectures of the two recipes of the prediction, as the frontier of the configuration has them."""
+"""Architectures of the two recipes of the prediction, as the frontier of the configuration has
+them."""
 FRESH = range(700_001, 700_017)
 """Seeds that no configuration trains."""
 

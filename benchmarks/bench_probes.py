@@ -43,7 +43,8 @@ from husai.sae.architectures import SAE
 
 ARCHITECTURES = ("topk", "relu", "jumprelu")
 INFORMATIVE = 0.6
-"""Validation AUC of the dense probe from which on a data set counts (method, external benchmarks)."""
+"""Validation AUC of the dense probe from which on a data set counts (method, external
+benchmarks)."""
 
 
 def median(runs: list[dict[str, float]]) -> dict[str, float]:

@@ -3,9 +3,10 @@
     python benchmarks/consensus.py [--cache .bench/passport] [--members 4] [--wide 768]
 
 ReLU SAEs of `passports.yaml`'s width and L0, five seeds, beside five consensus SAEs: each of four
-wider members of its own, of whose latents those that recur in half of them or more were averaged and refitted.
-Both are trained for the subject's default number of steps. Held-out stability, and sparse probing of the
-selection's data sets. What it made is kept in the cache: started again, it goes on where it was."""
+wider members of its own, of whose latents those that recur in half of them or more were averaged
+and refitted. Both are trained for the subject's default number of steps. Held-out stability, and
+sparse probing of the selection's data sets. What it made is kept in the cache: started again, it
+goes on where it was."""
 
 from __future__ import annotations
 

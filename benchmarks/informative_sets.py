@@ -1,6 +1,6 @@
-"""On which probing data sets a dense probe of a subject is better than chance: where the selection's
-data sets and the confirmation's pool in config/config.yaml come from. It looks at the subject alone,
-never at an SAE.
+"""On which probing data sets a dense probe of a subject is better than chance: where the
+selection's data sets and the confirmation's pool in config/config.yaml come from. It looks at the
+subject alone, never at an SAE.
 
     python benchmarks/informative_sets.py results/subjects/language/model blocks.3.hook_resid_post
 

@@ -1,10 +1,12 @@
-"""How much the verdict of the embedded default hangs on its confirmation: the finished run's candidate
-confirmed again under other configuration hashes, and so with other seeds and other data sets drawn.
+"""How much the verdict of the embedded default hangs on its confirmation: the finished run's
+candidate confirmed again under other configuration hashes, and so with other seeds and other data
+sets drawn.
 
     python benchmarks/other_draws.py [RUN] [--draws 3] [--folder DIR]   # RUN: a folder where make run ended
 
 Everything before the confirmation is copied; each copy's ledger is its own and empty, so that each
-is a first attempt. Twenty to forty minutes a draw on two cores. Prints the gates and what fails, RUN itself first."""
+is a first attempt. Twenty to forty minutes a draw on two cores. Prints the gates and what fails,
+RUN itself first."""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ def prepared(run: Path, folder: Path, number: int) -> None:
     """Copy what the run made before its confirmation, and add activations of the data sets of this
     draw; a folder that is there goes on instead.
 
-    What was measured of the selection's data sets stands: the list of all activations keeps its age.
-    """
+    What was measured of the selection's data sets stands: the list of all activations keeps its
+    age."""
     if (folder / "probed").exists():
         return
     if not (folder / "results").exists():

@@ -1,6 +1,5 @@
-"""A subject for the probing benchmark that needs no model: activations are hashed n-grams of the real
-texts, and the latents of its SAEs are perturbed data rows.
-"""
+"""A subject for the probing benchmark that needs no model: activations are hashed n-grams of the
+real texts, and the latents of its SAEs are perturbed data rows."""
 
 from __future__ import annotations
 

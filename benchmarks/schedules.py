@@ -2,11 +2,11 @@
 
     make run && python benchmarks/schedules.py [RUN] [--folder .bench/schedules]
 
-Trains recipes of `config/config.yaml` with other numbers of steps and other learning rates, with the seeds of
-the frontier, on the activations of a finished run: selection data alone. Prints stability, explained
-variance and L0, and the gain before the learning rate falls: the mean of the seeds, and the largest, which
-the strict policy wants below 0.005. What it made is kept: started again, it goes on where it was. Fifteen
-minutes of one core."""
+Trains recipes of `config/config.yaml` with other numbers of steps and other learning rates, with
+the seeds of the frontier, on the activations of a finished run: selection data alone. Prints
+stability, explained variance and L0, and the gain before the learning rate falls: the mean of the
+seeds, and the largest, which the strict policy wants below 0.005. What it made is kept: started
+again, it goes on where it was. Fifteen minutes of one core."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a search for recipes found, as the tables of docs/stability.md: one row per recipe from
-``results/external/frontier.json``, with 95% intervals over its seeds, and over data sets where there
-are any.
+``results/external/frontier.json``, with 95% intervals over its seeds, and over data sets where
+there are any.
 
     make search
     python benchmarks/search_table.py .search/results/external/frontier.json

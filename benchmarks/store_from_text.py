@@ -1,5 +1,5 @@
-"""An activation store of 20 million rows from text: peak memory, and whether one that was killed twice
-equals one that was not.
+"""An activation store of 20 million rows from text: peak memory, and whether one that was killed
+twice equals one that was not.
 
     python benchmarks/store_from_text.py [--rows 20000000] [--kills 2] [--folder DIR]
 

@@ -179,7 +179,8 @@ class Tree(NamedTuple):
 
 
 def tree(folder: Path) -> Tree:
-    """Files and oddities below ``folder``, in order; a folder that is a link is an oddity itself."""
+    """Files and oddities below ``folder``, in order; a folder that is a link is an oddity
+    itself."""
     files, odd = [], [folder] if folder.is_symlink() else []
     for parent, folders, names in os.walk(folder) if not odd else ():
         odd += [Path(parent) / name for name in folders if (Path(parent) / name).is_symlink()]

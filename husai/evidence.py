@@ -282,7 +282,7 @@ def _is_input(entry: Any) -> bool:
 
 
 def records_in(data: Any) -> list[Mapping[str, Any]]:
-    """Evidence records of a JSON file's content: one, a list of them, or ``{"evidence": [...]}``."""
+    """Evidence records in the content of a JSON file: one, a list, or ``{"evidence": [...]}``."""
     if isinstance(data, Mapping) and isinstance(data.get("evidence"), list):
         data = data["evidence"]
     items = data if isinstance(data, list) else [data]

@@ -77,7 +77,8 @@ def sha256_file(path: str | Path) -> str:
 
 @functools.cache
 def code_hash() -> str:
-    """SHA-256 over the package's own source files (names and bytes): which code made an artifact."""
+    """SHA-256 over the package's own source files (names and bytes): which code made an
+    artifact."""
     digest, root = hashlib.sha256(), Path(__file__).parent
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()

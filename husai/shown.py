@@ -10,9 +10,8 @@ LEADING = re.compile(r"^(\s*)([#>]|=(?==*\s*$)|[-+](?![\w.]))|^(\s*\d+)([.)])(?=
 
 
 def printable(text: object) -> str:
-    """``text`` on one line, with whatever a terminal would obey written out: names of files and what
-    is quoted from them may hold line breaks and escape codes.
-    """
+    """``text`` on one line, with whatever a terminal would obey written out: names of files and
+    what is quoted from them may hold line breaks and escape codes."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
     )

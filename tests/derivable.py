@@ -1,6 +1,5 @@
-"""A confirmation as files that passes strict: every metric derived from values that are stored, every
-record resting on (made-up) weights of eight SAEs of its role's recipe.
-"""
+"""A confirmation as files that passes strict: every metric derived from values that are stored,
+every record resting on (made-up) weights of eight SAEs of its role's recipe."""
 
 from __future__ import annotations
 
@@ -48,9 +47,8 @@ MEASURED = {
 def write_confirmation(root: Path, barely: bool = False) -> list[Path]:
     """Write it below ``root`` (which must be the working directory); the seven records' paths.
 
-    With ``barely``, S is 0.349 with seeds that differ by 0.01: its jackknife-t bound is above 0.30 at
-    one-sided 2.5% and below it at the level of a second candidate.
-    """
+    With ``barely``, S is 0.349 with seeds that differ by 0.01: its jackknife-t bound is above 0.30
+    at one-sided 2.5% and below it at the level of a second candidate."""
     final = {"plateau_gain": 0.001, "cos_to_init": 0.3, "dead_fraction": 0.02}
     for role, trained in ROLES.items():
         for seed in SEEDS:
@@ -112,7 +110,8 @@ def _weights(root, role):
 
 
 def _barely():
-    """PWMCC of all pairs where S is 0.349 plus 0.01 for each step of either seed from the middle."""
+    """PWMCC of all pairs where S is 0.349 plus 0.01 for each step of either seed from the
+    middle."""
     steps = [0.01 * (seed - 3.5) for seed in SEEDS]
     return [
         [1.0 if i == j else 0.3 + 0.7 * (0.349 + a + b) for j, b in enumerate(steps)]

@@ -1,5 +1,5 @@
-"""A small finished run with something to release: an encoder with random weights, four SAEs that share
-most of their latents, passports, and a decision."""
+"""A small finished run with something to release: an encoder with random weights, four SAEs that
+share most of their latents, passports, and a decision."""
 
 from pathlib import Path
 

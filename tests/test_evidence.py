@@ -1,4 +1,5 @@
-"""The one form of a measured value: what a file says is what comes back, and what is wrong with it."""
+"""The one form of a measured value: what a file says is what comes back, and what is wrong with
+it."""
 
 import json
 import math

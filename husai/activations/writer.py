@@ -138,10 +138,11 @@ class StoreWriter:
             self.close()
             return
         handle, self._handle = self._handle, None
-        for finish in (handle.close if handle else None, self._clean):
-            with contextlib.suppress(OSError):  # what went wrong first is what is told
-                if finish:
-                    finish()
+        with contextlib.suppress(OSError):  # what went wrong first is what is told
+            if handle is not None:
+                handle.close()
+        with contextlib.suppress(OSError):
+            self._clean()
 
     def _unfinished(self) -> list[dict[str, Any]]:
         """Shards of an earlier write of the same name that are whole and unchanged."""

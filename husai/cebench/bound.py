@@ -1,6 +1,5 @@
-"""The highest CE-Bench score that a number of latents allows. Imports no torch, so that the gate can
-say what is out of reach.
-"""
+"""The highest CE-Bench score that a number of latents allows. Imports no torch, so that the gate
+can say what is out of reach."""
 
 from __future__ import annotations
 

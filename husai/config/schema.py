@@ -73,7 +73,6 @@ class Config(Section):
 
     @property
     def draw_key(self) -> str:
-        """What the drawing of the confirmation's data sets starts from: the hash of all that decides
-        on weights and measurements, and so not of where jobs run or how a run ends.
-        """
+        """What the drawing of the confirmation's data sets starts from: the hash of all that
+        decides on weights and measurements, and so not of where jobs run or how a run ends."""
         return hash_json(self.model_dump(exclude={"compute", "gate"}))

@@ -29,8 +29,8 @@ def takes_no_options(policy: Policy) -> bool:
 def records_behind(
     names: Sequence[str], policy: Policy, candidate: object, root: Path, whole: bool = True
 ) -> list[Evidence]:
-    """The evidence in the files ``names`` below ``root``, and for a policy as it ships whatever else
-    of the same kinds lies beside them: a decision leaves out none. Without the checkpoints
+    """The evidence in the files ``names`` below ``root``, and for a policy as it ships whatever
+    else of the same kinds lies beside them: a decision leaves out none. Without the checkpoints
     (``whole`` false) an input that is not here is not held against a record.
 
     Raises

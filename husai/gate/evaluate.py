@@ -259,7 +259,8 @@ class _Evaluation:
 
 
 def _readable(what: str, judged: Callable[[], str]) -> str:
-    """What a check says, or that the evidence or the ledger's entry is not of the shape it reads."""
+    """What a check says, or that the evidence or the ledger's entry is not of the shape it
+    reads."""
     try:
         with reading(what):
             return judged()

@@ -17,8 +17,8 @@ PINNED = {
     "cycle3": "f6a89d353222645f85c8a6bd7368111745f59123a26d6dc20eb3f16110ce8fda",
     "strict": "b1770f3e645e0bb120faf879adab4a72e54d68156a96f1a2402083c0b267deb3",
 }
-"""SHA-256 of the policy files that ship with this version. A name promises nothing: whoever may edit
-a file may call it strict."""
+"""SHA-256 of the policy files that ship with this version. A name promises nothing: whoever may
+edit a file may call it strict."""
 CHANGED = "a CHANGED policy"
 COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
@@ -29,7 +29,8 @@ def is_shipped(name: object, sha256: object) -> bool:
 
 
 def policy_label(name: object, sha256: object) -> str:
-    """How a headline names a policy: by its name, and as changed where it is not the shipped one."""
+    """How a headline names a policy: by its name, and as changed where it is not the shipped
+    one."""
     return in_code(name) if is_shipped(name, sha256) else f"{in_code(name)} ({CHANGED})"
 
 

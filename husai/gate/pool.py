@@ -1,4 +1,5 @@
-"""The evidence about one candidate: which records hold a metric, at which level, and why none does."""
+"""The evidence about one candidate: which records hold a metric, at which level, and why none
+does."""
 
 from __future__ import annotations
 
@@ -109,8 +110,8 @@ class Pool:
 
 
 def refuse_other(about: Mapping[str, Any], items: Sequence[Evidence]) -> None:
-    """Refuse a candidate whose hook, architecture, recipe or condition (with or without a seed) is not
-    that of the ``recipe.json`` of its hash that the evidence rests on.
+    """Refuse a candidate whose hook, architecture, recipe or condition (with or without a seed) is
+    not that of the ``recipe.json`` of its hash that the evidence rests on.
 
     Raises
     ------

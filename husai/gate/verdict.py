@@ -51,10 +51,9 @@ def verdict_on(
 
 
 def drawn_by_rule(entry: Mapping[str, Any]) -> bool:
-    """Whether an attempt's data sets and seeds, those of the stress tests too, are what the rule draws
-    from the hash and the data sets that its entry names: it is drawn again, not believed. Where no
-    data set was left out nothing was drawn.
-    """
+    """Whether an attempt's data sets and seeds, those of the stress tests too, are what the rule
+    draws from the hash and the data sets that its entry names: it is drawn again, not believed.
+    Where no data set was left out nothing was drawn."""
     from husai.probing.draws import draw_seeds, draw_sets
 
     source, data = entry.get("drawn"), entry.get("data")

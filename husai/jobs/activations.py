@@ -60,8 +60,8 @@ def run(args: Namespace) -> None:
 def activations_job(
     spec, model_dir: str | Path, hook_name: str, out: str | Path, *, device: str = "auto"
 ) -> dict:
-    """Store activations of one hook as ``out/{train,held_out,confirmation}`` and return the number of
-    rows of each; row i is the same token for every hook of a subject.
+    """Store activations of one hook as ``out/{train,held_out,confirmation}`` and return the number
+    of rows of each; row i is the same token for every hook of a subject.
 
     Subjects that read text: random positions of the corpus split; splits share no document.
     Modular: every pair at "=", 80/10/10.

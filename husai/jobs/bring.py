@@ -46,7 +46,8 @@ def run(args: Namespace) -> None:
 
 def bring_job(spec, store: str | Path, out: str | Path, *, device: str = "auto") -> dict:
     """Import the members of a :class:`husai.planning.specs.BringSpec` to the folder, or beside the
-    manifest, ``out``: ``seed{n}/``, ``recipe.json`` and ``matched.json`` (width and L0 for controls).
+    manifest, ``out``: ``seed{n}/``, ``recipe.json`` and ``matched.json`` (width and L0 for
+    controls).
 
     Raises
     ------

@@ -80,9 +80,9 @@ def seed_directories(recipe_dir: Path) -> tuple[list[int], list[Path]]:
 
 
 def measure_seeds(args: argparse.Namespace, kind: str, measure: Callable[[Work], Any]) -> None:
-    """Have ``measure`` write the records of the SAEs asked for: all of a recipe (``--all-seeds``), or
-    those of some seeds (``--seed``, for tables that compare recipes), of which one that failed has
-    a record with the reason.
+    """Have ``measure`` write the records of the SAEs asked for: all of a recipe (``--all-seeds``),
+    or those of some seeds (``--seed``, for tables that compare recipes), of which one that failed
+    has a record with the reason.
 
     Raises
     ------

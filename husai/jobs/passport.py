@@ -86,8 +86,8 @@ def run(args: Namespace) -> None:
 
 
 def passport_job(args: Namespace, device: Any) -> dict[str, Any]:
-    """Write ``passport.parquet`` (one row per SAE and latent), ``passport.json`` (evidence, which is
-    returned), ``passport.html`` and ``manifest.json``.
+    """Write ``passport.parquet`` (one row per SAE and latent), ``passport.json`` (evidence, which
+    is returned), ``passport.html`` and ``manifest.json``.
 
     Without ``--activations`` the rows are those that a trained recipe among the paths was trained
     on, else none.

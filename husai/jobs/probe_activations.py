@@ -1,6 +1,5 @@
-"""Activations of the probing data sets, of every token or of the last, at every hook a candidate may
-come from (``husai activations --probes``).
-"""
+"""Activations of the probing data sets, of every token or of the last, at every hook a candidate
+may come from (``husai activations --probes``)."""
 
 from __future__ import annotations
 

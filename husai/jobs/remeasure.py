@@ -19,8 +19,9 @@ from husai.provenance import read_json, read_object
 from husai.report.mirror import sources_of
 
 TOLERANCE = 1e-3
-"""Relative (absolute below 1) difference that other processors and numbers of threads may make: sums
-of float32 in another order; measured up to 1e-4. Nulls and splits are drawn from the same seeds."""
+"""Relative (absolute below 1) difference that other processors and numbers of threads may make:
+sums of float32 in another order; measured up to 1e-4. Nulls and splits are drawn from the same
+seeds."""
 DECISIONS = Path("results/gate")
 UNREADABLE = (HusaiError, LookupError, TypeError, ValueError, AttributeError, OSError)
 """What reading a record that somebody else wrote may raise."""
@@ -28,9 +29,9 @@ UNREADABLE = (HusaiError, LookupError, TypeError, ValueError, AttributeError, OS
 
 def remeasure(root: str | Path, device: str = "auto") -> tuple[list[str], dict[str, int]]:
     """Measure again what the decisions of a run rest on, from their sources down: stability with
-    reconstruction of every ensemble, faithfulness and CE-Bench of every SAE, sparse probing of every
-    SAE at every gated k on its first informative data set, and the OOD drop of every seed on the
-    first.
+    reconstruction of every ensemble, faithfulness and CE-Bench of every SAE, sparse probing of
+    every SAE at every gated k on its first informative data set, and the OOD drop of every seed on
+    the first.
 
     Not measured again are the further data sets of probing and OOD, the baselines that probing is
     compared with, the alphabetical OOD split, the leak probe, text overlap, what training noted of
@@ -87,7 +88,8 @@ def _behind_decisions() -> list[Evidence]:
 
 
 def _measure_of(item: Evidence) -> tuple[str, Any] | None:
-    """What a record is counted as, and how it is measured; None for one that only sums up others."""
+    """What a record is counted as, and how it is measured; None for one that only sums up
+    others."""
     if item.kind in ENSEMBLES:
         return ENSEMBLES[item.kind]
     return SINGLES.get(item.kind) if "seed" in item.record else None

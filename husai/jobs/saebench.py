@@ -106,9 +106,8 @@ def saebench_job(
     An interrupted job goes on with the data sets that are missing, from a side file that is read
     only for the same weights, activations and settings.
 
-    ``baselines`` is the record of :func:`husai.jobs.probe_baselines.baselines_job` for the SAE's hook
-    and the same data sets; None for the AUCs alone.
-    """
+    ``baselines`` is the record of :func:`husai.jobs.probe_baselines.baselines_job` for the SAE's
+    hook and the same data sets; None for the AUCs alone."""
     from husai.compute import resolve_device
     from husai.probing.files import activation_hashes
     from husai.probing.partial import Partial

@@ -188,9 +188,8 @@ def _save(
 def save_saes(
     out: Path, recipe: Recipe, seeds: Sequence[int], saes: Sequence, notes: Sequence[dict]
 ) -> list[Path]:
-    """Write ``seed{n}/`` in SAELens format, with ``notes`` of each SAE among its metadata, and return
-    the files written; SAEs of other seeds go.
-    """
+    """Write ``seed{n}/`` in SAELens format, with ``notes`` of each SAE among its metadata, and
+    return the files written; SAEs of other seeds go."""
     from husai.sae import save_sae
 
     for stale in out.glob("seed*"):

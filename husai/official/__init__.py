@@ -1,1 +1,2 @@
-"""SAEBench's, sae-probes' and CE-Bench's own programs: preflight, execution, and their results read back."""
+"""SAEBench's, sae-probes' and CE-Bench's own programs: preflight, execution, and their results read
+back."""

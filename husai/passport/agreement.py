@@ -12,8 +12,8 @@ from husai.stability.functional import BATCH_BYTES, batches, pearson
 
 FUNCTIONAL_MATCH = 0.2
 """Correlation of activations from which two latents agree. Latents at cosine 0.7, the bar of the
-directions, correlate at 0.63 (firing on 50% of normal rows), 0.30 (1%) and 0.19 (0.1%): a pair below
-0.2 shares a direction and not a behaviour."""
+directions, correlate at 0.63 (firing on 50% of normal rows), 0.30 (1%) and 0.19 (0.1%): a pair
+below 0.2 shares a direction and not a behaviour."""
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
-"""Which latents of an SAE can be trusted to come back? Certificates for every latent of several SAEs
-of one recipe, from their weights and held-out activations."""
+"""Which latents of an SAE can be trusted to come back? Certificates for every latent of several
+SAEs of one recipe, from their weights and held-out activations."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Is a latent's match closer than an unrelated dictionary would offer? P-values against the crowding
-and the covariance null."""
+"""Is a latent's match closer than an unrelated dictionary would offer? P-values against the
+crowding and the covariance null."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from husai.stability.rows import UnitRows
 from husai.stability.similarity import best_cosines
 
 NULL_DRAWS = 4
-"""Unrelated dictionaries per null and SAE. The p-values pool over latents, so their smallest step is
-1 / (draws x latents); each draw costs one product of two dictionaries."""
+"""Unrelated dictionaries per null and SAE. The p-values pool over latents, so their smallest step
+is 1 / (draws x latents); each draw costs one product of two dictionaries."""
 FIRST_SEED = 7000
 """Seeds of the null dictionaries; not those of :func:`husai.stability.null_pwmcc`."""
 
@@ -48,8 +48,8 @@ def _best_in(decoder: UnitRows, rows: torch.Tensor) -> torch.Tensor:
 
 
 def p_values(observed: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
-    """One-sided p-value of every latent: how often chance lies as far above a latent's own null mean
-    as its match does.
+    """One-sided p-value of every latent: how often chance lies as far above a latent's own null
+    mean as its match does.
 
     A latent's own mean over draws is its level (directions of high variance have closer null
     matches); how far a draw may lie from it is taken from all latents together, each draw against

@@ -1,5 +1,5 @@
-"""One SAE out of several seeds: latents that recur in a group are matched and averaged, then encoder
-and biases are refitted on training rows."""
+"""One SAE out of several seeds: latents that recur in a group are matched and averaged, then
+encoder and biases are refitted on training rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from husai.stability.rows import matrix_of
 MIN_SHARE = 0.5
 """Share of a group's members in which a latent must occur: the bar of a certificate."""
 MATCHING_ROWS = 16384
-"""Training rows on which matches must agree; more change no match whose latents fire at all often."""
+"""Training rows on which matches must agree; more change no match whose latents fire at all
+often."""
 
 
 class ConsensusSAE(NamedTuple):

@@ -1,5 +1,5 @@
-"""Planted truth: SAEs of which it is known how often every latent comes back, to measure how often a
-certificate is wrong and how many reproducible latents get one."""
+"""Planted truth: SAEs of which it is known how often every latent comes back, to measure how often
+a certificate is wrong and how many reproducible latents get one."""
 
 from __future__ import annotations
 

@@ -3,10 +3,9 @@ each latent's posterior, and the set that can be certified at a Bayesian false d
 
 A beta distribution is smooth. Where many latents share one rate just below the bar it is wrong, and
 many certificates with it. So the doubt about a latent is the larger of two: that of the
-beta-binomial, and that of the best mixture of any shape. (512 latents, 7 comparisons, 60% of them at
-theta 0.45, 30% at 0, 10% at 1: over 10% false by the first alone, under 5% by the larger, with every
-latent at 1 certified; tests/passport/test_posterior.py.)
-"""
+beta-binomial, and that of the best mixture of any shape. (512 latents, 7 comparisons, 60% of them
+at theta 0.45, 30% at 0, 10% at 1: over 10% false by the first alone, under 5% by the larger, with
+every latent at 1 certified; tests/passport/test_posterior.py.)"""
 
 from __future__ import annotations
 
@@ -22,7 +21,8 @@ from husai.errors import HusaiError
 BAR = 0.5
 """Theta from which a latent counts as reproducible: it reappears in at least half of new seeds."""
 FDR = 0.05
-"""Share of the certified latents that may be below :data:`BAR` (method of the ``strict`` policy)."""
+"""Share of the certified latents that may be below :data:`BAR` (method of the ``strict``
+policy)."""
 PSEUDO_LATENTS = 1.0
 """Weight of the prior in the fit, in latents: this many are added whose theta is uniform. It keeps
 the fit finite where all latents agree, and is lost among some hundreds of real ones."""

@@ -35,7 +35,8 @@ def refit(
     steps: int = STEPS,
     seed: int = 0,
 ) -> SAE:
-    """Fit ``W_enc``, ``b_enc``, ``b_dec`` (and the threshold) of ``sae`` by Adam on the squared error.
+    """Fit ``W_enc``, ``b_enc``, ``b_dec`` (and the threshold) of ``sae`` by Adam on the squared
+    error.
 
     The code is held at ``l0`` active latents per row: TopK by its k, BatchTopK and JumpReLU by the
     largest ``l0`` per row of each batch and then one threshold for all latents (Bussmann et al.

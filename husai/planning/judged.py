@@ -25,7 +25,8 @@ HELD_OUT = 0.1
 """Share of the documents for each of held-out measurements and confirmation, as text may be
 short."""
 CONTROL_SEEDS = 3
-"""Seeds of the frozen-decoder controls in the table that chooses; the confirmation trains its own."""
+"""Seeds of the frozen-decoder controls in the table that chooses; the confirmation trains its
+own."""
 
 
 def overlay(

@@ -85,9 +85,8 @@ class SpecBuilder:
         return specs.PlantedSpec(**dict(b.planted), seeds=b.seeds).text()
 
     def probing(self, split: str = "selection", role: str = "candidate") -> str:
-        """Sparse probing of one split; of the candidate's controls, which no gate compares with a dense
-        probe, at the gate's k alone.
-        """
+        """Sparse probing of one split; of the candidate's controls, which no gate compares with a
+        dense probe, at the gate's k alone."""
         found = dict(self.config.external.probing)
         engine, gate_k = found.pop("confirmation_engine"), found["gate_k"]
         if role != "candidate":

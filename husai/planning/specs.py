@@ -261,7 +261,8 @@ class FreshMembers(Section):
 
 
 class DrawnFrom(Section):
-    """What a confirmation is drawn from, so that the gate can draw it again (:mod:`husai.probing.draws`)."""
+    """What a confirmation is drawn from, so that the gate can draw it again
+    (:mod:`husai.probing.draws`)."""
 
     key: str
     pool: list[str]

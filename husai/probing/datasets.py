@@ -41,9 +41,9 @@ FAMILIES = {
     "ai_text": ("ai_gen", "aimade_"),
     "reviews": ("yelp_", "amzn_", "amazon_"),
 }
-"""How the tags of each family begin. Data sets whose texts overlap share a family: agnews reuses code
-rows as negatives and news_class has agnews articles, movie_sent has glue_sst2 sentences, us_* and
-world_* share place names."""
+"""How the tags of each family begin. Data sets whose texts overlap share a family: agnews reuses
+code rows as negatives and news_class has agnews articles, movie_sent has glue_sst2 sentences, us_*
+and world_* share place names."""
 
 
 class Dataset(NamedTuple):

@@ -1,6 +1,5 @@
-"""What a confirmation is drawn by: data sets and seeds, by rule from the hash of a configuration. Who
-knows the hash and the data sets to draw from can draw again.
-"""
+"""What a confirmation is drawn by: data sets and seeds, by rule from the hash of a configuration.
+Who knows the hash and the data sets to draw from can draw again."""
 
 from __future__ import annotations
 
@@ -12,14 +11,16 @@ from husai.errors import HusaiError
 from husai.probing.datasets import family
 
 FIRST, LAST = 10_000, 99_999
-"""Drawn seeds have five digits: above those that people name, and short enough for a folder's name."""
+"""Drawn seeds have five digits: above those that people name, and short enough for a folder's
+name."""
 
 MOST = 1000
 """Few enough that different seeds are soon found."""
 
 
 def draw_seeds(key: str, what: str, count: int) -> list[int]:
-    """The first ``count`` different seeds that the SHA-256 of ``key``, ``what`` and 0, 1, 2... give.
+    """The first ``count`` different seeds that the SHA-256 of ``key``, ``what`` and 0, 1, 2...
+    give.
 
     Raises
     ------

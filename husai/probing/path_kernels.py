@@ -1,12 +1,11 @@
 """Compiled kernels of the solver: the path that SAGA takes from zero, followed as a flow.
 
 SAGA (Defazio et al. 1407.0202) with a constant step follows, but for the noise of its draws, the
-proximal gradient flow ``w' = -(grad loss(w) + lasso sign(w))``; an epoch of n draws advances it by n
-steps, which are ``2 / (max |x_i|^2 + 1)`` in scikit-learn. The official protocol stops it where
+proximal gradient flow ``w' = -(grad loss(w) + lasso sign(w))``; an epoch of n draws advances it by
+n steps, which are ``2 / (max |x_i|^2 + 1)`` in scikit-learn. The official protocol stops it where
 weights change by less than 1e-4 per epoch, or after 1000 epochs. With small features that is long
-before the optimum, so the flow is followed to the same stop. Weight 0 is the intercept. Load through
-:mod:`husai.probing.solver`.
-"""
+before the optimum, so the flow is followed to the same stop. Weight 0 is the intercept. Load
+through :mod:`husai.probing.solver`."""
 
 from __future__ import annotations
 

@@ -26,8 +26,9 @@ MAX_K = 128
 VALIDATION_ROWS = 100
 """sae-probes' own limit."""
 GRID_RATIO, FINAL_RATIO = 1.5, 1.25
-"""Two points of a path follow each other at times that differ by this factor. The fit that is scored
-gets twice as many points as those that are only compared, as it alone reaches the test rows."""
+"""Two points of a path follow each other at times that differ by this factor. The fit that is
+scored gets twice as many points as those that are only compared, as it alone reaches the test
+rows."""
 OPEN = 7.5e-4
 """Difference of test AUC that is worth a run of scikit-learn's SAGA. Less than half of the 0.002 by
 which the engines may differ, because the choice of C and the final fit can each add to it."""

@@ -1,4 +1,5 @@
-"""Which rows of a data set train a probe and which test it, drawn as sae-probes 0.4.2 draws them."""
+"""Which rows of a data set train a probe and which test it, drawn as sae-probes 0.4.2 draws
+them."""
 
 from __future__ import annotations
 

@@ -1,3 +1,2 @@
-"""The report room: gate report, experiment log, copies of the evidence, pictures of the workflow, check
-of the machine. No torch.
-"""
+"""The report room: gate report, experiment log, copies of the evidence, pictures of the workflow,
+check of the machine. No torch."""

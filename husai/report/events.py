@@ -226,8 +226,8 @@ def run_facts(results: str | Path, run: dict[str, Any] | None) -> dict[str, Any]
     """What the jobs of a run left: how many, seeds, data slices, code hashes, failures. ``run`` is
     its start; without one there are none.
 
-    A job says which run it belongs to. Where the jobs do not (the run began outside of the workflow,
-    or under an earlier version) those count that began after it."""
+    A job says which run it belongs to. Where the jobs do not (the run began outside of the
+    workflow, or under an earlier version) those count that began after it."""
     since = run["time"] if run else "9999"
     seeds: dict[str, set] = defaultdict(set)
     slices: dict[str, set] = defaultdict(set)

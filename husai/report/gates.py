@@ -1,6 +1,5 @@
-"""A gate decision as tables: value, interval, threshold, verdict and reason of every condition, from
-a ``release_policy.json``.
-"""
+"""A gate decision as tables: value, interval, threshold, verdict and reason of every condition,
+from a ``release_policy.json``."""
 
 from __future__ import annotations
 

@@ -39,7 +39,8 @@ REPORTED = (
     "gate/*/*",
 )
 ASSERTED = "asserted.json"
-"""Written after the report, by the job that ends the run: a copy would be that of the run before."""
+"""Written after the report, by the job that ends the run: a copy would be that of the run
+before."""
 CONFIGURED = "config/*.yaml"
 
 

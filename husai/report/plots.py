@@ -38,9 +38,9 @@ def summary_figure(spec: Quote, rows: Quote) -> str | None:
     """SVG of one entry of a summary's ``figures`` list.
 
     ``spec`` holds ``kind`` (``line`` or ``errorbar``), ``x``, ``y``, and optionally ``group``,
-    ``x_label``, ``y_label`` and ``title``. ``x``, ``y`` and ``group`` name columns of ``rows`` (dots
-    reach into nested objects; a metric brings its own bounds), or ``x`` and ``y`` are lists of
-    numbers, then with ``lcb`` and ``ucb`` beside them where there are bounds."""
+    ``x_label``, ``y_label`` and ``title``. ``x``, ``y`` and ``group`` name columns of ``rows``
+    (dots reach into nested objects; a metric brings its own bounds), or ``x`` and ``y`` are lists
+    of numbers, then with ``lcb`` and ``ucb`` beside them where there are bounds."""
     settings = spec.value or {}
     x, y, kind = settings.get("x"), settings.get("y"), settings.get("kind", "line")
     if kind not in ("line", "errorbar") or x is None or y is None:

@@ -23,8 +23,8 @@ OPEN, MIDDLE, CLOSE = "\ue000", "\ue001", "\ue002"
 
 @dataclass(frozen=True, eq=False)
 class Quote:
-    """A place in a JSON file of the evidence. Indexing goes deeper and keeps track of the pointer; a
-    missing key gives an empty quote. Put into a line of the report it prints the value there.
+    """A place in a JSON file of the evidence. Indexing goes deeper and keeps track of the pointer;
+    a missing key gives an empty quote. Put into a line of the report it prints the value there.
 
     Attributes
     ----------

@@ -40,8 +40,8 @@ SCALES = {
 }
 """Gated quantities that the selection measures too, with the unit of their margins."""
 NOT_ALWAYS_KNOWN = "integrity."
-"""Of SAEs that others trained, what their metadata declare; where it is not known it is no reason to
-leave them out."""
+"""Of SAEs that others trained, what their metadata declare; where it is not known it is no reason
+to leave them out."""
 
 
 class Margin(NamedTuple):

@@ -18,10 +18,10 @@ def select_strict(
 
     Of every quantity that the strict policy gates and that the selection's data can show
     (:data:`husai.selection.margins.SCALES`) the bound that the gate would read is taken, less the
-    gate's threshold, divided by a fixed unit; the score is the smallest of them. A condition's score
-    depends on its own records only, so adding a bad candidate never changes the winner. The winner
-    must then be confirmed on fresh seeds and held-out data; it is never gated on the data that chose
-    it.
+    gate's threshold, divided by a fixed unit; the score is the smallest of them. A condition's
+    score depends on its own records only, so adding a bad candidate never changes the winner. The
+    winner must then be confirmed on fresh seeds and held-out data; it is never gated on the data
+    that chose it.
 
     ``conditions`` (:class:`husai.gate.Condition`) are those that the candidate will have to meet.
 

@@ -119,7 +119,8 @@ def ensemble_metrics(stored: Mapping[str, Any]) -> dict[str, Metric]:
 
 
 def _null(kind: str, stored: Mapping[str, Any]) -> Metric:
-    """A null as a metric: its bounds are the lowest and the highest pair that it was measured on."""
+    """A null as a metric: its bounds are the lowest and the highest pair that it was measured
+    on."""
     values = stored.get("draws") or stored["pairs"]
     what = "independent draws" if stored.get("draws") else "pairs"
     method = f"{kind} null: mean, min and max over {what}"

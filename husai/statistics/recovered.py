@@ -1,6 +1,5 @@
-"""The share of a loss that is recovered, from losses per text, with its interval: of one SAE, and of
-a recipe from the records of its seeds.
-"""
+"""The share of a loss that is recovered, from losses per text, with its interval: of one SAE, and
+of a recipe from the records of its seeds."""
 
 from __future__ import annotations
 

@@ -105,8 +105,8 @@ def stress_metrics(
     candidate and of the other ensemble.
 
     Each is corrected by the worst null measured for *both* kinds of ensemble in its own space (a
-    null only one of them has is left out of the comparison), whose error is part of the interval. ``transcoder`` also gives the raw
-    difference that the ``cycle3`` policy reads."""
+    null only one of them has is left out of the comparison), whose error is part of the interval.
+    ``transcoder`` also gives the raw difference that the ``cycle3`` policy reads."""
     shared = [name for name in candidate["nulls"] if name in other["nulls"]]
     null, other_null = (
         max((null_means(r["nulls"])[name] for name in shared), key=lambda n: n.value)

@@ -1,4 +1,5 @@
-"""Where the latents of an SAE fire most: the strongest excerpts of held-out text, token by token."""
+"""Where the latents of an SAE fire most: the strongest excerpts of held-out text, token by
+token."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from husai.errors import HusaiError
 from husai.subjects.subject import Subject
 
 BEFORE, AFTER = 15, 8
-"""Tokens shown on either side of the strongest: enough to read what it is about; more would make the
-page of a wide SAE slow to open."""
+"""Tokens shown on either side of the strongest: enough to read what it is about; more would make
+the page of a wide SAE slow to open."""
 CODE_NUMBERS = 2**25
 """Numbers in the codes of one pass (128 MB)."""
 

@@ -1,6 +1,5 @@
-"""Faithfulness of a recipe from the records of its seeds: a column of the frontier, and the evidence
-of the confirmed candidate against its control.
-"""
+"""Faithfulness of a recipe from the records of its seeds: a column of the frontier, and the
+evidence of the confirmed candidate against its control."""
 
 from __future__ import annotations
 

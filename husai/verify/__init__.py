@@ -1,1 +1,2 @@
-"""Checks of a finished run: every artifact hashed again, every number and decision derived again."""
+"""Checks of a finished run: every artifact hashed again, every number and decision derived
+again."""

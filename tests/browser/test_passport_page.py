@@ -1,5 +1,5 @@
-"""The page of passports in a real browser: 16384 latents open within a second, sort, filter, search,
-and show a latent, by mouse and by keyboard, in light and dark."""
+"""The page of passports in a real browser: 16384 latents open within a second, sort, filter,
+search, and show a latent, by mouse and by keyboard, in light and dark."""
 
 import dataclasses
 

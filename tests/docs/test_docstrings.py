@@ -1,4 +1,5 @@
-"""Public docstrings say what a caller must know: the shapes of arrays, and which errors are raised."""
+"""Public docstrings say what a caller must know: the shapes of arrays, and which errors are
+raised."""
 
 import ast
 import re
@@ -13,9 +14,8 @@ EXPLAINED = {"NotImplementedError", "AssertionError", "SystemExit", "StopIterati
 
 
 def public(path):
-    """Public functions and methods of a file, ``run`` and ``add_arguments`` of the verbs left out: their
-    errors are lines on a terminal.
-    """
+    """Public functions and methods of a file, ``run`` and ``add_arguments`` of the verbs left out:
+    their errors are lines on a terminal."""
     verbs = {"run", "add_arguments"} if path.parent.name == "jobs" else set()
     stack = [ast.parse(path.read_text())]
     while stack:

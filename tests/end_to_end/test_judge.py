@@ -1,6 +1,5 @@
-"""``husai judge``: from SAEs, a model and a text to a verdict, in an empty directory, offline; and what
-it says to inputs that fit together badly.
-"""
+"""``husai judge``: from SAEs, a model and a text to a verdict, in an empty directory, offline; and
+what it says to inputs that fit together badly."""
 
 import json
 import os
@@ -31,8 +30,8 @@ MEASURED = {
     "random_model.delta_S",
     "transcoder.delta_S",
 }
-"""What the internal gates read; the rest needs longer runs or what weights do not tell, as which text
-they were trained on."""
+"""What the internal gates read; the rest needs longer runs or what weights do not tell, as which
+text they were trained on."""
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,8 @@
 """A model hub in a folder, for tests and offline runs: tiny models with random weights, a text data
 set and SAEs, in the layout of the hub's cache. ``python tests/hub/build.py FOLDER`` builds it,
 ``python tests/hub/build.py b200 FOLDER`` what config/b200.yaml names; with ``HF_HOME=FOLDER
-HF_HUB_OFFLINE=1`` it is a hub. ``python tests/hub/build.py judge FOLDER`` writes what the documents'
-``husai judge`` command reads.
-"""
+HF_HUB_OFFLINE=1`` it is a hub. ``python tests/hub/build.py judge FOLDER`` writes what the
+documents' ``husai judge`` command reads."""
 
 from __future__ import annotations
 
@@ -177,7 +176,8 @@ def saes(folder: Path, hook_name: str = HOOK, model_name: str = CAUSAL) -> Path:
 
 
 def trained_rows(model: Path):
-    """Rows of the causal model's activations at ``TRAINED_HOOK``: 1000 held out, then the others."""
+    """Rows of the causal model's activations at ``TRAINED_HOOK``: 1000 held out, then the
+    others."""
     import torch
     from transformers import AutoTokenizer, GPTNeoXModel
 

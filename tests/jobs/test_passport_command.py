@@ -1,5 +1,5 @@
-"""``husai passport PATH PATH ...`` as a user types it: table, record, page and manifest, and bad input
-as one line."""
+"""``husai passport PATH PATH ...`` as a user types it: table, record, page and manifest, and bad
+input as one line."""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""The page of ``husai passport`` quotes held-out text of the subject, with its source and licence."""
+"""The page of ``husai passport`` quotes held-out text of the subject, with its source and
+licence."""
 
 import json
 import re

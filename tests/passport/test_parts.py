@@ -1,5 +1,5 @@
-"""Best matches, agreement of activations, firing and the nulls, against answers worked by hand or by
-numpy."""
+"""Best matches, agreement of activations, firing and the nulls, against answers worked by hand or
+by numpy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""Rates of reappearance: the fit, the posterior and the selection against answers worked by hand."""
+"""Rates of reappearance: the fit, the posterior and the selection against answers worked by
+hand."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,6 @@
 """The steps of the Dockerfile, one after another in an empty folder: what is copied is there, the
-environment is made of it alone, and both commands of the README start. Debian's packages are left to
-Debian. Run by ``make test-real``.
-"""
+environment is made of it alone, and both commands of the README start. Debian's packages are left
+to Debian. Run by ``make test-real``."""
 
 import os
 import re

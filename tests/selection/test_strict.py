@@ -1,6 +1,5 @@
-"""The strict selector: the winner is farthest from its nearest gate, and the rest of the pool cannot
-sway the choice.
-"""
+"""The strict selector: the winner is farthest from its nearest gate, and the rest of the pool
+cannot sway the choice."""
 
 import json
 

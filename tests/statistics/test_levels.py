@@ -1,4 +1,5 @@
-"""Levels of successive candidates, simulated together with the intervals that they are used with."""
+"""Levels of successive candidates, simulated together with the intervals that they are used
+with."""
 
 import numpy as np
 

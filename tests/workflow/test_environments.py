@@ -1,4 +1,5 @@
-"""The workflow as Snakemake's own checks and catalog want it, and environments that pip can read."""
+"""The workflow as Snakemake's own checks and catalog want it, and environments that pip can
+read."""
 
 import subprocess
 import sys

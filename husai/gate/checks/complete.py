@@ -1,5 +1,5 @@
-"""Whether a benchmark's record holds all that its settings name: every data set at every k, for every
-seed, once, against the same baselines. A row that is left out, or stands twice, is a choice.
+"""Whether a benchmark's record holds all that its settings name: every data set at every k, for
+every seed, once, against the same baselines. A row that is left out, or stands twice, is a choice.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def incomplete(item: Evidence) -> list[str]:
 
 
 def _named(one: Evidence) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Data sets and values of the axis that a record's settings name; empty where they do not say."""
+    """Data sets and values of the axis that a record's settings name; empty where they do not
+    say."""
     config = one.config()
     if one.kind == "ood":
         return config.get("ood") or [], list(one.seeds)

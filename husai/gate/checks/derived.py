@@ -1,7 +1,6 @@
-"""Evidence is derived, not believed: each record must rest on the files that its kind needs, and its
-metrics must follow from the values stored in it and behind it. One way for ``gate``, ``claim`` and
-``verify``.
-"""
+"""Evidence is derived, not believed: each record must rest on the files that its kind needs, and
+its metrics must follow from the values stored in it and behind it. One way for ``gate``, ``claim``
+and ``verify``."""
 
 from __future__ import annotations
 
@@ -36,8 +35,8 @@ RELATIVE, ABSOLUTE = 1e-9, 1e-12
 differ in their last digits.
 """
 NOT_GATED = {"stability": SINGLE, "saebench": ("auc",)}
-"""Metrics that are reported only, or (``shared_init_pairs``) judged as part of the integrity record,
-and that nothing stored beside them gives."""
+"""Metrics that are reported only, or (``shared_init_pairs``) judged as part of the integrity
+record, and that nothing stored beside them gives."""
 STRESS = ("random_model", "transcoder")
 KINDS = ("integrity", "stability", *STRESS, "ood", "saebench", "cebench", "faithfulness")
 """Kinds that policies gate and that rest on trained SAEs."""
@@ -74,8 +73,8 @@ def _twins(item: Evidence, items: Sequence[Evidence]) -> list[str]:
 
 
 def unfounded(item: Evidence) -> list[str]:
-    """What a record lacks, and which of its metrics do not follow; nothing for a failed one, and for
-    a kind that no shipped policy gates."""
+    """What a record lacks, and which of its metrics do not follow; nothing for a failed one, and
+    for a kind that no shipped policy gates."""
     if item.kind not in KINDS or failure(item.record) is not None:
         return []
     return [*_lacking(item), *bound(item), *differences(item)]

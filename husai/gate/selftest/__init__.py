@@ -1,1 +1,2 @@
-"""Proof that the gate can say no: adversaries it must reject, an oracle it must accept, simulated false-pass rates."""
+"""Proof that the gate can say no: adversaries it must reject, an oracle it must accept, simulated
+false-pass rates."""

@@ -1,4 +1,5 @@
-"""Dictionaries that were made, not trained, to look reproducible: what an attacker would hand in."""
+"""Dictionaries that were made, not trained, to look reproducible: what an attacker would hand
+in."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from husai.gate.selftest.worlds import D_IN, D_SAE, N_TASKS, SEEDS, TrainedSAEs,
 from husai.sae import SAE
 
 RARE = 0.999
-"""Share of rows on which a junk latent stays silent: it fires often enough to be alive on two thousand
-held-out rows, and too seldom to matter."""
+"""Share of rows on which a junk latent stays silent: it fires often enough to be alive on two
+thousand held-out rows, and too seldom to matter."""
 ROUNDS = 20
 """Of Lloyd's algorithm: centroids of so few clusters stand still by then."""
 
@@ -50,9 +51,8 @@ def rare_copies(oracle: TrainedSAEs, x: torch.Tensor) -> TrainedSAEs:
 
 
 def read_outs(oracle: TrainedSAEs, world: World) -> TrainedSAEs:
-    """Dense read-outs of the benchmark's own tasks, fitted on the rows that they are tested on, beside
-    rare junk: the attack that the first version of the strict policy released.
-    """
+    """Dense read-outs of the benchmark's own tasks, fitted on the rows that they are tested on,
+    beside rare junk: the attack that the first version of the strict policy released."""
     x = as_tensor(world.train.x)
     rows = np.concatenate([part.x for part in world.task_rows[:2]])
     labels = np.concatenate(

@@ -153,9 +153,8 @@ def contrastive_scores(
 
 
 def downstream(x: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """What the planted subject makes of its activations: per text (:data:`ROWS_OF_A_TEXT` rows), the
-    normalised mean of how strongly each row holds each feature, ``(n_texts, n_features)``.
-    """
+    """What the planted subject makes of its activations: per text (:data:`ROWS_OF_A_TEXT` rows),
+    the normalised mean of how strongly each row holds each feature, ``(n_texts, n_features)``."""
     held = np.maximum(x @ features.T - 0.25, 0.0)  # neighbouring features overlap by less
     pooled = held.reshape(-1, ROWS_OF_A_TEXT, len(features)).mean(1)
     return pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)

@@ -156,9 +156,8 @@ def random_scores(randomised: TrainedSAEs, world: World) -> np.ndarray:
 
 
 def faithfulness(ensemble: TrainedSAEs, frozen: TrainedSAEs, world: World) -> dict[str, Metric]:
-    """``faithfulness`` metrics: what the planted subject loses when reconstructions of held-out rows
-    take the place of its activations.
-    """
+    """``faithfulness`` metrics: what the planted subject loses when reconstructions of held-out
+    rows take the place of its activations."""
     x = world.held_out.x
 
     def losses(of: TrainedSAEs) -> dict[str, list]:

@@ -32,7 +32,8 @@ BAR = 0.30
 UNEQUAL = (3, 2, 2, 2, 1, 1, 1)
 """Families of unequal size, as twelve of the shipped data sets make them."""
 TAIL_RESAMPLES = 1000
-"""Resamples behind a bootstrap bound at 0.001: one lies beyond it, enough beside the t intervals."""
+"""Resamples behind a bootstrap bound at 0.001: one lies beyond it, enough beside the t
+intervals."""
 STEP = 2000
 """Campaigns resampled at a time: 2000 x 1000 means are 16 MB."""
 

@@ -15,7 +15,8 @@ Edge = tuple[Node, Node]
 BEND_WIDTH = 8.0
 """Pixels that an edge takes where it passes between the boxes of a layer."""
 SWEEPS, ROUNDS = 24, 60
-"""How often the order in the layers, and the places, are bettered: each stops changing long before."""
+"""How often the order in the layers, and the places, are bettered: each stops changing long
+before."""
 
 
 class Bend(NamedTuple):
@@ -168,7 +169,8 @@ def _place(layers: list[list], above: Mapping, below: Mapping, size: Mapping, ga
 
 
 def _wish(item: Node, x: Mapping, above: Mapping, below: Mapping) -> float:
-    """The mean of the neighbours; a bend follows other bends most, so that long edges are straight."""
+    """The mean of the neighbours; a bend follows other bends most, so that long edges are
+    straight."""
     near = [*above[item], *below[item]]
     bends = [n for n in near if isinstance(item, Bend) and isinstance(n, Bend)]
     return _mean([x[n] for n in near + 3 * bends], x[item])

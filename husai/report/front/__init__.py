@@ -1,1 +1,2 @@
-"""The first screen of the gate report: the verdict, a question per gate, the candidates, the words."""
+"""The first screen of the gate report: the verdict, a question per gate, the candidates, the
+words."""

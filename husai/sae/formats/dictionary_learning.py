@@ -1,6 +1,5 @@
-"""SAEs saved by dictionary_learning 0.1: a state dict of torch, and a ``config.json`` that says which
-class it belongs to.
-"""
+"""SAEs saved by dictionary_learning 0.1: a state dict of torch, and a ``config.json`` that says
+which class it belongs to."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""SAEs on hubs: ``saelens:RELEASE/SAE_ID`` and ``hf:REPO[/FOLDER][@REVISION]``. SAELens' own loaders
-and the Hugging Face client do the work; what they bring is read as any other folder is.
-"""
+"""SAEs on hubs: ``saelens:RELEASE/SAE_ID`` and ``hf:REPO[/FOLDER][@REVISION]``. SAELens' own
+loaders and the Hugging Face client do the work; what they bring is read as any other folder is."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""SAEs of OpenMOSS' Language-Model-SAEs (llamascopium): ``config.json`` or ``hyperparams.json`` with
-the weights beside it or under ``checkpoints/``.
-"""
+"""SAEs of OpenMOSS' Language-Model-SAEs (llamascopium): ``config.json`` or ``hyperparams.json``
+with the weights beside it or under ``checkpoints/``."""
 
 from __future__ import annotations
 

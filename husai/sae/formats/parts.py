@@ -1,5 +1,5 @@
-"""The weights of an SAE on their way from a file: what lies beside them (a scale, a whitening, norms
-of the decoder) is folded in, so that the SAE reads activations as they are.
+"""The weights of an SAE on their way from a file: what lies beside them (a scale, a whitening,
+norms of the decoder) is folded in, so that the SAE reads activations as they are.
 
 Every fold is exact: the function of the raw activations stays the same.
 """

@@ -1,6 +1,5 @@
-"""Reading SAEs in SAELens' format, of version 6 or older, for inference or in the middle of training,
-without importing SAELens.
-"""
+"""Reading SAEs in SAELens' format, of version 6 or older, for inference or in the middle of
+training, without importing SAELens."""
 
 from __future__ import annotations
 
@@ -32,7 +31,8 @@ ARCHITECTURES = {
     "jumprelu_skip_transcoder": "jumprelu",
     "topk_transcoder": "transcoder",
 }
-"""SAELens' architectures with a closed form here; the last is our own name, which SAELens refuses."""
+"""SAELens' architectures with a closed form here; the last is our own name, which SAELens
+refuses."""
 REFUSED = {
     "temporal": "its codes depend on the tokens before, and rows of activations stand alone here"
 }

@@ -32,9 +32,8 @@ COARSE_DECADES = 3.0
 lie a factor of 2.7 apart, near enough for log-log interpolation.
 """
 COARSE_STEPS = 0.25
-"""Share of the steps for the grid: it has to order coefficients and show how L0 falls with them; the
-later trials train in full.
-"""
+"""Share of the steps for the grid: it has to order coefficients and show how L0 falls with them;
+the later trials train in full."""
 FULL_TRIALS = 12
 """Full trainings at most. One to three are enough where L0 falls smoothly with the coefficient; the
 others are for JumpReLU, whose L0 may jump.
@@ -159,9 +158,8 @@ def interpolate(trials: Sequence[TriedCoefficient], target: float) -> float:
 def next_coefficient(
     coarse: Sequence[TriedCoefficient], known: Sequence[TriedCoefficient], target: float
 ) -> float:
-    """Coefficient to train in full next: between full trials that enclose the target, else where the
-    grid's curve puts it when moved to go through the nearest full trial.
-    """
+    """Coefficient to train in full next: between full trials that enclose the target, else where
+    the grid's curve puts it when moved to go through the nearest full trial."""
     if not known:
         return interpolate(coarse, target)
     if min(t.l0 for t in known) < target <= max(t.l0 for t in known):

@@ -123,8 +123,8 @@ def _unit(recipe: Recipe, rows: torch.Tensor, what: str):
 
 
 def _whitened(recipe: Recipe, rows: torch.Tensor) -> Units:
-    """Units in which rows are PCA-whitened (Saraswatula and Klindt 2511.13981): principal components
-    scaled to variance one, and ``b_dec``, which starts at 0, counts from the centre.
+    """Units in which rows are PCA-whitened (Saraswatula and Klindt 2511.13981): principal
+    components scaled to variance one, and ``b_dec``, which starts at 0, counts from the centre.
 
     The loss is that of whitened rows too. Directions of hardly any variance stay small
     (``WHITENING_FLOOR``): what they hold is rounding, and noise of the sample.

@@ -28,11 +28,12 @@ the end of each round; more would make progress and checkpoints come late.
 """
 PLATEAU_SHARE = 0.2
 PLATEAU_GAIN = 0.005
-"""A run has reached its plateau when a fifth of its steps at the full learning rate, those before the
-decay, raised the explained variance by less than 0.5%. Under a falling rate any run comes to rest.
-"""
+"""A run has reached its plateau when a fifth of its steps at the full learning rate, those before
+the decay, raised the explained variance by less than 0.5%. Under a falling rate any run comes to
+rest."""
 NO_PLATEAU = 1.0
-"""Stands for the gain where the decay leaves no such fifth: nothing shows that training had ended."""
+"""Stands for the gain where the decay leaves no such fifth: nothing shows that training had
+ended."""
 QUALITY = ("explained_variance", "l0", "dead_fraction")
 
 

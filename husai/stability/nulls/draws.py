@@ -152,7 +152,8 @@ def agreement_null(
 
 
 def correlations(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Pearson r of each column of two codes ``(n, m)``: ``(m,)`` float64, 0 where one is constant."""
+    """Pearson r of each column of two codes ``(n, m)``: ``(m,)`` float64, 0 where one is
+    constant."""
     sums = [z.sum(0, dtype=torch.float64) for z in (a, b)]
     squares = [(z * z).sum(0, dtype=torch.float64) for z in (a, b)]
     return pearson(len(a), *sums, *squares, (a * b).sum(0, dtype=torch.float64))

@@ -1,1 +1,2 @@
-"""Text for subjects and SAEs: where it comes from, what of it is evaluation text, and contexts of tokens."""
+"""Text for subjects and SAEs: where it comes from, what of it is evaluation text, and contexts of
+tokens."""

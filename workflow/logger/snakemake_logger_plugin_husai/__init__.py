@@ -22,7 +22,8 @@ from .progress import Run, stages_of_rules
 
 CHECKOUT = Path(__file__).parents[3]
 LOG_TAIL = 12
-"""Lines of a failed job's log that are shown: an error of HUSAI is one, a traceback ends in these."""
+"""Lines of a failed job's log that are shown: an error of HUSAI is one, a traceback ends in
+these."""
 NOT_SAID = ("Warning: the following output files of rule log",)
 """The experiment log is written when a run starts and again by its rule, as it should be."""
 SAID_AS_IT_IS = ("Nothing to be done", "Complete log", "This was a dry-run")
