@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -190,6 +191,19 @@ def test_a_killed_write_is_no_store(tmp_path):
         ActivationStore.open(tmp_path)
     write_store(tmp_path, rows(2))
     ActivationStore.open(tmp_path).verify()
+
+
+def test_an_error_is_not_hidden_by_a_disk_that_is_full(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        with pytest.raises(KeyError, match="first"), StoreWriter(tmp_path / "s", 4) as writer:
+            writer.append(rows(10))
+            raise KeyError("first")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_a_shard_that_the_header_does_not_name_fails_verify(tmp_path):
