@@ -29,12 +29,12 @@ search: $(READY)
 	mkdir -p .search
 	$(EXCLUSIVE) .search/run.lock $(SNAKEMAKE) --profile profiles/local --snakefile Snakefile --directory .search --configfile config/search.yaml -- search
 
-# In the order of their folders: the long runs of tests/end_to_end come early, and neither core waits for them at the end.
+# In the order of their folders: the smoke DAG of tests/end_to_end comes early, and neither core waits for it at the end.
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# profiles/b200 at tiny sizes on a model hub in a folder, and pages in a browser. Programs of Debian are installed where they are
-# missing: a browser here, Slurm below.
+# profiles/b200 at tiny sizes on a model hub in a folder, husai judge from SAEs to a verdict, and pages in a browser.
+# Programs of Debian are installed where they are missing: a browser here, Slurm below.
 test-real: $(READY) .venv/.browser
 	command -v chromium > /dev/null || $(call debian,chromium)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/real tests/browser tests/jobs/test_mlflow_runs.py

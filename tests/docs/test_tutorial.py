@@ -19,7 +19,7 @@ PAGES = [
     "docs/index.md",
     *sorted(f"docs/examples/{p.name}" for p in ROOT.glob("docs/examples/*.md")),
 ]
-PAGES.remove("docs/examples/judge.md")  # takes minutes: run by tests/end_to_end/test_judge.py
+PAGES.remove("docs/examples/judge.md")  # takes minutes: run by tests/real/test_judge.py
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```", re.M | re.S)
 PRINTED = re.compile(r"^```text\n(.*?)^```", re.M | re.S)
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")

@@ -23,7 +23,7 @@ SEPARATOR = "<|endoftext|>"
 WIDTH = 32
 SHAPE = {"hidden_size": WIDTH, "num_attention_heads": 4, "intermediate_size": 64}
 SEEDS = (0, 1, 2)
-SIZES = Path(__file__).parents[1] / "end_to_end/judge.yaml"
+SIZES = Path(__file__).parents[1] / "real/judge.yaml"
 
 
 def documents(n: int = 600, seed: int = 0) -> list[str]:
