@@ -105,6 +105,11 @@ def main(argv: list[str] | None = None) -> int:
         # about it once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _fail(args.verb, "the reader of its output stopped before everything was printed")
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.split(".")[0] == "husai":
+            raise
+        what = f"the package {error.name} is missing; pip install 'husai[all]' brings what it needs"
+        return _fail(args.verb, what)
     except OSError as error:
         where = error.filename or "file"
         what = error.strerror or error

@@ -8,12 +8,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import report_tree
 import torch
 
 from husai.sae import SAE, save_sae
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = ("snakemake", "matplotlib", "rocrate", "sae_probes", "sklearn", "numba", "zstandard")
+OPTIONAL = ("snakemake", "rocrate", "sae_probes", "sklearn", "numba", "zstandard")
 OPTIONAL += ("transformer_lens", "transformers", "tokenizers", "datasets", "sae_lens")
 WITHOUT = """
 import sys
@@ -108,6 +109,20 @@ def test_verify_says_in_one_line_that_there_is_nothing_here(installed, tmp_path)
     done = husai(installed, tmp_path, "verify")
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
+
+
+def test_a_finished_run_verifies(installed, tmp_path):
+    root = report_tree.finish_in(report_tree.judge_in(report_tree.build_in(tmp_path)))
+    done = husai(installed, tmp_path, "verify", root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no mismatch" in done.stdout
+
+
+def test_a_package_that_is_missing_is_named_in_one_line(installed, tmp_path):
+    root = report_tree.build_in(tmp_path)
+    done = husai(installed, root, "report")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("husai report: the package rocrate is")
 
 
 def test_torch_is_pinned_by_the_lock_and_not_by_the_package():
