@@ -34,7 +34,7 @@ from husai.passport import certify
 from husai.passport.certify import measured, relatives
 from husai.passport.planted import PlantedDesign, campaign, mean_outcome
 from husai.passport.prediction import prediction
-from husai.planning.plan import PlantedDesign as Work
+from husai.planning.plan import Plan
 from husai.planning.spec_builder import SpecBuilder
 from husai.planning.specs import TrainSpec
 from husai.provenance import finite, read_json, write_json
@@ -119,11 +119,11 @@ def run_verb(cache: Path, out: str, verb: str, spec: str, *options: str) -> None
 
 def prepared(
     cache: Path, config_files: Sequence[Path], *options: str
-) -> tuple[Config, Work, SpecBuilder, str]:
+) -> tuple[Config, Plan, SpecBuilder, str]:
     """Configuration, plan, specs and the store of activations of the first hook of the subject of
     the external benchmarks, which is made in ``cache``."""
     config = load(config_files)
-    work, subject = Work(config), config.external.subject
+    work, subject = Plan(config), config.external.subject
     specs, hook = SpecBuilder(work), config.subjects[subject].hooks[0]
     made = f"results/subjects/{subject}"
     run_verb(cache, f"{made}/model/manifest.json", "subject", specs.subject(subject), *options)

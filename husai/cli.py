@@ -43,7 +43,7 @@ VERBS = {
 """Every verb with what it does; its job is ``husai.jobs.VERB``."""
 COLLECTED_AFTER = 10_000
 """Objects made before Python looks for unreachable ones, 700 by default. Importing torch makes
-hundreds of thousands that all stay: looking seldom takes 0.1 s off every command."""
+hundreds of thousands that all stay: looking seldom takes a tenth off a command that only starts."""
 
 
 class Parser(argparse.ArgumentParser):

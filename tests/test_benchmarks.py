@@ -1,7 +1,9 @@
-"""The benchmark programs of the SAE engine run where there is neither a GPU nor another trainer,
-and count what they say they count.
+"""The benchmark programs use what the package has; those of the SAE engine run where there is neither
+a GPU nor another trainer, and count what they say they count.
 """
 
+import ast
+import importlib.util
 import json
 import subprocess
 import sys
@@ -20,6 +22,16 @@ PROGRAM = BENCHMARKS / "bench_sae.py"
 @pytest.fixture
 def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("program", sorted(BENCHMARKS.glob("*.py")), ids=lambda p: p.stem)
+def test_every_program_imports_what_the_package_has(program):
+    for node in ast.walk(ast.parse(program.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "husai":
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                inner = f"{node.module}.{name}"
+                assert hasattr(module, name) or importlib.util.find_spec(inner), inner
 
 
 def test_the_fraction_of_the_matmul_rate_is_measured_on_a_cpu(tmp_path):

@@ -15,7 +15,7 @@ from husai.stability.rows import UnitRows, matrix_of, paired_cosines, unit_ensem
 from husai.stability.similarity import PairwiseBest
 
 STEP = 4096
-"""Rows compared at once: two blocks of them in float64 stay small at any width."""
+"""Rows compared at once, so that no wide decoder is copied whole in float64."""
 ROUNDING = 1e-5
 """Two ways to compute one cosine in float32 differ by less."""
 
