@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import warnings
 from pathlib import Path
@@ -27,22 +26,16 @@ CONFIG = "config.json"
 def quiet():
     """Silence TransformerLens 3's notice that ``HookedTransformer`` goes in version 4 (it is used
     in this room only), and transformers' progress bars, which are no news for a log.
-
-    TransformerLens is imported first, while Python does not look for unreachable objects: half a
-    million are made that all stay, and looking again and again takes a quarter of the time."""
+    """
     with warnings.catch_warnings(action="ignore"):
         level = logging.root.level
         logging.root.setLevel(logging.ERROR)
-        gc.disable()
         try:
-            import transformer_lens  # noqa: F401
             from transformers.utils import logging as transformers_logging
 
-            gc.enable()
             transformers_logging.disable_progress_bar()
             yield
         finally:
-            gc.enable()
             logging.root.setLevel(level)
 
 
